@@ -1,0 +1,54 @@
+"""unisep: isolate any sound from a recording, by name, by example, by vector or all together.
+
+Names are resolved on first use (PEP 562), so `import unisep` loads neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unisep.audio import Audio
+    from unisep.backend import Backend, BackendInfo, BackendSpec, Output
+    from unisep.encoder import EncoderSpec, QueryEncoder
+    from unisep.hookspecs import hookimpl
+    from unisep.query import Embedding
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Audio": "unisep.audio",
+    "Backend": "unisep.backend",
+    "BackendInfo": "unisep.backend",
+    "BackendSpec": "unisep.backend",
+    "Embedding": "unisep.query",
+    "EncoderSpec": "unisep.encoder",
+    "Output": "unisep.backend",
+    "QueryEncoder": "unisep.encoder",
+    "hookimpl": "unisep.hookspecs",
+}
+
+__all__ = [
+    "Audio",
+    "Backend",
+    "BackendInfo",
+    "BackendSpec",
+    "Embedding",
+    "EncoderSpec",
+    "Output",
+    "QueryEncoder",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'unisep' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

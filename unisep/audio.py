@@ -1,0 +1,141 @@
+"""Audio: samples with their sample rate, the value that travels at the user's edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisep.errors import AudioError
+
+MAX_CHANNELS = 2
+MIN_SAMPLE_RATE_HZ = 1_000
+MAX_SAMPLE_RATE_HZ = 768_000
+
+
+@dataclass(frozen=True, eq=False)
+class Audio:
+    """Samples `[channels, samples]`, float32 with full scale at 1.0, and their rate in hertz.
+
+    Accepts a NumPy array, a torch tensor or a nested sequence shaped `[channels, samples]` or
+    `[samples]`; integers are scaled to full scale 1.0. Values beyond 1.0 are kept as they are.
+    A float32 array is not copied. One or two channels.
+
+    Raises:
+        AudioError: empty, not finite, three or more channels, `[samples, channels]`, or a rate
+            that is not a number of hertz between 1,000 and 768,000.
+
+    >>> clip = Audio(np.zeros((2, 44100)), 44100)
+    >>> clip.n_channels, clip.seconds
+    (2, 1.0)
+    """
+
+    samples: NDArray[np.float32]
+    sample_rate_hz: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", as_samples(self.samples))
+        object.__setattr__(self, "sample_rate_hz", checked_rate(self.sample_rate_hz))
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels, 1 or 2."""
+        return int(self.samples.shape[0])
+
+    @property
+    def n_samples(self) -> int:
+        """Length in samples, per channel."""
+        return int(self.samples.shape[1])
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.n_samples / self.sample_rate_hz
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.samples, dtype=dtype) if copy else np.asarray(self.samples, dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"Audio({self.n_channels} channels, {self.seconds:.3f} s, {self.sample_rate_hz} Hz)"
+
+
+def as_samples(values: Any) -> NDArray[np.float32]:
+    """Checked float32 samples `[channels, samples]` from whatever array the caller holds."""
+    array = _as_array(values)
+    if array.ndim == 1:
+        array = array[None, :]
+    _check_shape(array)
+    scaled = _as_float32(array)
+    if not np.isfinite(scaled).all():
+        where = int(np.argwhere(~np.isfinite(scaled))[0][1])
+        raise AudioError(
+            f"The audio holds NaN or infinity, first at sample {where}. Repair or cut the recording there."
+        )
+    return scaled
+
+
+def checked_rate(sample_rate_hz: Any) -> int:
+    """The rate as an int. Raises AudioError when it is no plausible whole number of hertz."""
+    try:
+        rate_hz = int(sample_rate_hz)
+        whole = rate_hz == sample_rate_hz
+    except (TypeError, ValueError, OverflowError):
+        whole, rate_hz = False, 0
+    if (
+        not whole
+        or isinstance(sample_rate_hz, bool)
+        or not MIN_SAMPLE_RATE_HZ <= rate_hz <= MAX_SAMPLE_RATE_HZ
+    ):
+        raise AudioError(
+            f"sample_rate_hz={sample_rate_hz!r} is not usable: give a whole number of hertz "
+            f"from {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, such as 44100."
+        )
+    return rate_hz
+
+
+def _as_array(values: Any) -> NDArray[Any]:
+    detach = getattr(values, "detach", None)
+    if callable(detach):
+        tensor = detach().cpu()
+        values = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AudioError(f"Cannot read {type(values).__name__} as an array of samples: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise AudioError(
+            f"Samples must be real numbers, not {array.dtype}. Give an array [channels, samples]."
+        )
+    return array
+
+
+def _check_shape(array: NDArray[Any]) -> None:
+    if array.ndim != 2:
+        raise AudioError(
+            f"Samples are [channels, samples] or [samples]; got {array.ndim} dimensions {array.shape}."
+        )
+    n_channels, n_samples = array.shape
+    if n_channels == 0 or n_samples == 0:
+        raise AudioError(f"The audio is empty: shape {array.shape} is [channels, samples].")
+    if n_channels > MAX_CHANNELS and n_samples <= MAX_CHANNELS:
+        raise AudioError(
+            f"Shape {array.shape} looks like [samples, channels]; unisep takes [channels, samples]. Pass array.T."
+        )
+    if n_channels > MAX_CHANNELS:
+        raise AudioError(
+            f"{n_channels} channels are not supported, only mono and stereo. Pass a downmix, or each pair by itself."
+        )
+
+
+def _as_float32(array: NDArray[Any]) -> NDArray[np.float32]:
+    kind, n_bits = array.dtype.kind, array.dtype.itemsize * 8
+    if kind == "b":
+        raise AudioError("Boolean samples are no audio. Give floats with full scale 1.0, or integers.")
+    if kind == "i":
+        return (array / 2.0 ** (n_bits - 1)).astype(np.float32)
+    if kind == "u":
+        return (array / 2.0 ** (n_bits - 1) - 1.0).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, dtype=np.float32)

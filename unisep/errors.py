@@ -1,0 +1,70 @@
+"""Every exception that unisep raises on purpose.
+
+All of them are `UnisepError`, so one `except` catches what unisep refuses, and nothing else.
+Messages say what was asked, what is possible, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnisepError(Exception):
+    """Base of every error that unisep raises on purpose."""
+
+
+class AudioError(UnisepError, ValueError):
+    """Audio that cannot be used: empty, not finite, wrong shape, unsupported channels or rate."""
+
+
+class AudioFileError(AudioError):
+    """A file that is missing, is not audio, is damaged, or cannot be written in the asked format."""
+
+
+class QueryError(UnisepError, ValueError):
+    """A query that cannot be understood: unknown field, empty text, clashing names, a bad range."""
+
+
+class EmbeddingError(QueryError):
+    """A vector of the wrong size, of a space the backend does not know, or not finite."""
+
+
+class PluginError(UnisepError, RuntimeError):
+    """A plugin that is missing, broken, ambiguous, or made for another plugin API."""
+
+
+class BackendError(UnisepError, RuntimeError):
+    """A backend that failed or returned something other than its contract promises."""
+
+
+class EncoderError(UnisepError, RuntimeError):
+    """A query encoder that failed or returned something other than its contract promises."""
+
+
+class WeightsError(UnisepError, RuntimeError):
+    """Weights that are missing, damaged, refused as unsafe, or do not fit the model."""
+
+
+class DownloadError(WeightsError):
+    """Weights that could not be fetched: offline, not found, or the connection failed."""
+
+
+class OptionError(UnisepError, ValueError):
+    """An option whose value is out of range, or that the chosen backend cannot honour."""
+
+
+class Cancelled(UnisepError):
+    """The caller cancelled the work; no half-written file is left behind."""
+
+
+def suggest(asked: str, known: Iterable[str]) -> str:
+    """A sentence for an error message: the nearest known name, if any, and the list of all.
+
+    >>> suggest("htdemuc", ["htdemucs", "htdemucs-film"])
+    "Did you mean 'htdemucs'? Known: htdemucs, htdemucs-film."
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(asked, names, n=1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Known: {', '.join(names) or 'none'}."
