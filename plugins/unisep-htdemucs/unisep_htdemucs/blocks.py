@@ -1,0 +1,174 @@
+"""The convolutional layers of HT Demucs: encoder, decoder, and the residual branch inside them.
+
+Parameter names are those of the published checkpoints. Axes: b batch, c channels, f frequencies, t time.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import HTDemucsConfig
+
+
+class LayerScale(nn.Module):
+    """A learnt factor a channel, started small (Touvron et al. 2021, arXiv:2103.17239)."""
+
+    def __init__(self, channels: int, init: float, channels_last: bool = False) -> None:
+        super().__init__()
+        self.channels_last = channels_last
+        self.scale = nn.Parameter(torch.full((channels,), float(init)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` scaled: `[b, c, t]`, or `[b, t, c]` with `channels_last`."""
+        return x * (self.scale if self.channels_last else self.scale[:, None])
+
+
+class DConv(nn.Module):
+    """Dilated convolutions through a narrow waist, added to its input (arXiv:2111.03600, section 3.2)."""
+
+    def __init__(self, channels: int, compress: float, depth: int, init: float) -> None:
+        super().__init__()
+        hidden = int(channels / compress)
+        self.layers = nn.ModuleList()
+        for index in range(abs(depth)):
+            dilation = 2**index if depth > 0 else 1
+            self.layers.append(
+                nn.Sequential(
+                    nn.Conv1d(channels, hidden, 3, dilation=dilation, padding=dilation),
+                    nn.GroupNorm(1, hidden),
+                    nn.GELU(),
+                    nn.Conv1d(hidden, 2 * channels, 1),
+                    nn.GroupNorm(1, 2 * channels),
+                    nn.GLU(1),
+                    LayerScale(channels, init),
+                )
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` with every branch added; `[b, c, t]`, or `[b, c, f, t]` taken one frequency at a time."""
+        n_freqs = x.shape[2] if x.dim() == 4 else 0
+        y = rearrange(x, "b c f t -> (b f) c t") if n_freqs else x
+        for layer in self.layers:
+            y = y + layer(y)
+        return rearrange(y, "(b f) c t -> b c f t", f=n_freqs) if n_freqs else y
+
+
+class ScaledEmbedding(nn.Module):
+    """A vector for each frequency, stored `scale` times smaller so that it learns that much faster."""
+
+    def __init__(self, n_vectors: int, channels: int, scale: float, smooth: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(n_vectors, channels)
+        self.scale = scale
+        with torch.no_grad():
+            weight = self.embedding.weight
+            if smooth:
+                # A random walk over frequency; dividing by the square root keeps its variance level.
+                counts = torch.arange(1, n_vectors + 1, dtype=weight.dtype)
+                weight.copy_(weight.cumsum(dim=0) / counts.sqrt()[:, None])
+            weight.div_(scale)
+
+    def forward(self) -> Tensor:
+        """All vectors, `[c, f]`."""
+        return self.embedding.weight.t() * self.scale
+
+
+class _Maker:
+    """Makes the convolutions of one branch: over frequency (2-D kernels, one frame wide) or over time."""
+
+    def __init__(self, config: HTDemucsConfig, index: int, over_frequency: bool) -> None:
+        self.config = config
+        self.over_frequency = over_frequency
+        self.has_norm = index >= config.norm_starts
+
+    def strided(self, channels_in: int, channels_out: int) -> nn.Module:
+        kernel, stride, pad = self.config.kernel_size, self.config.stride, self.config.kernel_size // 4
+        if self.over_frequency:
+            return nn.Conv2d(channels_in, channels_out, (kernel, 1), (stride, 1), (pad, 0))
+        return nn.Conv1d(channels_in, channels_out, kernel, stride, pad)
+
+    def transposed(self, channels_in: int, channels_out: int) -> nn.Module:
+        kernel, stride = self.config.kernel_size, self.config.stride
+        if self.over_frequency:
+            return nn.ConvTranspose2d(channels_in, channels_out, (kernel, 1), (stride, 1))
+        return nn.ConvTranspose1d(channels_in, channels_out, kernel, stride)
+
+    def gated(self, channels: int, context: int) -> nn.Module:
+        convolution = nn.Conv2d if self.over_frequency else nn.Conv1d
+        return convolution(channels, 2 * channels, 1 + 2 * context, 1, context)
+
+    def norm(self, channels: int) -> nn.Module:
+        return nn.GroupNorm(self.config.norm_groups, channels) if self.has_norm else nn.Identity()
+
+    def residual(self, channels: int, mode: int) -> nn.Module | None:
+        config = self.config
+        if not config.dconv_mode & mode:
+            return None
+        return DConv(channels, config.dconv_comp, config.dconv_depth, config.dconv_init)
+
+
+class EncoderLayer(nn.Module):
+    """Strided convolution, residual branch, gated 1x1 convolution."""
+
+    def __init__(
+        self, config: HTDemucsConfig, index: int, channels_in: int, channels_out: int, over_frequency: bool
+    ) -> None:
+        super().__init__()
+        make = _Maker(config, index, over_frequency)
+        self.over_frequency = over_frequency
+        self.stride = config.stride
+        self.conv = make.strided(channels_in, channels_out)
+        self.norm1 = make.norm(channels_out)
+        self.rewrite = make.gated(channels_out, config.context_enc)
+        self.norm2 = make.norm(2 * channels_out)
+        self.dconv = make.residual(channels_out, mode=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[b, c, f/stride, t]` from `[b, c, f, t]`, or `[b, c, ceil(t/stride)]` from `[b, c, t]`."""
+        if not self.over_frequency:
+            x = F.pad(x, (0, -x.shape[-1] % self.stride))
+        y = F.gelu(self.norm1(self.conv(x)))
+        if self.dconv is not None:
+            y = self.dconv(y)
+        return F.glu(self.norm2(self.rewrite(y)), dim=1)
+
+
+class DecoderLayer(nn.Module):
+    """Skip connection, gated convolution, residual branch, transposed convolution."""
+
+    def __init__(
+        self, config: HTDemucsConfig, index: int, channels_in: int, channels_out: int, over_frequency: bool
+    ) -> None:
+        super().__init__()
+        make = _Maker(config, index, over_frequency)
+        self.over_frequency = over_frequency
+        self.is_last = index == 0
+        self.pad = config.kernel_size // 4
+        self.conv_tr = make.transposed(channels_in, channels_out)
+        self.norm2 = make.norm(channels_out)
+        self.rewrite = make.gated(channels_in, config.context)
+        self.norm1 = make.norm(2 * channels_in)
+        self.dconv = make.residual(channels_in, mode=2)
+
+    def forward(self, x: Tensor, skip: Tensor, length: int) -> Tensor:
+        """The layer's upsampled output, cut to `length` (frequencies of `[b, c, f, t]`, else samples)."""
+        y = F.glu(self.norm1(self.rewrite(x + skip)), dim=1)
+        if self.dconv is not None:
+            y = self.dconv(y)
+        z = self.norm2(self.conv_tr(y)).narrow(2, self.pad, length)
+        return z if self.is_last else F.gelu(z)
+
+
+def rescale_convolutions(module: nn.Module, reference: float) -> None:
+    """Bring every convolution's initial weights closer to the deviation `reference` (arXiv:1911.13254)."""
+    kinds = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+    for layer in module.modules():
+        if isinstance(layer, kinds):
+            with torch.no_grad():
+                factor = (layer.weight.std() / reference) ** 0.5
+                layer.weight.div_(factor)
+                if layer.bias is not None:
+                    layer.bias.div_(factor)
