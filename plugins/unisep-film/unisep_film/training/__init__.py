@@ -1,0 +1,1 @@
+"""How the embedded query model was trained: data, model start, losses and the loop."""

@@ -1,0 +1,67 @@
+"""Cheap changes to a sound that keep what it is: level, place, polarity, speed and colour.
+
+Every function takes and returns `[2, samples]` float32 and draws from the generator it is given.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+Sound = NDArray[np.float32]
+
+# A sparse sound (one drum hit) is levelled by its peak, as if its crest factor were no more than this.
+MAX_CREST_FACTOR = 12.0
+
+
+def gain(decibels: float) -> np.float32:
+    """The factor of a gain in dB."""
+    return np.float32(10.0 ** (decibels / 20))
+
+
+def level_db(sound: Sound) -> float:
+    """RMS level in dBFS over all channels; -inf-like -200 for silence."""
+    power = float(np.vdot(sound, sound)) / max(sound.size, 1)
+    return 10.0 * np.log10(max(power, 1e-20))
+
+
+def to_level(sound: Sound, decibels: float) -> Sound:
+    """The sound at an RMS of `decibels` dBFS; sparse ones are held lower, so that a hit stays a hit."""
+    rms = 10.0 ** (level_db(sound) / 20)
+    peak = float(np.abs(sound).max(initial=0.0))
+    return sound * (gain(decibels) / np.float32(max(rms, peak / MAX_CREST_FACTOR, 1e-7)))
+
+
+def place(sound: Sound, rng: np.random.Generator) -> Sound:
+    """The sound with a random place in the stereo image: swapped, narrowed, panned or upside down."""
+    if rng.random() < 0.5:
+        sound = sound[::-1]
+    if rng.random() < 0.2:
+        sound = np.broadcast_to(sound.mean(axis=0, keepdims=True), sound.shape)
+    if rng.random() < 0.4:
+        angle = rng.uniform(0.15, 0.35) * np.pi
+        sound = sound * (np.sqrt(2) * np.array([[np.cos(angle)], [np.sin(angle)]])).astype(np.float32)
+    return -sound if rng.random() < 0.5 else sound
+
+
+def respeed(sound: Sound, n_samples: int) -> Sound:
+    """The sound played so that it lasts `n_samples`: pitch and tempo change together."""
+    if sound.shape[1] == n_samples:
+        return sound
+    out = soxr.resample(sound.T, sound.shape[1], n_samples, quality="QQ").T
+    fitted = np.zeros((2, n_samples), dtype=np.float32)
+    n_copied = min(n_samples, out.shape[1])
+    fitted[:, :n_copied] = out[:, :n_copied]
+    return fitted
+
+
+def colour(sound: Sound, sample_rate_hz: int, rng: np.random.Generator, range_db: float = 6.0) -> Sound:
+    """The sound through a smooth random equaliser of five points within +-`range_db`."""
+    spectrum = np.fft.rfft(sound, axis=1)
+    points_hz = np.array([60.0, 250.0, 1000.0, 4000.0, 12000.0])
+    gains_db = rng.uniform(-range_db, range_db, len(points_hz))
+    frequencies_hz = np.linspace(0.0, sample_rate_hz / 2, spectrum.shape[1])
+    curve_db = np.interp(np.log(frequencies_hz + 1.0), np.log(points_hz), gains_db)
+    shaped = spectrum * (10.0 ** (curve_db / 20)).astype(np.float32)
+    return np.fft.irfft(shaped, n=sound.shape[1], axis=1).astype(np.float32)

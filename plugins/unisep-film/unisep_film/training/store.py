@@ -1,0 +1,243 @@
+"""The training store: labelled sounds in one flat int16 file a part, read through the page cache.
+
+A store is a folder with a subfolder for every part (`corpus`, `rendered`, ...). A part holds
+
+- `samples.i16`: all sounds one after another, channels interleaved, each scaled to use the full range;
+- `activity.i8`: loudness in dBFS of every 0.1 s of every sound, in its original scale;
+- `index.jsonl`: one line a sound (`Item`);
+- `part.json`: the rate and the number of sounds. It is written last: a folder without it is unfinished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisep.errors import UnisepError
+
+FORMAT_VERSION = 1
+ACTIVITY_SECONDS = 0.1
+SILENCE_DB = -120
+FULL_SCALE = 32767.0
+
+
+class StoreError(UnisepError, ValueError):
+    """A training store, or the folder it is built from, that is missing, damaged or inconsistent."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+    """What is known of one sound of a store.
+
+    `first_value` counts int16 values in `samples.i16`; `n_samples` counts samples a channel;
+    `scale` turns int16 values into the original float samples; `split` is train, valid or excluded.
+    """
+
+    id: str
+    kind: str
+    song: str
+    stem: str
+    label: str
+    synonyms: tuple[str, ...]
+    family: str
+    four_stem: str
+    split: str
+    licence: str
+    source_rate_hz: int
+    n_channels: int
+    n_samples: int
+    first_value: int
+    first_activity: int
+    n_activity: int
+    scale: float
+    part: str = ""
+
+
+def activity_db(samples: NDArray[np.float32], sample_rate_hz: int) -> NDArray[np.int8]:
+    """Loudness in dBFS of every 0.1 s of `samples [samples, channels]`, the last one perhaps shorter."""
+    n_step = round(ACTIVITY_SECONDS * sample_rate_hz)
+    power = np.square(samples, dtype=np.float32).mean(axis=1, dtype=np.float64)
+    starts = np.arange(0, len(power), n_step)
+    means = np.add.reduceat(power, starts) / np.diff(np.append(starts, len(power)))
+    decibels = 10 * np.log10(np.maximum(means, 10.0 ** (SILENCE_DB / 10)))
+    return np.clip(np.round(decibels), SILENCE_DB, 0).astype(np.int8)
+
+
+@final
+class PartWriter:
+    """Appends sounds to one part of a store; what an interrupted run has finished is kept.
+
+    Use as a context manager: the part becomes readable only when the block ends without an error.
+    """
+
+    def __init__(self, store: Path, name: str, sample_rate_hz: int) -> None:
+        self.folder = Path(store) / name
+        self.name = name
+        self.sample_rate_hz = sample_rate_hz
+        self._n_values = 0
+        self._n_activity = 0
+        self.done: set[str] = set()
+
+    def __enter__(self) -> PartWriter:
+        if (self.folder / "part.json").exists():
+            raise StoreError(f"{self.folder} is a finished part. Delete that folder to build it again.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = self._recover()
+        self._samples = _open_at(self.folder / "samples.i16", 2 * self._n_values)
+        self._activity = _open_at(self.folder / "activity.i8", self._n_activity)
+        self._index = _open_at(self.folder / "index.jsonl", len(kept))
+        return self
+
+    def _recover(self) -> bytes:
+        """The complete lines an earlier run left; positions are moved behind the sounds they name."""
+        path = self.folder / "index.jsonl"
+        text = path.read_bytes() if path.exists() else b""
+        kept = text[: text.rfind(b"\n") + 1]
+        for line in kept.splitlines():
+            item = _parse(line, path, self.name)
+            self.done.add(item.id)
+            self._n_values = item.first_value + item.n_samples * item.n_channels
+            self._n_activity = item.first_activity + item.n_activity
+        return kept
+
+    def add(self, samples: NDArray[np.float32], **facts: Any) -> None:
+        """Append `samples [samples, channels]`; `facts` are the fields of `Item` that are not positions."""
+        if samples.ndim != 2 or len(samples) == 0 or not np.isfinite(samples).all():
+            raise StoreError(f"{facts.get('id')}: expected finite [samples, channels], got {samples.shape}.")
+        peak = float(np.abs(samples).max())
+        scale = max(peak, 1e-6) / FULL_SCALE
+        activity = activity_db(samples, self.sample_rate_hz)
+        item = Item(
+            **facts,
+            n_samples=len(samples), n_channels=samples.shape[1], scale=scale,
+            first_value=self._n_values, first_activity=self._n_activity, n_activity=len(activity),
+        )  # fmt: skip
+        # The line goes last: a sound without its line is overwritten by the next run.
+        self._samples.write(np.round(samples / scale).astype("<i2").tobytes())
+        self._activity.write(activity.tobytes())
+        self._samples.flush()
+        self._activity.flush()
+        row = {key: value for key, value in dataclasses.asdict(item).items() if key != "part"}
+        self._index.write((json.dumps(row) + "\n").encode())
+        self._index.flush()
+        self._n_values += samples.size
+        self._n_activity += len(activity)
+        self.done.add(item.id)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in (self._samples, self._activity, self._index):
+            os.fsync(file.fileno())
+            file.close()
+        if kind is None:
+            facts = {
+                "format_version": FORMAT_VERSION,
+                "sample_rate_hz": self.sample_rate_hz,
+                "n_items": len(self.done),
+            }
+            partial = self.folder / "part.json.partial"
+            partial.write_text(json.dumps(facts) + "\n")
+            partial.replace(self.folder / "part.json")
+
+
+def _open_at(path: Path, n_bytes: int) -> Any:
+    file = path.open("r+b" if path.exists() else "w+b")
+    file.truncate(n_bytes)
+    file.seek(n_bytes)
+    return file
+
+
+def _parse(line: bytes, path: Path, part: str) -> Item:
+    try:
+        row = json.loads(line)
+        row["synonyms"] = tuple(row["synonyms"])
+        return Item(**row, part=part)
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{path} is damaged ({error}). Delete its folder and build it again.") from error
+
+
+@final
+class Store:
+    """Sounds of a store, read without loading it: `read` touches only the samples asked for.
+
+    Pickles as its path, so that data-loading processes each map the files themselves.
+    """
+
+    def __init__(self, folder: str | Path, parts: tuple[str, ...] | None = None) -> None:
+        self.folder = Path(folder)
+        self.parts = parts if parts is not None else _finished_parts(self.folder)
+        facts = [_part_facts(self.folder / part) for part in self.parts]
+        rates = {fact["sample_rate_hz"] for fact in facts}
+        if len(rates) != 1:
+            raise StoreError(f"{self.folder}: parts at different rates {sorted(rates)}; build them alike.")
+        self.sample_rate_hz: int = rates.pop()
+        self.items: tuple[Item, ...] = tuple(item for part in self.parts for item in self._index(part))
+        if len(self.items) != sum(fact["n_items"] for fact in facts):
+            raise StoreError(f"{self.folder}: the index does not match the sounds. Build it again.")
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path, tuple[str, ...]]]:
+        return Store, (self.folder, self.parts)
+
+    def _index(self, part: str) -> Iterator[Item]:
+        path = self.folder / part / "index.jsonl"
+        return (_parse(line, path, part) for line in path.read_bytes().splitlines())
+
+    @cached_property
+    def _samples(self) -> dict[str, NDArray[np.int16]]:
+        return {p: np.memmap(self.folder / p / "samples.i16", dtype="<i2", mode="r") for p in self.parts}
+
+    @cached_property
+    def _activity(self) -> dict[str, NDArray[np.int8]]:
+        return {p: np.fromfile(self.folder / p / "activity.i8", dtype=np.int8) for p in self.parts}
+
+    def activity(self, item: Item) -> NDArray[np.int8]:
+        """Loudness in dBFS of each 0.1 s of the sound."""
+        return self._activity[item.part][item.first_activity : item.first_activity + item.n_activity]
+
+    def read(self, item: Item, start: int, n_samples: int) -> NDArray[np.float32]:
+        """Samples `[2, n_samples]` from `start` (may be negative); silence outside the sound."""
+        out = np.zeros((2, n_samples), dtype=np.float32)
+        first, last = max(start, 0), min(start + n_samples, item.n_samples)
+        if first < last:
+            n = item.n_channels
+            flat = self._samples[item.part][item.first_value + first * n : item.first_value + last * n]
+            np.multiply(flat.reshape(-1, n).T, np.float32(item.scale), out=out[:, first - start : last - start])
+        return out
+
+    def loudness_db(self, item: Item) -> float:
+        """Level of the sound while it sounds: mean power of the 0.1 s within 25 dB of its loudest."""
+        activity = self.activity(item).astype(np.float64)
+        sounding = activity[activity >= max(activity.max() - 25, SILENCE_DB)]
+        return 10 * math.log10(np.mean(10 ** (sounding / 10)))
+
+
+def _finished_parts(folder: Path) -> tuple[str, ...]:
+    parts = tuple(sorted(path.parent.name for path in folder.glob("*/part.json")))
+    if not parts:
+        raise StoreError(
+            f"{folder} holds no finished part of a training store. Build one with "
+            f"'python -m unisep_film.training.corpus SOURCE {folder}'."
+        )
+    return parts
+
+
+def _part_facts(folder: Path) -> dict[str, int]:
+    path = folder / "part.json"
+    try:
+        facts = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read ({error}). Build this part again.") from error
+    if facts.get("format_version") != FORMAT_VERSION:
+        raise StoreError(f"{path} is of another format version than {FORMAT_VERSION}. Build it again.")
+    return facts

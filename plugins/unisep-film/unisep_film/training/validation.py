@@ -1,0 +1,262 @@
+"""The fixed validation windows: the same list for the same store and config, however often it is asked.
+
+Four groups: `song` (a held-out song's stems as its own mixture), `remix` (the same with the target raised or
+lowered to the rest's level, for stems the song holds too quiet), `single` (a held-out single recording among
+other held-out material) and `absent` (a held-out song asked for what it does not hold). In all but the last,
+target and rest are within 10 dB of each other. Clips for example queries come from the training split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisep_film.training import augment, labels, sources
+from unisep_film.training.augment import Sound
+from unisep_film.training.catalogue import Catalogue
+from unisep_film.training.sources import Variation
+from unisep_film.training.store import ACTIVITY_SECONDS, Store
+
+UNCHANGED = Variation(respeed_probability=0.0, colour_probability=0.0)
+MAIN_NAMES = ("drums", "bass", "vocals")
+ABSENT_NAMES = ("violin", "trumpet", "acoustic guitar", "flute", "dog bark", "female speech", "saxophone", "accordion",
+                "water", "cello", "distorted guitar", "church bells")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+    """Which windows are taken. `max_difference_db` bounds the level of the target against the rest."""
+
+    segment_seconds: float = 6.0
+    n_per_name: int = 8
+    n_absent: int = 16
+    max_difference_db: float = 10.0
+    single_difference_db: float = 6.0
+    remix_difference_db: float = -3.0
+    n_other_sources: tuple[int, int] = (1, 3)
+    example_seconds: float = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationItem:
+    """One window: `mixture` and `target` are `[2, samples]` float32, `example` a mono clip `[samples]` or None.
+
+    `name` is the class; `group` is song, remix, single or absent; `song` the song, or the file of a single sound.
+    """
+
+    mixture: NDArray[np.float32]
+    target: NDArray[np.float32]
+    prompt: str
+    name: str
+    group: str
+    song: str
+    start_seconds: float
+    example: NDArray[np.float32] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Window:
+    song: str
+    start: int
+
+
+def validation_items(store: Store, config: ValidationConfig | None = None) -> Iterator[ValidationItem]:
+    """All validation windows, songs first, read one at a time."""
+    builder = _Builder(store, config or ValidationConfig())
+    yield from builder.song_items()
+    yield from builder.single_items()
+    yield from builder.absent_items()
+
+
+@final
+class _Builder:
+    def __init__(self, store: Store, config: ValidationConfig) -> None:
+        self.config = config
+        self.store = store
+        self.held_out = Catalogue(store, ("valid",))
+        self.training = Catalogue(store, ("train",))
+        self.n_samples = round(config.segment_seconds * store.sample_rate_hz)
+        self.step_samples = ACTIVITY_SECONDS * store.sample_rate_hz
+
+    def song_items(self) -> Iterator[ValidationItem]:
+        """Windows of the held-out songs for every name that offers `n_per_name` of them."""
+        for name in self._song_names():
+            group, windows = "song", self._windows(name, self.config.max_difference_db - 1)
+            if len(windows) < self.config.n_per_name:
+                group, windows = "remix", self._windows(name, np.inf)
+            if len(windows) < self.config.n_per_name:
+                continue
+            for window in windows:
+                target, rest = self._song_window(name, window.song, window.start)
+                if group == "remix":
+                    target = self._levelled(target, rest, self.config.remix_difference_db)
+                yield self._item(name, group, window.song, window.start, target, rest)
+
+    def _song_names(self) -> list[str]:
+        """Names the held-out songs answer to; of several that mean the same stems, the shortest."""
+        catalogue = self.held_out
+        stems = [index for song in catalogue.songs.values() for index in song]
+        names = {tag for index in stems for tag in catalogue.tags[index]} - labels.NOT_PROMPTS
+        kept: dict[frozenset[int], str] = {}
+        for name in sorted(names, key=lambda name: (name not in MAIN_NAMES, len(name), name)):
+            kept.setdefault(frozenset(index for index in stems if name in catalogue.tags[index]), name)
+        return sorted(kept.values())
+
+    def _windows(self, name: str, max_difference_db: float) -> list[_Window]:
+        songs = sorted(self.held_out.songs)
+        return self._spread([self._song_windows(name, song, max_difference_db) for song in songs])
+
+    @staticmethod
+    def _levelled(target: Sound, rest: Sound, difference_db: float) -> Sound:
+        """The target at `difference_db` from the rest."""
+        return target * augment.gain(augment.level_db(rest) + difference_db - augment.level_db(target))
+
+    def _split(self, name: str, song: str) -> tuple[list[int], list[int], list[int]]:
+        """The song's stems that answer to the name, the others, and those that might answer."""
+        catalogue = self.held_out
+        matching, others, unclear = [], [], []
+        for index in catalogue.songs[song]:
+            if name in catalogue.tags[index]:
+                matching.append(index)
+            elif labels.unclear(name, catalogue.items[index].label, catalogue.tags[index]):
+                unclear.append(index)
+            else:
+                others.append(index)
+        return matching, others, unclear
+
+    def _song_windows(self, name: str, song: str, max_difference_db: float) -> list[_Window]:
+        """Windows, two a segment, in which name and rest sound, nothing unclear does, and levels are near."""
+        matching, others, unclear = self._split(name, song)
+        if not matching or not others:
+            return []
+        n_total = min(self.held_out.items[index].n_samples for index in matching + others)
+        found = []
+        for start in range(0, n_total - self.n_samples, self.n_samples // 2):
+            if any(self.held_out.sounds_in(index, start, self.n_samples) for index in unclear):
+                continue
+            if self._share_sounding(matching, start) < 0.3:
+                continue
+            target_db, rest_db = self._power_db(matching, start), self._power_db(others, start)
+            if abs(target_db - rest_db) < max_difference_db and min(target_db, rest_db) > -55:
+                found.append(_Window(song, start))
+        return found
+
+    def _steps(self, start: int) -> slice:
+        first = int(start / self.step_samples)
+        return slice(first, first + int(self.n_samples / self.step_samples))
+
+    def _power_db(self, indices: Sequence[int], start: int) -> float:
+        powers = [10.0 ** (self._activity(index, start) / 10) for index in indices]
+        return float(10 * np.log10(np.sum(powers, axis=0).mean() + 1e-12))
+
+    def _share_sounding(self, indices: Sequence[int], start: int) -> float:
+        loudest = np.max([self._activity(index, start) for index in indices], axis=0)
+        return float(np.mean(loudest > max(loudest.max() - 25, -50)))
+
+    def _activity(self, index: int, start: int) -> NDArray[np.float64]:
+        return self.store.activity(self.held_out.items[index])[self._steps(start)].astype(np.float64)
+
+    def _spread(self, by_song: Sequence[Sequence[_Window]]) -> list[_Window]:
+        """Up to `n_per_name` windows, as even over the songs and over time as there is material.
+
+        Windows of one song that overlap are not both taken.
+        """
+        apart = [[w for k, w in enumerate(windows) if k == 0 or not _overlaps(windows, k, self.n_samples)]
+                 for windows in by_song if windows]  # fmt: skip
+        quotas = _quotas([len(windows) for windows in apart], self.config.n_per_name)
+        return [
+            windows[int(position)]
+            for windows, quota in zip(apart, quotas, strict=True)
+            for position in np.linspace(0, len(windows) - 1, quota)
+        ]
+
+    def _song_window(self, name: str, song: str, start: int) -> tuple[Sound, Sound]:
+        matching, others, unclear = self._split(name, song)
+        rng = np.random.default_rng(0)
+        target = sources.stems(self.held_out, matching, start, self.n_samples, rng, 0.0)
+        rest = sources.stems(self.held_out, others + unclear, start, self.n_samples, rng, 0.0)
+        return target, rest
+
+    def single_items(self) -> Iterator[ValidationItem]:
+        """Held-out single recordings: `n_per_name` windows of each label that several files hold, else one."""
+        by_label: dict[str, list[int]] = {}
+        for index, item in enumerate(self.held_out.items):
+            if not item.song:
+                by_label.setdefault(self.held_out.names[index], []).append(index)
+        for name, indices in sorted(by_label.items()):
+            n_windows = self.config.n_per_name if len(indices) > 2 else 1
+            for number in range(n_windows):
+                index = indices[number % len(indices)]
+                yield self._single_item(name, index, number)
+
+    def _single_item(self, name: str, index: int, number: int) -> ValidationItem:
+        rng = np.random.default_rng((zlib.crc32(name.encode()), number))
+        target = sources.one_sound(self.held_out, index, self.n_samples, UNCHANGED, rng)
+        rest = np.zeros_like(target)
+        for _ in range(int(rng.integers(*self.config.n_other_sources, endpoint=True))):
+            other = sources.one_sound(self.held_out, self._other(name, rng), self.n_samples, UNCHANGED, rng)
+            rest = rest + augment.to_level(other, rng.uniform(-25, -20))
+        limit = self.config.single_difference_db
+        target = self._levelled(target, rest, rng.uniform(-limit, limit))
+        return self._item(name, "single", self.held_out.items[index].id, 0, target, rest)
+
+    def _other(self, name: str, rng: np.random.Generator) -> int:
+        """A held-out sound that neither answers nor might answer to the name."""
+        while True:
+            index = int(rng.integers(len(self.held_out.items)))
+            tags, label = self.held_out.tags[index], self.held_out.items[index].label
+            if name not in tags and not labels.unclear(name, label, tags):
+                return index
+
+    def absent_items(self) -> Iterator[ValidationItem]:
+        """Windows of held-out songs asked for what is not in them."""
+        songs = sorted(self.held_out.songs)
+        for number in range(self.config.n_absent):
+            song, name = songs[number % len(songs)], ABSENT_NAMES[number % len(ABSENT_NAMES)]
+            rng = np.random.default_rng((7, number))
+            start = self.held_out.start(self.held_out.songs[song][0], self.n_samples, rng)
+            rest = sources.stems(self.held_out, self.held_out.songs[song], start, self.n_samples, rng, 0.0)
+            yield self._item(name, "absent", song, start, np.zeros_like(rest), rest)
+
+    def _item(
+        self, name: str, group: str, song: str, start: int, target: Sound, rest: Sound
+    ) -> ValidationItem:
+        rng = np.random.default_rng((zlib.crc32(f"{name} {song}".encode()), start))
+        return ValidationItem(
+            mixture=target + rest, target=target, prompt=name, name=name, group=group, song=song,
+            start_seconds=start / self.store.sample_rate_hz, example=self._example(name, rng),
+        )  # fmt: skip
+
+    def _example(self, name: str, rng: np.random.Generator) -> NDArray[np.float32] | None:
+        """A clip of the same name from the training split."""
+        known = self.training.by_name.get(name) or self.training.by_tag.get(name)
+        if not known:
+            return None
+        n_samples = round(self.config.example_seconds * self.store.sample_rate_hz)
+        index = self.training.draw(known, rng)
+        return sources.one_sound(self.training, index, n_samples, UNCHANGED, rng).mean(axis=0)
+
+
+def _overlaps(windows: Sequence[_Window], position: int, n_samples: int) -> bool:
+    """Whether the window starts on the odd half of a pair that both qualify."""
+    return windows[position].start - windows[position - 1].start < n_samples and bool(
+        (windows[position].start // (n_samples // 2)) % 2
+    )
+
+
+def _quotas(counts: Sequence[int], wanted: int) -> list[int]:
+    """How many to take of each so that `wanted` come together, as even as the counts allow.
+
+    >>> _quotas([2, 10, 10], 8)
+    [2, 3, 3]
+    """
+    quotas = [0] * len(counts)
+    while sum(quotas) < wanted and any(q < c for q, c in zip(quotas, counts, strict=True)):
+        open_places = [k for k, count in enumerate(counts) if quotas[k] < count]
+        quotas[min(open_places, key=lambda k: (quotas[k], -counts[k]))] += 1
+    return quotas
