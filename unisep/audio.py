@@ -15,7 +15,7 @@ MIN_SAMPLE_RATE_HZ = 1_000
 MAX_SAMPLE_RATE_HZ = 768_000
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Audio:
     """Samples `[channels, samples]`, float32 with full scale at 1.0, and their rate in hertz.
 
@@ -35,9 +35,9 @@ class Audio:
     samples: NDArray[np.float32]
     sample_rate_hz: int
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "samples", as_samples(self.samples))
-        object.__setattr__(self, "sample_rate_hz", checked_rate(self.sample_rate_hz))
+    def __init__(self, samples: Any, sample_rate_hz: Any) -> None:
+        object.__setattr__(self, "samples", as_samples(samples))
+        object.__setattr__(self, "sample_rate_hz", checked_rate(sample_rate_hz))
 
     @property
     def n_channels(self) -> int:

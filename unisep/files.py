@@ -1,0 +1,255 @@
+"""Read and write audio files, whole or in blocks.
+
+libsndfile reads and writes wav, flac, ogg, opus, mp3, aiff, caf and w64, sample for sample aligned.
+What it cannot read goes to the ffmpeg program, where that is installed. Whatever the header claims,
+memory is taken only for what the file really holds.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from unisep import ffmpeg
+from unisep.audio import MAX_CHANNELS, Audio, checked_rate
+from unisep.errors import AudioError, AudioFileError
+from unisep.formats import AudioFileInfo, default_format, default_subtype, lossy
+from unisep.headers import claimed_end_bytes
+from unisep.names import safe_name, safe_names
+from unisep.writing import PartialFile, WriteReport, write, write_all
+
+__all__ = [
+    "AudioFileInfo",
+    "PartialFile",
+    "Source",
+    "WriteReport",
+    "default_format",
+    "default_subtype",
+    "lossy",
+    "probe",
+    "read",
+    "read_blocks",
+    "safe_name",
+    "safe_names",
+    "write",
+    "write_all",
+]
+
+Source = str | os.PathLike[str] | bytes | BinaryIO
+MAX_VALUES_IN_MEMORY = 2**31
+MAX_STREAM_BYTES = 16 * 2**30
+_BLOCK_SAMPLES = 2**18
+_PLAUSIBLE_VALUES_PER_BYTE = 64
+_EXACT_FORMATS = {"wav", "flac", "aiff", "caf", "w64", "au"}
+_NAMES = {"WAVEX": "wav", "RF64": "wav"}
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An open file: what messages call it, what its header says, its size, and its decoder."""
+
+    label: str
+    info: AudioFileInfo
+    n_bytes: int
+    sound: soundfile.SoundFile
+
+
+def read(source: Source) -> Audio:
+    """The whole recording, at its own rate and channels.
+
+    source: a path, the bytes of a file, or a file object opened in binary mode.
+
+    Raises:
+        AudioFileError: missing, a folder, empty, damaged, no audio, three or more channels, NaN, or
+            too long to hold in memory.
+    """
+    with _open(source) as opened:
+        info = opened.info
+        n_claimed = info.n_samples or 0
+        plausible = n_claimed * info.n_channels <= _PLAUSIBLE_VALUES_PER_BYTE * opened.n_bytes
+        samples = _gather(
+            _blocks(opened, _BLOCK_SAMPLES), info.n_channels, n_claimed if plausible else 0, opened
+        )
+        return Audio(samples, info.sample_rate_hz)
+
+
+def read_blocks(source: Source, block_samples: int) -> Iterator[Audio]:
+    """The recording in blocks of `block_samples`, the last one shorter; memory stays constant.
+
+    The file is opened at the first block. Raises as `read` does, and for damage when it is reached.
+    """
+    with _open(source) as opened:
+        for block in _blocks(opened, max(1, block_samples)):
+            yield Audio(block, opened.info.sample_rate_hz)
+
+
+def probe(source: Source) -> AudioFileInfo:
+    """What the file's header says, without reading the audio. Raises AudioFileError as `read` does."""
+    with _open(source) as opened:
+        return opened.info
+
+
+def _gather(
+    blocks: Iterator[NDArray[np.float32]], n_channels: int, n_expected: int, opened: _Opened
+) -> NDArray[np.float32]:
+    buffer = np.empty((n_channels, max(1, n_expected)), dtype=np.float32)
+    n_read = 0
+    for block in blocks:
+        n_needed = n_read + block.shape[1]
+        if n_needed * n_channels > MAX_VALUES_IN_MEMORY:
+            raise AudioFileError(
+                f"{opened.label} is too long to read at once. Separate it disk to disk, or cut it first."
+            )
+        if n_needed > buffer.shape[1]:
+            longer = np.empty((n_channels, max(n_needed, 2 * n_read)), dtype=np.float32)
+            longer[:, :n_read] = buffer[:, :n_read]
+            buffer = longer
+        buffer[:, n_read:n_needed] = block
+        n_read = n_needed
+    return buffer[:, :n_read]
+
+
+def _blocks(opened: _Opened, block_samples: int) -> Iterator[NDArray[np.float32]]:
+    n_read, rate_hz = 0, opened.info.sample_rate_hz
+    while True:
+        try:
+            frames = opened.sound.read(block_samples, dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise _damaged(opened, n_read / rate_hz) from error
+        if len(frames) == 0:
+            break
+        if not np.isfinite(frames).all():
+            at_seconds = (n_read + int(np.argwhere(~np.isfinite(frames))[0][0])) / rate_hz
+            raise AudioFileError(
+                f"{opened.label} holds NaN or infinity, first at {at_seconds:.3f} s. "
+                "Repair or cut the recording there."
+            )
+        n_read += len(frames)
+        yield np.ascontiguousarray(frames.T)
+    if n_read == 0:
+        raise AudioFileError(
+            f"{opened.label} holds no audio samples. Check that it was recorded or copied in full."
+        )
+    if opened.info.format in _EXACT_FORMATS and n_read < (opened.info.n_samples or 0):
+        raise _damaged(opened, n_read / rate_hz)
+
+
+def _damaged(opened: _Opened, at_seconds: float) -> AudioFileError:
+    return AudioFileError(
+        f"{opened.label} is damaged or cut short: it can be read up to {at_seconds:.3f} s. Fetch it again, or save "
+        f"what can be read first, for example with: ffmpeg -i INPUT -c:a pcm_f32le repaired.wav"
+    )
+
+
+@contextmanager
+def _open(source: Source) -> Iterator[_Opened]:
+    with _on_disk(source) as (path, label), tempfile.TemporaryDirectory(prefix="unisep-") as folder:
+        _check_complete(path, label)
+        try:
+            sound = soundfile.SoundFile(path)
+            format, subtype = _NAMES.get(sound.format, sound.format.lower()), sound.subtype
+            format = "opus" if subtype == "OPUS" else format
+        except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
+            sound = _through_ffmpeg(path, label, Path(folder) / "decoded.w64", error)
+            format, subtype = path.suffix.lower().removeprefix(".") or "unknown", "FFMPEG"
+        with sound:
+            yield _Opened(label, _checked_info(sound, label, format, subtype), path.stat().st_size, sound)
+
+
+def _through_ffmpeg(path: Path, label: str, target: Path, first: Exception) -> soundfile.SoundFile:
+    try:
+        ffmpeg.decode(path, target)
+        return soundfile.SoundFile(target)
+    except (AudioFileError, soundfile.SoundFileError, RuntimeError) as second:
+        reason = str(first).split(": ")[-1].strip().rstrip(".")
+        raise AudioFileError(
+            f"{label} cannot be read as audio: libsndfile says {reason!r}, and {second}. "
+            "Check that it is an audio file; convert it to wav or flac, or install ffmpeg for more formats."
+        ) from second
+
+
+def _checked_info(sound: soundfile.SoundFile, label: str, format: str, subtype: str) -> AudioFileInfo:
+    if sound.channels > MAX_CHANNELS:
+        raise AudioFileError(
+            f"{label} has {sound.channels} channels; only mono and stereo are supported. "
+            "Write a stereo downmix, or each pair of channels to a file of its own."
+        )
+    try:
+        rate_hz = checked_rate(sound.samplerate)
+    except AudioError as error:
+        raise AudioFileError(f"{label}: {error}") from error
+    n_samples = sound.frames if 0 < sound.frames < 2**62 else None
+    if sound.frames == 0:
+        raise AudioFileError(f"{label} holds no audio samples. Check that it was recorded or copied in full.")
+    return AudioFileInfo(rate_hz, sound.channels, n_samples, format, subtype)
+
+
+def _check_complete(path: Path, label: str) -> None:
+    n_bytes = path.stat().st_size
+    if n_bytes == 0:
+        raise AudioFileError(f"{label} is empty (0 bytes). Check that it was copied in full.")
+    end = claimed_end_bytes(path)
+    if end is not None and end > n_bytes:
+        raise AudioFileError(
+            f"{label} is cut short: its header announces {end:,} bytes, and it has {n_bytes:,}. Fetch it again, or "
+            "save what can be read first, for example with: ffmpeg -i INPUT -c:a pcm_f32le repaired.wav"
+        )
+
+
+@contextmanager
+def _on_disk(source: Source) -> Iterator[tuple[Path, str]]:
+    """A path that holds the source's bytes, and what to call it in messages."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        _check_path(path)
+        yield path, f"'{path}'"
+        return
+    label, stream = "The audio in this file object", cast(Any, source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        label, stream = "The audio in these bytes", io.BytesIO(source)
+    with tempfile.TemporaryDirectory(prefix="unisep-") as folder:
+        path = Path(folder) / "input"
+        with path.open("wb") as copy:
+            _copy(stream, copy)
+        yield path, label
+
+
+def _copy(stream: Any, copy: IO[bytes]) -> None:
+    n_copied = 0
+    try:
+        while piece := stream.read(2**20):
+            n_copied += copy.write(piece)
+            if n_copied > MAX_STREAM_BYTES:
+                raise AudioFileError(
+                    f"The file object holds more than {MAX_STREAM_BYTES // 2**30} GiB. Pass a path."
+                )
+    except (TypeError, AttributeError) as error:
+        raise AudioFileError(
+            f"Cannot read audio from {type(stream).__name__}: give a path, bytes, or a file opened in binary mode "
+            "(open(path, 'rb'))."
+        ) from error
+
+
+def _check_path(path: Path) -> None:
+    try:
+        if path.is_file():
+            path.open("rb").close()
+            return
+        exists, is_folder = path.exists(), path.is_dir()
+    except (OSError, ValueError) as error:
+        raise AudioFileError(f"'{path}' cannot be opened ({error}).") from error
+    if is_folder:
+        raise AudioFileError(f"'{path}' is a folder. Give the path of an audio file in it.")
+    if exists:
+        raise AudioFileError(f"'{path}' is no regular file. Open it yourself and pass the file object.")
+    raise AudioFileError(f"There is no file '{path}'. Relative paths start at '{Path.cwd()}'.")
