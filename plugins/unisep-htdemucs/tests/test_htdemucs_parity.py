@@ -2,70 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import pytest
 import torch
-from demucs.htdemucs import HTDemucs as ReferenceHTDemucs
 from torch import Tensor, nn
-from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
 
-SMALL: dict[str, Any] = {
-    "sources": ["drums", "bass", "other", "vocals"],
-    "channels": 8,
-    "nfft": 2048,
-    "depth": 4,
-    "bottom_channels": 32,
-    "t_layers": 3,
-    "t_heads": 4,
-    "dconv_mode": 3,
-    "segment": Fraction(3, 10),
-}
+from unisep.errors import AudioError
+
 SIX = ["drums", "bass", "other", "vocals", "guitar", "piano"]
+Reference = Callable[..., nn.Module]
+Ours = Callable[..., HTDemucs]
+Music = Callable[..., Tensor]
+Distance = Callable[[Tensor, Tensor], float]
+Compared = Callable[..., tuple[Tensor, Tensor]]
 
 
-def reference(seed: int = 0, **kwargs: Any) -> nn.Module:
-    """demucs's own model with random parameters whose LayerScales are far from zero.
-
-    At their initial 1e-4 a model without any transformer would pass for equal.
-    """
-    torch.manual_seed(seed)
-    model: nn.Module = ReferenceHTDemucs(**(SMALL | kwargs)).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(".scale"):
-                parameter.uniform_(0.25, 0.75)
-            elif name.endswith("bias"):
-                parameter.uniform_(-0.1, 0.1)
-    return model
-
-
-def ours(model: nn.Module, **kwargs: Any) -> HTDemucs:
-    """Our model holding the reference's parameters, every name matched."""
-    mine = HTDemucs(HTDemucsConfig.from_kwargs(SMALL | kwargs))
-    mine.load_state_dict(model.state_dict(), strict=True)
-    return mine.eval()
-
-
-def music(n_samples: int, channels: int = 2, batch: int = 1, seed: int = 1) -> Tensor:
-    """Noise that swells, so that neither a constant nor a shift can hide."""
-    noise = torch.randn(batch, channels, n_samples, generator=torch.Generator().manual_seed(seed))
-    return noise * torch.linspace(0.1, 1.0, n_samples)
-
-
-def distance(a: Tensor, b: Tensor) -> float:
-    """The largest difference, as a part of b's peak."""
-    return float((a - b).abs().max() / b.abs().max())
-
-
-@torch.inference_mode()
-def compared(kwargs: dict[str, Any], n_samples: int, batch: int = 1) -> tuple[Tensor, Tensor]:
+@pytest.fixture
+def compared(reference: Reference, ours: Ours, music: Music) -> Compared:
     """Outputs of both models for the same input."""
-    model = reference(**kwargs)
-    mixture = music(n_samples, kwargs.get("audio_channels", 2), batch)
-    return ours(model, **kwargs)(mixture), model(mixture)
+
+    @torch.inference_mode()
+    def compare(kwargs: dict[str, Any], n_samples: int, batch: int = 1) -> tuple[Tensor, Tensor]:
+        model = reference(**kwargs)
+        mixture = music(n_samples, kwargs.get("audio_channels", 2), batch)
+        return ours(model, **kwargs)(mixture), model(mixture)
+
+    return compare
 
 
 @pytest.mark.parametrize(
@@ -86,28 +52,32 @@ def compared(kwargs: dict[str, Any], n_samples: int, batch: int = 1) -> tuple[Te
     ],
     ids=lambda kwargs: "-".join(kwargs) or "four",
 )
-def test_every_stem_equals_the_reference(kwargs: dict[str, Any]) -> None:
-    mine, theirs = compared(kwargs, n_samples=int(0.3 * 44100))
+def test_every_stem_equals_the_reference(
+    kwargs: dict[str, Any], compared: Compared, distance: Distance
+) -> None:
+    mine, theirs = compared(kwargs, n_samples=13230)
     assert mine.shape == theirs.shape == (1, theirs.shape[1], kwargs.get("audio_channels", 2), 13230)
     for stem, expected in zip(mine.unbind(1), theirs.unbind(1), strict=True):
         assert distance(stem, expected) <= 1e-4
 
 
 @pytest.mark.parametrize("n_samples", [13229, 7001, 1500, 1])
-def test_short_segments_equal_the_reference(n_samples: int) -> None:
+def test_short_segments_equal_the_reference(n_samples: int, compared: Compared, distance: Distance) -> None:
     mine, theirs = compared({}, n_samples, batch=2)
     assert mine.shape[-1] == n_samples
     assert distance(mine, theirs) <= 1e-4
 
 
 @pytest.mark.parametrize("n_samples", [13001, 3000, 700])
-def test_any_length_equals_the_reference_while_training(n_samples: int) -> None:
+def test_any_length_equals_the_reference_while_training(
+    n_samples: int, reference: Reference, ours: Ours, music: Music, distance: Distance
+) -> None:
     model = reference().train()
     mixture = music(n_samples, batch=2)
     assert distance(ours(model).train()(mixture).detach(), model(mixture).detach()) <= 1e-4
 
 
-def test_gradients_equal_the_reference() -> None:
+def test_gradients_equal_the_reference(reference: Reference, ours: Ours, music: Music) -> None:
     model, mixture = reference().train(), music(5000)
     mine = ours(model).train()
     for one in (model, mine):
@@ -119,7 +89,9 @@ def test_gradients_equal_the_reference() -> None:
 
 
 @torch.inference_mode()
-def test_parity_is_lost_without_the_transformer_layers() -> None:
+def test_parity_is_lost_without_the_transformer_layers(
+    reference: Reference, ours: Ours, music: Music, distance: Distance
+) -> None:
     model = reference()
     mine = ours(model)
     assert mine.crosstransformer is not None
@@ -133,8 +105,7 @@ def test_parity_is_lost_without_the_transformer_layers() -> None:
 
 
 @pytest.mark.parametrize("sources", [SIX[:4], SIX], ids=["four", "six"])
-@torch.inference_mode()
-def test_full_size_equals_the_reference(sources: list[str]) -> None:
+def test_full_size_equals_the_reference(sources: list[str], compared: Compared, distance: Distance) -> None:
     kwargs: dict[str, Any] = {
         "sources": sources, "channels": 48, "nfft": 4096, "bottom_channels": 512 if len(sources) == 4 else 0,
         "t_layers": 5, "t_heads": 8, "segment": Fraction(13, 10),
@@ -142,3 +113,22 @@ def test_full_size_equals_the_reference(sources: list[str]) -> None:
     mine, theirs = compared(kwargs, n_samples=50000)
     for stem, expected in zip(mine.unbind(1), theirs.unbind(1), strict=True):
         assert distance(stem, expected) <= 1e-4
+
+
+@torch.inference_mode()
+def test_more_than_a_segment_is_refused(reference: Reference, ours: Ours, music: Music) -> None:
+    with pytest.raises(AudioError, match="at most 13230"):
+        ours(reference())(music(13231))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_near(
+    dtype: torch.dtype, reference: Reference, ours: Ours, music: Music, distance: Distance
+) -> None:
+    model = ours(reference())
+    mixture = music(13230)
+    full = model(mixture)
+    half = model.to(dtype)(mixture)
+    assert half.dtype == torch.float32
+    assert 0 < distance(half, full) < (0.1 if dtype == torch.bfloat16 else 0.01)

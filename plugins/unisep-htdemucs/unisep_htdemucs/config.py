@@ -151,8 +151,13 @@ class HTDemucsConfig:
         return int(self.segment * self.samplerate)
 
     def _check_numbers(self) -> None:
-        if not self.sources or not all(isinstance(name, str) for name in self.sources):
-            raise OptionError(f"sources must be a non-empty list of names, not {self.sources!r}.")
+        names = self.sources
+        if (
+            not 0 < len(names) <= 64
+            or not all(isinstance(n, str) for n in names)
+            or len(set(names)) < len(names)
+        ):
+            raise OptionError(f"sources must be 1 to 64 different names, not {names!r:.200}.")
         if self.audio_channels not in (1, 2):
             raise OptionError(f"audio_channels must be 1 or 2, not {self.audio_channels!r}.")
         for name, largest in _LARGEST.items():

@@ -1,0 +1,197 @@
+"""The backend: facts, bags, one specialist alone, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from demucs.apply import BagOfModels, apply_model
+from demucs.states import get_state
+from torch import Tensor, nn
+from unisep_htdemucs.backend import (
+    HTDemucsBackend,
+    load_htdemucs,
+    load_htdemucs_6s,
+    load_htdemucs_ft,
+)
+from unisep_htdemucs.bags import RELEASED, read_bag
+
+from unisep.errors import AudioError, BackendError, WeightsError
+
+CPU = torch.device("cpu")
+FOUR = ("drums", "bass", "other", "vocals")
+SIX = (*FOUR, "guitar", "piano")
+Reference = Callable[..., nn.Module]
+Music = Callable[..., Tensor]
+
+
+def save(path: Path, model: Any) -> Path:
+    """A package of demucs's, in full precision so that it can be compared exactly."""
+    args, kwargs = model._init_args_kwargs
+    torch.save({"klass": type(model), "args": args, "kwargs": kwargs, "state": get_state(model, None)}, path)
+    return path
+
+
+@pytest.fixture
+def specialists(reference: Reference) -> list[nn.Module]:
+    return [reference(seed, t_layers=1) for seed in range(4)]
+
+
+@pytest.fixture
+def bag_folder(tmp_path: Path, specialists: list[nn.Module]) -> Path:
+    for signature, model in zip(RELEASED["htdemucs_ft"].signatures, specialists, strict=True):
+        save(tmp_path / f"{signature}.th", model)
+    return tmp_path
+
+
+def test_facts_of_one_model(tmp_path: Path, reference: Reference) -> None:
+    path = save(tmp_path / "model.th", reference(segment=Fraction(39, 5), t_layers=1))
+    backend = load_htdemucs(weights=path, device=CPU, dtype=torch.float32)
+    assert backend.info.sources == FOUR
+    assert (backend.info.sample_rate_hz, backend.info.channels) == (44100, 2)
+    assert backend.info.segment_seconds == 7.8
+    assert backend.info.normalisation == "song"
+
+
+def test_six_sources_and_a_folder_with_one_file(tmp_path: Path, reference: Reference, music: Music) -> None:
+    save(tmp_path / "mine.th", reference(sources=list(SIX), t_layers=1))
+    backend = load_htdemucs_6s(weights=tmp_path, device=CPU, dtype=torch.float32)
+    output = backend.separate(music(13230))
+    assert backend.info.sources == SIX
+    assert output.sources.shape == (1, 6, 2, 13230) and output.presence is None
+
+
+@pytest.mark.parametrize("n_samples", [1, 4000, 13229, 13230])
+def test_a_short_mixture_lies_where_demucs_puts_it(
+    tmp_path: Path, reference: Reference, music: Music, distance: Callable[..., float], n_samples: int
+) -> None:
+    model = reference(t_layers=1)
+    backend = load_htdemucs(weights=save(tmp_path / "m.th", model), device=CPU, dtype=torch.float32)
+    mixture = music(n_samples, batch=2)
+    before = mixture.clone()
+    sources = backend.separate(mixture).sources
+    assert distance(sources, apply_model(model, mixture, shifts=0, split=False)) <= 1e-4
+    assert torch.equal(mixture, before)
+    assert torch.equal(sources, backend.separate(mixture).sources)
+
+
+def test_a_bag_equals_demucs_and_a_specialist_equals_the_bag(
+    bag_folder: Path, specialists: list[nn.Module], music: Music, distance: Callable[..., float]
+) -> None:
+    backend = load_htdemucs_ft(weights=bag_folder, device=CPU, dtype=torch.float32)
+    bag = BagOfModels(specialists, [list(row) for row in RELEASED["htdemucs_ft"].weights])
+    mixture = music(9000)
+    whole = backend.separate(mixture).sources
+    expected = apply_model(bag, mixture, shifts=0, split=False)
+    for index, name in enumerate(FOUR):
+        assert distance(whole[:, index], expected[:, index]) <= 1e-4
+        alone = backend.for_sources((name,))
+        assert alone.info.sources == (name,)
+        assert torch.equal(alone.separate(mixture).sources[:, 0], whole[:, index])
+
+
+def test_only_the_models_that_are_needed_run(bag_folder: Path, music: Music) -> None:
+    backend = load_htdemucs_ft(weights=bag_folder, device=CPU, dtype=torch.float32)
+    assert isinstance(backend, HTDemucsBackend)
+    ran: list[int] = []
+    for index, member in enumerate(backend.members):
+        member.model.register_forward_hook(lambda *_, index=index: ran.append(index))
+    backend.for_sources(("vocals", "bass")).separate(music(4000))
+    assert ran == [1, 3]
+    two = backend.for_sources(("vocals", "bass"))
+    assert two.info.sources == ("bass", "vocals")
+    assert two.for_sources(("vocals",)).info.sources == ("vocals",)
+    assert backend.for_sources(FOUR) is backend and backend.for_sources(("kazoo",)) is backend
+
+
+def test_a_bag_definition_beside_the_files_is_followed(
+    tmp_path: Path, specialists: list[nn.Module], music: Music, distance: Callable[..., float]
+) -> None:
+    weights = [[1.0, 0.5, 2.0, 1.0], [3.0, 0.5, 0.0, 1.0]]
+    (tmp_path / "htdemucs.yaml").write_text(
+        "models: ['one', 'two']\nweights: [\n  [1., 0.5, 2, 1],\n  [3, .5, 0., 1],\n]"
+    )
+    save(tmp_path / "one.th", specialists[0])
+    save(tmp_path / "two.th", specialists[1])
+    backend = load_htdemucs(weights=tmp_path, device=CPU, dtype=torch.float32)
+    mixture = music(5000)
+    expected = apply_model(BagOfModels(specialists[:2], weights), mixture, shifts=0, split=False)
+    assert distance(backend.separate(mixture).sources, expected) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "models: ['a']\nsegment: 44\n",
+        "models: []\n",
+        "models: ['../a']\n",
+        "models: ['a']\nweights: [[1, 2], [3, 4]]\n",
+        "models: ['a']\nweights: [['x']]\n",
+        "models: ['a']\nweights: [[-1., 2.]]\n",
+        "models: !!python/object/apply:os.system ['true']\n",
+        "models: [__import__('os').system('true')]\n",
+        "- a\n",
+        "models: " + "[" * 5000,
+    ],
+    ids=lambda text: text[:30],
+)
+def test_bag_definitions_beyond_lists_and_numbers_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bag.yaml"
+    path.write_text(text)
+    with pytest.raises(WeightsError, match="bag"):
+        read_bag(path)
+
+
+def test_the_bags_of_demucs_are_read(tmp_path: Path) -> None:
+    import demucs
+
+    folder = Path(demucs.__file__).parent / "remote"
+    for name, bag in RELEASED.items():
+        assert read_bag(folder / f"{name}.yaml") == bag
+
+
+def test_bags_that_do_not_fit_together_are_refused(
+    tmp_path: Path, reference: Reference, specialists: list[nn.Module]
+) -> None:
+    save(tmp_path / "one.th", specialists[0])
+    save(tmp_path / "two.th", reference(sources=list(SIX), t_layers=1))
+    for text, message in [
+        ("models: ['one', 'two']", "differ"),
+        ("models: ['one']\nweights: [[1., 1.]]", "4 weights"),
+        ("models: ['one']\nweights: [[1., 0., 1., 1.]]", "all 0"),
+        ("models: ['one', 'three']", "three.safetensors"),
+    ]:
+        (tmp_path / "htdemucs.yaml").write_text(text)
+        with pytest.raises(WeightsError, match=message):
+            load_htdemucs(weights=tmp_path, device=CPU, dtype=torch.float32)
+
+
+def test_absent_weights_name_the_command_that_fetches_them(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="unisep models pull htdemucs"):
+        load_htdemucs(weights=None, device=CPU, dtype=torch.float32)
+    with pytest.raises(WeightsError, match="unisep models pull htdemucs_ft"):
+        load_htdemucs_ft(weights=tmp_path, device=CPU, dtype=torch.float32)
+    with pytest.raises(WeightsError, match="No weights at"):
+        load_htdemucs(weights=tmp_path / "none", device=CPU, dtype=torch.float32)
+
+
+def test_what_cannot_be_separated_is_refused(tmp_path: Path, reference: Reference) -> None:
+    path = save(tmp_path / "m.th", reference(t_layers=1))
+    backend = load_htdemucs(weights=path, device=CPU, dtype=torch.float32)
+    for shape in [(1, 1, 100), (2, 100), (1, 2, 0), (1, 2, 13231)]:
+        with pytest.raises(AudioError):
+            backend.separate(torch.zeros(shape))
+    with pytest.raises(BackendError, match="queries"):
+        backend.separate(torch.zeros(1, 2, 100), queries=torch.zeros(1, 4))
+
+
+def test_half_precision_gives_float_sources(tmp_path: Path, reference: Reference, music: Music) -> None:
+    path = save(tmp_path / "m.th", reference(t_layers=1))
+    full = load_htdemucs(weights=path, device=CPU, dtype=torch.float32).separate(music(9000)).sources
+    half = load_htdemucs(weights=path, device=CPU, dtype=torch.bfloat16).separate(music(9000)).sources
+    assert half.dtype == torch.float32
+    assert 0 < float((half - full).abs().max() / full.abs().max()) < 0.1

@@ -1,0 +1,108 @@
+"""Bags of models: which checkpoints make a named model, and how much each counts for each source."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unisep.errors import WeightsError
+
+_LARGEST_DEFINITION_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Bag:
+    """Checkpoints by signature; `weights[model][source]` says how much each counts, () is equally."""
+
+    signatures: tuple[str, ...]
+    weights: tuple[tuple[float, ...], ...] = ()
+
+
+# The released models, as demucs 4.1.0 defines them; each specialist of `htdemucs_ft` gives one source.
+RELEASED: dict[str, Bag] = {
+    "htdemucs": Bag(("955717e8",)),
+    "htdemucs_6s": Bag(("5c90dfd2",)),
+    "htdemucs_ft": Bag(
+        ("f7e0c4bc", "d12395a8", "92cfc3b6", "04573f0d"),
+        ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)),
+    ),
+}
+
+
+def find_bag(name: str, weights: Path) -> tuple[tuple[Path, ...], Bag]:
+    """The checkpoint files of model `name` under `weights`, and the bag they make.
+
+    `weights` is one checkpoint file, or a folder that holds either `name`.yaml and its checkpoints, the
+    released checkpoints of `name`, or a single checkpoint. Raises WeightsError otherwise.
+    """
+    if weights.is_file():
+        return (weights,), Bag((weights.stem,))
+    if not weights.is_dir():
+        raise WeightsError(f"No weights at {weights}. Give a checkpoint file, or a folder that holds it.")
+    definition = weights / f"{name}.yaml"
+    bag = read_bag(definition) if definition.is_file() else RELEASED[name]
+    found = [_find(weights, signature) for signature in bag.signatures]
+    if all(found):
+        return tuple(path for path in found if path), bag
+    files = _checkpoints(weights)
+    if len(files) == 1 and not definition.is_file():
+        return (files[0],), Bag((files[0].stem,))
+    absent = [signature for signature, path in zip(bag.signatures, found, strict=True) if path is None]
+    raise WeightsError(
+        f"{weights} lacks {', '.join(f'{signature}.safetensors' for signature in absent)} of {name}. "
+        f"Run `unisep models pull {name}`, or give the checkpoint file itself."
+    )
+
+
+def read_bag(path: Path) -> Bag:
+    """The bag that a definition such as demucs's `htdemucs_ft.yaml` describes.
+
+    Only the few lines such files have are understood: `models`, `weights` and `segment`, written as lists and
+    numbers. A `segment` is refused: it would have to change what the models were trained on.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_DEFINITION_BYTES:
+            raise ValueError("it is too long")
+        fields = _fields(path.read_text("utf-8"))
+        bag = _bag(fields)
+    except (OSError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise WeightsError(f"{path} is no bag of models that can be read: {error}.") from error
+    return bag
+
+
+def _fields(text: str) -> dict[str, Any]:
+    """The values by name of a definition."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    parts = re.split(r"^(\w+):", "\n".join(lines), flags=re.MULTILINE)
+    if parts[0].strip() or not set(parts[1::2]) <= {"models", "weights"}:
+        raise ValueError("it may define models and weights only")
+    return {
+        name: ast.literal_eval(value.strip()) for name, value in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+def _bag(fields: dict[str, Any]) -> Bag:
+    signatures = tuple(fields.get("models", ()))
+    weights = tuple(tuple(float(weight) for weight in row) for row in fields.get("weights", ()))
+    if not signatures or not all(isinstance(s, str) and re.fullmatch(r"[\w.]{1,64}", s) for s in signatures):
+        raise ValueError("its models are not a list of signatures")
+    if weights and len(weights) != len(signatures):
+        raise ValueError(f"it has {len(weights)} rows of weights for {len(signatures)} models")
+    if any(not math.isfinite(weight) or weight < 0 for row in weights for weight in row):
+        raise ValueError("its weights are not numbers from 0")
+    return Bag(signatures, weights)
+
+
+def _find(folder: Path, signature: str) -> Path | None:
+    """The checkpoint with that signature: `signature.safetensors`, `signature-hash.th` or `signature.th`."""
+    plain = [folder / f"{signature}.safetensors", folder / f"{signature}.th"]
+    named = sorted(folder.glob(f"{signature}-*.th"))
+    return next((path for path in (*plain, *named) if path.is_file()), None)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".th"))

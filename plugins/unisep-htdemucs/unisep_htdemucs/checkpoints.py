@@ -1,0 +1,186 @@
+"""Published HT Demucs checkpoints: safetensors as demucs 4.1.0 reads them, and the older `.th` packages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from unisep.errors import OptionError, WeightsError
+
+from .config import HTDemucsConfig
+from .model import HTDemucs
+from .torch_file import HTDEMUCS, read_torch_file
+
+_CLASS = "demucs.htdemucs.HTDemucs"
+_LARGEST_HEADER_BYTES = 1 << 24
+# How many of the model's options may be given by place, and their names in that order.
+_BY_PLACE = ("sources", "audio_channels", "channels", "channels_time", "growth", "nfft")
+
+# sha256 over the whole file, as the registry of demucs-infer 4.4.0 publishes them.
+PUBLISHED_SHA256: dict[str, str] = {
+    "955717e8-8726e21a.th": "8726e21a993978c7ba086d3872e7608d7d5bfca646ca4aca459ffda844faa8b4",
+    "f7e0c4bc-ba3fe64a.th": "ba3fe64ae8ef66ac9a4857222ce48efbdc5eb3ad375cb79dd13debee5aaa4066",
+    "d12395a8-e57c48e6.th": "e57c48e6b0e38af4f7118d7bd08c49f0a0c0edf7d09143bdd902ea0d237303e6",
+    "92cfc3b6-ef3bcb9c.th": "ef3bcb9c8b40d14ae5d51b6db2587339cc12c6b77c0be151ce6d69002e087bf2",
+    "04573f0d-f3cf25b2.th": "f3cf25b222c4eed7cd49dd8b2c9597d50c18bd154090f7b919cfa5f93cf22c49",
+    "5c90dfd2-34c22ccb.th": "34c22ccb381c6f9fdbf324f04e1e2fe21aaaf293f5ded163a162697ff9a02ddd",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One model as a file describes it: its options and its parameters, nothing built yet."""
+
+    path: Path
+    config: HTDemucsConfig
+    state: Mapping[str, Tensor]
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a `.safetensors` or `.th` file, checked as far as that goes without a model.
+
+    Raises WeightsError if the file is missing, damaged, unsafe, not the one its name promises, or describes
+    another model than HT Demucs.
+    """
+    if not path.is_file():
+        raise WeightsError(f"No checkpoint at {path}. Give the path of a .safetensors or .th file.")
+    _check_name(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix == ".th":
+        return _read_package(path)
+    raise WeightsError(f"{path} is neither .safetensors nor .th, the formats of HT Demucs checkpoints.")
+
+
+def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> HTDemucs:
+    """The checkpoint's model, ready to separate, on `device` with parameters of `dtype`.
+
+    Raises WeightsError if names or shapes do not fit the options, or a parameter is not a finite number.
+    """
+    try:
+        with torch.device("meta"):  # no memory, no random numbers: every parameter comes from the file
+            model = HTDemucs(checkpoint.config)
+        _check_fit(checkpoint, model.state_dict())
+        state = {name: value.to(device, dtype).contiguous() for name, value in checkpoint.state.items()}
+        for name, value in state.items():
+            if not bool(value.isfinite().all()):
+                raise WeightsError(f"{checkpoint.path}: {name} holds numbers that are not finite in {dtype}.")
+        model.load_state_dict(state, strict=True, assign=True)
+    except (OptionError, RuntimeError, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{checkpoint.path} does not make a model: {error}") from error
+    return model.eval().requires_grad_(False)
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of the whole file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_name(path: Path) -> None:
+    """Compare the file with the hash its name carries (`signature-hash.th`) or that was published for it."""
+    match = re.fullmatch(r"[0-9a-f]{8}-([0-9a-f]{8,64})", path.stem)
+    expected = PUBLISHED_SHA256.get(path.name, match[1] if match else "")
+    actual = file_sha256(path) if expected else ""
+    if not actual.startswith(expected):
+        raise WeightsError(
+            f"{path} is not the file its name promises: sha256 {actual}, expected {expected}. Fetch it again."
+        )
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    if header_bytes > min(size - 8, _LARGEST_HEADER_BYTES):
+        raise WeightsError(
+            f"{path} is cut short or no safetensors file: its header claims {header_bytes} bytes."
+        )
+    try:
+        with safe_open(str(path), framework="pt") as tensors:
+            metadata = tensors.metadata() or {}
+            state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is damaged or no safetensors file ({error}). Fetch it again.") from error
+    if metadata.get("klass") != _CLASS:
+        raise WeightsError(
+            f"{path} is for {metadata.get('klass')!r:.80}, not for {_CLASS!r}. Use its own backend."
+        )
+    if "structure" in metadata:
+        raise WeightsError(f"{path} is quantised, which no HT Demucs checkpoint is. Use the plain one.")
+    return _checkpoint(
+        path, _decoded(path, metadata, "args", "[]"), _decoded(path, metadata, "kwargs", "{}"), state
+    )
+
+
+def _decoded(path: Path, metadata: Mapping[str, str], key: str, default: str) -> Any:
+    """JSON metadata, with `{"_type": "fraction", ...}` turned into a Fraction."""
+
+    def restored(value: dict[str, Any]) -> Any:
+        if value.get("_type") != "fraction":
+            return value
+        return Fraction(int(value["numerator"]), int(value["denominator"]))
+
+    try:
+        return json.loads(metadata.get(key, default), object_hook=restored)
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+        raise WeightsError(f"{path} describes its {key} unreadably ({error}). Fetch it again.") from error
+
+
+def _read_package(path: Path) -> Checkpoint:
+    package = read_torch_file(path)
+    if not isinstance(package, dict) or package.get("klass") is not HTDEMUCS:
+        raise WeightsError(f"{path} holds no HT Demucs package (klass, args, kwargs, state).")
+    state = package.get("state")
+    if not isinstance(state, dict) or "__quantized" in state:
+        raise WeightsError(f"{path} has no plain parameters; quantised checkpoints are not supported.")
+    return _checkpoint(path, package.get("args", ()), package.get("kwargs", {}), state)
+
+
+def _checkpoint(path: Path, args: Any, kwargs: Any, state: Mapping[Any, Any]) -> Checkpoint:
+    """A checkpoint from what a file of either kind holds."""
+    if not isinstance(args, list | tuple) or not isinstance(kwargs, dict) or len(args) > len(_BY_PLACE):
+        raise WeightsError(f"{path} describes its options in a way HT Demucs does not.")
+    if any(not isinstance(key, str) for key in (*kwargs, *state)):
+        raise WeightsError(f"{path} has options or parameters without a name.")
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise WeightsError(f"{path}: {name:.80} is not a tensor of real numbers.")
+    try:
+        config = HTDemucsConfig.from_kwargs(dict(zip(_BY_PLACE, args, strict=False)) | kwargs)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    return Checkpoint(path, config, dict(state))
+
+
+def _check_fit(checkpoint: Checkpoint, wanted: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes in the file with those of the model its options describe."""
+    missing = sorted(set(wanted) - set(checkpoint.state))
+    extra = sorted(set(checkpoint.state) - set(wanted))
+    if missing or extra:
+        raise WeightsError(
+            f"{checkpoint.path} does not fit its own options: {len(missing)} parameters missing"
+            f"{_some(missing)}, {len(extra)} unknown{_some(extra)}. It is damaged or for another version."
+        )
+    for name, value in checkpoint.state.items():
+        if value.shape != wanted[name].shape:
+            raise WeightsError(
+                f"{checkpoint.path}: {name} has shape {tuple(value.shape)}, its options ask for "
+                f"{tuple(wanted[name].shape)}. It is damaged or for another version."
+            )
+
+
+def _some(names: list[str]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""

@@ -1,0 +1,30 @@
+"""What this plugin offers to unisep; light, since it is read whenever plugins are listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from unisep import BackendSpec, hookimpl
+
+_FOUR = ("drums", "bass", "other", "vocals")
+
+
+def _spec(name: str, summary: str, stems: tuple[str, ...]) -> BackendSpec:
+    return BackendSpec(
+        name=name,
+        load=f"unisep_htdemucs.backend:load_{name}",
+        summary=summary,
+        stems=stems,
+        licence="not stated",
+        card=f"unisep_htdemucs:cards/{name}.toml",
+    )
+
+
+@hookimpl
+def unisep_backends() -> Iterable[BackendSpec]:
+    """The three released HT Demucs models."""
+    return [
+        _spec("htdemucs", "HT Demucs: drums, bass, other, vocals", _FOUR),
+        _spec("htdemucs_ft", "HT Demucs, four specialists: better, four times slower", _FOUR),
+        _spec("htdemucs_6s", "HT Demucs with guitar and piano: six stems", (*_FOUR, "guitar", "piano")),
+    ]
