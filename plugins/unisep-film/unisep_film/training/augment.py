@@ -5,6 +5,8 @@ Every function takes and returns `[2, samples]` float32 and draws from the gener
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import soxr
 from numpy.typing import NDArray
@@ -28,9 +30,13 @@ def level_db(sound: Sound) -> float:
 
 def to_level(sound: Sound, decibels: float) -> Sound:
     """The sound at an RMS of `decibels` dBFS; sparse ones are held lower, so that a hit stays a hit."""
-    rms = 10.0 ** (level_db(sound) / 20)
+    return sound * gain(decibels - max(loudness_db(sound), -140.0))
+
+
+def loudness_db(sound: Sound) -> float:
+    """RMS level in dBFS, of a sparse sound as if its crest factor were no more than `MAX_CREST_FACTOR`."""
     peak = float(np.abs(sound).max(initial=0.0))
-    return sound * (gain(decibels) / np.float32(max(rms, peak / MAX_CREST_FACTOR, 1e-7)))
+    return max(level_db(sound), 20.0 * math.log10(max(peak / MAX_CREST_FACTOR, 1e-10)))
 
 
 def place(sound: Sound, rng: np.random.Generator) -> Sound:
@@ -40,9 +46,14 @@ def place(sound: Sound, rng: np.random.Generator) -> Sound:
     if rng.random() < 0.2:
         sound = np.broadcast_to(sound.mean(axis=0, keepdims=True), sound.shape)
     if rng.random() < 0.4:
-        angle = rng.uniform(0.15, 0.35) * np.pi
-        sound = sound * (np.sqrt(2) * np.array([[np.cos(angle)], [np.sin(angle)]])).astype(np.float32)
+        sound = pan(sound, rng)
     return -sound if rng.random() < 0.5 else sound
+
+
+def pan(sound: Sound, rng: np.random.Generator) -> Sound:
+    """The sound moved to one side, up to 6 dB, at about the same power."""
+    angle = rng.uniform(0.15, 0.35) * np.pi
+    return sound * (np.sqrt(2) * np.array([[np.cos(angle)], [np.sin(angle)]])).astype(np.float32)
 
 
 def respeed(sound: Sound, n_samples: int) -> Sound:
@@ -58,10 +69,16 @@ def respeed(sound: Sound, n_samples: int) -> Sound:
 
 def colour(sound: Sound, sample_rate_hz: int, rng: np.random.Generator, range_db: float = 6.0) -> Sound:
     """The sound through a smooth random equaliser of five points within +-`range_db`."""
-    spectrum = np.fft.rfft(sound, axis=1)
+    n_fft = fast_length(sound.shape[1])
+    spectrum = np.fft.rfft(sound, n_fft, axis=1)
     points_hz = np.array([60.0, 250.0, 1000.0, 4000.0, 12000.0])
     gains_db = rng.uniform(-range_db, range_db, len(points_hz))
     frequencies_hz = np.linspace(0.0, sample_rate_hz / 2, spectrum.shape[1])
     curve_db = np.interp(np.log(frequencies_hz + 1.0), np.log(points_hz), gains_db)
     shaped = spectrum * (10.0 ** (curve_db / 20)).astype(np.float32)
-    return np.fft.irfft(shaped, n=sound.shape[1], axis=1).astype(np.float32)
+    return np.fft.irfft(shaped, n_fft, axis=1)[:, : sound.shape[1]].astype(np.float32)
+
+
+def fast_length(n_samples: int) -> int:
+    """A length not below `n_samples` whose Fourier transform is quick: a power of two times 1, 3, 5 or 9."""
+    return min(factor * 2 ** math.ceil(math.log2(max(n_samples / factor, 1))) for factor in (1, 3, 5, 9))

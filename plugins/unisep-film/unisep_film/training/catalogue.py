@@ -26,11 +26,16 @@ def active_steps(activity: NDArray[np.int8]) -> NDArray[np.int64]:
 
 @final
 class Catalogue:
-    """The sounds of one split of a store, with what they answer to and where they sound."""
+    """The sounds of one split of a store, with what they answer to and where they sound.
 
-    def __init__(self, store: Store, splits: Sequence[str] = ("train",)) -> None:
+    `kinds` limits them to sounds of some kinds; without it, all are in.
+    """
+
+    def __init__(
+        self, store: Store, splits: Sequence[str] = ("train",), kinds: Sequence[str] | None = None
+    ) -> None:
         self.store = store
-        wanted = [item for item in store.items if item.split in splits]
+        wanted = [i for i in store.items if i.split in splits and (kinds is None or i.kind in kinds)]
         steps = [active_steps(store.activity(item)) for item in wanted]
         kept = [index for index, active in enumerate(steps) if len(active)]
         if not kept:
@@ -91,6 +96,12 @@ class Catalogue:
         weights = np.sqrt([len(self.steps[index]) for index in pool])
         return pool[rng.choice(len(pool), p=weights / weights.sum())]
 
+    def draw_song(self, rng: np.random.Generator) -> str:
+        """A song: first a kind (recorded or rendered), then any song of it."""
+        kind = self.items[self.draw([stems[0] for stems in self.songs.values()], rng)].kind
+        alike = [song for song, stems in self.songs.items() if self.items[stems[0]].kind == kind]
+        return alike[rng.integers(len(alike))]
+
     def start(self, index: int, n_samples: int, rng: np.random.Generator) -> int:
         """A first sample for a window of `n_samples` in which the sound sounds."""
         item = self.items[index]
@@ -102,7 +113,9 @@ class Catalogue:
     def sounds_in(self, index: int, start: int, n_samples: int) -> bool:
         """Whether the sound sounds in a window for at least 0.3 s or a tenth of it."""
         step_samples = ACTIVITY_SECONDS * self.store.sample_rate_hz
-        first, last = np.searchsorted(self.steps[index], [start / step_samples, (start + n_samples) / step_samples])
+        first, last = np.searchsorted(
+            self.steps[index], [start / step_samples, (start + n_samples) / step_samples]
+        )
         return bool(last - first >= min(3, n_samples / step_samples / 10))
 
 

@@ -75,7 +75,9 @@ def read_manifest(source: Path) -> Iterator[ManifestRow]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise StoreError(f"{path} cannot be read ({error.strerror}). SOURCE needs a manifest.jsonl.") from error
+        raise StoreError(
+            f"{path} cannot be read ({error.strerror}). SOURCE needs a manifest.jsonl."
+        ) from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -93,23 +95,23 @@ def decode(path: Path, sample_rate_hz: int) -> NDArray[np.float32]:
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise StoreError(f"{path} cannot be decoded ({error}). Repair it or take it off the manifest.") from error
+        raise StoreError(
+            f"{path} cannot be decoded ({error}). Repair it or take it off the manifest."
+        ) from error
     if not len(samples):
         raise StoreError(f"{path} holds no samples. Take it off the manifest.")
     samples = samples[:, :2]
     if rate != sample_rate_hz:
         samples = soxr.resample(samples, rate, sample_rate_hz, quality="HQ")
-    return _as_mono_if_alike(samples.astype(np.float32, copy=False))
-
-
-def _as_mono_if_alike(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """One channel where both carry the same signal: half the bytes to read during training."""
-    alike = samples.shape[1] == 2 and np.array_equal(samples[:, 0], samples[:, 1])
-    return samples[:, :1] if alike else samples
+    return samples.astype(np.float32, copy=False)
 
 
 def build(
-    source: Path, store: Path, sample_rate_hz: int = 44100, rule: SplitRule | None = None, part: str = "corpus"
+    source: Path,
+    store: Path,
+    sample_rate_hz: int = 44100,
+    rule: SplitRule | None = None,
+    part: str = "corpus",
 ) -> int:
     """The number of sounds written by this run into `STORE/<part>`; earlier ones are kept."""
     rule = rule or SplitRule()

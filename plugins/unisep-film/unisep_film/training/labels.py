@@ -32,6 +32,8 @@ PARENTS: dict[str, tuple[str, ...]] = _parents()
 # A name and its other spellings, and back.
 SPELLINGS: dict[str, tuple[str, ...]] = {n: tuple(others) for n, others in _VOCABULARY["spellings"].items()}
 ALIASES: dict[str, str] = {other: name for name, others in SPELLINGS.items() for other in others}
+# Percussion that some would count among the drums of a song and others not.
+MAY_BE_DRUMS: frozenset[str] = frozenset(_VOCABULARY["may_be_drums"]["words"])
 NOT_PROMPTS: frozenset[str] = frozenset(_VOCABULARY["not_prompts"]["words"])
 
 
@@ -87,6 +89,8 @@ def unclear(prompt: str, label: str, sound_tags: frozenset[str]) -> bool:
     name = canonical(prompt)
     if name in sound_tags:
         return False
+    if name == "drums":
+        return bool(sound_tags & MAY_BE_DRUMS)
     own = canonical(label)
     # A loop holds any of what is under "drums"; "synthesizer" may be any synthesizer.
     holds = {own} | ({"drums", "percussion"} if _is_compound(own) else set())

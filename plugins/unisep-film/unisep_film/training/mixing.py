@@ -17,39 +17,12 @@ from numpy.typing import NDArray
 from unisep_film.training import augment, labels, prompts, sources
 from unisep_film.training.augment import Sound
 from unisep_film.training.catalogue import Catalogue
+from unisep_film.training.mix_config import MixConfig
 from unisep_film.training.sources import Variation
 from unisep_film.training.store import Store, StoreError
+from unisep_film.training.wishes import Wishes
 
-PLAIN_VARIATION = Variation()
-# Free recordings of singing are few: each is changed more.
-VOCALS_VARIATION = Variation(respeed_probability=0.5, respeed_range=0.15, colour_probability=0.4)
-
-
-@dataclasses.dataclass(frozen=True)
-class MixConfig:
-    """How examples are mixed. Probabilities are of one example; levels in dB."""
-
-    segment_seconds: float = 4.0
-    batch: int = 8
-    n_channels: int = 2
-    n_sources: tuple[int, int] = (2, 6)
-    own_song_probability: float = 0.5
-    bundle_probability: float = 0.35
-    absent_probability: float = 0.0
-    target_only_probability: float = 0.03
-    complement_probability: float = 0.08
-    drums_share: float = 0.12
-    vocals_share: float = 0.14
-    bass_share: float = 0.10
-    speech_share: float = 0.06
-    universal_share: float = 0.14
-    source_level_db: float = 5.0
-    max_target_rest_db: float = 10.0
-    mixture_level_db: tuple[float, float] = (-28.0, -16.0)
-    variation: Variation = PLAIN_VARIATION
-    vocals_variation: Variation = VOCALS_VARIATION
-    example_seconds: float = 3.0
-    example_probability: float = 1.0
+__all__ = ["Batch", "ExampleStream", "MixConfig", "Variation"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +58,20 @@ class ExampleStream:
     """Batches of examples from a store, the same for the same seed and step; pickles without the audio."""
 
     def __init__(
-        self, store: Store, config: MixConfig | None = None, seed: int = 0, *, first_step: int = 0, stride: int = 1
+        self,
+        store: Store,
+        config: MixConfig | None = None,
+        seed: int = 0,
+        *,
+        first_step: int = 0,
+        stride: int = 1,
     ) -> None:
         self.config = config or MixConfig()
         self.seed = seed
         self.first_step = first_step
         self.stride = stride
         self.catalogue = Catalogue(store)
+        self.wishes = Wishes(self.catalogue, self.config)
         self.n_samples = round(self.config.segment_seconds * store.sample_rate_hz)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -103,7 +83,8 @@ class ExampleStream:
     def batch(self, step: int) -> Batch:
         """The batch of `step`."""
         examples = [
-            self._example(np.random.default_rng((self.seed, step, index))) for index in range(self.config.batch)
+            self._example(np.random.default_rng((self.seed, step, index)))
+            for index in range(self.config.batch)
         ]
         target = np.stack([example.target for example in examples])
         mixture = target + np.stack([example.rest for example in examples])
@@ -123,52 +104,20 @@ class ExampleStream:
     def _example(self, rng: np.random.Generator) -> _Example:
         """One example; draws again when the drawn window turns out silent."""
         for _ in range(20):
-            name, index = self._wish(rng)
+            name, index = self.wishes.wish(rng)
             target, rest = self._target_and_rest(name, index, rng)
             if augment.level_db(target) > -90 and augment.level_db(rest) > -90:
                 return self._finished(name, index, target, rest, rng)
-        raise StoreError(f"{self.catalogue.store.folder}: 20 draws in a row gave silence. Is the store damaged?")
-
-    def _wish(self, rng: np.random.Generator) -> tuple[str, int]:
-        """The canonical name asked for and a sound that answers to it."""
-        config, catalogue = self.config, self.catalogue
-        roll = rng.random()
-        for name, share in (("drums", config.drums_share), ("vocals", config.vocals_share),
-                            ("bass", config.bass_share)):  # fmt: skip
-            if roll < share and name in catalogue.by_tag:
-                index = catalogue.draw(catalogue.by_tag[name], rng)
-                return (name if rng.random() < 0.7 else self._narrower(name, index)), index
-            roll -= share
-        index = self._any(self._domain(rng), rng)
-        return self._name_of(index, rng), index
-
-    def _narrower(self, name: str, index: int) -> str:
-        """The sound's own label if that is a kind of `name`."""
-        own = self.catalogue.names[index]
-        return own if own == name or name in labels.ancestors(own) else name
-
-    def _domain(self, rng: np.random.Generator) -> str:
-        config = self.config
-        others = 1 - config.drums_share - config.vocals_share - config.bass_share
-        roll = rng.random() * others
-        wished = "speech" if roll < config.speech_share else "universal"
-        wished = wished if roll < config.speech_share + config.universal_share else "music"
-        return wished if wished in self.catalogue.domains else next(iter(self.catalogue.domains))
-
-    def _any(self, domain: str, rng: np.random.Generator) -> int:
-        """A sound of a domain: first a name, rare ones raised, then a sound of that name."""
-        names, shares = self.catalogue.domains[domain]
-        return self.catalogue.draw(self.catalogue.by_name[names[rng.choice(len(names), p=shares)]], rng)
-
-    def _name_of(self, index: int, rng: np.random.Generator) -> str:
-        """What to ask for to get this sound: mostly its label, else a synonym or a wider name."""
-        own = self.catalogue.names[index]
-        others = sorted(self.catalogue.tags[index] - {own} - labels.NOT_PROMPTS)
-        return own if not others or rng.random() < 0.65 else others[rng.integers(len(others))]
+        raise StoreError(
+            f"{self.catalogue.store.folder}: 20 draws in a row gave silence. Is the store damaged?"
+        )
 
     def _target_and_rest(self, name: str, index: int, rng: np.random.Generator) -> tuple[Sound, Sound]:
         song = self.catalogue.songs.get(self.catalogue.items[index].song)
-        if song and rng.random() < self.config.own_song_probability:
+        own_song = (
+            self.config.vocals_own_song_probability if _is_vocal(name) else self.config.own_song_probability
+        )
+        if song and rng.random() < own_song:
             target, rest = self._own_song(name, index, song, rng)
             if augment.level_db(rest) > -70:
                 return target, rest
@@ -187,15 +136,14 @@ class ExampleStream:
         if len(others) > 2 and rng.random() < 0.3:
             others = list(rng.choice(others, size=rng.integers(1, len(others)), replace=False))
         target, rest = (
-            sources.stems(catalogue, chosen, start, self.n_samples, rng, remix_db) for chosen in (matching, others)
+            sources.stems(catalogue, chosen, start, self.n_samples, rng, remix_db)
+            for chosen in (matching, others)
         )
         if rng.random() < 0.5:
             target, rest = target[::-1], rest[::-1]
         return target, rest
 
-    def _lone_target(
-        self, name: str, index: int, song: list[int] | None, rng: np.random.Generator
-    ) -> Sound:
+    def _lone_target(self, name: str, index: int, song: list[int] | None, rng: np.random.Generator) -> Sound:
         """The sound alone, or with the stems of its song that answer too."""
         catalogue, variation = self.catalogue, self._variation(name)
         if not song or rng.random() < 0.3:
@@ -207,8 +155,7 @@ class ExampleStream:
         return sources.varied(augment.respeed(sound, self.n_samples), catalogue, variation, rng)
 
     def _variation(self, name: str) -> Variation:
-        is_vocal = name == "vocals" or "vocals" in labels.ancestors(name)
-        return self.config.vocals_variation if is_vocal else self.config.variation
+        return self.config.vocals_variation if _is_vocal(name) else self.config.variation
 
     def _among_others(self, name: str, target: Sound, rng: np.random.Generator) -> tuple[Sound, Sound]:
         """The target with sounds from elsewhere; those that answer as well are added to it."""
@@ -234,7 +181,7 @@ class ExampleStream:
             if bundle is not None:
                 return bundle, False, 3
         for _ in range(20):
-            index = self._distractor(name, rng)
+            index = self.wishes.beside(name, rng)
             if not self._unclear(name, index):
                 sound = sources.one_sound(self.catalogue, index, self.n_samples, self.config.variation, rng)
                 return sound, name in self.catalogue.tags[index], 1
@@ -243,7 +190,7 @@ class ExampleStream:
     def _bundle(self, name: str, rng: np.random.Generator) -> Sound | None:
         """A window of a song without what answers, or might answer, to `name`: a full accompaniment."""
         catalogue = self.catalogue
-        song = catalogue.songs[list(catalogue.songs)[rng.integers(len(catalogue.songs))]]
+        song = catalogue.songs[catalogue.draw_song(rng)]
         others = [i for i in song if name not in catalogue.tags[i] and not self._unclear(name, i)]
         if not others:
             return None
@@ -251,19 +198,6 @@ class ExampleStream:
         sounding = [i for i in others if catalogue.sounds_in(i, start, self.n_samples)]
         sound = sources.stems(catalogue, sounding, start, self.n_samples, rng, self.config.source_level_db)
         return sound[::-1] if rng.random() < 0.5 else sound
-
-    def _distractor(self, name: str, rng: np.random.Generator) -> int:
-        """A sound such as stands beside `name` in music, or anything beside an everyday sound."""
-        roll = rng.random()
-        for role, share in (("drums", 0.22), ("vocals", 0.2), ("bass", 0.12)):
-            if roll < share and role in self.catalogue.by_tag and role != name:
-                return self.catalogue.draw(self.catalogue.by_tag[role], rng)
-            roll -= share
-        is_music = name in self.catalogue.by_tag and self.catalogue.domain(self.catalogue.by_tag[name][0]) == "music"
-        music, speech = (0.84, 0.08) if is_music else (0.4, 0.2)
-        roll = rng.random()
-        domain = "music" if roll < music else "speech" if roll < music + speech else "universal"
-        return self._any(domain if domain in self.catalogue.domains else next(iter(self.catalogue.domains)), rng)
 
     def _unclear(self, name: str, index: int) -> bool:
         return labels.unclear(name, self.catalogue.items[index].label, self.catalogue.tags[index])
@@ -274,7 +208,7 @@ class ExampleStream:
         """The example at its final levels, with prompt, presence and example clip."""
         config = self.config
         limit = config.max_target_rest_db
-        difference_db = augment.level_db(target) - augment.level_db(rest)
+        difference_db = augment.loudness_db(target) - augment.level_db(rest)
         target = target * augment.gain(np.clip(difference_db, -limit, limit) - difference_db)
         prompt, shown = prompts.phrase(name, rng), name
         clip = self._clip(name, index, rng) if rng.random() < config.example_probability else None
@@ -296,7 +230,11 @@ class ExampleStream:
         """A mono clip of the same name from another song or file, or None."""
         catalogue = self.catalogue
         item = catalogue.items[index]
-        same = catalogue.by_name[catalogue.names[index]] if name == catalogue.names[index] else catalogue.by_tag[name]
+        same = (
+            catalogue.by_name[catalogue.names[index]]
+            if name == catalogue.names[index]
+            else catalogue.by_tag[name]
+        )
         elsewhere = [
             i for i in same
             if i != index and (not item.song or catalogue.items[i].song != item.song)
@@ -307,3 +245,7 @@ class ExampleStream:
         chosen = catalogue.draw(elsewhere, rng)
         sound = sources.one_sound(catalogue, chosen, n_samples, self.config.variation, rng)
         return augment.to_level(sound, -20.0).mean(axis=0)
+
+
+def _is_vocal(name: str) -> bool:
+    return name == "vocals" or "vocals" in labels.ancestors(name)

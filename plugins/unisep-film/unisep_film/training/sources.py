@@ -49,7 +49,9 @@ def note_phrase(catalogue: Catalogue, index: int, n_samples: int, rng: np.random
     Drums and percussion repeat one or two sounds; what has a pitch uses up to six notes.
     """
     alike = [i for i in catalogue.by_name[catalogue.names[index]] if catalogue.items[i].kind == "notes"]
-    n_different = int(rng.integers(1, 3)) if "percussion" in catalogue.tags[index] else int(rng.integers(2, 7))
+    n_different = (
+        int(rng.integers(1, 3)) if "percussion" in catalogue.tags[index] else int(rng.integers(2, 7))
+    )
     chosen = [index, *(int(i) for i in rng.choice(alike, size=n_different - 1))]
     out = np.zeros((2, n_samples), dtype=np.float32)
     grid = rng.uniform(0.12, 0.5) * catalogue.store.sample_rate_hz
@@ -58,7 +60,9 @@ def note_phrase(catalogue: Catalogue, index: int, n_samples: int, rng: np.random
         note = catalogue.items[chosen[rng.integers(len(chosen))]]
         first = int(onset)
         n_read = min(note.n_samples, n_samples - first)
-        out[:, first : first + n_read] += catalogue.store.read(note, 0, n_read) * np.float32(rng.uniform(0.4, 1.0))
+        out[:, first : first + n_read] += catalogue.store.read(note, 0, n_read) * np.float32(
+            rng.uniform(0.4, 1.0)
+        )
         onset += grid * rng.choice((1, 1, 2, 2, 4))
     return out
 
@@ -89,9 +93,15 @@ def stems(
     rng: np.random.Generator,
     remix_db: float,
 ) -> Sound:
-    """The sum `[2, n_samples]` of stems of one song over one window, each with a gain within +-`remix_db`."""
+    """The sum `[2, n_samples]` of stems of one song over one window, each with a gain within +-`remix_db`.
+
+    Rendered stems are mostly stored in mono: half of them are panned here (not when `remix_db` is 0).
+    """
     out = np.zeros((2, n_samples), dtype=np.float32)
     for index in indices:
-        sound = catalogue.store.read(catalogue.items[index], start, n_samples)
-        out += sound * augment.gain(rng.uniform(-remix_db, remix_db))
+        item = catalogue.items[index]
+        sound = catalogue.store.read(item, start, n_samples) * augment.gain(rng.uniform(-remix_db, remix_db))
+        if remix_db and item.kind == "rendered" and item.n_channels == 1 and rng.random() < 0.5:
+            sound = augment.pan(sound, rng)
+        out += sound
     return out

@@ -1,9 +1,10 @@
 """The fixed validation windows: the same list for the same store and config, however often it is asked.
 
-Four groups: `song` (a held-out song's stems as its own mixture), `remix` (the same with the target raised or
+Five groups: `song` (a held-out song's stems as its own mixture), `remix` (the same with the target raised or
 lowered to the rest's level, for stems the song holds too quiet), `single` (a held-out single recording among
-other held-out material) and `absent` (a held-out song asked for what it does not hold). In all but the last,
-target and rest are within 10 dB of each other. Clips for example queries come from the training split.
+other held-out material), `absent` (a held-out song asked for what it does not hold) and `rendered` (a rendered
+song of a held-out score as its own mixture). The first four do not depend on whether the store has rendered
+songs. In all but `absent`, target and rest are within 10 dB of each other. Clips for example queries come from the training split.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class ValidationConfig:
 class ValidationItem:
     """One window: `mixture` and `target` are `[2, samples]` float32, `example` a mono clip `[samples]` or None.
 
-    `name` is the class; `group` is song, remix, single or absent; `song` the song, or the file of a single sound.
+    `name` is the class; `group` is song, remix, single, absent or rendered; `song` the song, or the file of a single sound.
     """
 
     mixture: NDArray[np.float32]
@@ -65,29 +66,40 @@ class _Window:
     start: int
 
 
-def validation_items(store: Store, config: ValidationConfig | None = None) -> Iterator[ValidationItem]:
-    """All validation windows, songs first, read one at a time."""
-    builder = _Builder(store, config or ValidationConfig())
-    yield from builder.song_items()
-    yield from builder.single_items()
-    yield from builder.absent_items()
+def validation_items(
+    store: Store, config: ValidationConfig | None = None, groups: Sequence[str] | None = None
+) -> Iterator[ValidationItem]:
+    """All validation windows, songs first, read one at a time; `groups` leaves the others out."""
+    config = config or ValidationConfig()
+    for items in _groups(store, config):
+        yield from (item for item in items if groups is None or item.group in groups)
+
+
+def _groups(store: Store, config: ValidationConfig) -> Iterator[Iterator[ValidationItem]]:
+    recorded = _Builder(store, config, "song")
+    yield from (recorded.song_items(), recorded.single_items(), recorded.absent_items())
+    if any(item.kind == "rendered" and item.split == "valid" for item in store.items):
+        yield _Builder(store, config, "rendered").song_items()
 
 
 @final
 class _Builder:
-    def __init__(self, store: Store, config: ValidationConfig) -> None:
+    def __init__(self, store: Store, config: ValidationConfig, group: str) -> None:
         self.config = config
         self.store = store
-        self.held_out = Catalogue(store, ("valid",))
-        self.training = Catalogue(store, ("train",))
+        self.group = group
+        recorded = sorted({item.kind for item in store.items} - {"rendered"})
+        kinds = ["rendered"] if group == "rendered" else recorded
+        self.held_out = Catalogue(store, ("valid",), kinds)
+        self.training = Catalogue(store, ("train",), kinds)
         self.n_samples = round(config.segment_seconds * store.sample_rate_hz)
         self.step_samples = ACTIVITY_SECONDS * store.sample_rate_hz
 
     def song_items(self) -> Iterator[ValidationItem]:
         """Windows of the held-out songs for every name that offers `n_per_name` of them."""
         for name in self._song_names():
-            group, windows = "song", self._windows(name, self.config.max_difference_db - 1)
-            if len(windows) < self.config.n_per_name:
+            group, windows = self.group, self._windows(name, self.config.max_difference_db - 1)
+            if len(windows) < self.config.n_per_name and group == "song":
                 group, windows = "remix", self._windows(name, np.inf)
             if len(windows) < self.config.n_per_name:
                 continue
@@ -136,7 +148,7 @@ class _Builder:
             return []
         n_total = min(self.held_out.items[index].n_samples for index in matching + others)
         found = []
-        for start in range(0, n_total - self.n_samples, self.n_samples // 2):
+        for start in range(0, n_total - self.n_samples + 1, self.n_samples // 2):
             if any(self.held_out.sounds_in(index, start, self.n_samples) for index in unclear):
                 continue
             if self._share_sounding(matching, start) < 0.3:
