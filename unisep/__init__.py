@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from unisep.backend import Backend, BackendInfo, BackendSpec, Output
     from unisep.encoder import EncoderSpec, QueryEncoder
     from unisep.hookspecs import hookimpl
-    from unisep.query import Embedding
+    from unisep.progress import Progress
+    from unisep.query import Embedding, Query
+    from unisep.separation import Plan, Separation
+    from unisep.separator import Separator
 
 __version__ = "0.1.0"
 
@@ -25,7 +28,12 @@ _HOME = {
     "Embedding": "unisep.query",
     "EncoderSpec": "unisep.encoder",
     "Output": "unisep.backend",
+    "Plan": "unisep.separation",
+    "Progress": "unisep.progress",
+    "Query": "unisep.query",
     "QueryEncoder": "unisep.encoder",
+    "Separation": "unisep.separation",
+    "Separator": "unisep.separator",
     "hookimpl": "unisep.hookspecs",
 }
 
@@ -37,7 +45,12 @@ __all__ = [
     "Embedding",
     "EncoderSpec",
     "Output",
+    "Plan",
+    "Progress",
+    "Query",
     "QueryEncoder",
+    "Separation",
+    "Separator",
     "hookimpl",
 ]
 

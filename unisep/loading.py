@@ -1,0 +1,118 @@
+"""Backends and encoders, loaded once and kept until they are closed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from unisep import plugins
+from unisep.backend import Backend, BackendSpec
+from unisep.encoder import EncoderSpec, QueryEncoder
+from unisep.errors import WeightsError
+from unisep.progress import Meter
+from unisep.resolve import BackendOffer, Catalogue, EncoderOffer, catalogue
+from unisep.weights import FileProgress, WeightsStore, read_card
+
+T = TypeVar("T")
+
+
+class Shelf:
+    """What one Separator has loaded. Loading is under one lock; what is loaded is shared freely.
+
+    own_weights: files or folders of the caller, by the key of the backend that loads them.
+    """
+
+    def __init__(self, store: WeightsStore, device: torch.device, dtype: torch.dtype) -> None:
+        self.own_weights: dict[str, Path] = {}
+        self._store = store
+        self._device = device
+        self._dtype = dtype
+        self._lock = threading.RLock()
+        self._backends: dict[str, Backend] = {}
+        self._views: dict[tuple[str, str, tuple[str, ...]], Backend] = {}
+        self._encoders: dict[str, QueryEncoder] = {}
+
+    @property
+    def offline(self) -> bool:
+        """Whether nothing may be downloaded."""
+        return self._store.offline
+
+    def catalogue(self) -> Catalogue:
+        """What is installed now, with the state of its weights."""
+        return catalogue(plugins.installed(), self.own_weights, self._weights_state)
+
+    def backend(self, offer: BackendOffer, meter: Meter) -> Backend:
+        """The loaded backend; its weights are downloaded if they are missing."""
+
+        def load() -> Backend:
+            weights = self._weights(offer, meter)
+            meter.stage("loading")
+            return plugins.load_backend(offer.spec, weights=weights, device=self._device, dtype=self._dtype)
+
+        return self._once(self._backends, offer.key, load)
+
+    def backend_for(self, offer: BackendOffer, space: str, stems: tuple[str, ...], meter: Meter) -> Backend:
+        """The backend, ready for queries of `space`, or to give at least `stems`."""
+
+        def view() -> Backend:
+            backend = self.backend(offer, meter)
+            return backend.for_space(space) if space else backend.for_sources(stems)
+
+        return self._once(self._views, (offer.key, space, stems), view)
+
+    def encoder(self, offer: EncoderOffer, meter: Meter) -> QueryEncoder:
+        """The loaded encoder; its weights are downloaded if they are missing."""
+
+        def load() -> QueryEncoder:
+            weights = self._weights(offer, meter)
+            meter.stage("loading")
+            return plugins.load_encoder(offer.spec, weights=weights, device=self._device)
+
+        return self._once(self._encoders, offer.key, load)
+
+    def close(self) -> None:
+        """Close and forget everything; what is asked for later is loaded again."""
+        with self._lock:
+            loaded: list[Backend | QueryEncoder] = [*self._backends.values(), *self._encoders.values()]
+            for store in (self._backends, self._views, self._encoders):
+                store.clear()
+        for each in loaded:
+            each.close()
+
+    def _once(self, shelf: dict, key: object, load: Callable[[], T]) -> T:
+        with self._lock:
+            if key not in shelf:
+                shelf[key] = load()
+            found: T = shelf[key]
+            return found
+
+    def _weights(self, offer: BackendOffer | EncoderOffer, meter: Meter) -> Path | None:
+        if offer.key in self.own_weights:
+            return self.own_weights[offer.key]
+        if not offer.spec.card:
+            return None
+
+        def report(progress: FileProgress) -> None:
+            meter.downloaded(progress.n_bytes_done, progress.n_bytes_total)
+
+        return self._store.ensure(read_card(offer.spec.card), report)
+
+    def _weights_state(self, spec: BackendSpec | EncoderSpec) -> str:
+        if not spec.card:
+            return "none"
+        try:
+            return self._store.state(read_card(spec.card))
+        except WeightsError:
+            return "missing"  # its own error is raised when it is asked for
+
+
+def existing(path: str | Path, option: str) -> Path:
+    """The path. Raises WeightsError when there is no file or folder."""
+    found = Path(path)
+    if not found.exists():
+        raise WeightsError(f"{option}={str(path)!r}: there is no such file or folder.")
+    return found

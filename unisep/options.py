@@ -1,0 +1,102 @@
+"""How a Separator computes: the options of its constructor, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from unisep.errors import OptionError, suggest
+from unisep.segments import MAX_OVERLAP_FRACTION
+
+_PRECISIONS = {
+    "auto": torch.float32,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Checked options: see `Separator`."""
+
+    device: torch.device
+    dtype: torch.dtype
+    seed: int = 0
+    overlap_fraction: float = 0.25
+    segment_seconds: float | None = None
+    shifts: int = 0
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.overlap_fraction) or not 0 <= self.overlap_fraction <= MAX_OVERLAP_FRACTION:
+            raise OptionError(
+                f"overlap_fraction={self.overlap_fraction!r} is out of range: give 0 to {MAX_OVERLAP_FRACTION}."
+            )
+        if self.segment_seconds is not None and not (
+            _is_number(self.segment_seconds) and 0 < self.segment_seconds < math.inf
+        ):
+            raise OptionError(f"segment_seconds={self.segment_seconds!r}: give seconds above 0, or None.")
+        for name in ("shifts", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise OptionError(f"{name}={value!r}: give a whole number of 0 or more.")
+
+    def segment_samples(self, longest_seconds: float | None, sample_rate_hz: int, backend: str) -> int | None:
+        """Samples per segment for a backend that takes `longest_seconds` at once (None: any length).
+
+        Raises:
+            OptionError: the segment asked for is longer than the backend takes.
+        """
+        seconds = longest_seconds if self.segment_seconds is None else self.segment_seconds
+        if seconds is None:
+            return None
+        if longest_seconds is not None and seconds > longest_seconds:
+            raise OptionError(
+                f"segment_seconds={seconds}: '{backend}' takes at most {longest_seconds} s at once. Give less, or None."
+            )
+        return max(1, round(seconds * sample_rate_hz))
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is cuda, then mps, then cpu, whichever is there.
+
+    Raises:
+        OptionError: not a device, or one that this machine or this build of torch does not have.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise OptionError(
+            f"device={name!r} is no device. {suggest(str(name), ['auto', 'cpu', 'cuda', 'mps'])}"
+        ) from error
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    missing = (device.type == "cuda" and (device.index or 0) >= n_cuda) or (
+        device.type == "mps" and not has_mps
+    )
+    if missing:
+        raise OptionError(
+            f"device={name!r} is not available here. Use device='auto', which takes what there is."
+        )
+    return device
+
+
+def find_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype that `precision` stands for; "auto" is float32.
+
+    Raises:
+        OptionError: an unknown precision, or float16 on the CPU.
+    """
+    if precision not in _PRECISIONS:
+        raise OptionError(f"precision={precision!r} is unknown. {suggest(str(precision), _PRECISIONS)}")
+    if precision == "float16" and device.type == "cpu":
+        raise OptionError("precision='float16' needs an accelerator. On the CPU use 'float32' or 'bfloat16'.")
+    return _PRECISIONS[precision]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,70 @@
+"""Progress: what a long separation tells its caller on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work is.
+
+    fraction: 0 to 1 of the separation.
+    seconds_done, seconds_total: seconds of audio separated, and to separate in all.
+    eta_seconds: estimated seconds of waiting that are left; None until the first segment is done.
+    stage: "downloading", "loading", "encoding", "separating" or "done".
+    """
+
+    fraction: float
+    seconds_done: float
+    seconds_total: float
+    eta_seconds: float | None
+    stage: str
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Meter:
+    """Counts segments and reports `Progress` to `on_progress`, if there is one. Used by one thread."""
+
+    def __init__(self, on_progress: OnProgress | None = None) -> None:
+        self._on_progress = on_progress
+        self._seconds_total = 0.0
+        self._n_segments = 0
+        self._n_done = 0
+        self._started = 0.0
+
+    def stage(self, name: str) -> None:
+        """Report that another stage begins."""
+        self._report(name)
+
+    def begin(self, n_segments: int, seconds_total: float) -> None:
+        """Start the clock on `n_segments` that hold `seconds_total` of audio."""
+        self._n_segments, self._seconds_total, self._n_done = n_segments, seconds_total, 0
+        self._started = time.monotonic()
+        self._report("separating")
+
+    def step(self) -> None:
+        """Count one more segment."""
+        self._n_done += 1
+        self._report("separating")
+
+    def downloaded(self, n_bytes_done: int, n_bytes_total: int | None) -> None:
+        """Report a download; the fraction is that of the file, where its size is known."""
+        if self._on_progress is not None:
+            fraction = n_bytes_done / n_bytes_total if n_bytes_total else 0.0
+            self._on_progress(Progress(fraction, 0.0, 0.0, None, "downloading"))
+
+    def _report(self, stage: str) -> None:
+        if self._on_progress is None:
+            return
+        fraction = 1.0 if stage == "done" else self._n_done / max(1, self._n_segments)
+        eta_seconds = None
+        if self._n_done:
+            elapsed = time.monotonic() - self._started
+            eta_seconds = elapsed / self._n_done * (self._n_segments - self._n_done)
+        done = fraction * self._seconds_total
+        self._on_progress(Progress(fraction, done, self._seconds_total, eta_seconds, stage))

@@ -1,0 +1,172 @@
+"""Whatever the caller passes as `query`, made into named asks with their examples read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unisep.audio import Audio
+from unisep.errors import QueryError
+from unisep.opening import Opened, open_audio
+from unisep.query import Embedding, Query, Range
+
+RESERVED_NAMES = ("rest", "mixture")
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """One thing to isolate: the query, its final name, and its examples opened.
+
+    excluded_texts, excluded_clips, excluded_embeddings: `query.exclude`, by kind.
+    """
+
+    name: str
+    query: Query
+    clip: Opened | None = None
+    excluded_texts: tuple[str, ...] = ()
+    excluded_clips: tuple[Opened, ...] = ()
+    excluded_embeddings: tuple[Embedding, ...] = ()
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """What an encoder must be able to encode for this: of "text" and "audio"."""
+        kinds = set(self.query.parts) - {"embedding"}
+        kinds |= {"text"} if self.excluded_texts else set()
+        kinds |= {"audio"} if self.excluded_clips else set()
+        return frozenset(kinds)
+
+    @property
+    def embeddings(self) -> tuple[Embedding, ...]:
+        """Vectors given with the query, the excluded ones too."""
+        own = () if self.query.embedding is None else (self.query.embedding,)
+        return own + self.excluded_embeddings
+
+    @property
+    def plain_text(self) -> str | None:
+        """The one text, when the query is that and nothing more (but for a time range); else None."""
+        texts = self.query.texts
+        plain = self.query.parts == {"text"} and len(texts) == 1 and not self.query.exclude
+        return texts[0] if plain else None
+
+    @property
+    def time_range(self) -> Range | None:
+        """Where in the mixture the target is wanted, in seconds."""
+        return self.query.time_range
+
+
+def read_asks(query: Any, sample_rate_hz: int | None = None) -> tuple[Ask, ...]:
+    """The asks in `query`: a str, audio-like, `Embedding`, `Query`, dict, or a list of any of these.
+
+    A str is always text, a Path is audio. A bare example array has `sample_rate_hz`.
+
+    Raises:
+        QueryError: not a query, an empty list, a reserved name or the same name twice.
+        AudioError: an example that cannot be read.
+    """
+    items = list(query) if isinstance(query, list | tuple) else [query]
+    if not items:
+        raise QueryError(
+            "The list of queries is empty. Give at least one, or query=None for the fixed stems."
+        )
+    queries = [_as_query(item) for item in items]
+    names = _names(queries)
+    return tuple(_opened(name, query, sample_rate_hz) for name, query in zip(names, queries, strict=True))
+
+
+def doubtful_texts(query: Any) -> list[str]:
+    """What to warn of: texts that are also the names of files."""
+    items = query if isinstance(query, list | tuple) else [query]
+    return [
+        f"The query {item!r} is taken as text, though a file of that name exists. "
+        f"For an example clip pass Path({item!r})."
+        for item in items
+        if isinstance(item, str) and _is_file(item)
+    ]
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _as_query(item: Any) -> Query:
+    if isinstance(item, Query):
+        return item
+    if isinstance(item, str):
+        return Query(text=item)
+    if isinstance(item, Embedding):
+        return Query(embedding=item)
+    if isinstance(item, Mapping):
+        return Query(**{str(key): value for key, value in item.items()})
+    if item is None or isinstance(item, bool | int | float | complex):
+        raise QueryError(
+            f"{item!r} is no query. Give a text, an example (Path, Audio or array), an Embedding, a Query "
+            "or a dict of its fields. An example held as a list of numbers goes through numpy.asarray first."
+        )
+    return Query(audio=item)
+
+
+def _names(queries: list[Query]) -> list[str]:
+    names: list[str] = []
+    counts = {"example": 0, "embedding": 0}
+    for query in queries:
+        name = query.name or next(iter(query.texts), None)
+        if name is None:
+            kind = "example" if "audio" in query.parts else "embedding"
+            counts[kind] += 1
+            name = f"{kind}-{counts[kind]}"
+        _check_name(name, names)
+        names.append(name)
+    return names
+
+
+def _check_name(name: str, taken: list[str]) -> None:
+    advice = "Name it yourself: Query(text=..., name='lead')."
+    if name.casefold() in RESERVED_NAMES:
+        raise QueryError(f"The name {name!r} is reserved for what unisep returns by itself. {advice}")
+    if name in taken:
+        raise QueryError(f"Two queries are named {name!r}; results are told apart by name. {advice}")
+
+
+def _opened(name: str, query: Query, sample_rate_hz: int | None) -> Ask:
+    def opened(source: Any) -> Opened:
+        return source if isinstance(source, Opened) else open_audio(source, sample_rate_hz)
+
+    texts = tuple(item.strip() for item in query.exclude if isinstance(item, str))
+    vectors = tuple(item for item in query.exclude if isinstance(item, Embedding))
+    clips = tuple(opened(item) for item in query.exclude if not isinstance(item, str | Embedding))
+    clip = None if query.audio is None else opened(query.audio)
+    return Ask(name, query, clip, texts, clips, vectors)
+
+
+def example_of(ask: Ask, mixture: Callable[[], Audio], default_rate_hz: int) -> Audio:
+    """The example clip of an ask that has one: its own audio or the mixture, cut to `example_range`.
+
+    Raises:
+        QueryError: the range starts after the end of the audio it is cut from.
+    """
+    source = mixture() if ask.clip is None else ask.clip.at(default_rate_hz)
+    if ask.query.example_range is None:
+        return source
+    first, last = span_samples(ask.query.example_range, source, "example_range")
+    return Audio(source.samples[:, first:last], source.sample_rate_hz)
+
+
+def span_samples(seconds: Range, audio: Audio, field: str) -> tuple[int, int]:
+    """First sample and the one after the last of a range in seconds, cut at the audio's end.
+
+    Raises:
+        QueryError: the range holds no sample of the audio.
+    """
+    first, last = (round(second * audio.sample_rate_hz) for second in seconds)
+    last = min(last, audio.n_samples)
+    if first >= last:
+        raise QueryError(
+            f"{field}={seconds} holds none of the audio, which is {audio.seconds:.3f} s long. "
+            "Give (start, end) in seconds within it."
+        )
+    return first, last

@@ -1,0 +1,126 @@
+"""What is installed, with the state of its weights, found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from unisep.backend import BackendSpec
+from unisep.encoder import EncoderSpec
+from unisep.errors import PluginError, suggest
+from unisep.plugins import Plugin
+
+SpecT = TypeVar("SpecT", BackendSpec, EncoderSpec)
+PREFERRED = ("htdemucs", "htdemucs-film", "htdemucs_6s", "htdemucs_ft")
+
+
+@dataclass(frozen=True)
+class Offer(Generic[SpecT]):
+    """A spec, the distribution it comes from, and its weights.
+
+    weights: "none" (needs none), "embedded", "present", "missing", or "local" (the user's own file).
+    """
+
+    spec: SpecT
+    distribution: str
+    weights: str
+
+    @property
+    def name(self) -> str:
+        """The spec's name."""
+        return self.spec.name
+
+    @property
+    def key(self) -> str:
+        """The name that no other distribution can claim."""
+        return f"{self.distribution}:{self.spec.name}"
+
+
+BackendOffer = Offer[BackendSpec]
+EncoderOffer = Offer[EncoderSpec]
+WeightsState = Callable[[BackendSpec | EncoderSpec], str]
+
+
+def rank(offer: BackendOffer, here_first: bool = False) -> tuple[bool, int, str]:
+    """Sort key: the default first. With `here_first`, those whose weights are here come before."""
+    place = PREFERRED.index(offer.name) if offer.name in PREFERRED else len(PREFERRED)
+    return (here_first and offer.weights == "missing", place, offer.name)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Every offer of the plugins that work, and the plugins that do not."""
+
+    backends: tuple[BackendOffer, ...]
+    encoders: tuple[EncoderOffer, ...]
+    broken: tuple[Plugin, ...] = ()
+
+    def backend(self, name: str) -> BackendOffer:
+        """The backend called `name` or `distribution:name`. Raises PluginError when there is none, or two."""
+        return _find("backend", name, self.backends, self.broken)
+
+    def encoder(self, name: str) -> EncoderOffer:
+        """The encoder called `name` or `distribution:name`. Raises PluginError when there is none, or two."""
+        return _find("encoder", name, self.encoders, self.broken)
+
+    def usable_backends(self) -> list[BackendOffer]:
+        """Backends whose name only one distribution claims; the others wait until they are asked for."""
+        return _unique(self.backends)
+
+    def usable_encoders(self) -> list[EncoderOffer]:
+        """Encoders whose name only one distribution claims."""
+        return _unique(self.encoders)
+
+    def names(self, *, stems: bool) -> str:
+        """Names for a message: of the backends with fixed stems, or else of those that answer queries."""
+        offers = [o.name for o in self.backends if (o.spec.stems if stems else o.spec.spaces)]
+        return ", ".join(sorted(set(offers))) or "none is installed"
+
+    def broken_hint(self) -> str:
+        """For a message: which plugins are installed and do not work, or ""."""
+        names = ", ".join(sorted({plugin.distribution for plugin in self.broken}))
+        return f" ({names} is installed but broken: see `unisep plugins`)" if names else ""
+
+
+def catalogue(
+    plugins: Iterable[Plugin], own_weights: Collection[str], weights_state: WeightsState
+) -> Catalogue:
+    """The offers of `plugins`.
+
+    own_weights: keys of the offers that load the caller's own file. weights_state: tells the state of
+    the weights of any other spec.
+    """
+    plugins = tuple(plugins)
+
+    def offer(spec: SpecT, plugin: Plugin) -> Offer[SpecT]:
+        own = f"{plugin.distribution}:{spec.name}" in own_weights
+        return Offer(spec, plugin.distribution, "local" if own else weights_state(spec))
+
+    return Catalogue(
+        tuple(offer(spec, plugin) for plugin in plugins for spec in plugin.backends),
+        tuple(offer(spec, plugin) for plugin in plugins for spec in plugin.encoders),
+        tuple(plugin for plugin in plugins if plugin.state != "ok"),
+    )
+
+
+def _unique(offers: tuple[Offer[SpecT], ...]) -> list[Offer[SpecT]]:
+    names = [offer.name for offer in offers]
+    return [offer for offer in offers if names.count(offer.name) == 1]
+
+
+def _find(kind: str, name: str, offers: tuple[Offer[SpecT], ...], broken: tuple[Plugin, ...]) -> Offer[SpecT]:
+    found = [offer for offer in offers if name in (offer.name, offer.key)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        keys = " or ".join(repr(offer.key) for offer in found)
+        who = " and ".join(sorted({offer.distribution for offer in found}))
+        raise PluginError(
+            f"{who} both offer a {kind} named {name!r}. Choose one with {keys}, or uninstall the other."
+        )
+    failed = "".join(f" The plugin '{p.name}' of {p.distribution} is {p.state}." for p in broken)
+    advice = " Run `unisep plugins` to see why." if broken else ""
+    raise PluginError(
+        f"No {kind} named {name!r} is installed. {suggest(name, (offer.name for offer in offers))}{failed}{advice}"
+    )

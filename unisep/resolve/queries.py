@@ -1,0 +1,118 @@
+"""Who answers queries: the backend, and for each query the encoder and the space."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from unisep.errors import DownloadError, EmbeddingError, OptionError, PluginError, QueryError
+from unisep.request import Ask
+from unisep.resolve.catalogue import BackendOffer, Catalogue, EncoderOffer, rank
+from unisep.resolve.route import Request, Task, Want, not_here, pull
+
+
+def conditioned_tasks(asks: tuple[Ask, ...], request: Request, catalogue: Catalogue) -> tuple[Task, ...]:
+    """The asks as tasks of the conditioned backend, one for each space. Raises as `resolve` does."""
+    offer = _query_backend(request, catalogue)
+    tasks: dict[str, Task] = {}
+    for ask in asks:
+        encoder, space = _encoder(ask, offer, request, catalogue)
+        task = tasks.get(space, Task(offer, (), space))
+        want = Want(ask.name, ask=ask, encoder=encoder, time_range=ask.time_range)
+        tasks[space] = replace(task, wants=(*task.wants, want))
+    return tuple(tasks.values())
+
+
+def _query_backend(request: Request, catalogue: Catalogue) -> BackendOffer:
+    if request.query_backend is not None:
+        offer = catalogue.backend(request.query_backend)
+        if not offer.spec.spaces:
+            able = catalogue.names(stems=False)
+            raise OptionError(
+                f"'{offer.name}' does not answer queries; give it as backend=. Those that do: {able}."
+            )
+        if offer.weights == "missing" and request.offline:
+            raise not_here(offer, request)
+        return offer
+    offers = sorted((offer for offer in catalogue.usable_backends() if offer.spec.spaces), key=rank)
+    if not offers:
+        raise PluginError(
+            f"No backend that answers queries is installed{catalogue.broken_hint()}. Run: pip install unisep-film"
+        )
+    here = [offer for offer in offers if offer.weights != "missing"]
+    if not here:
+        raise DownloadError(
+            f"The weights of '{offers[0].name}' are not here, and routing a query never downloads. "
+            f"Run: {pull(offers[0])}"
+        )
+    return here[0]
+
+
+def _encoder(
+    ask: Ask, backend: BackendOffer, request: Request, catalogue: Catalogue
+) -> tuple[EncoderOffer | None, str]:
+    """Who encodes the ask, and in which space; None where the ask is all vectors."""
+    spaces = {embedding.space for embedding in ask.embeddings}
+    for space in spaces:
+        if space not in backend.spec.spaces:
+            raise EmbeddingError(_wrong_space(f"The embedding of '{ask.name}'", space, backend, catalogue))
+    if len(spaces) > 1:
+        raise EmbeddingError(
+            f"'{ask.name}' mixes vectors of the spaces {', '.join(sorted(spaces))}. Give one space."
+        )
+    if not ask.modalities:
+        return None, spaces.pop()
+    allowed = tuple(spaces) or backend.spec.spaces
+    if request.encoder is not None:
+        return _named_encoder(ask, allowed, backend, request, catalogue)
+    fitting = [offer for offer in catalogue.usable_encoders() if offer.spec.space in allowed]
+    able = [offer for offer in fitting if ask.modalities <= offer.spec.modalities]
+    here = [offer for offer in able if offer.weights != "missing"]
+    if here:
+        best = min(here, key=lambda offer: (allowed.index(offer.spec.space), offer.name))
+        return best, best.spec.space
+    if able:
+        raise DownloadError(
+            f"The weights of the encoder '{able[0].name}' are not here, and routing a query never downloads. "
+            f"Run: {pull(able[0])}"
+        )
+    raise _no_encoder(ask, fitting, allowed, catalogue)
+
+
+def _named_encoder(
+    ask: Ask, allowed: tuple[str, ...], backend: BackendOffer, request: Request, catalogue: Catalogue
+) -> tuple[EncoderOffer, str]:
+    offer = catalogue.encoder(str(request.encoder))
+    spec = offer.spec
+    if spec.space not in allowed:
+        raise EmbeddingError(_wrong_space(f"The encoder '{offer.name}'", spec.space, backend, catalogue))
+    if not ask.modalities <= spec.modalities:
+        raise QueryError(
+            f"The encoder '{offer.name}' encodes {' and '.join(sorted(spec.modalities))}, and '{ask.name}' needs "
+            f"{' and '.join(sorted(ask.modalities))}. Ask differently, or leave encoder= out."
+        )
+    if offer.weights == "missing" and request.offline:
+        raise not_here(offer, request)
+    return offer, spec.space
+
+
+def _wrong_space(what: str, space: str, backend: BackendOffer, catalogue: Catalogue) -> str:
+    spaces = backend.spec.spaces
+    would_do = [offer.name for offer in catalogue.usable_encoders() if offer.spec.space in spaces]
+    return (
+        f"{what} is of the space '{space}', which '{backend.name}' does not know (it knows {', '.join(spaces)}). "
+        f"Encoders that would do: {', '.join(would_do) or 'none is installed'}."
+    )
+
+
+def _no_encoder(
+    ask: Ask, fitting: list[EncoderOffer], allowed: tuple[str, ...], catalogue: Catalogue
+) -> PluginError | QueryError:
+    if not fitting:
+        return PluginError(
+            f"No installed encoder gives the space {' or '.join(allowed)}{catalogue.broken_hint()}. "
+            "Run: pip install unisep-clap"
+        )
+    return QueryError(
+        f"No installed encoder takes {' and '.join(sorted(ask.modalities))} for '{ask.name}'. "
+        f"Installed: {', '.join(f'{o.name} ({chr(44).join(sorted(o.spec.modalities))})' for o in fitting)}."
+    )

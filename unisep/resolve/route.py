@@ -1,0 +1,88 @@
+"""The values of routing: what is requested, who does what, and the words they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unisep.errors import DownloadError
+from unisep.query import Range
+from unisep.request import Ask
+from unisep.resolve.catalogue import BackendOffer, EncoderOffer
+from unisep.separation import Choice, Plan
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller wants, as far as routing goes. `asks` is None for fixed stems.
+
+    backend, query_backend, encoder: names the caller gave. own_stems: the sources of the caller's own
+    weights for `backend`, once opened. download_failed: what went wrong with the backend's weights.
+    """
+
+    asks: tuple[Ask, ...] | None = None
+    stems: tuple[str, ...] | None = None
+    route: str = "auto"
+    backend: str | None = None
+    query_backend: str | None = None
+    encoder: str | None = None
+    offline: bool = False
+    own_stems: tuple[str, ...] | None = None
+    download_failed: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Want:
+    """One result: its name, and the stem or the ask that gives it.
+
+    encoder: None where none is needed.
+    """
+
+    name: str
+    stem: str = ""
+    ask: Ask | None = None
+    encoder: EncoderOffer | None = None
+    time_range: Range | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Everything that one backend answers in one go; `space` is that of its queries, "" for stems."""
+
+    backend: BackendOffer
+    wants: tuple[Want, ...]
+    space: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """The tasks, the plan in the order of the results, and what must be said aloud.
+
+    remainder: the name of the result that is the mixture minus all others, or "".
+    warning: "" where nothing has to be said.
+    """
+
+    tasks: tuple[Task, ...]
+    plan: Plan
+    remainder: str = ""
+    warning: str = ""
+
+
+def choice(backend: BackendOffer, encoder: EncoderOffer | None, reason: str) -> Choice:
+    """The plan's entry for one result."""
+    licence = backend.spec.licence or "not stated"
+    return Choice(backend.name, encoder.name if encoder else None, reason, licence, backend.weights)
+
+
+def pull(offer: BackendOffer | EncoderOffer) -> str:
+    """The command that fetches the offer's weights."""
+    return f"unisep models pull {offer.name}"
+
+
+def not_here(offer: BackendOffer | EncoderOffer, request: Request) -> DownloadError:
+    """The error for weights that were asked for by name and cannot be had."""
+    why = (
+        f"the download failed: {request.download_failed}" if request.download_failed else "downloads are off"
+    )
+    return DownloadError(
+        f"The weights of '{offer.name}' are not on this machine, and {why}. Run, while online: {pull(offer)}"
+    )

@@ -1,0 +1,194 @@
+"""What a separation gives back: the targets, the rest, who answered and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisep import files
+from unisep.audio import Audio
+from unisep.errors import AudioError, OptionError, suggest
+from unisep.formats import AudioFileInfo
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who answers one name, and why.
+
+    backend, encoder: the names of the plugins' specs; encoder is None where none is needed.
+    reason: one sentence.
+    licence: of the backend's weights.
+    weights: "none", "embedded", "present", "missing" (to be downloaded) or "local" (the user's file).
+    """
+
+    backend: str
+    encoder: str | None
+    reason: str
+    licence: str
+    weights: str
+
+
+@final
+class Plan(Mapping[str, Choice]):
+    """An ordered, read-only mapping of result names to `Choice`."""
+
+    def __init__(self, choices: Mapping[str, Choice]) -> None:
+        self._choices = MappingProxyType(dict(choices))
+
+    def __getitem__(self, name: str) -> Choice:
+        return self._choices[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._choices)
+
+    def __len__(self) -> int:
+        return len(self._choices)
+
+    def __repr__(self) -> str:
+        return f"Plan({dict(self._choices)})"
+
+    @property
+    def reason(self) -> str:
+        """The reasons of all choices, each once, in order."""
+        return " ".join(dict.fromkeys(choice.reason for choice in self.values()))
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """The plan as plain dicts."""
+        return {name: asdict(choice) for name, choice in self.items()}
+
+
+@final
+class Separation(Mapping[str, Audio]):
+    """An ordered, read-only mapping of names to `Audio`: the targets, at the input's rate, channels and length.
+
+    target: the first of them. rest: the mixture minus their sum, so that all sum back to the mixture
+    to float32 rounding. presence: how surely each sound is there at all, 0 to 1, or None where the
+    backend does not say. plan: who answered each name and why.
+
+    A mapping of names to `Audio` is all it needs; then `rest` is silent.
+
+    Raises:
+        AudioError: no audio, or audio of different rates, channels or lengths.
+    """
+
+    def __init__(
+        self,
+        targets: Mapping[str, Audio],
+        *,
+        rest: Audio | None = None,
+        presence: Mapping[str, float | None] | None = None,
+        plan: Plan | None = None,
+        source_name: str = "audio",
+        source_info: AudioFileInfo | None = None,
+    ) -> None:
+        self._targets = MappingProxyType(dict(targets))
+        self._rest = rest
+        given = [*self._targets.values(), *([] if rest is None else [rest])]
+        if not self._targets or len({(audio.samples.shape, audio.sample_rate_hz) for audio in given}) != 1:
+            raise AudioError(
+                "A Separation needs at least one target, and all of the same rate, channels and length."
+            )
+        self.presence: Mapping[str, float | None] = MappingProxyType(
+            {name: (presence or {}).get(name) for name in self._targets}
+        )
+        self.plan = plan or Plan({})
+        self.source_name = source_name
+        self.source_info = source_info
+
+    def __getitem__(self, name: str) -> Audio:
+        if name not in self._targets:
+            raise KeyError(
+                f"No target named {name!r}. {suggest(str(name), self._targets)} `.rest` is the rest."
+            )
+        return self._targets[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._targets
+
+    def __repr__(self) -> str:
+        return f"Separation({', '.join(self)}; {self.target})"
+
+    @property
+    def target(self) -> Audio:
+        """The first target."""
+        return next(iter(self._targets.values()))
+
+    @property
+    def rest(self) -> Audio:
+        """The mixture minus the sum of the targets."""
+        if self._rest is None:
+            return Audio(np.zeros_like(self.target.samples), self.target.sample_rate_hz)
+        return self._rest
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        format: str | None = None,
+        subtype: str | None = None,
+        bitrate_kbps: int | None = None,
+    ) -> files.WriteReport:
+        """The files written: each target and, where there is one, the rest, in `folder`/<input's name>/.
+
+        format: the input's unless given; flac for a lossy input, wav (float) for arrays.
+        subtype: how samples are stored, such as "PCM_24"; the input's where the format holds it.
+        bitrate_kbps: for lossy formats.
+
+        If any file of an integer format would clip, one common gain below 1 is used for all and
+        reported in `gain`. All files are written or none.
+
+        Raises:
+            AudioFileError: a format that is unknown or cannot hold the rate, or a full disk.
+        """
+        format = files.default_format(self.source_info) if format is None else format.lower().lstrip(".")
+        subtype = files.default_subtype(format, self.source_info) if subtype is None else subtype
+        audio = dict(self) if self._rest is None else {**self, "rest": self._rest}
+        place = Path(folder) / files.safe_name(self.source_name)
+        names = files.safe_names(audio)
+        paths = [place / f"{name}.{format}" for name in names]
+        written = dict(zip(paths, audio.values(), strict=True))
+        return files.write_all(written, format=format, subtype=subtype, bitrate_kbps=bitrate_kbps)
+
+    def plot(self, path: str | Path) -> Path:
+        """The picture written: spectrograms of mixture, targets and rest on one scale of decibels.
+
+        Raises:
+            OptionError: matplotlib is not installed, or the suffix is no picture format.
+        """
+        try:
+            from unisep.picture import draw
+        except ImportError as error:
+            raise OptionError(
+                'plot() needs matplotlib, which is not installed. Run: pip install "unisep[plot]"'
+            ) from error
+        mixture = total([*self.values(), self.rest])
+        return draw({"mixture": mixture, **self, "rest": self.rest}, Path(path))
+
+
+def total(parts: list[Audio]) -> Audio:
+    """The sum of `parts`, added in float64 and rounded once."""
+    return Audio(_sum(parts).astype(np.float32), parts[0].sample_rate_hz)
+
+
+def remainder(mixture: Audio, parts: list[Audio]) -> Audio:
+    """`mixture` minus the sum of `parts`, computed in float64 and rounded once to float32."""
+    return Audio((mixture.samples - _sum(parts)).astype(np.float32), mixture.sample_rate_hz)
+
+
+def _sum(parts: list[Audio]) -> NDArray[np.float64]:
+    result = parts[0].samples.astype(np.float64)
+    for part in parts[1:]:
+        result += part.samples
+    return result

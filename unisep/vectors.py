@@ -1,0 +1,153 @@
+"""From what is asked to the vectors that a backend is conditioned on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unisep.audio import Audio
+from unisep.encoder import QueryEncoder
+from unisep.errors import EmbeddingError, EncoderError, QueryError, UnisepError
+from unisep.request import Ask, example_of
+
+Mixture = Callable[[], Audio]
+_MIN_NORM = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What a backend is conditioned on: `queries` [n, dim], and `negatives` [n, dim] or None."""
+
+    queries: Tensor
+    negatives: Tensor | None = None
+
+    def rows(self, indices: list[int]) -> Conditions:
+        """The conditions of some of the queries."""
+        negatives = None if self.negatives is None else self.negatives[indices]
+        return Conditions(self.queries[indices], negatives)
+
+    def to(self, device: torch.device) -> Conditions:
+        """The same on another device."""
+        negatives = None if self.negatives is None else self.negatives.to(device)
+        return Conditions(self.queries.to(device), negatives)
+
+
+def conditions(
+    asks: Sequence[Ask], encoders: Sequence[QueryEncoder | None], mixture: Mixture, default_rate_hz: int
+) -> Conditions:
+    """The conditions of `asks`, each encoded by the encoder in the same place; every text only once.
+
+    A query is the weighted sum of the unit vectors of its text (several are averaged), its example and
+    its embedding, made a unit vector again. A negative is the mean of what is excluded, likewise.
+
+    mixture: called only when a part of the mixture is the example.
+
+    Raises:
+        EncoderError: an encoder failed or broke its contract.
+        EmbeddingError: vectors of different sizes.
+        QueryError: parts that cancel each other out, or an example range outside the audio.
+    """
+    words = {
+        encoder: _encode_texts(encoder, asks, encoders) for encoder in dict.fromkeys(encoders) if encoder
+    }
+    queries, negatives = [], []
+    for ask, encoder in zip(asks, encoders, strict=True):
+        known = words.get(encoder, {}) if encoder else {}
+        query = _query_vector(ask, encoder, known, mixture, default_rate_hz)
+        queries.append(query)
+        negatives.append(_negative_vector(ask, encoder, known, default_rate_hz, query.shape[0]))
+    _check_sizes(asks, [*queries, *negatives])
+    excluding = any(bool(negative.any()) for negative in negatives)
+    return Conditions(torch.stack(queries), torch.stack(negatives) if excluding else None)
+
+
+def _encode_texts(
+    encoder: QueryEncoder, asks: Sequence[Ask], encoders: Sequence[QueryEncoder | None]
+) -> Mapping[str, Tensor]:
+    own = [ask for ask, other in zip(asks, encoders, strict=True) if other is encoder]
+    texts = list(dict.fromkeys(text for ask in own for text in (*ask.query.texts, *ask.excluded_texts)))
+    if not texts:
+        return {}
+    return dict(zip(texts, _checked(encoder, "encode_text", encoder.encode_text, texts), strict=True))
+
+
+def _encode_clips(encoder: QueryEncoder | None, clips: list[Audio]) -> list[Tensor]:
+    if not clips or encoder is None:
+        return []
+    return list(_checked(encoder, "encode_audio", encoder.encode_audio, clips))
+
+
+def _query_vector(
+    ask: Ask,
+    encoder: QueryEncoder | None,
+    words: Mapping[str, Tensor],
+    mixture: Mixture,
+    default_rate_hz: int,
+) -> Tensor:
+    parts: dict[str, Tensor] = {}
+    if ask.query.texts:
+        parts["text"] = torch.stack([words[text] for text in ask.query.texts]).mean(0)
+    if "audio" in ask.query.parts:
+        parts["audio"] = _encode_clips(encoder, [example_of(ask, mixture, default_rate_hz)])[0]
+    if ask.query.embedding is not None:
+        parts["embedding"] = torch.from_numpy(ask.query.embedding.vector.copy())
+    _check_sizes([ask], list(parts.values()))
+    weights: Mapping[Any, float] = ask.query.weights or dict.fromkeys(parts, 1.0)
+    weighted = [weights[kind] * _unit(vector, ask) for kind, vector in parts.items()]
+    return _unit(torch.stack(weighted).sum(0), ask)
+
+
+def _negative_vector(
+    ask: Ask, encoder: QueryEncoder | None, words: Mapping[str, Tensor], default_rate_hz: int, dim: int
+) -> Tensor:
+    vectors = [words[text] for text in ask.excluded_texts]
+    vectors += _encode_clips(encoder, [clip.at(default_rate_hz) for clip in ask.excluded_clips])
+    vectors += [torch.from_numpy(embedding.vector.copy()) for embedding in ask.excluded_embeddings]
+    if not vectors:
+        return torch.zeros(dim)
+    _check_sizes([ask], vectors)
+    return _unit(torch.stack([_unit(vector, ask) for vector in vectors]).mean(0), ask)
+
+
+def _unit(vector: Tensor, ask: Ask) -> Tensor:
+    norm = torch.linalg.vector_norm(vector)
+    if not norm > _MIN_NORM:
+        raise QueryError(
+            f"The parts of the query '{ask.name}' cancel each other out. Change its weights, or drop a part."
+        )
+    return vector / norm
+
+
+def _checked(encoder: QueryEncoder, method: str, call: Callable[[list], Tensor], items: list) -> Tensor:
+    """`[n, dim]` float32 on the CPU, or EncoderError."""
+    name = f"{type(encoder).__name__}.{method}"
+    try:
+        vectors = call(items)
+    except UnisepError:
+        raise
+    except Exception as error:
+        raise EncoderError(f"{name} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or vectors.shape[0] != len(items):
+        shape = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+        raise EncoderError(f"{name} was given {len(items)} items and returned {shape}; [n, dim] is expected.")
+    vectors = vectors.detach().float().cpu()
+    if not torch.isfinite(vectors).all():
+        raise EncoderError(
+            f"{name} returned NaN or infinity. Check the example clip, and the encoder's weights."
+        )
+    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / norms.clamp_min(1e-12)
+
+
+def _check_sizes(asks: Sequence[Ask], vectors: Sequence[Tensor]) -> None:
+    sizes = sorted({vector.shape[0] for vector in vectors})
+    if len(sizes) > 1:
+        names = ", ".join(f"'{ask.name}'" for ask in asks)
+        raise EmbeddingError(
+            f"The vectors for {names} have different sizes ({', '.join(map(str, sizes))}), so one of them is not "
+            "of the space that it names. Make it again: unisep embed 'a text' -o query.safetensors"
+        )
