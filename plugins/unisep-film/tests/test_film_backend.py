@@ -1,0 +1,156 @@
+"""The backend, and weights files that are damaged, hostile, or simply wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import normalize
+from unisep_film.backend import WEIGHTS_FILE, FilmBackend, load
+from unisep_film.checkpoints import FORMAT, load_model, save_model
+from unisep_film.config import FilmConfig
+from unisep_film.model import FilmHTDemucs
+
+from unisep.errors import AudioError, BackendError, EmbeddingError, WeightsError
+
+CONFIG = FilmConfig(
+    demucs={"channels": 8, "dconv_mode": 0, "t_layers": 1, "t_heads": 2, "nfft": 2048, "segment": "1/2",
+            "t_layer_scale_init": 1.0, "use_train_segment": False},
+    output="mask", spaces={"toy-1": 6, "toy-2": 4}, condition_channels=16,
+)  # fmt: skip
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    return save_model(tmp_path / WEIGHTS_FILE, FilmHTDemucs(CONFIG), torch.float32)
+
+
+@pytest.fixture
+def backend(file: Path) -> FilmBackend:
+    loaded = load(weights=file, device=CPU, dtype=torch.float32)
+    assert isinstance(loaded, FilmBackend)
+    return loaded
+
+
+def vectors(n: int, n_dims: int = 6) -> torch.Tensor:
+    return normalize(torch.randn(n, n_dims, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+
+def test_info_says_what_the_model_is(backend: FilmBackend) -> None:
+    assert (backend.info.sources, backend.info.sample_rate_hz, backend.info.channels) == ((), 44100, 2)
+    assert backend.info.segment_seconds == 0.5
+
+
+def test_shapes_presence_and_determinism(backend: FilmBackend) -> None:
+    mixture = torch.randn(3, 2, 9001)
+    before = mixture.clone()
+    out = backend.separate(mixture, vectors(2))
+    assert out.sources.shape == (3, 2, 2, 9001)
+    assert out.presence is not None and out.presence.shape == (3, 2)
+    assert ((out.presence >= 0) & (out.presence <= 1)).all()
+    assert torch.equal(mixture, before)
+    assert torch.equal(out.sources, backend.separate(mixture, vectors(2)).sources)
+
+
+def test_one_sample_is_enough(backend: FilmBackend) -> None:
+    assert backend.separate(torch.ones(1, 2, 1), vectors(1)).sources.shape == (1, 1, 2, 1)
+
+
+def test_other_spaces_are_served_by_their_projector(backend: FilmBackend) -> None:
+    other = backend.for_space("toy-2")
+    assert other.separate(torch.randn(1, 2, 900), vectors(1, 4)).sources.shape == (1, 1, 2, 900)
+    with pytest.raises(EmbeddingError, match=r"toy-1, toy-2"):
+        backend.for_space("unknown")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_agrees(file: Path, backend: FilmBackend, dtype: torch.dtype) -> None:
+    half = load(weights=file.parent, device=CPU, dtype=dtype)
+    mixture = torch.randn(1, 2, 22050, generator=torch.Generator().manual_seed(1))
+    exact = backend.separate(mixture, vectors(1)).sources
+    error = half.separate(mixture, vectors(1)).sources - exact
+    assert 10 * torch.log10(exact.square().sum() / error.square().sum()) > 20
+    assert error.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("mixture", "queries", "negatives", "error"),
+    [
+        (torch.ones(1, 2, 10), None, None, BackendError),
+        (torch.ones(2, 10), vectors(1), None, AudioError),
+        (torch.ones(1, 1, 10), vectors(1), None, AudioError),
+        (torch.ones(1, 2, 0), vectors(1), None, AudioError),
+        (torch.ones(1, 2, 10), vectors(1, 5), None, EmbeddingError),
+        (torch.ones(1, 2, 10), vectors(2), vectors(1), EmbeddingError),
+    ],
+)
+def test_wrong_input_is_refused(backend: FilmBackend, mixture, queries, negatives, error) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(error):
+        backend.separate(mixture, queries, negatives)
+
+
+def test_saved_in_half_precision_it_stays_close(tmp_path: Path) -> None:
+    model = FilmHTDemucs(CONFIG).eval()
+    again = load_model(save_model(tmp_path / "half.safetensors", model))
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+
+
+def rewritten(file: Path, config: str | None = None, **changes: torch.Tensor) -> Path:
+    state = {**load_file(file), **changes}
+    text = FilmConfig.model_dump_json(CONFIG) if config is None else config
+    save_file(state, file, metadata={"format": FORMAT, "config": text})
+    return file
+
+
+def test_weights_that_are_missing_or_not_given(tmp_path: Path) -> None:
+    for weights in (None, tmp_path, tmp_path / "none.safetensors"):
+        with pytest.raises(WeightsError):
+            load(weights=weights, device=CPU, dtype=torch.float32)
+
+
+def test_truncated_and_foreign_files(file: Path, tmp_path: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"x": torch.ones(1)}, foreign)
+    garbage = tmp_path / "garbage.safetensors"
+    garbage.write_bytes(b"\xff" * 64)
+    for path in (file, foreign, garbage):
+        with pytest.raises(WeightsError, match=path.name):
+            load_model(path)
+
+
+def test_wrong_shapes_extra_parameters_and_nan(file: Path) -> None:
+    with pytest.raises(WeightsError, match="extra"):
+        load_model(rewritten(file, extra=torch.ones(1)))
+
+
+def test_a_parameter_that_is_not_finite(file: Path) -> None:
+    with pytest.raises(WeightsError, match="NaN"):
+        load_model(rewritten(file, **{"mix.bias": torch.tensor([float("nan")])}))
+
+
+def test_a_config_that_claims_a_giant_takes_no_memory(file: Path) -> None:
+    giant = json.loads(CONFIG.model_dump_json())
+    giant["demucs"]["channels"] = 4096
+    with pytest.raises(WeightsError, match="differ"):
+        load_model(rewritten(file, config=json.dumps(giant)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"output": "anything"}, {"spaces": {}}, {"spaces": {"a": -1}}, {"unknown": 1}, {"bands": [[100, 1]]},
+        {"demucs": {"no_such_field": 1}}, {"demucs": {"t_layers": 0}}, {"demucs": {"segment": "no number"}},
+        {"demucs": {"channels": "many"}}, {"demucs": {"sources": 3}},
+    ],
+)  # fmt: skip
+def test_a_config_that_makes_no_model(file: Path, change: dict[str, object]) -> None:
+    config = {**json.loads(CONFIG.model_dump_json()), **change}
+    with pytest.raises(WeightsError):
+        load_model(rewritten(file, config=json.dumps(config)))

@@ -1,0 +1,180 @@
+"""FiLM HT Demucs: starts as the HT Demucs it is made from, and hears the query everywhere it should."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+from unisep_film.checkpoints import from_htdemucs
+from unisep_film.config import FilmConfig
+from unisep_film.film import FiLM
+from unisep_film.mask import features, merge_bins, polar_mask, split_bins
+from unisep_film.model import FilmHTDemucs
+from unisep_htdemucs.config import HTDemucsConfig
+from unisep_htdemucs.model import HTDemucs
+
+SPACES = {"toy-1": 8, "maker/other@1": 5}
+SOURCES = ("drums", "bass", "other", "vocals")
+MASK = FilmConfig(
+    demucs={"channels": 8, "dconv_mode": 0, "context_enc": 1, "t_layers": 2, "t_heads": 2, "nfft": 2048,
+            "t_layer_scale_init": 1.0, "use_train_segment": False, "segment": "1"},
+    output="mask", bands=((512, 1), (512, 2)), spaces=SPACES, condition_channels=16,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def separator() -> HTDemucs:
+    """A small HT Demucs whose transformer matters: LayerScales drawn from 0.25-0.75."""
+    torch.manual_seed(1)
+    config = HTDemucsConfig(SOURCES, channels=8, t_layers=3, t_heads=2, bottom_channels=32, segment=1)
+    model = HTDemucs(config)
+    for name, value in model.named_parameters():
+        if name.endswith(".scale"):
+            torch.nn.init.uniform_(value, 0.25, 0.75)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def mixture() -> torch.Tensor:
+    return torch.randn(2, 2, 44100, generator=torch.Generator().manual_seed(2))
+
+
+def queries(n: int, n_dims: int = 8, n_batch: int = 2) -> torch.Tensor:
+    vectors = torch.randn(n, n_dims, generator=torch.Generator().manual_seed(3))
+    return normalize(vectors, dim=-1).expand(n_batch, n, n_dims)
+
+
+def randomise_film(model: FilmHTDemucs) -> None:
+    torch.manual_seed(4)
+    for module in model.modules():
+        if isinstance(module, FiLM):
+            torch.nn.init.normal_(module.scale.weight, std=0.1)
+            torch.nn.init.normal_(module.shift.weight, std=0.1)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_identity_film_and_one_hot_mix_give_the_htdemucs_stem(
+    separator: HTDemucs, mixture: torch.Tensor, source: str
+) -> None:
+    model = from_htdemucs(separator, SPACES).eval()
+    model.forget_query(source)
+    with torch.inference_mode():
+        expected = separator(mixture)[:, SOURCES.index(source)]
+        targets, _ = model(mixture, model.conditions(queries(3), "toy-1"))
+    for index in range(3):
+        error = (targets[:, index] - expected).abs().max() / expected.abs().max()
+        assert error <= 1e-5
+
+
+def test_identity_start_keeps_every_parameter(separator: HTDemucs) -> None:
+    kept = from_htdemucs(separator, SPACES).core.state_dict()
+    assert all(torch.equal(kept[f"demucs.{name}"], value) for name, value in separator.state_dict().items())
+
+
+def test_the_mixing_weights_sum_the_stems(separator: HTDemucs, mixture: torch.Tensor) -> None:
+    model = from_htdemucs(separator, SPACES).eval()
+    weights = torch.tensor([0.5, -1.0, 2.0, 0.0])
+    with torch.inference_mode():
+        model.mix.bias.copy_(weights)
+        targets, _ = model(mixture, model.conditions(queries(1), "toy-1"))
+        expected = (separator(mixture) * weights[:, None, None]).sum(1)
+    assert (targets[:, 0] - expected).abs().max() / expected.abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("output", ["spectrogram", "mask"])
+def test_every_film_layer_changes_the_target(separator: HTDemucs, mixture: torch.Tensor, output: str) -> None:
+    torch.manual_seed(0)
+    model = (from_htdemucs(separator, SPACES) if output == "spectrogram" else FilmHTDemucs(MASK)).eval()
+    films = [(name, module) for name, module in model.named_modules() if isinstance(module, FiLM)]
+    n_layers, depth, n_decoders = len(model.film_tokens), 4, model.core.n_decoders
+    assert n_layers == 2 * model.config.separator.t_layers
+    assert len(films) == n_layers + 2 * depth * n_decoders
+    with torch.inference_mode():
+        plain, _ = model(mixture, model.conditions(queries(1), "toy-1"))
+        for name, film in films:
+            torch.nn.init.normal_(film.scale.bias)
+            changed, _ = model(mixture, model.conditions(queries(1), "toy-1"))
+            film.reset()
+            # The last time-branch layer of a mask model has no decoder to reach, only the presence head.
+            heard = not (output == "mask" and name == f"film_tokens.{n_layers - 1}")
+            assert ((changed - plain).abs().max() > 1e-6) == heard, name
+
+
+@pytest.mark.parametrize("output", ["spectrogram", "mask"])
+def test_encoders_run_once_however_many_queries(
+    separator: HTDemucs, mixture: torch.Tensor, output: str
+) -> None:
+    model = (from_htdemucs(separator, SPACES) if output == "spectrogram" else FilmHTDemucs(MASK)).eval()
+    calls: list[tuple[int, ...]] = []
+    core = model.core.demucs if output == "spectrogram" else model.core
+    watched = [
+        *core.encoder,
+        *core.tencoder,
+        core.crosstransformer.layers[0],
+        core.crosstransformer.layers_t[0],
+    ]
+    for layer in watched:
+        layer.register_forward_hook(lambda module, args, out: calls.append(tuple(args[0].shape)))
+    with torch.inference_mode():
+        targets, _ = model(mixture, model.conditions(queries(5), "toy-1"))
+    assert targets.shape == (2, 5, 2, 44100)
+    assert len(calls) == len(watched)
+    assert all(shape[0] == 2 for shape in calls), (
+        "encoders and first layer see the batch, not batch x queries"
+    )
+
+
+def test_many_queries_equal_one_by_one(mixture: torch.Tensor) -> None:
+    model = FilmHTDemucs(MASK).eval()
+    randomise_film(model)
+    with torch.inference_mode():
+        conditions = model.conditions(queries(3), "toy-1")
+        together, presence = model(mixture, conditions)
+        for index in range(3):
+            alone, logits = model(mixture, conditions[:, index : index + 1])
+            torch.testing.assert_close(together[:, index], alone[:, 0], rtol=0, atol=1e-5)
+            torch.testing.assert_close(presence[:, index], logits[:, 0], rtol=0, atol=1e-5)
+    assert (together[:, 0] - together[:, 1]).abs().max() > 1e-3, "different queries, different targets"
+
+
+def test_a_zero_negative_leaves_nothing_out_and_another_does() -> None:
+    torch.manual_seed(0)
+    projector = FilmHTDemucs(MASK).projectors.of("toy-1")
+    torch.nn.init.ones_(projector.gate)
+    wanted = queries(2)
+    silent = torch.zeros_like(wanted)
+    assert torch.equal(projector(wanted, silent), projector(wanted))
+    assert not torch.allclose(projector(wanted, wanted.roll(1, 1)), projector(wanted))
+
+
+def test_each_space_has_its_projector() -> None:
+    model = FilmHTDemucs(MASK)
+    assert model.conditions(queries(2), "toy-1").shape == (2, 2, 16)
+    assert model.conditions(queries(2, 5), "maker/other@1").shape == (2, 2, 16)
+
+
+def test_a_zero_mask_is_the_identity_and_masks_only_scale_and_turn() -> None:
+    zeros = torch.zeros(3, 4)
+    assert torch.equal(polar_mask(zeros, zeros), torch.ones(3, 4, dtype=torch.complex64))
+    mask = polar_mask(torch.randn(100), torch.randn(100))
+    assert mask.abs().max() <= 2
+
+
+def test_split_bins_reverses_merge_bins_for_constant_groups() -> None:
+    bands = ((4, 1), (6, 2), (6, 3))
+    merged = torch.randn(1, 2, 4 + 3 + 2, 5)
+    assert torch.allclose(merge_bins(split_bins(merged, bands), bands), merged, atol=1e-6)
+    assert split_bins(merged, bands).shape == (1, 2, 16, 5)
+
+
+def test_features_do_not_depend_on_level() -> None:
+    bins = torch.randn(1, 2, 16, 5, dtype=torch.complex64)
+    torch.testing.assert_close(features(bins), features(bins * 100), rtol=1e-4, atol=1e-5)
+
+
+def test_silence_in_finite_out() -> None:
+    model = FilmHTDemucs(MASK).eval()
+    with torch.inference_mode():
+        targets, logits = model(torch.zeros(1, 2, 44100), model.conditions(queries(1, n_batch=1), "toy-1"))
+    assert torch.isfinite(targets).all() and torch.isfinite(logits).all()
+    assert targets.abs().max() < 1e-6

@@ -1,0 +1,85 @@
+"""FiLM HT Demucs as a query backend of unisep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unisep import Backend, BackendInfo, Output
+from unisep.errors import AudioError, BackendError, EmbeddingError, WeightsError
+
+from .checkpoints import load_model
+from .model import FilmHTDemucs
+
+WEIGHTS_FILE = "unisep_film.safetensors"
+
+
+class FilmBackend(Backend):
+    """Isolates one target for each query vector; all queries of a call share one run of the encoders."""
+
+    def __init__(self, model: FilmHTDemucs, space: str | None = None) -> None:
+        """A backend around `model` for vectors of `space`, by default the first it understands."""
+        shape = model.config.separator
+        self.model = model
+        self.space = space or next(iter(model.config.spaces))
+        self.info = BackendInfo(
+            sources=(),
+            sample_rate_hz=shape.samplerate,
+            channels=shape.audio_channels,
+            segment_seconds=float(shape.segment),
+            # The mask reads each segment at its own level; whole HT Demucs was trained on normalised songs.
+            normalisation="song" if model.config.output == "spectrogram" else "none",
+        )
+
+    def for_space(self, space: str) -> FilmBackend:
+        """The same model for vectors of another space. Raises EmbeddingError for one it does not understand."""
+        self.model.projectors.of(space)
+        return FilmBackend(self.model, space)
+
+    @torch.inference_mode()
+    def separate(
+        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
+    ) -> Output:
+        """Targets `[batch, queries, channels, samples]` and presence `[batch, queries]`.
+
+        mixture: `[batch, channels, samples]`; queries and negatives: `[queries, dim]` unit vectors, a row of
+        zeros in `negatives` leaves nothing out.
+        """
+        if queries is None:
+            raise BackendError("FiLM HT Demucs answers queries only: give query vectors [queries, dim].")
+        self._check(mixture, queries, negatives)
+        dtype = self.model.mix.weight.dtype
+        wanted = queries.to(mixture.device, dtype)
+        unwanted = None if negatives is None else negatives.to(mixture.device, dtype)
+        conditions = self.model.conditions(wanted, self.space, unwanted)
+        targets, logits = self.model(mixture, conditions.expand(mixture.shape[0], *conditions.shape))
+        return Output(targets, torch.sigmoid(logits.float()))
+
+    def _check(self, mixture: Tensor, queries: Tensor, negatives: Tensor | None) -> None:
+        if mixture.dim() != 3 or mixture.shape[1] != self.info.channels or not mixture.shape[-1]:
+            raise AudioError(
+                f"Got a mixture of shape {tuple(mixture.shape)}; FiLM HT Demucs takes "
+                f"[batch, {self.info.channels}, samples] with at least one sample."
+            )
+        n_dims = self.model.config.spaces[self.space]
+        for name, vectors in (("queries", queries), ("negatives", negatives)):
+            if vectors is not None and (vectors.dim() != 2 or vectors.shape[1] != n_dims):
+                raise EmbeddingError(
+                    f"Got {name} of shape {tuple(vectors.shape)}; vectors of {self.space!r} are [queries, {n_dims}]."
+                )
+        if negatives is not None and negatives.shape != queries.shape:
+            raise EmbeddingError(
+                f"{tuple(queries.shape)} queries need as many negatives, not {tuple(negatives.shape)}."
+            )
+
+
+def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The backend with the weights in a file, or in a folder that holds `unisep_film.safetensors`."""
+    if weights is None:
+        raise WeightsError("FiLM HT Demucs needs weights: a file, or the folder of the embedded ones.")
+    file = weights / WEIGHTS_FILE if weights.is_dir() else weights
+    if not file.is_file():
+        raise WeightsError(f"{file} does not exist. Leave the weights out to use the embedded ones.")
+    return FilmBackend(load_model(file, device, dtype))

@@ -1,0 +1,101 @@
+"""Weights files: safetensors whose metadata hold the model's config, read without running anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from unisep_htdemucs.model import HTDemucs
+
+from unisep.errors import WeightsError
+
+from .config import FilmConfig
+from .model import FilmHTDemucs
+from .stems import StemsHTDemucs
+
+FORMAT = "unisep-film-1"
+MAX_CONFIG_CHARACTERS = 100_000
+
+
+def save_model(path: Path, model: FilmHTDemucs, dtype: torch.dtype = torch.float16) -> Path:
+    """The file written, at `dtype`, complete or not at all."""
+    state = {name: value.detach().to(dtype).contiguous() for name, value in model.state_dict().items()}
+    partial = path.with_name(path.name + ".part")
+    save_file(state, partial, metadata={"format": FORMAT, "config": model.config.model_dump_json()})
+    return partial.replace(path)
+
+
+def load_model(
+    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> FilmHTDemucs:
+    """The model in a file made by `save_model`, in evaluation mode.
+
+    The shapes are compared before any memory is taken for them, so a damaged or hostile file costs nothing.
+
+    Raises:
+        WeightsError: not a file of this format, damaged, of other shapes than its config says, or not finite.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            config = _config(path, file.metadata() or {})
+            with torch.device("meta"):
+                model = FilmHTDemucs(config)
+            _check_shapes(
+                path,
+                model,
+                {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()},  # noqa: SIM118
+            )
+            state = {name: file.get_tensor(name).to(device, dtype) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as safetensors: {error}. Fetch the weights again, or leave them out."
+        ) from error
+    _check_finite(path, state)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def from_htdemucs(separator: HTDemucs, spaces: dict[str, int], condition_channels: int = 256) -> FilmHTDemucs:
+    """A new model around `separator`, of which it keeps every parameter; until trained it hears no query."""
+    config = FilmConfig(
+        demucs=_as_json(separator), output="spectrogram", spaces=spaces, condition_channels=condition_channels
+    )
+    model = FilmHTDemucs(config)
+    assert isinstance(model.core, StemsHTDemucs)
+    model.core.demucs.load_state_dict(separator.state_dict())
+    return model
+
+
+def _as_json(separator: HTDemucs) -> dict[str, object]:
+    fields = dict(vars(separator.config))
+    return {**fields, "sources": list(fields["sources"]), "segment": str(fields["segment"])}
+
+
+def _config(path: Path, metadata: dict[str, str]) -> FilmConfig:
+    if metadata.get("format") != FORMAT or len(metadata.get("config", "")) > MAX_CONFIG_CHARACTERS:
+        raise WeightsError(
+            f"{path} is not a weights file of FiLM HT Demucs (format {metadata.get('format')!r}, not {FORMAT!r})."
+        )
+    return FilmConfig.from_json(metadata.get("config", ""))
+
+
+def _check_shapes(path: Path, model: FilmHTDemucs, found: dict[str, tuple[int, ...]]) -> None:
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if found != expected:
+        wrong = sorted(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        )
+        raise WeightsError(
+            f"{path} does not hold the model its config describes: {len(wrong)} parameters differ, such as {wrong[0]!r}."
+        )
+
+
+def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            raise WeightsError(
+                f"{path}: the parameter {name!r} holds NaN or infinity. Fetch the weights again."
+            )

@@ -1,0 +1,84 @@
+"""The shape of a FiLM HT Demucs model, as written into its weights file."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from unisep_htdemucs.config import HTDemucsConfig
+
+from unisep.errors import WeightsError
+
+# What a weights file may set of the separator's shape; all else is fixed by the code.
+_DEMUCS_FIELDS = {field.name for field in dataclasses.fields(HTDemucsConfig)}
+
+
+class FilmConfig(BaseModel):
+    """The shape of one model: an HT Demucs, what it puts out, and how it listens to a query.
+
+    demucs: fields of `HTDemucsConfig` that differ from its defaults.
+    output: "spectrogram" puts out every source's spectrogram and waveform, as HT Demucs does, and
+        mixes them; "mask" multiplies the mixture's spectrogram by one complex mask.
+    bands: for "mask", (bins, merged) from low to high: groups of `merged` neighbouring bins count as one.
+    spaces: embedding spaces the model understands, with the length of their vectors.
+    condition_channels: width of the vector that all FiLM layers read.
+
+    >>> FilmConfig(spaces={"toy-1": 8}).separator.sources
+    ('target',)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    demucs: dict[str, Any] = Field(default_factory=dict)
+    output: Literal["spectrogram", "mask"] = "spectrogram"
+    bands: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
+    spaces: dict[str, PositiveInt]
+    condition_channels: PositiveInt = 256
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> FilmConfig:
+        unknown = set(self.demucs) - _DEMUCS_FIELDS
+        if unknown:
+            raise ValueError(f"demucs has no field {sorted(unknown)}")
+        try:
+            shape = self.separator
+        except (TypeError, ArithmeticError) as error:
+            raise ValueError(f"demucs: {error}") from error
+        if not self.spaces:
+            raise ValueError("a model without an embedding space can answer no query")
+        if shape.t_layers < 1:
+            raise ValueError("t_layers must be 1 or more: the query enters after the first transformer layer")
+        n_bins = shape.nfft // 2
+        if self.output == "mask" and self.bands:
+            if sum(n for n, _ in self.bands) != n_bins or any(n % merged for n, merged in self.bands):
+                raise ValueError(f"bands must cover {n_bins} bins in whole groups")
+            self.core_config()
+        return self
+
+    @property
+    def separator(self) -> HTDemucsConfig:
+        """The HT Demucs underneath. Raises OptionError when its numbers make no model."""
+        values = {"sources": ("target",), **self.demucs}
+        values["sources"] = tuple(values["sources"])
+        if "segment" in values:
+            values["segment"] = Fraction(values["segment"])
+        return HTDemucsConfig(**values)
+
+    @property
+    def n_bands(self) -> int:
+        """Frequencies the U-Net sees: the bins of half a window, or fewer after merging."""
+        return sum(n // merged for n, merged in self.bands) or self.separator.nfft // 2
+
+    def core_config(self) -> HTDemucsConfig:
+        """The HT Demucs shape that tiles the merged bands instead of the bins (for "mask")."""
+        return dataclasses.replace(self.separator, nfft=2 * self.n_bands)
+
+    @classmethod
+    def from_json(cls, text: str) -> FilmConfig:
+        """The config in a weights file's metadata. Raises WeightsError when it describes no model."""
+        try:
+            return cls.model_validate_json(text)
+        except (ValidationError, ValueError) as error:
+            raise WeightsError(f"The weights describe no FiLM HT Demucs model: {error}") from error

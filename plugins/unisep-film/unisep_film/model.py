@@ -1,0 +1,104 @@
+"""FiLM HT Demucs: HT Demucs that listens to a query.
+
+The query's condition acts on the residual stream after every layer of the cross-transformer, in both
+branches, and on the input and the skip connection of every decoder layer: skips carry all that the
+mixture holds past the transformer, so they must hear the query too.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from einops import rearrange, reduce, repeat
+from torch import Tensor, nn
+
+from .config import FilmConfig
+from .core import Core
+from .film import FiLM, Projectors
+from .mask import MaskHTDemucs
+from .stems import StemsHTDemucs
+
+_N_BRANCHES = 2  # frequency and time
+
+
+class FilmHTDemucs(nn.Module):
+    """Isolates from a mixture what each of its queries describes.
+
+    Axes: b batch, n queries, s sources of the HT Demucs underneath, c audio channels, l samples,
+    d length of the query vectors, k condition channels. What precedes the first FiLM (both encoders and
+    the first pair of transformer layers) is computed once, however many queries there are.
+    """
+
+    def __init__(self, config: FilmConfig) -> None:
+        super().__init__()
+        self.config = config
+        shape, k = config.separator, config.condition_channels
+        self.core: Core = MaskHTDemucs(config) if config.output == "mask" else StemsHTDemucs(shape)
+        self.projectors = Projectors(config.spaces, k)
+        tokens, widths = shape.transformer_channels, shape.encoder_channels[::-1] * self.core.n_decoders
+        self.film_tokens = nn.ModuleList(FiLM(k, tokens) for _ in range(_N_BRANCHES * shape.t_layers))
+        self.film_inputs = nn.ModuleList(FiLM(k, width) for width in widths)
+        self.film_skips = nn.ModuleList(FiLM(k, width) for width in widths)
+        self.mix = nn.Linear(k, len(shape.sources))
+        self.presence = nn.Sequential(nn.Linear(4 * widths[0] + k, k), nn.GELU(), nn.Linear(k, 1))
+        self.forget_query()
+
+    def forget_query(self, source: str | None = None) -> None:
+        """Make every FiLM the identity and the target one `source`, or the mean of all for None.
+
+        With the parameters of an HT Demucs in place the model then gives that model's stem.
+        """
+        for module in self.modules():
+            if isinstance(module, FiLM):
+                module.reset()
+        names = self.config.separator.sources
+        shares = [1 / len(names) if source is None else float(name == source) for name in names]
+        nn.init.zeros_(self.mix.weight)
+        with torch.no_grad():
+            self.mix.bias.copy_(torch.tensor(shares))
+
+    def conditions(self, queries: Tensor, space: str, negatives: Tensor | None = None) -> Tensor:
+        """Conditions `[..., k]` of query vectors `[..., d]` of `space`, each leaving out its negative."""
+        out: Tensor = self.projectors.of(space)(queries, negatives)
+        return out
+
+    def forward(self, mixture: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets `[b, n, c, l]` and presence `[b, n]` in log-odds, of `mixture [b, c, l]`.
+
+        conditions: `[b, n, k]`, n queries for each item of the batch.
+        """
+        n_samples, n_queries = mixture.shape[-1], conditions.shape[1]
+        condition = rearrange(conditions, "b n k -> (b n) k")
+        encoded = self.core.encode(mixture)
+        hear = partial(self._film_tokens, condition=condition, n_queries=n_queries)
+        x, xt = self.core.bottleneck(encoded.x, encoded.xt, hear)
+        logits = rearrange(self._presence(x, xt, condition), "(b n) -> b n", n=n_queries)
+        films = tuple(
+            partial(self._film_decoder, condition=condition, branch=branch)
+            for branch in range(self.core.n_decoders)
+        )
+        targets = self.core.decode(x, xt, encoded, self.mix(condition), films)
+        return rearrange(targets, "(b n) c l -> b n c l", n=n_queries)[..., :n_samples], logits
+
+    def _film_tokens(
+        self, index: int, x: Tensor, xt: Tensor, *, condition: Tensor, n_queries: int
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens of both branches after transformer layer `index`; the first one is shared by all queries."""
+        if index == 0:
+            x, xt = (repeat(tokens, "b s c -> (b n) s c", n=n_queries) for tokens in (x, xt))
+        film, film_t = self.film_tokens[_N_BRANCHES * index], self.film_tokens[_N_BRANCHES * index + 1]
+        return film(x, condition, channel_axis=2), film_t(xt, condition, channel_axis=2)
+
+    def _film_decoder(
+        self, index: int, x: Tensor, skip: Tensor, *, condition: Tensor, branch: int
+    ) -> tuple[Tensor, Tensor]:
+        place = branch * self.config.separator.depth + index
+        return self.film_inputs[place](x, condition), self.film_skips[place](skip, condition)
+
+    def _presence(self, x: Tensor, xt: Tensor, condition: Tensor) -> Tensor:
+        """Log-odds `[(b n)]` that the sound is there: mean and maximum of the bottleneck, and the query."""
+        flat = rearrange(x, "b c f t -> b c (f t)")
+        pooled = [reduce(branch, "b c s -> b c", how) for branch in (flat, xt) for how in ("mean", "max")]
+        out: Tensor = self.presence(torch.cat([*pooled, condition], dim=1))
+        return out[:, 0]

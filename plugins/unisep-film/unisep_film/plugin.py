@@ -1,0 +1,22 @@
+"""What this plugin offers to unisep; light, since it is read whenever plugins are listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from unisep import BackendSpec, hookimpl
+
+
+@hookimpl
+def unisep_backends() -> Iterable[BackendSpec]:
+    """The query-conditioned HT Demucs with its embedded weights."""
+    return [
+        BackendSpec(
+            name="htdemucs-film",
+            load="unisep_film.backend:load",
+            summary="HT Demucs with FiLM: any sound, asked for by text or example (small embedded weights)",
+            spaces=("clap-mini-1",),
+            licence="CC-BY-SA-4.0",
+            card="unisep_film:cards/htdemucs-film.toml",
+        )
+    ]

@@ -1,0 +1,142 @@
+"""Batches ready for the model: audio from an `ExampleStream`, query vectors from an encoder.
+
+Runs inside the loader's worker, so that the training process only trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import IterableDataset
+
+from .mixing import ExampleStream, MixConfig
+from .store import Store
+
+
+@dataclass(frozen=True)
+class QueryMix:
+    """How an item is asked for: shares of text and audio alone (the rest interpolates), and noise.
+
+    audio_from: the step before which all queries are text.
+    noise: largest length of the random vector added to the unit query before it is brought back to length 1.
+    """
+
+    text_share: float = 0.5
+    audio_share: float = 0.25
+    audio_from: int = 0
+    noise: float = 0.35
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """One step's material: audio `[batch, channels, samples]`, queries `[batch, dim]`, present `[batch]`."""
+
+    mixture: Tensor
+    target: Tensor
+    queries: Tensor
+    present: Tensor
+    names: list[str]
+
+
+class TextAudioEncoder:
+    """Encodes prompts and example clips; prompts are few, so their vectors are kept."""
+
+    def __init__(self, load: Callable[[], object]) -> None:
+        self._load = load
+        self._encoder: object | None = None
+        self._texts: dict[str, Tensor] = {}
+
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        """Vectors `[n, dim]` of `prompts`."""
+        missing = sorted({p for p in prompts if p not in self._texts})
+        if missing:
+            vectors = self.encoder.encode_text(missing)  # type: ignore[attr-defined]
+            self._texts.update(zip(missing, vectors, strict=True))
+        return torch.stack([self._texts[p] for p in prompts])
+
+    def clips(self, clips: Sequence[np.ndarray], sample_rate_hz: int) -> Tensor:
+        """Vectors `[n, dim]` of mono clips `[samples]`."""
+        pairs = [(clip, sample_rate_hz) for clip in clips]
+        out: Tensor = self.encoder.encode_audio_arrays(pairs)  # type: ignore[attr-defined]
+        return out
+
+    @property
+    def encoder(self) -> object:
+        """The encoder, loaded on first use (in the worker, not before it is started)."""
+        if self._encoder is None:
+            self._encoder = self._load()
+        return self._encoder
+
+
+class QueryStream(IterableDataset[TrainingBatch]):
+    """Yields `TrainingBatch`es from `first_step` to `last_step`; the same for the same seed and step.
+
+    absent_from: the step from which targets may be absent; before it every query is answered by something.
+    """
+
+    def __init__(
+        self,
+        store_folder: str,
+        mix: MixConfig,
+        queries: QueryMix,
+        encoder: TextAudioEncoder,
+        *,
+        seed: int,
+        first_step: int,
+        last_step: int,
+        absent_from: int,
+    ) -> None:
+        self.store_folder, self.mix, self.queries, self.encoder = store_folder, mix, queries, encoder
+        self.seed, self.first_step, self.last_step, self.absent_from = (
+            seed,
+            first_step,
+            last_step,
+            absent_from,
+        )
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        torch.set_num_threads(1)
+        store = Store(self.store_folder)
+        late = ExampleStream(store, self.mix, self.seed)
+        early = ExampleStream(store, replace(self.mix, absent_probability=0.0), self.seed)
+        for step in range(self.first_step, self.last_step):
+            yield self._batch(late if step >= self.absent_from else early, step)
+
+    def _batch(self, stream: ExampleStream, step: int) -> TrainingBatch:
+        batch = stream.batch(step)
+        clips = batch.examples if step >= self.queries.audio_from else [None] * len(batch.prompts)
+        vectors = self._vectors(batch.prompts, clips, np.random.default_rng((self.seed, step, 1)))
+        present = torch.from_numpy(np.asarray(batch.present, dtype=np.float32))
+        return TrainingBatch(
+            torch.from_numpy(batch.mixture),
+            torch.from_numpy(batch.target),
+            vectors,
+            present,
+            list(batch.names),
+        )
+
+    def _vectors(
+        self, prompts: Sequence[str], clips: Sequence[np.ndarray | None], rng: np.random.Generator
+    ) -> Tensor:
+        vectors = self.encoder.texts(prompts).clone()
+        draw = rng.random(len(prompts))
+        heard = [i for i, clip in enumerate(clips) if clip is not None and draw[i] >= self.queries.text_share]
+        if heard:
+            sound = self.encoder.clips(
+                [c for i, c in enumerate(clips) if i in heard and c is not None], self._rate()
+            )
+            for row, i in enumerate(heard):
+                audio_only = draw[i] < self.queries.text_share + self.queries.audio_share
+                share = 1.0 if audio_only else float(rng.random())
+                vectors[i] = (1 - share) * vectors[i] + share * sound[row]
+        noise = torch.from_numpy(rng.standard_normal(tuple(vectors.shape), dtype=np.float32))
+        size = torch.from_numpy(rng.random((len(prompts), 1), dtype=np.float32)) * self.queries.noise
+        return F.normalize(F.normalize(vectors, dim=-1) + size * F.normalize(noise, dim=-1), dim=-1)
+
+    def _rate(self) -> int:
+        return Store(self.store_folder).sample_rate_hz
