@@ -132,7 +132,11 @@ def build(
 
 def main(arguments: Iterable[str] | None = None) -> int:
     """Exit status of `python -m unisep_film.training.corpus`."""
-    parser = argparse.ArgumentParser(prog="unisep_film.training.corpus", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="unisep_film.training.corpus",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("source", type=Path, help="folder with manifest.jsonl")
     parser.add_argument("store", type=Path, help="folder of the training store")
     parser.add_argument("--rate", type=int, default=44100, help="sample rate of the store in Hz")

@@ -187,7 +187,11 @@ def _render_song(
 
 def main(arguments: Iterable[str] | None = None) -> int:
     """Exit status of `python -m unisep_film.training.render`."""
-    parser = argparse.ArgumentParser(prog="unisep_film.training.render", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="unisep_film.training.render",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     defaults = RenderConfig()
     parser.add_argument("store", type=Path, help="folder of the training store")
     parser.add_argument("--soundfont", type=Path, default=DEFAULT_SOUNDFONT, help="General MIDI soundfont")
