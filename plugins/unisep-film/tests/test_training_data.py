@@ -134,6 +134,7 @@ def test_split_holds_out_songs_and_hashed_files_and_excludes_the_demo(store):
     assert {splits[f"notes/piano-{number}.wav"] for number in range(6)} == {"train"}
     # md5("voice/speech-0.wav") and the like: the rule is on the last digit.
     rule, row = corpus.SplitRule(), corpus.ManifestRow
+    assert rule.split(row(path="notes/mer-tabla-1.opus", label="tabla", kind="notes")) == "excluded"
     hashed = [rule.split(row(path=f"solo/{n}.wav", label="flute", kind="solo")) for n in range(400)]
     assert 0.05 < hashed.count("valid") / 400 < 0.22
     assert {rule.split(row(path=f"{n}.wav", label="flute", kind="notes")) for n in range(60)} == {"train"}

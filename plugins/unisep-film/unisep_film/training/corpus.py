@@ -53,15 +53,17 @@ class SplitRule:
     """Which sounds are held out: whole songs by name, single files by the md5 of their path.
 
     Sounds of `excluded_repos` are kept out of training and validation: the shipped demo is made of them.
+    So are paths with `excluded_prefixes`: the same recordings, found again in another collection.
     """
 
     valid_songs: frozenset[str] = frozenset({"eif-sodium", "lmms-capdan-reggaetry", "lmms-oglsdl-pptrip"})
     valid_digits: frozenset[str] = frozenset("01")
     excluded_repos: frozenset[str] = frozenset({"sonic-pi-net/sonic-pi"})
+    excluded_prefixes: tuple[str, ...] = ("notes/mer-tabla-",)
 
     def split(self, row: ManifestRow) -> str:
         """train, valid or excluded."""
-        if row.repo in self.excluded_repos:
+        if row.repo in self.excluded_repos or row.path.startswith(self.excluded_prefixes):
             return "excluded"
         if row.song:
             return "valid" if row.song in self.valid_songs else "train"
