@@ -1,0 +1,69 @@
+"""The command line: arguments and printing only. Data goes to stdout, all else to stderr.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from importlib import import_module
+
+from unisep.cli.arguments import parse
+from unisep.cli.console import Console
+from unisep.errors import EmbeddingError, OptionError, QueryError, UnisepError
+
+__all__ = ["main"]
+
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+_COMMANDS = {
+    "separate": "unisep.cli.separating:separate",
+    "plugins": "unisep.cli.listing:plugins",
+    "models list": "unisep.cli.models:show_list",
+    "models pull": "unisep.cli.models:pull",
+    "models verify": "unisep.cli.models:verify",
+    "models card": "unisep.cli.models:show_card",
+    "embed": "unisep.cli.embedding:embed",
+    "doctor": "unisep.cli.doctor:doctor",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of the command in `argv` (without it, of this process's arguments)."""
+    try:
+        arguments = parse(argv)
+    except SystemExit as exit:  # argparse has printed the help, the version or what is wrong
+        return int(exit.code or 0)
+    console = Console(as_json=arguments.json, quiet=getattr(arguments, "quiet", False))
+    try:
+        with console:
+            return _run(arguments, console)
+    except KeyboardInterrupt:
+        console.say("unisep: interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our stdout has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if arguments.debug:
+            raise
+        console.error(error)
+        return exit_code(error)
+
+
+def exit_code(error: Exception) -> int:
+    """What the process should exit with after this error."""
+    wrong_usage = isinstance(error, OptionError | QueryError) and not isinstance(error, EmbeddingError)
+    return WRONG_USAGE if wrong_usage else FAILED
+
+
+def _run(arguments: Namespace, console: Console) -> int:
+    module_name, _, function_name = _COMMANDS[arguments.command].partition(":")
+    try:
+        command = getattr(import_module(module_name), function_name)
+    except ImportError as error:
+        raise UnisepError(f"This installation is incomplete: {error}. Run: unisep doctor") from error
+    return int(command(arguments, console))

@@ -1,0 +1,140 @@
+"""What the command line prints: data on stdout, progress, warnings and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+from unisep.errors import UnisepError
+
+if TYPE_CHECKING:
+    from unisep.progress import Progress
+
+
+class Console:
+    """The terminal, as a context manager in which warnings and log lines appear as plain lines on stderr.
+
+    as_json: `data` prints JSON and `lines` nothing. quiet: no progress and no notes, but errors.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self._quiet = quiet
+        self._stack = ExitStack()
+        self._line_open = False
+
+    def __enter__(self) -> Console:
+        self._stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = self._show_warning
+        log = logging.getLogger("unisep")
+        handler = _Handler(self)
+        level = log.level
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        self._stack.callback(log.setLevel, level)
+        self._stack.callback(log.removeHandler, handler)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_line()
+        self._stack.close()
+
+    def data(self, value: Any) -> None:
+        """Print `value` on stdout as JSON, if JSON was asked for."""
+        if self.as_json:
+            print(json.dumps(value, indent=2, ensure_ascii=False, default=str), flush=True)
+
+    def lines(self, lines: Sequence[str]) -> None:
+        """Print lines on stdout, unless JSON was asked for."""
+        if not self.as_json:
+            self._end_line()
+            for line in lines:
+                print(line, flush=True)
+
+    def note(self, text: str) -> None:
+        """Say something on stderr that a quiet console keeps to itself."""
+        if not self._quiet:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Say something on stderr."""
+        self._end_line()
+        print(text, file=sys.stderr, flush=True)
+
+    def error(self, error: Exception, about: str = "") -> None:
+        """Say what went wrong, without a traceback."""
+        self.say(f"unisep: error: {about}{describe(error)}")
+
+    def progress(self, label: str) -> Callable[[Progress], None] | None:
+        """A callback that shows progress on a terminal; None where stderr is no terminal."""
+        if self._quiet or not sys.stderr.isatty():
+            return None
+
+        def show(progress: Progress) -> None:
+            left = "" if progress.eta_seconds is None else f", {progress.eta_seconds:.0f} s left"
+            self.rewrite(f"{label}: {progress.stage} {progress.fraction:4.0%}{left}")
+
+        return show
+
+    def rewrite(self, text: str) -> None:
+        """Replace the open line of a terminal by `text`."""
+        print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+        self._line_open = True
+
+    def _end_line(self) -> None:
+        if self._line_open:
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+            self._line_open = False
+
+    def _show_warning(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, UserWarning):
+            self.say(f"unisep: warning: {message}")
+
+
+class _Handler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.note(f"unisep: {record.getMessage()}")
+
+
+def describe(error: Exception) -> str:
+    """The error in one line: its message, or what to do about an error that nobody foresaw."""
+    if isinstance(error, UnisepError):
+        return str(error)
+    advice = "Run again with --debug to see where, and please report it."
+    if isinstance(error, MemoryError):
+        return "There is not enough memory. Use a shorter --segment, or cut the recording."
+    if isinstance(error, OSError):
+        return f"{error}. Check the disk and the permissions."
+    return f"unexpected {type(error).__name__}: {error}. {advice}"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines in which the cells of each column stand below each other.
+
+    >>> columns([("a", "long"), ("bcd", "x")])
+    ['a    long', 'bcd  x']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return ["  ".join(cells).rstrip() for cells in padded]

@@ -1,0 +1,177 @@
+"""`unisep separate`: a batch of recordings, one after the other, each complete or not there at all."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import unisep
+from unisep.cli.console import Console, describe
+from unisep.cli.inputs import Template, check_distinct, expand
+from unisep.cli.ledger import Ledger
+from unisep.cli.questions import asked, questions
+from unisep.errors import AudioFileError, Cancelled, OptionError, PluginError, UnisepError, WeightsError
+from unisep.files import default_format, default_subtype, write_all
+from unisep.formats import checked_subtype, find_format, lossy
+
+if TYPE_CHECKING:
+    from unisep.separation import Separation
+    from unisep.separator import Separator
+
+
+_SAME_FOR_ALL = (
+    OptionError,
+    PluginError,
+    WeightsError,
+    Cancelled,
+)  # no input would fare better than the first
+
+
+def separate(arguments: Namespace, console: Console) -> int:
+    """0 when every input was separated or had been before, else 1.
+
+    Raises:
+        OptionError, QueryError: wrong usage, before any file is touched.
+        UnisepError: nothing can be separated at all, for want of a plugin or of weights given by path.
+    """
+    template = Template(arguments.filename)
+    _check_writing(arguments)
+    ledger = Ledger(arguments.out)
+    found = expand(arguments.inputs, recursive=arguments.recursive, skip=ledger.is_output)
+    check_distinct([path for path in found if isinstance(path, Path)], template)
+    batch = _Batch(arguments, console, template, ledger)
+    results = [batch.result(item, f"[{n}/{len(found)}] ") for n, item in enumerate(found, 1)]
+    counts = {
+        state: sum(result["state"] == state for result in results) for state in ("done", "skipped", "failed")
+    }
+    console.data({"files": results, **{f"n_{state}": count for state, count in counts.items()}})
+    if len(found) > 1:
+        console.note("unisep: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
+        for result in results:
+            if result["state"] == "failed":
+                console.say(f"unisep: failed: {result['input']}: {result['error']}")
+    return 1 if counts["failed"] else 0
+
+
+class _Batch:
+    """What all inputs of one call share; the models are loaded for the first one that needs them."""
+
+    def __init__(self, arguments: Namespace, console: Console, template: Template, ledger: Ledger) -> None:
+        self._arguments = arguments
+        self._console = console
+        self._template = template
+        self._ledger = ledger
+        self._queries = questions(arguments)
+        self._asked = {**asked(arguments), "version": unisep.__version__}
+        self._separator: Separator | None = None
+
+    def result(self, item: Path | AudioFileError, label: str) -> dict[str, Any]:
+        """What came of one input, as plain values; an error is said, and kept in the result."""
+        if isinstance(item, AudioFileError):
+            self._console.error(item)
+            return {"input": "", "state": "failed", "error": str(item)}
+        try:
+            return self._skipped(item) or self._done(item, label)
+        except _SAME_FOR_ALL:
+            raise
+        except Exception as error:
+            if self._arguments.debug:
+                raise
+            self._console.error(error, f"{item}: ")
+            return {"input": str(item), "state": "failed", "error": describe(error)}
+
+    def _skipped(self, source: Path) -> dict[str, Any] | None:
+        entry = self._ledger.completed(source, self._asked) if self._arguments.resume else None
+        if entry is None:
+            return None
+        self._console.note(f"unisep: {source}: done before, and intact")
+        outputs = {name: str(self._arguments.out / place) for name, (place, _) in entry.outputs.items()}
+        return {"input": str(source), "state": "skipped", "outputs": outputs, **entry.details}
+
+    def _done(self, source: Path, label: str) -> dict[str, Any]:
+        started = perf_counter()
+        separation = self._ready().separate(
+            source,
+            self._queries,
+            stems=self._arguments.stems
+            or ((self._arguments.two_stems,) if self._arguments.two_stems else None),
+            route=self._arguments.route,
+            on_progress=self._console.progress(f"{label}{source.name}"),
+        )
+        outputs, gain = self._write(separation, source)
+        seconds = round(perf_counter() - started, 3)
+        details = {"presence": dict(separation.presence), "plan": separation.plan.to_json(), "gain": gain}
+        self._ledger.add(source, self._asked, outputs, details)
+        self._tell(source, separation, gain, seconds, label)
+        self._console.lines([str(path) for path in outputs.values()])
+        paths = {name: str(path) for name, path in outputs.items()}
+        return {"input": str(source), "state": "done", "outputs": paths, **details, "seconds": seconds}
+
+    def _ready(self) -> Separator:
+        if self._separator is None:
+            self._separator = separator_of(self._arguments)
+        return self._separator
+
+    def _write(self, separation: Separation, source: Path) -> tuple[dict[str, Path], float]:
+        wanted, info = self._arguments, separation.source_info
+        ext = default_format(info) if wanted.format is None else wanted.format.lower().lstrip(".")
+        subtype = wanted.subtype or default_subtype(ext, info)
+        audio = {**separation, "rest": separation.rest}
+        places = self._template.place(source, list(audio), ext)
+        paths = {name: wanted.out / place for name, place in places.items()}
+        files = {paths[name]: sound for name, sound in audio.items()}
+        report = write_all(files, format=ext, subtype=subtype, bitrate_kbps=wanted.bitrate)
+        return dict(zip(audio, report.paths, strict=True)), report.gain
+
+    def _tell(self, source: Path, separation: Separation, gain: float, seconds: float, label: str) -> None:
+        say = self._console.note
+        say(f"unisep: {label}{source}: {separation.target.seconds:.1f} s of audio in {seconds:.1f} s")
+        for name, choice in separation.plan.items():
+            presence = separation.presence[name]
+            sure = "" if presence is None else f", presence {presence:.2f}"
+            by = choice.backend + (f" with {choice.encoder}" if choice.encoder else "")
+            say(f"unisep:   {name}: {by}{sure}. {choice.reason}")
+        if gain != 1.0:
+            say(
+                f"unisep:   all files are scaled by {gain:.4f}, so that none clips; --subtype FLOAT keeps the level"
+            )
+
+
+def separator_of(arguments: Namespace) -> Separator:
+    """The Separator with the options of the command line."""
+    from unisep.separator import Separator
+
+    return Separator(
+        arguments.backend,
+        query_backend=arguments.query_backend,
+        encoder=arguments.encoder,
+        weights=arguments.weights,
+        query_weights=arguments.query_weights,
+        device=arguments.device,
+        precision=arguments.precision,
+        seed=arguments.seed,
+        overlap_fraction=arguments.overlap,
+        segment_seconds=arguments.segment,
+        shifts=arguments.shifts,
+        offline=arguments.offline,
+    )
+
+
+def _check_writing(arguments: Namespace) -> None:
+    """Nothing. Raises OptionError for a format that cannot be written, before anything is computed."""
+    options: Mapping[str, Any] = vars(arguments)
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise OptionError(f"--out {arguments.out} is a file. Give a folder.")
+    try:
+        if options["format"] is not None:
+            known = find_format(Path(), options["format"])
+            checked_subtype(known, options["subtype"])
+            if options["bitrate"] is not None and not lossy(known.name):
+                raise OptionError(f"--bitrate is for lossy formats; {known.name} has none.")
+        elif options["subtype"] is not None or options["bitrate"] is not None:
+            raise OptionError("--subtype and --bitrate need --format, so that they fit every input.")
+    except UnisepError as error:
+        raise error if isinstance(error, OptionError) else OptionError(str(error)) from error
