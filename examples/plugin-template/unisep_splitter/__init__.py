@@ -1,0 +1,1 @@
+"""A template for unisep plugins: a backend with two fixed outputs."""
