@@ -121,7 +121,7 @@ def load_backend(
             f"{spec.load} of the backend '{spec.name}' returned {type(backend).__name__}, not a Backend. "
             "Tell its author to test it with unisep.testing.BackendContract."
         )
-    wrong = _what_is_wrong(getattr(backend, "info", None))
+    wrong = wrong_facts(getattr(backend, "info", None))
     if wrong:
         raise BackendError(f"The facts of the backend '{spec.name}' cannot be right: {wrong}.")
     return backend
@@ -176,7 +176,8 @@ def _function(spec: Spec) -> Callable[..., Any]:
     return value  # type: ignore[no-any-return]
 
 
-def _what_is_wrong(info: Any) -> str:
+def wrong_facts(info: Any) -> str:
+    """What cannot be right in a backend's `info`, or ""."""
     if not isinstance(info, BackendInfo):
         return f"`info` is {type(info).__name__}, not BackendInfo"
     if info.channels not in (1, 2):

@@ -12,7 +12,7 @@ from unisep.resolve.route import Request, Task, Want, not_here, pull
 
 def conditioned_tasks(asks: tuple[Ask, ...], request: Request, catalogue: Catalogue) -> tuple[Task, ...]:
     """The asks as tasks of the conditioned backend, one for each space. Raises as `resolve` does."""
-    offer = _query_backend(request, catalogue)
+    offer = _query_backend(asks, request, catalogue)
     tasks: dict[str, Task] = {}
     for ask in asks:
         encoder, space = _encoder(ask, offer, request, catalogue)
@@ -22,7 +22,13 @@ def conditioned_tasks(asks: tuple[Ask, ...], request: Request, catalogue: Catalo
     return tuple(tasks.values())
 
 
-def _query_backend(request: Request, catalogue: Catalogue) -> BackendOffer:
+def _given_spaces(asks: tuple[Ask, ...], request: Request, catalogue: Catalogue) -> set[str]:
+    """The spaces that the caller's vectors and encoder leave no choice about."""
+    spaces = {embedding.space for ask in asks for embedding in ask.embeddings}
+    return spaces | ({catalogue.encoder(request.encoder).spec.space} if request.encoder else set())
+
+
+def _query_backend(asks: tuple[Ask, ...], request: Request, catalogue: Catalogue) -> BackendOffer:
     if request.query_backend is not None:
         offer = catalogue.backend(request.query_backend)
         if not offer.spec.spaces:
@@ -34,6 +40,8 @@ def _query_backend(request: Request, catalogue: Catalogue) -> BackendOffer:
             raise not_here(offer, request)
         return offer
     offers = sorted((offer for offer in catalogue.usable_backends() if offer.spec.spaces), key=rank)
+    spaces = _given_spaces(asks, request, catalogue)
+    offers = [offer for offer in offers if spaces <= set(offer.spec.spaces)] or offers
     if not offers:
         raise PluginError(
             f"No backend that answers queries is installed{catalogue.broken_hint()}. Run: pip install unisep-film"

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from unisep.testing.signals import chirp, clicks, mix, noise, silence, tone
 from unisep.testing.toy import ToyBackend, ToyEncoder, ToyPanBackend, toy_plugin
 
 if TYPE_CHECKING:
-    from unisep.testing.contracts import BackendContract, EncoderContract
+    from unisep.testing.backend_contract import BackendContract
+    from unisep.testing.encoder_contract import EncoderContract
 
 __all__ = [
     "BackendContract",
@@ -29,9 +32,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("BackendContract", "EncoderContract"):
-        from unisep.testing import contracts
+_CONTRACTS = {"BackendContract": "backend_contract", "EncoderContract": "encoder_contract"}
 
-        return getattr(contracts, name)
-    raise AttributeError(f"module 'unisep.testing' has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name not in _CONTRACTS:
+        raise AttributeError(f"module 'unisep.testing' has no attribute {name!r}")
+    import pytest
+
+    module = f"unisep.testing.{_CONTRACTS[name]}"
+    if module not in sys.modules:
+        pytest.register_assert_rewrite(module)
+    return getattr(import_module(module), name)

@@ -35,7 +35,7 @@ _WORDS = {
     "vocals": 1,
     "voice": 1,
     "drums": 2,
-    "guitar": 2,
+    "guitar": 1,
     "hat": 3,
     "high": 3,
 }

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from unisep import Audio, Backend, BackendInfo, Output, QueryEncoder
+from unisep.testing import BackendContract, EncoderContract, signals, toy
+from unisep.testing.toy import N_BANDS, ToyBackend, ToyEncoder, ToyPanBackend
+
+
+class TestToyBackend(BackendContract):
+    query_dim = N_BANDS
+
+    def load_backend(self) -> Backend:
+        return ToyBackend()
+
+
+class TestToyPanBackend(BackendContract):
+    chunked_equals_whole = True
+
+    def load_backend(self) -> Backend:
+        return ToyPanBackend()
+
+
+class TestToyEncoder(EncoderContract):
+    plugin_module = "unisep.hookspecs"  # any light module: the toy's own hooks stand beside its model
+
+    def load_encoder(self) -> QueryEncoder:
+        return ToyEncoder()
+
+
+class Broken(Backend):
+    """Breaks the promise that its `how` names."""
+
+    info = BackendInfo(sources=("a",), sample_rate_hz=8_000, channels=1)
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        self.n_calls = 0
+
+    def separate(
+        self,
+        mixture: torch.Tensor,
+        queries: torch.Tensor | None = None,
+        negatives: torch.Tensor | None = None,
+    ) -> Output:
+        self.n_calls += 1
+        if self.how == "modifies":
+            mixture += 1
+        if self.how == "shape":
+            return Output(mixture)
+        if self.how == "nan":
+            return Output((mixture / mixture.abs().max())[:, None])
+        if self.how == "changes":
+            return Output(mixture[:, None] * self.n_calls)
+        if self.how == "batch":
+            return Output((mixture - mixture.mean(0))[:, None])
+        if self.how == "random":
+            return Output(mixture[:, None] + 0 * torch.rand(1))
+        return Output(mixture[:, None] * torch.linspace(0, 1, mixture.shape[-1]))
+
+
+@pytest.mark.parametrize(
+    ("how", "test"),
+    [
+        ("modifies", "test_leaves_the_mixture_as_it_is"),
+        ("shape", "test_gives_its_sources_with_the_shape_of_the_mixture"),
+        ("nan", "test_silence_in_finite_out"),
+        ("changes", "test_same_input_same_output"),
+        ("batch", "test_a_batch_equals_its_singles"),
+        ("random", "test_uses_no_global_randomness"),
+        ("context", "test_chunked_equals_whole"),
+    ],
+)
+def test_the_backend_contract_catches(how: str, test: str) -> None:
+    class Tried(BackendContract):
+        chunked_equals_whole = True
+
+        def load_backend(self) -> Backend:
+            return Broken(how)
+
+    with pytest.raises(AssertionError):
+        getattr(Tried(), test)()
+
+
+@pytest.mark.parametrize(
+    ("bands", "test"),
+    [
+        (lambda text: torch.full((4,), 3.0), "test_texts_become_unit_vectors_in_their_order"),
+        (lambda text: torch.ones(4), "test_different_texts_differ"),
+        (lambda text: torch.rand(4), "test_same_input_same_output"),
+    ],
+)
+def test_the_encoder_contract_catches(bands: object, test: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unnormalised(ToyEncoder):
+        def encode_text(self, texts: list[str]) -> torch.Tensor:
+            return torch.stack([bands(text) for text in texts])  # type: ignore[operator]
+
+    class Tried(EncoderContract):
+        def load_encoder(self) -> QueryEncoder:
+            return Unnormalised()
+
+    with pytest.raises(AssertionError):
+        getattr(Tried(), test)()
+
+
+def test_a_heavy_hook_module_is_caught() -> None:
+    class Tried(EncoderContract):
+        plugin_module = "unisep.testing.toy"
+
+    with pytest.raises(AssertionError):
+        Tried().test_listing_imports_neither_torch_nor_numpy()
+
+
+def test_the_toy_bands_sum_to_the_mixture_and_hold_what_they_should() -> None:
+    mixture = signals.mix(signals.tone(100, 0.9), signals.tone(8_000, 0.9))
+    low, high = ToyBackend().separate(torch.from_numpy(mixture.samples)[None]).sources[0].numpy()
+    assert np.abs(low + high - mixture.samples).max() < 1e-5
+    inside = slice(2_000, -2_000)
+    assert np.abs(low - signals.tone(100, 0.9).samples)[:, inside].max() < 0.01
+    assert np.abs(high - signals.tone(8_000, 0.9).samples)[:, inside].max() < 0.01
+
+
+def test_the_toy_encoder_hears_what_it_reads() -> None:
+    encoder = ToyEncoder()
+    words = encoder.encode_text(["bass", "hi-hat"])
+    clips = encoder.encode_audio([signals.tone(80), signals.tone(9_000)])
+    assert (words @ clips.T).argmax(1).tolist() == [0, 1]
+    assert (words @ clips.T).diagonal().min() > 0.95
+
+
+def test_signals_are_deterministic_and_shaped_as_asked() -> None:
+    for make in (signals.silence, signals.tone, signals.chirp, signals.clicks, signals.noise):
+        audio = make(seconds=0.25, sample_rate_hz=8_000, channels=1)
+        assert isinstance(audio, Audio)
+        assert audio.samples.shape == (1, 2_000)
+        assert np.array_equal(audio.samples, make(seconds=0.25, sample_rate_hz=8_000, channels=1).samples)
+    assert signals.clicks(4, 1.0).samples.sum() == pytest.approx(2 * 4 * 0.9)
+    assert not np.array_equal(signals.noise(seed=1).samples, signals.noise(seed=2).samples)
+
+
+def test_the_kit_imports_pytest_only_for_the_contracts() -> None:
+    code = (
+        "import sys, unisep.testing as t; t.toy_plugin; before = 'pytest' in sys.modules;"
+        "t.BackendContract; print(before, 'pytest' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_the_toy_backend_refuses_vectors_of_another_size() -> None:
+    with pytest.raises(toy.EmbeddingError, match="have 4 values, this one has 3"):
+        ToyBackend().separate(torch.zeros(1, 2, 100), torch.ones(1, 3))
