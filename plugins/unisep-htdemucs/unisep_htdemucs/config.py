@@ -19,7 +19,6 @@ _LARGEST: dict[str, int] = {
 }  # fmt: skip
 
 # Options that every released checkpoint leaves at one value; this implementation has only that value.
-# `None` in the tuple of values means that the option is absent or empty in the released files.
 _FIXED: dict[str, tuple[Any, ...]] = {
     "wiener_iters": (0,),
     "end_iters": (0,),
