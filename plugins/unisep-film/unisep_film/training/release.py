@@ -1,0 +1,41 @@
+"""Puts measured figures and the hash of new weights into their card."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from .train import Recipe
+
+Tables = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def update_card(card: Path, weights: Path, recipe: Recipe, n_steps: int, tables: Tables) -> None:
+    """Rewrite the card below its prose, which ends where `[[files]]` begins: file, hash, steps, figures.
+
+    The prose (data, licence, weaknesses) is the releaser's; what is written here is measured.
+    """
+    prose, _, _ = card.read_text(encoding="utf-8").partition("[[files]]")
+    hours = n_steps * recipe.mix.batch * recipe.mix.segment_seconds / 3600
+    lines = [
+        "[[files]]",
+        f'name = "{weights.name}"',
+        f'resource = "{weights.parent.name}/{weights.name}"',
+        f'sha256 = "{hashlib.sha256(weights.read_bytes()).hexdigest()}"',
+        f"n_bytes = {weights.stat().st_size}",
+        "",
+        "[measured.training]",
+        f"n_steps = {n_steps}",
+        f"hours_of_mixtures = {hours:.1f}",
+    ]
+    for ask, rows in tables.items():
+        lines += ["", f"[measured.{ask}]"]
+        lines += [f'"{name}" = {{ {_inline(row)} }}' for name, row in rows.items()]
+    partial = card.with_name(card.name + ".part")
+    partial.write_text(prose + "\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(card)
+
+
+def _inline(row: Mapping[str, float]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in row.items())
