@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from unisep.chunks import (
 )
 from unisep.errors import BackendError, Cancelled, OptionError
 
+QUICK = settings(max_examples=50, deadline=None)
 SIZES = st.tuples(st.integers(1, 400), st.integers(1, 90), st.floats(0.0, 0.5))
 
 
@@ -57,6 +59,7 @@ def triangular_mean(mixture: Tensor, segment_samples: int, overlap_fraction: flo
 
 
 @given(SIZES)
+@QUICK
 def test_the_grid_covers_every_sample_and_at_most_two_segments_meet(sizes: tuple[int, int, float]) -> None:
     n_samples, segment_samples, overlap_fraction = sizes
     covered = torch.zeros(n_samples)
@@ -68,6 +71,7 @@ def test_the_grid_covers_every_sample_and_at_most_two_segments_meet(sizes: tuple
 
 
 @given(SIZES, st.integers(1, 4))
+@QUICK
 def test_an_identity_backend_returns_the_very_same_samples(sizes: tuple[int, int, float], batch: int) -> None:
     n_samples, segment_samples, overlap_fraction = sizes
     mixture = noise(n_samples)
@@ -84,14 +88,16 @@ def test_an_identity_backend_returns_the_very_same_samples(sizes: tuple[int, int
 
 
 @given(SIZES, st.lists(st.integers(1, 150), min_size=1, max_size=6))
+@QUICK
 def test_a_stream_of_any_blocks_equals_the_whole_bit_for_bit(
     sizes: tuple[int, int, float], block_sizes: list[int]
 ) -> None:
     n_samples, segment_samples, overlap_fraction = sizes
     mixture = noise(n_samples)
-    options = {"segment_samples": segment_samples, "overlap_fraction": overlap_fraction}
+    options: dict[str, Any] = {"segment_samples": segment_samples, "overlap_fraction": overlap_fraction}
     whole = separate_chunks(mixture, depends_on_context, **options)
-    blocks, start = [], 0
+    blocks: list[Tensor] = []
+    start = 0
     while start < n_samples:
         size = block_sizes[len(blocks) % len(block_sizes)]
         blocks.append(mixture[:, start : start + size])
@@ -101,20 +107,21 @@ def test_a_stream_of_any_blocks_equals_the_whole_bit_for_bit(
 
 
 @given(SIZES, st.integers(0, 400), st.integers(1, 400))
+@QUICK
 def test_a_span_equals_the_same_span_of_the_full_run(
     sizes: tuple[int, int, float], start: int, length: int
 ) -> None:
     n_samples, segment_samples, overlap_fraction = sizes
     start %= n_samples
     stop = min(n_samples, start + length)
-    options = {"segment_samples": segment_samples, "overlap_fraction": overlap_fraction}
+    options: dict[str, Any] = {"segment_samples": segment_samples, "overlap_fraction": overlap_fraction}
     whole = separate_chunks(noise(n_samples), depends_on_context, **options)
     part = separate_chunks(noise(n_samples), depends_on_context, span=(start, stop), **options)
     assert torch.equal(part, whole[..., start:stop])
 
 
 @given(st.integers(1, 400), st.integers(4, 45).map(lambda half: 2 * half), st.floats(0.01, 0.5))
-@settings(max_examples=60)
+@QUICK
 def test_the_crossfade_is_the_mean_under_triangular_windows(
     n_samples: int, segment_samples: int, overlap_fraction: float
 ) -> None:
@@ -219,6 +226,6 @@ def test_cancelling_stops_before_the_next_call() -> None:
 
 
 @pytest.mark.parametrize("wrong", [lambda batch: batch[:, None, :, 1:], lambda batch: batch[:0, None]])
-def test_a_backend_that_returns_another_shape_is_named(wrong) -> None:
+def test_a_backend_that_returns_another_shape_is_named(wrong: Any) -> None:
     with pytest.raises(BackendError, match="returned"):
         separate_chunks(noise(50), wrong, segment_samples=20, overlap_fraction=0.25)

@@ -130,7 +130,7 @@ def test_one_sample_is_enough(tmp_path: Path, format: str) -> None:
 
 
 @given(st.integers(1, 3000), st.integers(1, 1000), st.sampled_from(["wav", "flac", "ogg"]))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_blocks_joined_are_the_whole(tmp_path: Path, n_samples: int, block_samples: int, format: str) -> None:
     path = files.write(tmp_path / f"a.{format}", music(n_samples))
     blocks = [block.samples for block in files.read_blocks(path, block_samples)]
@@ -289,7 +289,7 @@ def test_too_long_for_memory_is_an_error_and_blocks_still_work(
 
 @pytest.mark.usefixtures("no_ffmpeg")
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_mutated_files_give_audio_or_a_typed_error(data: st.DataObject) -> None:
     buffer = io.BytesIO()
     format, subtype = data.draw(
@@ -481,6 +481,7 @@ def test_defaults_follow_the_input() -> None:
 
 
 @given(st.text(max_size=300))
+@settings(max_examples=60, deadline=None)
 def test_a_safe_name_stays_in_its_folder_and_can_be_written(name: str) -> None:
     safe = files.safe_name(name)
     assert safe and safe not in (".", "..")
@@ -512,6 +513,7 @@ def test_safe_names(name: str, safe: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["a", "A", "a-2", "a/b", "a:b", "", "."]), max_size=8))
+@settings(max_examples=60, deadline=None)
 def test_safe_names_never_collide(names: list[str]) -> None:
     folded = [name.casefold() for name in files.safe_names(names)]
     assert len(set(folded)) == len(names)
