@@ -27,7 +27,7 @@ def song(tmp_path):
     return write(tmp_path / "song.wav")
 
 
-def write(path, n_samples=RATE_HZ, seed=0, level=0.1):
+def write(path, n_samples=RATE_HZ // 2, seed=0, level=0.1):
     samples = np.random.default_rng(seed).normal(0, level, (n_samples, 2))
     soundfile.write(path, samples, RATE_HZ, subtype="PCM_24")
     return path
@@ -84,10 +84,10 @@ def test_several_questions_in_one_pass_as_json(song, tmp_path, capsys):
 def test_text_clip_exclusion_and_range_are_one_question(song, tmp_path):
     clip = write(tmp_path / "clip.flac", seed=1)
     flags = ["-q", "bass", "--query-audio", clip, "--mix", "text=0.3,audio=0.7", "--exclude", "hat"]
-    assert separate(song, *flags, "--time-range", "0.2-0.5", "-o", tmp_path / "out") == 0
+    assert separate(song, *flags, "--time-range", "0.1-0.25", "-o", tmp_path / "out") == 0
     target = read(tmp_path / "out/song/bass.wav")
-    assert np.abs(target[int(0.25 * RATE_HZ) : int(0.45 * RATE_HZ)]).max() > 0
-    assert not target[int(0.6 * RATE_HZ) :].any()
+    assert np.abs(target[int(0.12 * RATE_HZ) : int(0.24 * RATE_HZ)]).max() > 0
+    assert not target[int(0.3 * RATE_HZ) :].any()
 
 
 def test_a_part_of_the_recording_itself_as_example(song, tmp_path):
