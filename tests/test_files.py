@@ -7,6 +7,7 @@ import os
 import stat
 import struct
 import sys
+import tracemalloc
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,7 @@ def test_a_recorder_that_left_the_size_open_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_ffmpeg")
 def test_headers_that_claim_terabytes_take_no_memory(tmp_path: Path) -> None:
+    tracemalloc.start()
     w64 = bytearray(files.write(tmp_path / "a.w64", music(100)).read_bytes())
     at = w64.index(b"data") + 16
     w64[at : at + 8] = struct.pack("<Q", 2**43)
@@ -241,11 +243,16 @@ def test_headers_that_claim_terabytes_take_no_memory(tmp_path: Path) -> None:
     flac = bytearray(files.write(tmp_path / "a.flac", music(100)).read_bytes())
     flac[21] |= 0x0F
     flac[22:26] = b"\xff\xff\xff\xff"
-    for data in (w64, aiff, flac):
+    chunk = b"ds64" + struct.pack("<I", 0xFF00_0000) + bytes(28)
+    rf64 = bytearray(b"RF64\xff\xff\xff\xffWAVE" + chunk + wav_bytes(np.zeros((100, 1)))[12:])
+    for data in (w64, aiff, flac, rf64):
         try:
             assert files.read(bytes(data)).n_samples <= 200
         except AudioFileError as error:
             assert "these bytes" in str(error)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 2**24
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -32,9 +32,10 @@ def _data_end(file: BinaryIO, byte_order: str, wanted: bytes) -> int | None:
         if len(head) < 8:
             return None
         name, size = struct.unpack(f"{byte_order}4sI", head)
-        if name == b"ds64":
-            sizes = file.read(size)[:16]
+        if name == b"ds64" and size >= 16:
+            sizes = file.read(16)
             long_size = struct.unpack("<QQ", sizes)[1] if len(sizes) == 16 else None
+            file.seek(size - len(sizes), 1)
         elif name == wanted:
             return _end(file.tell(), size, long_size)
         else:
