@@ -26,7 +26,7 @@ from unisep_htdemucs.torch_file import HTDEMUCS, read_torch_file
 from unisep.errors import WeightsError
 
 CPU = torch.device("cpu")
-Reference = Callable[..., nn.Module]
+Reference = Callable[..., Any]
 Package = dict[str, Any]
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from unisep_htdemucs.model import HTDemucs
 
 from unisep.errors import AudioError
 
 SIX = ["drums", "bass", "other", "vocals", "guitar", "piano"]
-Reference = Callable[..., nn.Module]
+Reference = Callable[..., Any]
 Ours = Callable[..., HTDemucs]
 Music = Callable[..., Tensor]
 Distance = Callable[[Tensor, Tensor], float]

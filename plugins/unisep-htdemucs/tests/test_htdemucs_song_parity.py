@@ -18,7 +18,7 @@ from unisep_htdemucs.bags import RELEASED
 from unisep import Audio, Separator
 from unisep.plugins import registered
 
-Reference = Callable[..., nn.Module]
+Reference = Callable[..., Any]
 
 
 def save_repository(folder: Path, models: list[nn.Module], definition: str = "") -> Path:
