@@ -67,6 +67,7 @@ class Separator:
         dtype = find_dtype(precision, place)
         self._options = Options(place, dtype, seed, overlap_fraction, segment_seconds, shifts)
         self._shelf = Shelf(WeightsStore(offline), place, dtype)
+        self._download_failed = ""
         self._request = Request(
             backend=backend, query_backend=query_backend, encoder=encoder, offline=self._shelf.offline
         )
@@ -185,13 +186,17 @@ class Separator:
 
     def _planned(self, request: Request, meter: Meter) -> tuple[Route, list[Backend]]:
         """Who answers, loaded. Where the default's weights cannot be fetched, the next best."""
+        can_substitute = request.asks is None and request.backend is None and request.route == "auto"
+        if can_substitute:  # what failed once is not tried again at every call
+            request = replace(request, download_failed=self._download_failed)
         planned = resolve(request, self._shelf.catalogue())
         try:
             return planned, [self._backend(task, meter) for task in planned.tasks]
         except DownloadError as error:
-            if request.asks is not None or request.backend is not None or request.route != "auto":
+            if not can_substitute:
                 raise
-            failed = replace(request, download_failed=str(error).rstrip("."))
+            self._download_failed = str(error).split(". ")[0].rstrip(".")
+        failed = replace(request, download_failed=self._download_failed)
         planned = resolve(failed, self._shelf.catalogue())
         return planned, [self._backend(task, meter) for task in planned.tasks]
 

@@ -27,7 +27,7 @@ from unisep.hookspecs import hookimpl
 SPACE = "toy-bands-1"
 EDGES_HZ = (250.0, 1_000.0, 4_000.0)
 N_BANDS = len(EDGES_HZ) + 1
-N_TAPS = 255
+N_TAPS = 1023
 _WORDS = {
     "bass": 0,
     "kick": 0,
