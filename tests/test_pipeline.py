@@ -284,6 +284,11 @@ def test_a_backend_that_breaks_its_promise_is_named_with_the_time(how: str, mess
         separated(song(), loaded(Faulty(how)))
 
 
+def test_a_stem_that_the_backend_does_not_give_is_named() -> None:
+    with pytest.raises(BackendError, match="'tried' was to give vocals and gives a, b"):
+        separated(song(), loaded(Mean(), Want("vocals", stem="vocals")))
+
+
 def test_progress_goes_from_nothing_to_all() -> None:
     seen: list[Progress] = []
     run(song(), [loaded(Mean()), loaded(Mean())], Options(CPU, torch.float32), Meter(seen.append), None)

@@ -354,6 +354,13 @@ def test_an_encoder_without_weights_is_not_chosen() -> None:
         route_of("oboe", installed(FILM))
 
 
+def test_a_card_that_cannot_be_read_counts_as_weights_that_are_not_here() -> None:
+    film = Plugin("z", "unisep-film", "1", "ok", specs=(FILM, MINI))
+    here = catalogue([film], (), lambda spec: "broken" if spec is FILM else "present")
+    with pytest.raises(DownloadError, match="pip install --force-reinstall --no-deps unisep-film"):
+        route_of("oboe", here)
+
+
 def test_routing_is_pure() -> None:
     here = installed(*ALL)
     assert who(route_of(["drums", "oboe"], here)) == who(route_of(["drums", "oboe"], here))

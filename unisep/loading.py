@@ -107,7 +107,7 @@ class Shelf:
         try:
             return self._store.state(read_card(spec.card))
         except WeightsError:
-            return "missing"  # its own error is raised when it is asked for
+            return "broken"  # its own error is raised when it is asked for
 
 
 def existing(path: str | Path, option: str) -> Path:

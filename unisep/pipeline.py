@@ -12,6 +12,7 @@ from unisep import convert
 from unisep.audio import Audio
 from unisep.backend import Backend
 from unisep.chunks import CancelFlag
+from unisep.errors import BackendError
 from unisep.inference import Caller, Stepper
 from unisep.options import Options
 from unisep.progress import Meter
@@ -106,9 +107,13 @@ class _Pass:
     def _caller(self) -> Caller:
         backend, name, indices = self.loaded.backend, self.loaded.task.backend.name, self._stretch.indices
         if self.loaded.conditions is None:
-            wants = self.loaded.task.wants
-            outputs = [backend.info.sources.index(wants[index].stem) for index in indices]
-            return Caller(backend, name, None, outputs)
+            sources, stems = backend.info.sources, [self.loaded.task.wants[index].stem for index in indices]
+            if not set(stems) <= set(sources):
+                raise BackendError(
+                    f"The backend '{name}' was to give {', '.join(stems)} and gives {', '.join(sources)}. "
+                    "Upgrade its plugin, or tell its author to test it with unisep.testing.BackendContract."
+                )
+            return Caller(backend, name, None, [sources.index(stem) for stem in stems])
         conditions = self.loaded.conditions.rows(list(indices)).to(self._options.device)
         return Caller(backend, name, conditions, range(len(indices)))
 

@@ -24,7 +24,8 @@ class Choice:
     backend, encoder: the names of the plugins' specs; encoder is None where none is needed.
     reason: one sentence.
     licence: of the backend's weights.
-    weights: "none", "embedded", "present", "missing" (to be downloaded) or "local" (the user's file).
+    weights: "none", "embedded", "present", "missing" or "broken" (before it was loaded), or "local" (the
+        user's file).
     """
 
     backend: str

@@ -117,7 +117,8 @@ def _unit(vector: Tensor, ask: Ask) -> Tensor:
     norm = torch.linalg.vector_norm(vector)
     if not norm > _MIN_NORM:
         raise QueryError(
-            f"The parts of the query '{ask.name}' cancel each other out. Change its weights, or drop a part."
+            f"The query '{ask.name}' points nowhere: its example is silent, or its parts cancel each other out. "
+            "Give another example, or change the weights."
         )
     return vector / norm
 

@@ -19,7 +19,8 @@ PREFERRED = ("htdemucs", "htdemucs-film", "htdemucs_6s", "htdemucs_ft")
 class Offer(Generic[SpecT]):
     """A spec, the distribution it comes from, and its weights.
 
-    weights: "none" (needs none), "embedded", "present", "missing", or "local" (the user's own file).
+    weights: "none" (needs none), "embedded", "present", "missing", "broken" (its card cannot be read),
+        or "local" (the user's own file).
     """
 
     spec: SpecT
@@ -30,6 +31,11 @@ class Offer(Generic[SpecT]):
     def name(self) -> str:
         """The spec's name."""
         return self.spec.name
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it can be loaded without a download."""
+        return self.weights not in ("missing", "broken")
 
     @property
     def key(self) -> str:
@@ -45,7 +51,7 @@ WeightsState = Callable[[BackendSpec | EncoderSpec], str]
 def rank(offer: BackendOffer, here_first: bool = False) -> tuple[bool, int, str]:
     """Sort key: the default first. With `here_first`, those whose weights are here come before."""
     place = PREFERRED.index(offer.name) if offer.name in PREFERRED else len(PREFERRED)
-    return (here_first and offer.weights == "missing", place, offer.name)
+    return (here_first and not offer.is_here, place, offer.name)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def _query_backend(asks: tuple[Ask, ...], request: Request, catalogue: Catalogue
             raise OptionError(
                 f"'{offer.name}' does not answer queries; give it as backend=. Those that do: {able}."
             )
-        if offer.weights == "missing" and request.offline:
+        if not offer.is_here and request.offline:
             raise not_here(offer, request)
         return offer
     offers = sorted((offer for offer in catalogue.usable_backends() if offer.spec.spaces), key=rank)
@@ -46,7 +46,7 @@ def _query_backend(asks: tuple[Ask, ...], request: Request, catalogue: Catalogue
         raise PluginError(
             f"No backend that answers queries is installed{catalogue.broken_hint()}. Run: pip install unisep-film"
         )
-    here = [offer for offer in offers if offer.weights != "missing"]
+    here = [offer for offer in offers if offer.is_here]
     if not here:
         raise DownloadError(
             f"The weights of '{offers[0].name}' are not here, and routing a query never downloads. "
@@ -74,7 +74,7 @@ def _encoder(
         return _named_encoder(ask, allowed, backend, request, catalogue)
     fitting = [offer for offer in catalogue.usable_encoders() if offer.spec.space in allowed]
     able = [offer for offer in fitting if ask.modalities <= offer.spec.modalities]
-    here = [offer for offer in able if offer.weights != "missing"]
+    here = [offer for offer in able if offer.is_here]
     if here:
         best = min(here, key=lambda offer: (allowed.index(offer.spec.space), offer.name))
         return best, best.spec.space
@@ -98,7 +98,7 @@ def _named_encoder(
             f"The encoder '{offer.name}' encodes {' and '.join(sorted(spec.modalities))}, and '{ask.name}' needs "
             f"{' and '.join(sorted(ask.modalities))}. Ask differently, or leave encoder= out."
         )
-    if offer.weights == "missing" and request.offline:
+    if not offer.is_here and request.offline:
         raise not_here(offer, request)
     return offer, spec.space
 

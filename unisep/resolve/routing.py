@@ -89,7 +89,7 @@ def _naming(ask: Ask, request: Request, catalogue: Catalogue) -> list[tuple[Back
 def _may_use(offer: BackendOffer, request: Request) -> bool:
     """Routing a query never downloads; a backend that the caller named may."""
     can_download = request.backend is not None and not request.offline and not request.download_failed
-    return offer.weights != "missing" or can_download
+    return offer.is_here or can_download
 
 
 def _fixed_tasks(asks: tuple[Ask, ...], fixed: dict[str, tuple[BackendOffer, str]]) -> tuple[Task, ...]:

@@ -22,7 +22,7 @@ def fixed_stems(request: Request, catalogue: Catalogue) -> Route:
     if offer is None:
         why = "no backend with fixed stems is installed"
         return _by_query(request, catalogue, why, f"{why}. Better: pip install unisep-htdemucs")
-    if offer.weights == "missing" and (request.offline or request.download_failed):
+    if not offer.is_here and (request.offline or request.download_failed):
         why = f"the weights of '{offer.name}' are not here" + (
             f" and could not be downloaded ({request.download_failed})" if request.download_failed else ""
         )
