@@ -1,0 +1,105 @@
+"""Where a CLAP checkpoint lies, and the name of the space that its weights span."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from unisep.errors import DownloadError, WeightsError
+
+DEFAULT_NAME = "laion/clap-htsat-unfused"
+DEFAULT_REVISION = "8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a"
+DEFAULT_SHA256 = "1cd3c601bc4afe0fa87be3de4c13dd2cfadd249fac1e29acf74a9b296c3219bb"
+DEFAULT_SPACE = f"{DEFAULT_NAME}@{DEFAULT_REVISION}"
+# Safetensors first. Some LAION repositories hold only the second, which torch's restricted loader reads:
+# it builds tensors and plain containers, and refuses a file that names anything else.
+WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
+_NEEDED = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
+_WANTED = ("tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with a CLAP, its file of weights, and the name of its space."""
+
+    folder: Path
+    weights: Path
+    space: str
+
+
+def find(asked: Path | None) -> Checkpoint:
+    """The checkpoint of a folder, of a hub name `owner/name[@revision]`, or (None) the default one.
+
+    Raises WeightsError for something that is neither, DownloadError where the hub cannot help.
+    """
+    if asked is None:
+        return _from_hub(DEFAULT_NAME, DEFAULT_REVISION)
+    if asked.is_dir():
+        return _from_folder(asked)
+    named = re.fullmatch(r"([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?", asked.as_posix())
+    if named is None or asked.exists():
+        raise WeightsError(
+            f"{asked} is no folder with a CLAP checkpoint. Give a folder with config.json and model.safetensors, "
+            f"or a name on the hub such as {DEFAULT_NAME}."
+        )
+    name = named[1]
+    return _from_hub(name, named[2] or (DEFAULT_REVISION if name == DEFAULT_NAME else "main"))
+
+
+def _from_folder(folder: Path) -> Checkpoint:
+    weights = next((folder / name for name in WEIGHTS_NAMES if (folder / name).is_file()), None)
+    if weights is None:
+        raise WeightsError(
+            f"{folder} holds none of {', '.join(WEIGHTS_NAMES)}. Save the model there with save_pretrained."
+        )
+    digest = sha256(weights)
+    space = DEFAULT_SPACE if digest == DEFAULT_SHA256 else f"{folder.resolve().name}@{digest}"
+    return Checkpoint(folder, weights, space)
+
+
+def _from_hub(name: str, revision: str) -> Checkpoint:
+    """Fetched into the hub's cache (HF_HOME) unless it is there already; HF_HUB_OFFLINE is honoured."""
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise DownloadError(
+            "Fetching a CLAP needs the package huggingface_hub. Install it with: pip install 'unisep-clap[transformers]'."
+        ) from error
+
+    def fetch(file: str) -> Path:
+        return Path(hf_hub_download(name, file, revision=revision))
+
+    def fetch_if_there(file: str) -> Path | None:
+        try:
+            return fetch(file)
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            return None
+
+    try:
+        needed = [fetch(file) for file in _NEEDED]
+        for file in _WANTED:
+            fetch_if_there(file)
+        weights = fetch_if_there(WEIGHTS_NAMES[0]) or fetch(WEIGHTS_NAMES[1])
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
+        raise DownloadError(
+            f"Cannot fetch {name} at revision {revision} ({type(error).__name__}: {error}). Connect and unset "
+            "HF_HUB_OFFLINE, give a folder that holds the checkpoint, or use the encoder 'clap-mini', which works offline."
+        ) from error
+    if f"{name}@{revision}" == DEFAULT_SPACE and sha256(weights) != DEFAULT_SHA256:
+        raise WeightsError(
+            f"{weights} is not the published file of {name}: its sha256 differs. Delete it and try again."
+        )
+    # The cache keeps a revision in a folder of its commit's name, whatever branch was asked for.
+    folder = needed[0].parent
+    return Checkpoint(folder, weights, f"{name}@{folder.name}")
+
+
+def sha256(file: Path) -> str:
+    """The sha256 of a whole file, 64 hex digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

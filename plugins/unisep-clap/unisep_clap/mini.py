@@ -1,0 +1,111 @@
+"""`clap-mini`: the embedded encoder. Text and audio towers that share the space `clap-mini-1`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import soxr
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from unisep import Audio, QueryEncoder
+from unisep.errors import QueryError, WeightsError
+from unisep_clap.audio_tower import AudioTower, AudioTowerConfig
+from unisep_clap.text_tower import TextTower, TextTowerConfig, pad
+from unisep_clap.windows import loud_windows
+from unisep_clap.wordpiece import WordPiece
+
+SPACE = "clap-mini-1"
+WEIGHTS_FILE = "clap_mini.safetensors"
+VOCABULARY_FILE = "vocab.txt"
+
+
+@final
+class MiniEncoder(QueryEncoder):
+    """The embedded towers, ready to encode."""
+
+    space = SPACE
+
+    def __init__(self, tokens: WordPiece, text: TextTower, audio: AudioTower, device: torch.device) -> None:
+        self._tokens = tokens
+        self._text = text.to(device).eval()
+        self._audio = audio.to(device).eval()
+        self._device = device
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        return self._text.config.n_dims
+
+    @torch.inference_mode()
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Unit vectors [n, dim], one phrase at a time, so that company changes nothing.
+
+        Raises QueryError for a text without a letter or digit.
+        """
+        rows = [self._text(*self._padded(text)) for text in texts]
+        return torch.cat(rows) if rows else torch.empty(0, self.dim, device=self._device)
+
+    @torch.inference_mode()
+    def encode_audio(self, clips: Sequence[Audio]) -> Tensor:
+        """Unit vectors [n, dim]: windows of three seconds, averaged where the clip sounds."""
+        return self.encode_audio_arrays([(clip.samples.mean(0), clip.sample_rate_hz) for clip in clips])
+
+    @torch.inference_mode()
+    def encode_audio_arrays(self, clips: Sequence[tuple[NDArray[np.float32], int]]) -> Tensor:
+        """Unit vectors [n, dim] of (mono samples [samples], rate in hertz) pairs."""
+        rows = [self._encode_clip(samples, rate_hz) for samples, rate_hz in clips]
+        return torch.stack(rows) if rows else torch.empty(0, self.dim, device=self._device)
+
+    def _padded(self, text: str) -> tuple[Tensor, Tensor]:
+        if not any(character.isalnum() for character in text):
+            raise QueryError(f"The text {text!r} names no sound. Write what to listen for, such as 'piano'.")
+        ids, present = pad([self._tokens.encode(text)], self._tokens.padding_id)
+        return ids.to(self._device), present.to(self._device)
+
+    def _encode_clip(self, samples: NDArray[np.float32], rate_hz: int) -> Tensor:
+        config = self._audio.config
+        mono = np.ascontiguousarray(soxr.resample(samples, rate_hz, config.mel.sample_rate_hz), np.float32)
+        windows = loud_windows(mono, config.window_samples)
+        vectors = torch.cat([self._audio(torch.from_numpy(w[None]).to(self._device)) for w in windows])
+        return F.normalize(vectors.mean(0), dim=-1)
+
+
+def load_mini(weights: Path | None = None, device: torch.device | str = "cpu") -> MiniEncoder:
+    """The encoder with the embedded weights, or with those of a file or folder given.
+
+    Raises WeightsError when the file is missing, damaged or does not fit.
+    """
+    folder = Path(str(resources.files("unisep_clap").joinpath("data")))
+    file = folder / WEIGHTS_FILE if weights is None else Path(weights)
+    file = file / WEIGHTS_FILE if file.is_dir() else file
+    pieces = (folder / VOCABULARY_FILE).read_text(encoding="utf-8").splitlines()
+    tokens = WordPiece(pieces)
+    try:
+        state = {name: tensor.float() for name, tensor in load_file(file).items()}
+        text = TextTower(TextTowerConfig(n_pieces=len(pieces)))
+        audio = AudioTower(AudioTowerConfig())
+        text.load_state_dict(_part(state, "text."))
+        audio.load_state_dict(_part(state, "audio."))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise WeightsError(
+            f"{file} does not hold clap-mini's weights: {error}. Leave out the file to use the embedded ones."
+        ) from error
+    return MiniEncoder(tokens, text, audio, torch.device(device))
+
+
+def load(*, weights: Path | None, device: torch.device) -> QueryEncoder:
+    """What unisep calls: clap-mini on the device."""
+    return load_mini(weights, device)
+
+
+def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

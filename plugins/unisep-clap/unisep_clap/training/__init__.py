@@ -1,0 +1,1 @@
+"""The recipe that made clap-mini: `text` (distil), `render` (extra audio), `audio` (train), `release` (pack)."""
