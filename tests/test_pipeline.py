@@ -186,6 +186,23 @@ def test_all_queries_go_in_one_call_and_come_back_in_order() -> None:
     assert presence[1] == max(presence)  # type: ignore[type-var]
 
 
+def test_presence_is_that_of_the_segment_where_the_sound_is_surest() -> None:
+    class Unsure(Mean):
+        def separate(
+            self,
+            mixture: torch.Tensor,
+            queries: torch.Tensor | None = None,
+            negatives: torch.Tensor | None = None,
+        ) -> Output:
+            output = super().separate(mixture, queries, negatives)
+            level = [0.2, 0.9, 0.1][min(len(self.batches), 3) - 1]
+            return Output(output.sources, torch.tensor([[level, 1 - level]]))
+
+    found = separated(song(), loaded(Unsure()))
+    assert found["a"].presence == pytest.approx(0.9)
+    assert found["b"].presence == pytest.approx(0.9)
+
+
 def test_queries_with_ranges_apart_are_computed_apart() -> None:
     wants = [Want("x", time_range=(0, 0.4)), Want("y", time_range=(3, 3.4)), Want("z", time_range=(0.3, 0.6))]
     found = separated(
