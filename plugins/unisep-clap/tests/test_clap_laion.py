@@ -16,6 +16,7 @@ from unisep_clap.checkpoints import DEFAULT_NAME, DEFAULT_SPACE, find
 
 from unisep import Audio
 from unisep.errors import DownloadError, EncoderError, QueryError, WeightsError
+from unisep.testing import EncoderContract
 
 transformers = pytest.importorskip("transformers")
 CPU = torch.device("cpu")
@@ -67,6 +68,17 @@ def save(folder: Path, fusion: bool = False) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return save(tmp_path_factory.mktemp("clap") / "small-clap")
+
+
+class TestContract(EncoderContract):
+    plugin_module = "unisep_clap.plugin"
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, folder):
+        type(self).folder = folder
+
+    def load_encoder(self):
+        return laion.load(weights=self.folder, device=CPU)
 
 
 @pytest.fixture(scope="module")

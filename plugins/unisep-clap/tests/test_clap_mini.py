@@ -17,8 +17,16 @@ from unisep_clap.training.phrases import HELD_OUT_WORDS
 
 from unisep import Audio
 from unisep.errors import AudioError, QueryError, WeightsError
+from unisep.testing import EncoderContract
 
 DATA = Path(str(resources.files("unisep_clap").joinpath("data")))
+
+
+class TestContract(EncoderContract):
+    plugin_module = "unisep_clap.plugin"
+
+    def load_encoder(self):
+        return load(weights=None, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

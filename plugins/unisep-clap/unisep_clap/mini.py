@@ -82,12 +82,17 @@ class MiniEncoder(QueryEncoder):
 def load_mini(weights: Path | None = None, device: torch.device | str = "cpu") -> MiniEncoder:
     """The encoder with the embedded weights, or with those of a file or folder given.
 
+    The vocabulary is the one beside the weights, or the embedded one where there is none.
+
     Raises WeightsError when the file is missing, damaged or does not fit.
     """
     folder = Path(str(resources.files("unisep_clap").joinpath("data")))
     file = folder / WEIGHTS_FILE if weights is None else Path(weights)
     file = file / WEIGHTS_FILE if file.is_dir() else file
-    pieces = (folder / VOCABULARY_FILE).read_text(encoding="utf-8").splitlines()
+    beside = file.with_name(VOCABULARY_FILE)
+    pieces = (
+        (beside if beside.is_file() else folder / VOCABULARY_FILE).read_text(encoding="utf-8").splitlines()
+    )
     tokens = WordPiece(pieces)
     try:
         state = {name: tensor.float() for name, tensor in load_file(file).items()}

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from unisep_clap.mini import SPACE, VOCABULARY_FILE, WEIGHTS_FILE
 
+_NOTES = Path(__file__).with_name("notes.txt")
+
 
 def pack(text: Path, audio: Path, out: Path) -> Path:
     """One file with both towers, floats in half precision; the vocabulary lies beside it."""
@@ -72,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", type=Path, required=True, help="folder that training.text wrote")
     parser.add_argument("--audio", type=Path, required=True, help="folder that training.audio wrote")
-    parser.add_argument("--notes", type=Path, required=True, help="the card's prose")
+    parser.add_argument("--notes", type=Path, default=_NOTES, help="the card's prose")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     weights = pack(arguments.text, arguments.audio, arguments.out)
