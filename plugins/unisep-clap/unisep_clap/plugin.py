@@ -19,7 +19,7 @@ def unisep_encoders() -> Iterable[EncoderSpec]:
             load="unisep_clap.mini:load",
             space="clap-mini-1",
             summary="Small text and audio encoder, embedded: open vocabulary, works offline",
-            licence="MIT",
+            licence="Apache-2.0",
             card="unisep_clap:data/clap-mini.toml",
         ),
         EncoderSpec(

@@ -36,7 +36,7 @@ def card(weights: Path, notes: str, measured: dict[str, Any]) -> str:
     """The TOML card of the packed weights."""
     head = f'''name = "clap-mini"
 summary = "Embedded text and audio encoder, space {SPACE}: open vocabulary, works offline"
-licence = "MIT"
+licence = "Apache-2.0"
 source = "trained by unisep_clap.training in this repository"
 sources = []
 sample_rate_hz = 32000
