@@ -1,0 +1,58 @@
+# Everything starts here:  make demo   make test   make bench   make docs   make clean
+#
+# VENV is the environment that is made once and kept; PYTHON makes it; OUT takes what is written.
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out
+BIN := $(VENV)/bin
+
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+PLUGINS := -e plugins/unisep-htdemucs -e plugins/unisep-film
+DEFINITIONS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+SOURCES := unisep tests benchmarks examples plugins
+
+.PHONY: demo test lint bench docs clean
+
+## Isolate a text query and an example query from the recording in examples/audio, offline.
+demo: $(VENV)/.ready
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/demo.py --out $(OUT)/demo
+
+## Style, types, then every test: units, doctests, blocks of the README and the docs, examples.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/.test-ready
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy unisep
+	$(BIN)/mypy benchmarks
+	$(BIN)/mypy plugins/unisep-htdemucs/unisep_htdemucs
+	$(BIN)/mypy plugins/unisep-film/unisep_film
+	$(BIN)/mypy plugins/unisep-clap/unisep_clap
+
+## Speed against demucs 4.1.0 on the same weights in the same run, and import time.
+bench: $(VENV)/.test-ready
+	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/against_demucs.py
+
+docs: $(VENV)/.docs-ready
+	$(BIN)/mkdocs build --strict --site-dir $(OUT)/docs
+
+clean:
+	rm -rf $(OUT) .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: $(VENV)/bin/python $(DEFINITIONS)
+	$(PIP) -e ".[plot]" $(PLUGINS) -e plugins/unisep-clap
+	touch $@
+
+$(VENV)/.test-ready: $(VENV)/bin/python $(DEFINITIONS)
+	$(PIP) -e ".[plot,test]" $(PLUGINS) -e "plugins/unisep-clap[transformers]"
+	touch $@ $(VENV)/.ready
+
+$(VENV)/.docs-ready: $(VENV)/bin/python $(DEFINITIONS)
+	$(PIP) -e ".[docs]"
+	touch $@
