@@ -3,7 +3,7 @@
 A ```python block is executed; the blocks of one page share their names. A block with a title is written
 to a file of that name, which the others can import. In a ```console block each line that starts with `$ `
 is executed, if it is unisep or pytest. Other blocks are only looked at. A page finds these files beside
-it: song.flac (32 s), lick.wav, and album/ with two songs.
+it: song.flac (32 s for the README, else 10 s), lick.wav, and album/ with two songs.
 """
 
 import os
@@ -44,10 +44,11 @@ def pages_with(language):
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch):
+def desk(page, tmp_path, monkeypatch):
     """A working folder with the audio that the pages speak of, and no network."""
     mixture, rate_hz = soundfile.read(AUDIO / "mixture.flac")
-    song = np.concatenate([mixture, mixture])[: 32 * rate_hz]
+    seconds = 32 if page.name == "README.md" else 10
+    song = np.concatenate([mixture, mixture])[: seconds * rate_hz]
     soundfile.write(tmp_path / "song.flac", song, rate_hz)
     clip, clip_rate_hz = soundfile.read(AUDIO / "example-electric-guitar.ogg")
     soundfile.write(tmp_path / "lick.wav", clip, clip_rate_hz)
