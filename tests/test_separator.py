@@ -233,6 +233,12 @@ def test_bad_queries_are_refused() -> None:
         separator.separate(SONG, Embedding(np.ones(7), SPACE))
 
 
+@pytest.mark.parametrize("query", [np.zeros((2, 4000)), {"text": "low", "exclude": np.zeros((1, 4000))}])
+def test_a_silent_example_is_refused(query: object) -> None:
+    with pytest.raises(QueryError, match="silent"):
+        toy_separator().separate(SONG, query)
+
+
 def test_short_clips_and_recordings_work() -> None:
     separator = toy_separator()
     assert separator.separate(np.zeros((2, 1)), "bass").target.n_samples == 1

@@ -75,9 +75,13 @@ def _encode_texts(
     return dict(zip(texts, _checked(encoder, "encode_text", encoder.encode_text, texts), strict=True))
 
 
-def _encode_clips(encoder: QueryEncoder | None, clips: list[Audio]) -> list[Tensor]:
+def _encode_clips(ask: Ask, encoder: QueryEncoder | None, clips: list[Audio]) -> list[Tensor]:
     if not clips or encoder is None:
         return []
+    if not all(clip.samples.any() for clip in clips):
+        raise QueryError(
+            f"An example clip of the query '{ask.name}' is silent. Give one in which the sound is heard."
+        )
     return list(_checked(encoder, "encode_audio", encoder.encode_audio, clips))
 
 
@@ -92,7 +96,7 @@ def _query_vector(
     if ask.query.texts:
         parts["text"] = torch.stack([words[text] for text in ask.query.texts]).mean(0)
     if "audio" in ask.query.parts:
-        parts["audio"] = _encode_clips(encoder, [example_of(ask, mixture, default_rate_hz)])[0]
+        parts["audio"] = _encode_clips(ask, encoder, [example_of(ask, mixture, default_rate_hz)])[0]
     if ask.query.embedding is not None:
         parts["embedding"] = torch.from_numpy(ask.query.embedding.vector.copy())
     _check_sizes([ask], list(parts.values()))
@@ -105,7 +109,7 @@ def _negative_vector(
     ask: Ask, encoder: QueryEncoder | None, words: Mapping[str, Tensor], default_rate_hz: int, dim: int
 ) -> Tensor:
     vectors = [words[text] for text in ask.excluded_texts]
-    vectors += _encode_clips(encoder, [clip.at(default_rate_hz) for clip in ask.excluded_clips])
+    vectors += _encode_clips(ask, encoder, [clip.at(default_rate_hz) for clip in ask.excluded_clips])
     vectors += [torch.from_numpy(embedding.vector.copy()) for embedding in ask.excluded_embeddings]
     if not vectors:
         return torch.zeros(dim)
