@@ -52,7 +52,7 @@ def probe(tmp_path, monkeypatch, server):
     common = 'licence = "CC0-1.0"\nsource = "made for this test"\nnotes = "Made of words."\n'
     inside = f'[[files]]\nname = "inside.bin"\nresource = "inside.bin"\nsha256 = "{SHA256}"\n'
     outside = f'[[files]]\nname = "outside.bin"\nurl = "{server[1]}/outside.bin"\nsha256 = "{SHA256}"\n'
-    measured = "[measured]\nspeed = 2.5\n[measured.sisdr_db]\ndrums = 3.5\n"
+    measured = "[measured]\nspeed = 2.5\n[measured.drums]\nsisdr_db = 3.5\n[measured.bass]\nsdr_db = 1.25\n"
     (package / "probe-inside.toml").write_text(
         f'name = "probe-inside"\nsummary = "inside"\n{common}{inside}{measured}'
     )
@@ -136,10 +136,18 @@ def test_offline_says_what_to_do(monkeypatch, capsys):
 def test_card_shows_licence_hash_notes_and_measures(capsys):
     assert main(["models", "card", "probe-inside"]) == 0
     out = capsys.readouterr().out
-    for said in ("CC0-1.0", SHA256, "Made of words.", "speed: 2.5", "drums: 3.5", "embedded"):
+    for said in (
+        "CC0-1.0",
+        SHA256,
+        "Made of words.",
+        "speed: 2.5",
+        "sisdr_db  sdr_db",
+        "drums  3.5       -",
+        "embedded",
+    ):
         assert said in out
     code, card = run_json(capsys, "models", "card", "probe-inside")
-    assert code == 0 and card["measured"]["sisdr_db"]["drums"] == 3.5
+    assert code == 0 and card["measured"]["drums"]["sisdr_db"] == 3.5
 
 
 def test_a_model_that_is_not_there_is_named_with_the_nearest(capsys):

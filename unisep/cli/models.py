@@ -165,10 +165,26 @@ def _size(n_bytes: int | None) -> str:
 
 
 def _measured(values: dict[str, Any], indent: str) -> list[str]:
-    lines: list[str] = []
+    """Lines for figures: plain ones, then tables of those that have the same columns."""
+    plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
+    lines = [f"{indent}{key}: {_figure(value)}" for key, value in plain.items()]
+    rows = {key: value for key, value in values.items() if _is_row(value)}
+    if rows:
+        heads = list(dict.fromkeys(head for row in rows.values() for head in row))
+        table = [
+            ("", *heads),
+            *((key, *(_figure(row.get(head, "-")) for head in heads)) for key, row in rows.items()),
+        ]
+        lines += [f"{indent}{line}" for line in columns(table)]
     for key, value in values.items():
-        if isinstance(value, dict):
+        if key not in plain and key not in rows:
             lines += [f"{indent}{key}:", *_measured(value, indent + "  ")]
-        else:
-            lines.append(f"{indent}{key}: {value}")
     return lines
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict) and not any(isinstance(figure, dict) for figure in value.values())
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

@@ -43,7 +43,8 @@ def separate(arguments: Namespace, console: Console) -> int:
     found = expand(arguments.inputs, recursive=arguments.recursive, skip=ledger.is_output)
     check_distinct([path for path in found if isinstance(path, Path)], template)
     batch = _Batch(arguments, console, template, ledger)
-    results = [batch.result(item, f"[{n}/{len(found)}] ") for n, item in enumerate(found, 1)]
+    labels = [f"[{n}/{len(found)}] " if len(found) > 1 else "" for n in range(1, len(found) + 1)]
+    results = [batch.result(item, label) for item, label in zip(found, labels, strict=True)]
     counts = {
         state: sum(result["state"] == state for result in results) for state in ("done", "skipped", "failed")
     }
@@ -129,15 +130,21 @@ class _Batch:
     def _tell(self, source: Path, separation: Separation, gain: float, seconds: float, label: str) -> None:
         say = self._console.note
         say(f"unisep: {label}{source}: {separation.target.seconds:.1f} s of audio in {seconds:.1f} s")
+        answers: dict[str, list[str]] = {}
         for name, choice in separation.plan.items():
-            presence = separation.presence[name]
-            sure = "" if presence is None else f", presence {presence:.2f}"
             by = choice.backend + (f" with {choice.encoder}" if choice.encoder else "")
-            say(f"unisep:   {name}: {by}{sure}. {choice.reason}")
+            answers.setdefault(f"{by}. {choice.reason}", []).append(_with_presence(name, separation))
+        for answer, found in answers.items():
+            say(f"unisep:   {', '.join(found)}: {answer}")
         if gain != 1.0:
             say(
-                f"unisep:   all files are scaled by {gain:.4f}, so that none clips; --subtype FLOAT keeps the level"
+                f"unisep:   all files are scaled by {gain:.4f}, so that none clips; --format wav --subtype FLOAT keeps the level"
             )
+
+
+def _with_presence(name: str, separation: Separation) -> str:
+    presence = separation.presence[name]
+    return name if presence is None else f"{name} (presence {presence:.2f})"
 
 
 def separator_of(arguments: Namespace) -> Separator:
