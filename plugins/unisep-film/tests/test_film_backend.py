@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from unisep_film.backend import WEIGHTS_FILE, FilmBackend, load
 from unisep_film.checkpoints import FORMAT, load_model, save_model
 from unisep_film.config import FilmConfig
+from unisep_film.exclusion import without
 from unisep_film.model import FilmHTDemucs
 
 from unisep.errors import AudioError, BackendError, EmbeddingError, WeightsError
@@ -154,3 +155,32 @@ def test_a_config_that_makes_no_model(file: Path, change: dict[str, object]) -> 
     config = {**json.loads(CONFIG.model_dump_json()), **change}
     with pytest.raises(WeightsError):
         load_model(rewritten(file, config=json.dumps(config)))
+
+
+def test_a_zero_negative_changes_nothing_and_another_only_its_own_row(backend: FilmBackend) -> None:
+    mixture = torch.randn(2, 2, 22050, generator=torch.Generator().manual_seed(5))
+    plain = backend.separate(mixture, vectors(2))
+    silent = backend.separate(mixture, vectors(2), torch.zeros(2, 6))
+    assert torch.equal(plain.sources, silent.sources)
+    negatives = torch.stack([torch.zeros(6), vectors(3)[2]])
+    excluded = backend.separate(mixture, vectors(2), negatives)
+    assert excluded.sources.shape == plain.sources.shape
+    assert excluded.presence is not None and excluded.presence.shape == (2, 2)
+    torch.testing.assert_close(excluded.sources[:, 0], plain.sources[:, 0], rtol=0, atol=1e-5)
+    assert energy(excluded.sources[:, 1]) < 0.7 * energy(plain.sources[:, 1])
+
+
+def energy(samples: torch.Tensor) -> float:
+    return float(samples.square().sum())
+
+
+def test_what_is_excluded_is_taken_from_the_target() -> None:
+    time = torch.arange(44100) / 44100
+    low, high = torch.sin(2 * torch.pi * 220 * time), torch.sin(2 * torch.pi * 3000 * time)
+    kept = without((low + high)[None, None], high[None, None])[0, 0]
+    middle = slice(5000, -5000)
+    assert energy((kept - low)[middle]) < 0.3 * energy(high[middle])
+    assert 10 * torch.log10(torch.tensor(energy(kept[middle]) / energy(low[middle]))) < 1.5
+    untouched = without(low[None, None], torch.zeros(1, 1, 44100))[0, 0]
+    torch.testing.assert_close(untouched, low, rtol=0, atol=1e-5)
+    assert energy(without(low[None, None], low[None, None])) == pytest.approx(0.25 * energy(low), rel=1e-3)

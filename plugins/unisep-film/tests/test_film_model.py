@@ -8,10 +8,11 @@ from torch.nn.functional import normalize
 from unisep_film.checkpoints import from_htdemucs
 from unisep_film.config import FilmConfig
 from unisep_film.film import FiLM
-from unisep_film.mask import features, merge_bins, polar_mask, split_bins
+from unisep_film.mask import features, merge_bins, polar_mask, resynthesised, split_bins
 from unisep_film.model import FilmHTDemucs
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
+from unisep_htdemucs.spectrogram import spectrogram
 
 SPACES = {"toy-1": 8, "maker/other@1": 5}
 SOURCES = ("drums", "bass", "other", "vocals")
@@ -158,6 +159,13 @@ def test_a_zero_mask_is_the_identity_and_masks_only_scale_and_turn() -> None:
     assert torch.equal(polar_mask(zeros, zeros), torch.ones(3, 4, dtype=torch.complex64))
     mask = polar_mask(torch.randn(100), torch.randn(100))
     assert mask.abs().max() <= 2
+
+
+@pytest.mark.parametrize("n_samples", [1, 100, 5000, 22050])
+def test_unmasked_bins_give_the_recording_back_to_its_very_ends(n_samples: int) -> None:
+    tone = torch.sin(2 * torch.pi * 440 * torch.arange(n_samples) / 44100 + 1)[None, None]
+    again = resynthesised(spectrogram(tone, 2048), n_samples)
+    torch.testing.assert_close(again, tone, rtol=0, atol=1e-3)
 
 
 def test_split_bins_reverses_merge_bins_for_constant_groups() -> None:

@@ -11,6 +11,7 @@ from unisep import Backend, BackendInfo, Output
 from unisep.errors import AudioError, BackendError, EmbeddingError, WeightsError
 
 from .checkpoints import load_model
+from .exclusion import without
 from .model import FilmHTDemucs
 
 WEIGHTS_FILE = "unisep_film.safetensors"
@@ -45,17 +46,29 @@ class FilmBackend(Backend):
         """Targets `[batch, queries, channels, samples]` and presence `[batch, queries]`.
 
         mixture: `[batch, channels, samples]`; queries and negatives: `[queries, dim]` unit vectors, a row of
-        zeros in `negatives` leaves nothing out.
+        zeros in `negatives` leaves nothing out. What is to be left out is isolated in the same call, as a
+        query of its own, and competes with the target for every bin (`unisep_film.exclusion`).
         """
         if queries is None:
             raise BackendError("FiLM HT Demucs answers queries only: give query vectors [queries, dim].")
         self._check(mixture, queries, negatives)
         dtype = self.model.mix.weight.dtype
-        wanted = queries.to(mixture.device, dtype)
-        unwanted = None if negatives is None else negatives.to(mixture.device, dtype)
-        conditions = self.model.conditions(wanted, self.space, unwanted)
+        conditions, rows = self._conditions(queries.to(mixture.device, dtype), negatives)
         targets, logits = self.model(mixture, conditions.expand(mixture.shape[0], *conditions.shape))
-        return Output(targets, torch.sigmoid(logits.float()))
+        n_queries = queries.shape[0]
+        targets, excluded = targets[:, :n_queries], targets[:, n_queries:]
+        if len(rows):
+            targets[:, rows] = without(targets[:, rows], excluded)
+        return Output(targets, torch.sigmoid(logits[:, :n_queries].float()))
+
+    def _conditions(self, queries: Tensor, negatives: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Conditions of the queries and of those negatives that are not zero, and the rows these belong to."""
+        if negatives is None:
+            return self.model.conditions(queries, self.space), torch.empty(0, dtype=torch.long)
+        unwanted = negatives.to(queries)
+        rows = unwanted.any(dim=1).nonzero()[:, 0]
+        wanted = self.model.conditions(queries, self.space, unwanted)
+        return torch.cat([wanted, self.model.conditions(unwanted[rows], self.space)]), rows
 
     def _check(self, mixture: Tensor, queries: Tensor, negatives: Tensor | None) -> None:
         if mixture.dim() != 3 or mixture.shape[1] != self.info.channels or not mixture.shape[-1]:

@@ -107,7 +107,18 @@ class MaskHTDemucs(Core):
             x = layer(*before_layer[0](index, x, skip), encoded.n_freqs[level])
         parts = rearrange(split_bins(x.float(), self.bands), "b (c p) f t -> p b c f t", p=2)
         bins = repeat(encoded.bins, "b ... -> (b n) ...", n=n_queries)
-        return mix.float()[..., None] * waveform(bins * polar_mask(*parts), encoded.n_samples)
+        return mix.float()[..., None] * resynthesised(bins * polar_mask(*parts), encoded.n_samples)
+
+
+def resynthesised(bins: Tensor, n_samples: int) -> Tensor:
+    """The waveform `[..., n_samples]` of masked `bins`; unmasked ones give the recording back, ends included.
+
+    `spectrogram` leaves out the frames that lie mostly beyond the ends, so that `waveform` fades there (HT Demucs
+    fills in from its time branch); what is left of a constant says by how much.
+    """
+    ones = torch.ones(n_samples, device=bins.device)
+    fade = waveform(spectrogram(ones, 2 * bins.shape[-2]), n_samples)
+    return waveform(bins, n_samples) / fade.clamp_min(0.1)
 
 
 def features(bins: Tensor) -> Tensor:
