@@ -29,7 +29,7 @@ FLOORS = [
     ["locks", "cards", "hub", "download", "weights"],
     ["resolve"],
     ["options", "vectors", "spans", "song", "inference", "pipeline"],
-    ["loading", "separator"],
+    ["places", "loading", "separator"],
     ["testing"],
     ["cli", "__main__"],
 ]

@@ -40,13 +40,36 @@ def cached_file(file: CardFile) -> Path | None:
     parts = _parts(file)
     if parts is None or ".." in parts["path"].split("/"):
         return None
+    repo = _cache_of(parts["repo"])
+    commit = _commit_at(repo, parts["revision"])
+    cached = repo / "snapshots" / commit / parts["path"]
+    return cached if commit and cached.is_file() else None
+
+
+def cached_commit(repo: str, revision: str = "") -> str:
+    """The commit at which the hub's cache holds `repo` ("owner/name"), or "".
+
+    revision: a commit, branch or tag; without it `main`, or the only commit that is there.
+    """
+    folder = _cache_of(repo)
+    snapshots = [path.name for path in (folder / "snapshots").glob("*") if _COMMIT.fullmatch(path.name)]
+    commit = _commit_at(folder, revision or "main")
+    if commit in snapshots:
+        return commit
+    return snapshots[0] if len(snapshots) == 1 and not revision else ""
+
+
+def _cache_of(repo: str) -> Path:
     hub = os.environ.get("HF_HUB_CACHE")
     folder = Path(hub).expanduser() if hub else home() / "hub"
-    repo = folder / f"models--{parts['repo'].replace('/', '--')}"
-    revision, reference = parts["revision"], repo / "refs" / parts["revision"]
+    return folder / f"models--{repo.replace('/', '--')}"
+
+
+def _commit_at(cache: Path, revision: str) -> str:
+    """The commit that the cache of a repository knows a revision by, or ""."""
+    reference = cache / "refs" / revision
     commit = reference.read_text().strip() if reference.is_file() else revision
-    cached = repo / "snapshots" / commit / parts["path"]
-    return cached if _COMMIT.fullmatch(commit) and cached.is_file() else None
+    return commit if _COMMIT.fullmatch(commit) else ""
 
 
 def commit_of(cached: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from unisep import plugins
 from unisep.backend import Backend, BackendSpec
 from unisep.encoder import EncoderSpec, QueryEncoder
 from unisep.errors import WeightsError
+from unisep.places import find_place, split_place
 from unisep.progress import Meter
 from unisep.resolve import BackendOffer, Catalogue, EncoderOffer, catalogue
 from unisep.weights import FileProgress, WeightsStore, read_card
@@ -35,6 +37,7 @@ class Shelf:
         self._backends: dict[str, Backend] = {}
         self._views: dict[tuple[str, str, tuple[str, ...]], Backend] = {}
         self._encoders: dict[str, QueryEncoder] = {}
+        self._own_encoders: dict[str, EncoderOffer] = {}
 
     @property
     def offline(self) -> bool:
@@ -43,7 +46,27 @@ class Shelf:
 
     def catalogue(self) -> Catalogue:
         """What is installed now, with the state of its weights."""
-        return catalogue(plugins.installed(), self.own_weights, self._weights_state)
+        found = catalogue(plugins.installed(), self.own_weights, self._weights_state)
+        return replace(found, encoders=(*found.encoders, *self._own_encoders.values()))
+
+    def open_encoder(self, asked: str, meter: Meter) -> EncoderOffer:
+        """The encoder called `asked`. That of "name@place" is loaded, since only then its space is known.
+
+        Raises:
+            OptionError, PluginError: no such encoder. WeightsError: nothing that it can load there.
+        """
+        name, place = split_place(asked)
+        offer = self.catalogue().encoder(name)
+        if not place:
+            return offer
+        own = replace(offer, place=place, weights="local")
+        if own.key not in self._own_encoders:
+            with self._lock:
+                self.own_weights[own.key] = find_place(place, offline=self.offline)
+                encoder = self.encoder(own, meter)
+                own = replace(own, spec=replace(own.spec, space=encoder.space))
+                self._own_encoders[own.key] = own
+        return self._own_encoders[own.key]
 
     def backend(self, offer: BackendOffer, meter: Meter) -> Backend:
         """The loaded backend; its weights are downloaded if they are missing."""
@@ -70,7 +93,8 @@ class Shelf:
         def load() -> QueryEncoder:
             weights = self._weights(offer, meter)
             meter.stage("loading")
-            return plugins.load_encoder(offer.spec, weights=weights, device=self._device)
+            unknown = bool(offer.place) and offer.key not in self._own_encoders
+            return plugins.load_encoder(offer.spec, weights=weights, device=self._device, any_space=unknown)
 
         return self._once(self._encoders, offer.key, load)
 

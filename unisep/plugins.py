@@ -127,8 +127,12 @@ def load_backend(
     return backend
 
 
-def load_encoder(spec: EncoderSpec, *, weights: Path | None, device: torch.device) -> QueryEncoder:
+def load_encoder(
+    spec: EncoderSpec, *, weights: Path | None, device: torch.device, any_space: bool = False
+) -> QueryEncoder:
     """The loaded encoder of `spec`.
+
+    any_space: accept a space other than the declared one, as the caller's own weights may have.
 
     Raises:
         PluginError: its `load` string leads nowhere, or it cannot be imported.
@@ -139,9 +143,12 @@ def load_encoder(spec: EncoderSpec, *, weights: Path | None, device: torch.devic
         raise EncoderError(
             f"{spec.load} of the encoder '{spec.name}' returned {type(encoder).__name__}, not a QueryEncoder."
         )
-    if encoder.space != spec.space:
+    space = getattr(encoder, "space", None)
+    if any_space and isinstance(space, str) and space:
+        return encoder
+    if space != spec.space:
         raise EncoderError(
-            f"The encoder '{spec.name}' declares the space '{spec.space}' and loaded one of '{encoder.space}'."
+            f"The encoder '{spec.name}' declares the space '{spec.space}' and loaded one of '{space}'."
         )
     return encoder
 

@@ -34,7 +34,8 @@ class Separator:
     """Isolates sounds from recordings; load once, use often, share between threads.
 
     backend: answers fixed stems ("htdemucs"); query_backend: answers queries ("htdemucs-film");
-        encoder: turns queries into vectors ("clap-mini"). Chosen for you without.
+        encoder: turns queries into vectors ("clap-mini"; "clap@./folder" and "clap@owner/name" with weights
+            of your own, loaded at once). Chosen for you without.
     weights, query_weights: local file or folder for `backend` and `query_backend` instead of the
         published weights, opened and checked at once.
     device: "auto" (cuda, mps or cpu), or any device that torch knows.
@@ -170,7 +171,7 @@ class Separator:
             if name is not None:
                 installed.backend(name)
         if self._request.encoder is not None:
-            installed.encoder(self._request.encoder)
+            self._shelf.open_encoder(self._request.encoder, Meter())
 
     def _open_own(self, path: Path, option: str) -> Backend:
         """The backend loaded with the caller's own weights."""

@@ -21,16 +21,18 @@ class Offer(Generic[SpecT]):
 
     weights: "none" (needs none), "embedded", "present", "missing", "broken" (its card cannot be read),
         or "local" (the user's own file).
+    place: where the caller found the weights, a folder or a name on a hub; "" for those of the card.
     """
 
     spec: SpecT
     distribution: str
     weights: str
+    place: str = ""
 
     @property
     def name(self) -> str:
-        """The spec's name."""
-        return self.spec.name
+        """The spec's name, with the place of the caller's own weights: "clap@./folder"."""
+        return f"{self.spec.name}@{self.place}" if self.place else self.spec.name
 
     @property
     def is_here(self) -> bool:
@@ -40,7 +42,7 @@ class Offer(Generic[SpecT]):
     @property
     def key(self) -> str:
         """The name that no other distribution can claim."""
-        return f"{self.distribution}:{self.spec.name}"
+        return f"{self.distribution}:{self.name}"
 
 
 BackendOffer = Offer[BackendSpec]
