@@ -19,7 +19,10 @@ import soundfile
 
 ROOT = Path(__file__).parent.parent
 AUDIO = ROOT / "examples" / "audio"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *(page for place in ("docs/**", "plugins/*", "examples") for page in sorted(ROOT.glob(f"{place}/*.md"))),
+]
 WEIGHTS = list(ROOT.glob("plugins/unisep-film/unisep_film/weights/*.safetensors"))
 needs_weights = pytest.mark.skipif(not WEIGHTS, reason="no embedded query weights in this checkout")
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -40,14 +43,14 @@ def write_titled_blocks(page, folder):
 
 
 def pages_with(language):
-    return [pytest.param(page, id=page.name) for page in PAGES if blocks(page, language)]
+    return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if blocks(page, language)]
 
 
 @pytest.fixture
 def desk(page, tmp_path, monkeypatch):
     """A working folder with the audio that the pages speak of, and no network."""
     mixture, rate_hz = soundfile.read(AUDIO / "mixture.flac")
-    seconds = 32 if page.name == "README.md" else 10
+    seconds = 32 if page == ROOT / "README.md" else 10
     song = np.concatenate([mixture, mixture])[: seconds * rate_hz]
     soundfile.write(tmp_path / "song.flac", song, rate_hz)
     clip, clip_rate_hz = soundfile.read(AUDIO / "example-electric-guitar.ogg")
@@ -90,7 +93,7 @@ def test_console_blocks_run(page, desk):
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES])
 def test_links_lead_somewhere(page):
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
