@@ -76,6 +76,8 @@ class Catalogue:
         """music, speech, universal -> the names in it and how often to draw each (rare ones raised)."""
         seconds: dict[str, dict[str, float]] = {"music": {}, "speech": {}, "universal": {}}
         for name, indices in self.by_name.items():
+            if name in labels.MIXED:  # no one asks for it, and it would hide what others ask for
+                continue
             domain = self.domain(indices[0])
             seconds[domain][name] = sum(len(self.steps[index]) for index in indices) * ACTIVITY_SECONDS
         return {domain: _shares(found) for domain, found in seconds.items() if found}

@@ -1,10 +1,13 @@
-"""Build the `corpus` part of a training store from a folder of sounds with a manifest.
+"""Build a part of a training store from a folder of sounds with a manifest, or from a published data set.
 
     python -m unisep_film.training.corpus SOURCE STORE --rate 44100
+    python -m unisep_film.training.corpus MUSDB18-HQ STORE --part musdb          # see layouts.py
+    python -m unisep_film.training.corpus MOISESDB STORE --part moisesdb --curated verdicts.json
 
 SOURCE holds `manifest.jsonl`, one JSON object a sound: path, label, and as far as known kind, song, stem,
-synonyms, family, four_stem, licence, repo and source_rate. Sounds are decoded, resampled once and written as int16.
-An interrupted build continues where it stopped; a finished one is not touched.
+synonyms, family, four_stem, licence, repo, source_rate and split; or it is in a layout of `layouts.py`.
+Sounds are decoded, resampled once and written as int16. An interrupted build continues where it stopped; a
+finished one is not touched.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import argparse
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +24,9 @@ import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from unisep_film.training import layouts
+from unisep_film.training.manifest import ManifestRow
 from unisep_film.training.store import PartWriter, StoreError
 
 log = logging.getLogger(__name__)
@@ -30,27 +34,9 @@ log = logging.getLogger(__name__)
 HASHED_KINDS = frozenset({"solo", "voice", "universal"})
 
 
-class ManifestRow(BaseModel):
-    """One line of a manifest; further keys are allowed and ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    path: str = Field(min_length=1)
-    label: str = Field(min_length=1)
-    kind: str = "solo"
-    song: str | None = None
-    stem: str | None = None
-    synonyms: tuple[str, ...] = ()
-    family: str = "other"
-    four_stem: str = "none"
-    licence: str = "not stated"
-    repo: str = ""
-    source_rate: int = 44100
-
-
 @dataclass(frozen=True)
 class SplitRule:
-    """Which sounds are held out: whole songs by name, single files by the md5 of their path.
+    """Which sounds are held out: as their data set says, else whole songs by name and single files by md5 of path.
 
     Sounds of `excluded_repos` are kept out of training and validation: the shipped demo is made of them.
     So are paths with `excluded_prefixes`: the same recordings, found again in another collection.
@@ -62,34 +48,15 @@ class SplitRule:
     excluded_prefixes: tuple[str, ...] = ("notes/mer-tabla-",)
 
     def split(self, row: ManifestRow) -> str:
-        """train, valid or excluded."""
+        """train, valid, test or excluded."""
         if row.repo in self.excluded_repos or row.path.startswith(self.excluded_prefixes):
             return "excluded"
+        if row.split:
+            return row.split
         if row.song:
             return "valid" if row.song in self.valid_songs else "train"
         digit = hashlib.md5(row.path.encode(), usedforsecurity=False).hexdigest()[-1]
         return "valid" if row.kind in HASHED_KINDS and digit in self.valid_digits else "train"
-
-
-def read_manifest(source: Path) -> Iterator[ManifestRow]:
-    """The rows of `SOURCE/manifest.jsonl`, each checked; a path may not leave the folder."""
-    path = source / "manifest.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise StoreError(
-            f"{path} cannot be read ({error.strerror}). SOURCE needs a manifest.jsonl."
-        ) from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = ManifestRow.model_validate(json.loads(line))
-        except (ValidationError, ValueError) as error:
-            raise StoreError(f"{path}, line {number}: {error}") from error
-        if not (source / row.path).resolve().is_relative_to(source.resolve()):
-            raise StoreError(f"{path}, line {number}: {row.path!r} lies outside {source}.")
-        yield row
 
 
 def decode(path: Path, sample_rate_hz: int) -> NDArray[np.float32]:
@@ -114,10 +81,17 @@ def build(
     sample_rate_hz: int = 44100,
     rule: SplitRule | None = None,
     part: str = "corpus",
+    layout: str = "auto",
+    songs: frozenset[str] | None = None,
 ) -> int:
-    """The number of sounds written by this run into `STORE/<part>`; earlier ones are kept."""
+    """The number of sounds written by this run into `STORE/<part>`; earlier ones are kept.
+
+    songs: the only songs to take, such as those a curation kept. What is for testing is never written.
+    """
     rule = rule or SplitRule()
-    rows = list(read_manifest(source))
+    offered = layouts.rows(source, layout)
+    rows = [row for row in offered if rule.split(row) != "test" and _wanted(row, songs)]
+    log.info("%d of %d sounds are for training or validation", len(rows), len(offered))
     with PartWriter(store, part, sample_rate_hz) as writer:
         todo = [row for row in rows if row.path not in writer.done]
         for count, row in enumerate(todo, start=1):
@@ -132,6 +106,18 @@ def build(
     return len(todo)
 
 
+def _wanted(row: ManifestRow, songs: frozenset[str] | None) -> bool:
+    return songs is None or row.song is None or row.song in songs
+
+
+def curated_songs(path: Path) -> frozenset[str]:
+    """The songs that a curation kept, from the JSON that `unisep_film.training.curate` writes."""
+    try:
+        return frozenset(song["song"] for song in json.loads(path.read_text())["songs"] if song["kept"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} holds no verdicts of unisep_film.training.curate ({error}).") from error
+
+
 def main(arguments: Iterable[str] | None = None) -> int:
     """Exit status of `python -m unisep_film.training.corpus`."""
     parser = argparse.ArgumentParser(
@@ -139,14 +125,21 @@ def main(arguments: Iterable[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", type=Path, help="folder with manifest.jsonl")
+    parser.add_argument("source", type=Path, help="folder with manifest.jsonl, or a published data set")
     parser.add_argument("store", type=Path, help="folder of the training store")
     parser.add_argument("--rate", type=int, default=44100, help="sample rate of the store in Hz")
     parser.add_argument("--part", default="corpus", help="name of the part inside the store")
+    parser.add_argument("--layout", choices=["auto", *layouts.names()], default="auto")
+    parser.add_argument(
+        "--curated", type=Path, metavar="JSON", help="take only the songs that a curation kept"
+    )
     options = parser.parse_args(None if arguments is None else list(arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        n_written = build(options.source, options.store, options.rate, part=options.part)
+        songs = None if options.curated is None else curated_songs(options.curated)
+        n_written = build(
+            options.source, options.store, options.rate, part=options.part, layout=options.layout, songs=songs
+        )
     except StoreError as error:
         log.error("%s", error)
         return 1

@@ -8,6 +8,7 @@ narrower sound.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable
@@ -35,6 +36,10 @@ ALIASES: dict[str, str] = {other: name for name, others in SPELLINGS.items() for
 # Percussion that some would count among the drums of a song and others not.
 MAY_BE_DRUMS: frozenset[str] = frozenset(_VOCABULARY["may_be_drums"]["words"])
 NOT_PROMPTS: frozenset[str] = frozenset(_VOCABULARY["not_prompts"]["words"])
+# Labels of stems that hold anything but drums, bass and vocals.
+MIXED: frozenset[str] = frozenset(_VOCABULARY["mixed"]["words"])
+# Every name, in its one spelling.
+NAMES: frozenset[str] = frozenset({*PARENTS, *_VOCABULARY["contains"], *SPELLINGS})
 
 
 def canonical(name: str) -> str:
@@ -68,7 +73,7 @@ def tags(label: str, synonyms: Iterable[str] = (), four_stem: str = "none") -> f
     >>> sorted(tags("woodblock", four_stem="drums"))
     ['drums', 'percussion', 'woodblock']
     """
-    names = {canonical(label), *(canonical(synonym) for synonym in synonyms)} - NOT_PROMPTS
+    names = {canonical(label), *(canonical(synonym) for synonym in synonyms)} - NOT_PROMPTS - MIXED
     names |= {"drums": {"drums"}, "bass": {"bass"}, "vocals": {"vocals"}}.get(four_stem, set())
     return frozenset(names).union(*(ancestors(name) for name in names))
 
@@ -85,6 +90,8 @@ def unclear(prompt: str, label: str, sound_tags: frozenset[str]) -> bool:
     True
     >>> unclear("kick drum", "hi-hat", tags("hi-hat"))
     False
+    >>> unclear("piano", "other", tags("other")), unclear("vocals", "other", tags("other"))
+    (True, False)
     """
     name = canonical(prompt)
     if name in sound_tags:
@@ -92,6 +99,8 @@ def unclear(prompt: str, label: str, sound_tags: frozenset[str]) -> bool:
     if name == "drums":
         return bool(sound_tags & MAY_BE_DRUMS)
     own = canonical(label)
+    if own in MIXED:
+        return not ({name} | ancestors(name)) & {"drums", "bass", "vocals"}
     # A loop holds any of what is under "drums"; "synthesizer" may be any synthesizer.
     holds = {own} | ({"drums", "percussion"} if _is_compound(own) else set())
     return bool(holds & ancestors(name))
@@ -106,3 +115,29 @@ def _is_compound(name: str) -> bool:
 def spellings(name: str) -> tuple[str, ...]:
     """What a user may type for the canonical `name`, itself first."""
     return (name, *SPELLINGS.get(name, ()))
+
+
+def recognised(text: str) -> str:
+    """The name in `text` as people write it on files: known words at its end, else all of it.
+
+    >>> recognised("03_Verse-LeadVocals 2"), recognised("Gtr of Ann")
+    ('lead vocal', 'gtr of ann')
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
+    words = re.sub(r"[\W_]+", " ", spaced.lower()).split()
+    numbered = [word for word in words if not word.isdigit()] or words
+    for first in range(len(numbered)):
+        name = canonical(" ".join(numbered[first:]))
+        if name in NAMES or name in MIXED:
+            return name
+    return " ".join(numbered)
+
+
+def four_stem(label: str) -> str:
+    """Which of the four stems a sound of a song belongs to.
+
+    >>> four_stem("hi-hat"), four_stem("double bass"), four_stem("violin")
+    ('drums', 'bass', 'other')
+    """
+    own = tags(label)
+    return next((role for role in ("drums", "bass", "vocals") if role in own), "other")
