@@ -22,6 +22,10 @@ class AudioFileError(AudioError):
     """A file that is missing, is not audio, is damaged, or cannot be written in the asked format."""
 
 
+class DatasetError(UnisepError, ValueError):
+    """Recordings to measure with that are missing, empty, or not laid out as they should be."""
+
+
 class QueryError(UnisepError, ValueError):
     """A query that cannot be understood: unknown field, empty text, clashing names, a bad range."""
 
