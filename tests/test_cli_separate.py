@@ -1,4 +1,5 @@
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -189,15 +190,15 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_fails_that_file_only(
     assert (tmp_path / "out/song/bass.wav").is_file()
 
 
-def test_interrupting_leaves_nothing_half_written(song, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupting_leaves_nothing_half_written(song, tmp_path, monkeypatch, sign, code):
     from unisep.writing import PartialFile
 
-    def interrupted(_self):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(PartialFile, "finish", interrupted)
-    assert separate(song, "-q", "bass", "-o", tmp_path / "out") == 130
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(PartialFile, "finish", lambda _self: signal.raise_signal(sign))
+    assert separate(song, "-q", "bass", "-o", tmp_path / "out") == code
     assert files_in(tmp_path / "out") == []
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_folders_and_templates(tmp_path):

@@ -1,14 +1,17 @@
 """The command line: arguments and printing only. Data goes to stdout, all else to stderr.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from unisep.cli.arguments import parse
@@ -17,7 +20,7 @@ from unisep.errors import EmbeddingError, OptionError, QueryError, UnisepError
 
 __all__ = ["main"]
 
-DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 _COMMANDS = {
     "separate": "unisep.cli.separating:separate",
@@ -39,11 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(exit.code or 0)
     console = Console(as_json=arguments.json, quiet=getattr(arguments, "quiet", False))
     try:
-        with console:
+        with console, _cleaning_up_when_terminated():
             return _run(arguments, console)
     except KeyboardInterrupt:
         console.say("unisep: interrupted")
         return INTERRUPTED
+    except _Terminated:
+        return TERMINATED
     except BrokenPipeError:  # the reader of our stdout has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -52,6 +57,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         console.error(error)
         return exit_code(error)
+
+
+class _Terminated(BaseException):
+    """Somebody asked the process to end; nothing that handles errors may swallow it."""
+
+
+@contextmanager
+def _cleaning_up_when_terminated() -> Iterator[None]:
+    """A `with` block that a SIGTERM leaves in order, so that files being written are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def exit_code(error: Exception) -> int:
