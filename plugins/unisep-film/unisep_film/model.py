@@ -42,6 +42,9 @@ class FilmHTDemucs(nn.Module):
         self.film_skips = nn.ModuleList(FiLM(k, width) for width in widths)
         self.mix = nn.Linear(k, len(shape.sources))
         self.presence = nn.Sequential(nn.Linear(4 * widths[0] + k, k), nn.GELU(), nn.Linear(k, 1))
+        self.presence_of_level = nn.Linear(1, 1)
+        nn.init.ones_(self.presence_of_level.weight)  # even odds at 15 dB below the mixture
+        nn.init.constant_(self.presence_of_level.bias, 1.5)
         self.forget_query()
 
     def forget_query(self, source: str | None = None) -> None:
@@ -79,7 +82,8 @@ class FilmHTDemucs(nn.Module):
             for branch in range(self.core.n_decoders)
         )
         targets = self.core.decode(x, xt, encoded, self.mix(condition), films)
-        return rearrange(targets, "(b n) c l -> b n c l", n=n_queries)[..., :n_samples], logits
+        targets = rearrange(targets, "(b n) c l -> b n c l", n=n_queries)[..., :n_samples]
+        return targets, logits + self._presence_of_level(targets, mixture)
 
     def _film_tokens(
         self, index: int, x: Tensor, xt: Tensor, *, condition: Tensor, n_queries: int
@@ -95,6 +99,14 @@ class FilmHTDemucs(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         place = branch * self.config.separator.depth + index
         return self.film_inputs[place](x, condition), self.film_skips[place](skip, condition)
+
+    def _presence_of_level(self, targets: Tensor, mixture: Tensor) -> Tensor:
+        """What the targets' energy against the mixture's adds to the log-odds `[b, n]`: what is silent is not there."""
+        energy = reduce(targets.detach().float().square(), "b n c l -> b n", "mean")
+        of_mixture = reduce(mixture.float().square(), "b c l -> b 1", "mean")
+        level = torch.log10((energy + 1e-10) / (of_mixture + 1e-10)).clamp(-6, 1)
+        out: Tensor = self.presence_of_level(level[..., None].to(self.mix.weight.dtype))
+        return out[..., 0].float()
 
     def _presence(self, x: Tensor, xt: Tensor, condition: Tensor) -> Tensor:
         """Log-odds `[(b n)]` that the sound is there: mean and maximum of the bottleneck, and the query."""
