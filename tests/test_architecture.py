@@ -31,6 +31,7 @@ FLOORS = [
     ["options", "vectors", "spans", "song", "inference", "pipeline"],
     ["places", "loading", "separator"],
     ["testing"],
+    ["evaluation"],
     ["cli", "__main__"],
 ]
 # Pairs of floors that stand side by side in the blueprint and must not know each other.
