@@ -80,11 +80,11 @@ class ExampleStream:
             yield self.batch(step)
             step += self.stride
 
-    def batch(self, step: int) -> Batch:
-        """The batch of `step`."""
+    def batch(self, step: int, items: range | None = None) -> Batch:
+        """The batch of `step`, or the `items` of it that are asked for."""
         examples = [
             self._example(np.random.default_rng((self.seed, step, index)))
-            for index in range(self.config.batch)
+            for index in (range(self.config.batch) if items is None else items)
         ]
         target = np.stack([example.target for example in examples])
         mixture = target + np.stack([example.rest for example in examples])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from .mixing import ExampleStream, MixConfig
 from .store import Store
@@ -41,6 +41,14 @@ class TrainingBatch:
     queries: Tensor
     present: Tensor
     names: list[str]
+
+    def to(self, device: torch.device) -> TrainingBatch:
+        """The same on a device."""
+        mixture, target, queries, present = (
+            tensor.to(device, non_blocking=True)
+            for tensor in (self.mixture, self.target, self.queries, self.present)
+        )
+        return TrainingBatch(mixture, target, queries, present, self.names)
 
 
 class TextAudioEncoder:
@@ -76,6 +84,8 @@ class TextAudioEncoder:
 class QueryStream(IterableDataset[TrainingBatch]):
     """Yields `TrainingBatch`es from `first_step` to `last_step`; the same for the same seed and step.
 
+    items: the places of the batch to yield, all without; each process of a run has its own. Several workers of a
+        loader take turns, so that the steps come in order.
     absent_from: the step from which targets may be absent; before it every query is answered by something.
     """
 
@@ -90,6 +100,7 @@ class QueryStream(IterableDataset[TrainingBatch]):
         first_step: int,
         last_step: int,
         absent_from: int,
+        items: range | None = None,
     ) -> None:
         self.store_folder, self.mix, self.queries, self.encoder = store_folder, mix, queries, encoder
         self.seed, self.first_step, self.last_step, self.absent_from = (
@@ -98,19 +109,24 @@ class QueryStream(IterableDataset[TrainingBatch]):
             last_step,
             absent_from,
         )
+        self.items = items if items is not None else range(mix.batch)
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         torch.set_num_threads(1)
         store = Store(self.store_folder)
         late = ExampleStream(store, self.mix, self.seed)
         early = ExampleStream(store, replace(self.mix, absent_probability=0.0), self.seed)
-        for step in range(self.first_step, self.last_step):
+        worker = get_worker_info()
+        turn, n_turns = (worker.id, worker.num_workers) if worker else (0, 1)
+        for step in range(self.first_step + turn, self.last_step, n_turns):
             yield self._batch(late if step >= self.absent_from else early, step)
 
     def _batch(self, stream: ExampleStream, step: int) -> TrainingBatch:
-        batch = stream.batch(step)
+        batch = stream.batch(step, self.items)
         clips = batch.examples if step >= self.queries.audio_from else [None] * len(batch.prompts)
-        vectors = self._vectors(batch.prompts, clips, np.random.default_rng((self.seed, step, 1)))
+        # For the process with the first items this is the generator of (seed, step, 1).
+        rng = np.random.default_rng((self.seed, step, 1, self.items.start))
+        vectors = self._vectors(batch.prompts, clips, rng)
         present = torch.from_numpy(np.asarray(batch.present, dtype=np.float32))
         return TrainingBatch(
             torch.from_numpy(batch.mixture),

@@ -1,0 +1,88 @@
+"""The recipe of a run: all that decides what it learns, in one frozen value."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from unisep_film.config import FilmConfig
+
+from .losses import LossWeights
+from .mix_config import MixConfig
+from .queries import QueryMix
+from .start import Start, model_at_start
+
+RECIPE_FILE = "recipe.json"
+
+
+class Recipe(BaseModel):
+    """All that decides what a run learns; saved beside its checkpoint and never changed after.
+
+    start: the weights the first step begins with; nothing by default.
+    conditioning_steps: in the first so many steps only what hears the query is trained (FiLMs, projectors, source
+        weights, presence), then everything. For starts from weights that separate already.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: FilmConfig
+    start: Start = Start()
+    mix: MixConfig = MixConfig()
+    queries: QueryMix = QueryMix()
+    losses: LossWeights = LossWeights()
+    n_steps: PositiveInt
+    warmup_steps: PositiveInt = 100
+    conditioning_steps: NonNegativeInt = 0
+    learning_rate: PositiveFloat = 1.5e-3
+    weight_decay: float = 0.01
+    clip_norm: PositiveFloat = 5.0
+    average_decay: float = 0.999
+    decay_share: float = 0.3  # share of the run, at its end, in which the learning rate falls to zero
+    absent_from: int = (
+        1500  # step from which a queried sound may be absent: a model that knows nothing falls silent
+    )
+    bfloat16: bool = True
+    seed: int = 0
+    log_every: PositiveInt = 25
+    save_every: PositiveInt = 250
+
+    @model_validator(mode="after")
+    def _asks_in_one_space(self) -> Recipe:
+        if len(self.model.spaces) != 1:
+            raise ValueError("training takes queries of one embedding space: give `model.spaces` one entry")
+        return self
+
+    @property
+    def space(self) -> str:
+        """The embedding space of the queries."""
+        (space,) = self.model.spaces
+        return space
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a JSON file; the shape of the model may be left to the weights it starts from.
+
+    Raises:
+        pydantic.ValidationError: an unknown field or an impossible value.
+        OptionError, WeightsError: a start that does not go with the model, or cannot be read.
+    """
+    given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    start = Start.model_validate(given.get("start", {}))
+    return Recipe.model_validate({**given, "model": model_at_start(start, given.get("model", {}))})
+
+
+def load_recipe(folder: Path, given: Path | None) -> Recipe:
+    """The run's own recipe if it has one, else the given one, which is then the run's."""
+    own = folder / RECIPE_FILE
+    if not own.exists():
+        if given is None:
+            raise SystemExit(f"{folder} holds no run yet: give --config with a recipe to start one.")
+        recipe = read_recipe(given)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = own.with_name(own.name + ".part")
+        partial.write_text(recipe.model_dump_json(indent=1), encoding="utf-8")
+        partial.replace(own)
+    return Recipe.model_validate_json(own.read_text(encoding="utf-8"))

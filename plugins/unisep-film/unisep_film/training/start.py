@@ -1,0 +1,85 @@
+"""What a run begins with: the weights of an HT Demucs, those of another FiLM model, or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, model_validator
+from unisep_htdemucs.checkpoints import build_model, read_checkpoint
+
+from unisep.errors import OptionError
+from unisep_film.checkpoints import from_htdemucs, load_model
+from unisep_film.config import FilmConfig
+from unisep_film.model import FilmHTDemucs
+
+CPU = torch.device("cpu")
+OF_THE_QUERY = frozenset({"spaces", "condition_channels"})  # what a recipe may set of a model it starts from
+
+
+class Start(BaseModel):
+    """Where the weights of the first step come from; nowhere by default.
+
+    htdemucs: a checkpoint of HT Demucs (.safetensors or .th). Encoders, transformer and decoders are kept; until
+        trained, the target of every query is the mean of its sources.
+    film: weights of a FiLM HT Demucs. A projector of an embedding space they do not know is new.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    htdemucs: Path | None = None
+    film: Path | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Start:
+        if self.htdemucs and self.film:
+            raise ValueError("start from `htdemucs` or from `film`, not from both")
+        return self
+
+
+def model_at_start(start: Start, asked: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the model's config: the shape of the weights it starts from, and what the recipe asks for.
+
+    Raises OptionError when the recipe asks for another shape, WeightsError when the weights cannot be read.
+    """
+    if start.htdemucs is None and start.film is None:
+        return asked
+    if set(asked) - OF_THE_QUERY:
+        raise OptionError(
+            f"The recipe starts from weights, which fix the model's {sorted(set(asked) - OF_THE_QUERY)}. "
+            f"Leave these out; only {' and '.join(sorted(OF_THE_QUERY))} can be chosen."
+        )
+    if start.film is not None:
+        if "condition_channels" in asked:
+            raise OptionError("The weights in `start.film` fix condition_channels. Leave it out.")
+        return load_model(start.film).config.model_dump() | asked
+    if "spaces" not in asked:
+        raise OptionError(
+            'A start from HT Demucs needs model.spaces: {"<embedding space>": <length of vectors>}.'
+        )
+    return _around_htdemucs(start.htdemucs, FilmConfig.model_validate(asked)).config.model_dump()
+
+
+@torch.no_grad()
+def begin(model: FilmHTDemucs, start: Start) -> None:
+    """Give the model the weights it starts from; without any it stays as it was made."""
+    if start.htdemucs is not None:
+        model.load_state_dict(_around_htdemucs(start.htdemucs, model.config).state_dict())
+    elif start.film is not None:
+        _continue(model, load_model(start.film))
+
+
+def _around_htdemucs(path: Path | None, asked: FilmConfig) -> FilmHTDemucs:
+    assert path is not None
+    separator = build_model(read_checkpoint(path), CPU, torch.float32)
+    return from_htdemucs(separator, dict(asked.spaces), asked.condition_channels)
+
+
+def _continue(model: FilmHTDemucs, donor: FilmHTDemucs) -> None:
+    """Everything of `donor`, but projectors only of the spaces that both know."""
+    state = {name: v for name, v in donor.state_dict().items() if not name.startswith("projectors.")}
+    kept = {name: v for name, v in model.state_dict().items() if name.startswith("projectors.")}
+    model.load_state_dict({**kept, **state})
+    for space in set(model.config.spaces) & set(donor.config.spaces):
+        model.projectors.of(space).load_state_dict(donor.projectors.of(space).state_dict())
