@@ -11,9 +11,11 @@ from typing import TypeVar
 import torch
 
 from unisep import plugins
+from unisep.aligned import AlignedEncoder
 from unisep.backend import Backend, BackendSpec
 from unisep.encoder import EncoderSpec, QueryEncoder
 from unisep.errors import WeightsError
+from unisep.maps import MapStore
 from unisep.places import find_place, split_place
 from unisep.progress import Meter
 from unisep.resolve import BackendOffer, Catalogue, EncoderOffer, catalogue
@@ -31,12 +33,14 @@ class Shelf:
     def __init__(self, store: WeightsStore, device: torch.device, dtype: torch.dtype) -> None:
         self.own_weights: dict[str, Path] = {}
         self._store = store
+        self._maps = MapStore()
         self._device = device
         self._dtype = dtype
         self._lock = threading.RLock()
         self._backends: dict[str, Backend] = {}
         self._views: dict[tuple[str, str, tuple[str, ...]], Backend] = {}
         self._encoders: dict[str, QueryEncoder] = {}
+        self._aligned: dict[tuple[str, str], AlignedEncoder] = {}
         self._own_encoders: dict[str, EncoderOffer] = {}
 
     @property
@@ -47,7 +51,8 @@ class Shelf:
     def catalogue(self) -> Catalogue:
         """What is installed now, with the state of its weights."""
         found = catalogue(plugins.installed(), self.own_weights, self._weights_state)
-        return replace(found, encoders=(*found.encoders, *self._own_encoders.values()))
+        encoders = (*found.encoders, *self._own_encoders.values())
+        return replace(found, encoders=encoders, map_between=self._maps.card)
 
     def open_encoder(self, asked: str, meter: Meter) -> EncoderOffer:
         """The encoder called `asked`. That of "name@place" is loaded, since only then its space is known.
@@ -98,11 +103,30 @@ class Shelf:
 
         return self._once(self._encoders, offer.key, load)
 
+    def encoder_for(self, offer: EncoderOffer, space: str, meter: Meter) -> QueryEncoder:
+        """The encoder, speaking `space`: by itself, or through the map that was fitted for it.
+
+        Raises WeightsError for a map that is damaged, or was removed meanwhile.
+        """
+        encoder = self.encoder(offer, meter)
+        if encoder.space == space:
+            return encoder
+
+        def through() -> AlignedEncoder:
+            card = self._maps.card(encoder.space, space)
+            if card is None or not card.is_fit:
+                raise WeightsError(
+                    f"There is no fitted map from '{encoder.space}' to '{space}' any more. Run: unisep align {offer.name}"
+                )
+            return AlignedEncoder(encoder, self._maps.load(card), space)
+
+        return self._once(self._aligned, (offer.key, space), through)
+
     def close(self) -> None:
         """Close and forget everything; what is asked for later is loaded again."""
         with self._lock:
             loaded: list[Backend | QueryEncoder] = [*self._backends.values(), *self._encoders.values()]
-            for store in (self._backends, self._views, self._encoders):
+            for store in (self._backends, self._views, self._encoders, self._aligned):
                 store.clear()
         for each in loaded:
             each.close()

@@ -147,10 +147,12 @@ class Separator:
             0
         ]
         encoder = task.wants[0].encoder
-        loaded = None if encoder is None else self._shelf.encoder(encoder, meter)
+        loaded = None if encoder is None else self._shelf.encoder_for(encoder, task.space, meter)
         with torch.inference_mode():
             found = conditions(asks, [loaded], _no_mixture, sample_rate_hz or 44_100)
         provenance = {"query": ask.name, "encoder": encoder.name if encoder else "none"}
+        if encoder is not None and encoder.spec.space != task.space:
+            provenance["mapped_from"] = encoder.spec.space
         return Embedding(found.queries[0].clone().numpy(), task.space, provenance)
 
     def close(self) -> None:
@@ -209,7 +211,10 @@ class Separator:
         asks = [want.ask for want in task.wants if want.ask is not None]
         if not asks:
             return Loaded(task, backend)
-        encoders = [self._shelf.encoder(want.encoder, meter) if want.encoder else None for want in task.wants]
+        encoders = [
+            self._shelf.encoder_for(want.encoder, task.space, meter) if want.encoder else None
+            for want in task.wants
+        ]
         found = conditions(asks, encoders, lambda: mixture, backend.info.sample_rate_hz)
         return Loaded(task, backend, found)
 

@@ -72,7 +72,7 @@ def _encode_texts(
     texts = list(dict.fromkeys(text for ask in own for text in (*ask.query.texts, *ask.excluded_texts)))
     if not texts:
         return {}
-    return dict(zip(texts, _checked(encoder, "encode_text", encoder.encode_text, texts), strict=True))
+    return dict(zip(texts, encoded(encoder, "encode_text", encoder.encode_text, texts), strict=True))
 
 
 def _encode_clips(ask: Ask, encoder: QueryEncoder | None, clips: list[Audio]) -> list[Tensor]:
@@ -82,7 +82,7 @@ def _encode_clips(ask: Ask, encoder: QueryEncoder | None, clips: list[Audio]) ->
         raise QueryError(
             f"An example clip of the query '{ask.name}' is silent. Give one in which the sound is heard."
         )
-    return list(_checked(encoder, "encode_audio", encoder.encode_audio, clips))
+    return list(encoded(encoder, "encode_audio", encoder.encode_audio, clips))
 
 
 def _query_vector(
@@ -127,8 +127,8 @@ def _unit(vector: Tensor, ask: Ask) -> Tensor:
     return vector / norm
 
 
-def _checked(encoder: QueryEncoder, method: str, call: Callable[[list], Tensor], items: list) -> Tensor:
-    """`[n, dim]` float32 on the CPU, or EncoderError."""
+def encoded(encoder: QueryEncoder, method: str, call: Callable[[list], Tensor], items: list) -> Tensor:
+    """Unit vectors `[n, dim]`, float32 on the CPU, of `n` items. Raises EncoderError for anything else."""
     name = f"{type(encoder).__name__}.{method}"
     try:
         vectors = call(items)

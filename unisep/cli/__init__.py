@@ -30,6 +30,7 @@ _COMMANDS = {
     "models verify": "unisep.cli.models:verify",
     "models card": "unisep.cli.models:show_card",
     "embed": "unisep.cli.embedding:embed",
+    "align": "unisep.cli.aligning:align",
     "doctor": "unisep.cli.doctor:doctor",
 }
 

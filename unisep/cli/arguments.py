@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import unisep
+from unisep.cli.aligning import add_align
 
 _RANGE = re.compile(r"([\d.:]+)\s*-\s*([\d.:]+)")
 
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plugins(commands, common)
     _add_models(commands, common)
     _add_embed(commands, common)
+    add_align(commands, common)
     doctor = commands.add_parser(
         "doctor", parents=[common], help="check this installation and say what to do"
     )
@@ -191,7 +193,11 @@ def _add_models_choice(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("models")
     group.add_argument("--backend", metavar="NAME", help="who answers fixed stems")
     group.add_argument("--query-backend", metavar="NAME", help="who answers questions")
-    group.add_argument("--encoder", metavar="NAME", help="who turns a question into a vector")
+    group.add_argument(
+        "--encoder",
+        metavar="NAME[@PLACE]",
+        help="who turns a question into a vector; with your own weights: clap@folder, clap@owner/name",
+    )
     group.add_argument("--weights", type=Path, metavar="PATH", help="your own weights for --backend")
     group.add_argument(
         "--query-weights", type=Path, metavar="PATH", help="your own weights for --query-backend"
@@ -255,7 +261,7 @@ def _add_embed(commands: argparse._SubParsersAction, common: argparse.ArgumentPa
     parser.add_argument("--audio", type=Path, metavar="FILE", help="the sound by an example clip")
     parser.add_argument("--example-range", type=time_range, metavar="S-E", help="which part of the clip")
     parser.add_argument("--mix", type=mix, metavar="text=W,audio=W", help="how much each part counts")
-    parser.add_argument("--encoder", metavar="NAME", help="who encodes it")
+    parser.add_argument("--encoder", metavar="NAME[@PLACE]", help="who encodes it")
     parser.add_argument("--query-backend", metavar="NAME", help="whose space it must be in")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--offline", action="store_true", default=None, help="never download")

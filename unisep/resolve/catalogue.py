@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from unisep.backend import BackendSpec
 from unisep.encoder import EncoderSpec
 from unisep.errors import PluginError, suggest
+from unisep.maps import MapCard
 from unisep.plugins import Plugin
 
 SpecT = TypeVar("SpecT", BackendSpec, EncoderSpec)
@@ -47,6 +48,7 @@ class Offer(Generic[SpecT]):
 
 BackendOffer = Offer[BackendSpec]
 EncoderOffer = Offer[EncoderSpec]
+MapLookup = Callable[[str, str], MapCard | None]
 WeightsState = Callable[[BackendSpec | EncoderSpec], str]
 
 
@@ -56,13 +58,21 @@ def rank(offer: BackendOffer, here_first: bool = False) -> tuple[bool, int, str]
     return (here_first and not offer.is_here, place, offer.name)
 
 
+def _no_map(source: str, target: str) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Catalogue:
-    """Every offer of the plugins that work, and the plugins that do not."""
+    """Every offer of the plugins that work, and the plugins that do not.
+
+    map_between: what is known of the map from one space to another, None where none was fitted.
+    """
 
     backends: tuple[BackendOffer, ...]
     encoders: tuple[EncoderOffer, ...]
     broken: tuple[Plugin, ...] = ()
+    map_between: MapLookup = _no_map
 
     def backend(self, name: str) -> BackendOffer:
         """The backend called `name` or `distribution:name`. Raises PluginError when there is none, or two."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from unisep.errors import DownloadError, EmbeddingError, OptionError, PluginError, QueryError
 from unisep.request import Ask
 from unisep.resolve.catalogue import BackendOffer, Catalogue, EncoderOffer, rank
+from unisep.resolve.mapped import can_map, map_into, through_map
 from unisep.resolve.route import Request, Task, Want, not_here, pull
 
 
@@ -17,7 +18,8 @@ def conditioned_tasks(asks: tuple[Ask, ...], request: Request, catalogue: Catalo
     for ask in asks:
         encoder, space = _encoder(ask, offer, request, catalogue)
         task = tasks.get(space, Task(offer, (), space))
-        want = Want(ask.name, ask=ask, encoder=encoder, time_range=ask.time_range)
+        through = through_map(encoder, space, catalogue)
+        want = Want(ask.name, ask=ask, encoder=encoder, through=through, time_range=ask.time_range)
         tasks[space] = replace(task, wants=(*task.wants, want))
     return tuple(tasks.values())
 
@@ -41,7 +43,8 @@ def _query_backend(asks: tuple[Ask, ...], request: Request, catalogue: Catalogue
         return offer
     offers = sorted((offer for offer in catalogue.usable_backends() if offer.spec.spaces), key=rank)
     spaces = _given_spaces(asks, request, catalogue)
-    offers = [offer for offer in offers if spaces <= set(offer.spec.spaces)] or offers
+    knowing = [offer for offer in offers if spaces <= set(offer.spec.spaces)]
+    offers = knowing or [offer for offer in offers if can_map(spaces, offer, catalogue)] or offers
     if not offers:
         raise PluginError(
             f"No backend that answers queries is installed{catalogue.broken_hint()}. Run: pip install unisep-film"
@@ -91,8 +94,7 @@ def _named_encoder(
 ) -> tuple[EncoderOffer, str]:
     offer = catalogue.encoder(str(request.encoder))
     spec = offer.spec
-    if spec.space not in allowed:
-        raise EmbeddingError(_wrong_space(f"The encoder '{offer.name}'", spec.space, backend, catalogue))
+    space = spec.space if spec.space in allowed else map_into(allowed, ask, offer, request, catalogue)
     if not ask.modalities <= spec.modalities:
         raise QueryError(
             f"The encoder '{offer.name}' encodes {' and '.join(sorted(spec.modalities))}, and '{ask.name}' needs "
@@ -100,7 +102,7 @@ def _named_encoder(
         )
     if not offer.is_here and request.offline:
         raise not_here(offer, request)
-    return offer, spec.space
+    return offer, space
 
 
 def _wrong_space(what: str, space: str, backend: BackendOffer, catalogue: Catalogue) -> str:

@@ -34,13 +34,14 @@ class Request:
 class Want:
     """One result: its name, and the stem or the ask that gives it.
 
-    encoder: None where none is needed.
+    encoder: None where none is needed. through: what to say of the map that it needs, or "".
     """
 
     name: str
     stem: str = ""
     ask: Ask | None = None
     encoder: EncoderOffer | None = None
+    through: str = ""
     time_range: Range | None = None
 
 

@@ -119,6 +119,7 @@ def _plan(
         elif ask.name in better:
             offer = better[ask.name]
             reason = f"'{task.backend.name}' answers, a weaker model for this stem: the weights of '{offer.name}' are not here."
+        reason = f"{reason} {want.through}".rstrip()
         choices[ask.name] = choice(task.backend, want.encoder, reason)
     return Plan(choices)
 

@@ -93,8 +93,10 @@ def _by_query(request: Request, catalogue: Catalogue, why: str, warning: str) ->
             raise
         raise type(error)(f"Fixed stems: {warning}. And the query model cannot step in: {error}") from error
     offer = tasks[0].backend
-    reason = f"'{offer.name}' answers by the queries drums, bass and vocals: {why.rstrip('.')}."
-    encoder = tasks[0].wants[0].encoder
+    encoder, through = tasks[0].wants[0].encoder, tasks[0].wants[0].through
+    reason = (
+        f"'{offer.name}' answers by the queries drums, bass and vocals: {why.rstrip('.')}. {through}".rstrip()
+    )
     plan = {stem: choice(offer, encoder, reason) for stem in stems}
     aloud = f"The stems come from '{offer.name}', a weaker model, since {warning}." if warning else ""
     return Route(tasks, Plan(plan), REMAINDER if REMAINDER in stems else "", aloud)
