@@ -214,7 +214,7 @@ def test_what_other_stems_may_hold_is_not_called_absent(tmp_path):
 def test_examples_are_never_the_target_itself(tmp_path):
     two_songs(tmp_path)
     dataset = open_dataset(tmp_path)
-    one, two = dataset.tracks
+    one, _ = dataset.tracks
     clip = Examples(dataset, options()).for_window("low", one, (1.0, 2.0))
     assert clip is not None and clip.seconds == 0.5
     alone = dataset.select(songs=["one"])

@@ -32,7 +32,7 @@ def noise(seed, *shape):
 
 def test_sdr_by_hand():
     target = np.array([[3.0, 0.0], [0.0, 4.0]])  # energy 25
-    assert sdr_db(target + [[0.0, 0.5], [0.0, 0.0]], target) == pytest.approx(20.0)
+    assert sdr_db(target + np.array([[0.0, 0.5], [0.0, 0.0]]), target) == pytest.approx(20.0)
     assert sdr_db(target * 2, target) == pytest.approx(0.0)
     assert (
         sdr_db(np.zeros_like(target), target) == 0.0

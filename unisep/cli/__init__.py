@@ -31,6 +31,7 @@ _COMMANDS = {
     "models card": "unisep.cli.models:show_card",
     "embed": "unisep.cli.embedding:embed",
     "align": "unisep.cli.aligning:align",
+    "evaluate": "unisep.cli.evaluating:evaluate",
     "doctor": "unisep.cli.doctor:doctor",
 }
 

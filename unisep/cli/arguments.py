@@ -10,6 +10,7 @@ from pathlib import Path
 
 import unisep
 from unisep.cli.aligning import add_align
+from unisep.cli.evaluate_arguments import add_evaluate, names
 
 _RANGE = re.compile(r"([\d.:]+)\s*-\s*([\d.:]+)")
 
@@ -50,14 +51,6 @@ def time_range(text: str) -> tuple[float, float]:
     return start, end
 
 
-def names(text: str) -> tuple[str, ...]:
-    """Names from "drums,bass"."""
-    found = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} names nothing; write names with commas: drums,bass")
-    return found
-
-
 def mix(text: str) -> dict[str, float]:
     """Weights from "text=0.3,audio=0.7"."""
     try:
@@ -79,11 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     group.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
     group.add_argument("--debug", action="store_true", help="show tracebacks (also with UNISEP_DEBUG=1)")
-    _add_separate(commands, common)
+    _add_separate(commands, [common, _shared_options()])
     _add_plugins(commands, common)
     _add_models(commands, common)
     _add_embed(commands, common)
     add_align(commands, common)
+    add_evaluate(commands, [common, _shared_options()])
     doctor = commands.add_parser(
         "doctor", parents=[common], help="check this installation and say what to do"
     )
@@ -91,10 +85,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_separate(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+def _shared_options() -> argparse.ArgumentParser:
+    """The options of whatever separates, for one command: what has been added cannot have two defaults."""
+    parser = argparse.ArgumentParser(add_help=False)
+    _add_models_choice(parser)
+    _add_computing(parser)
+    return parser
+
+
+def _add_separate(commands: argparse._SubParsersAction, parents: Sequence[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "separate",
-        parents=[common],
+        parents=list(parents),
         help="isolate sounds from recordings",
         description="Isolate what you ask for; without a question, drums, bass, other and vocals. "
         "What is asked and the rest are written to OUT; the paths go to stdout.",
@@ -110,8 +112,6 @@ def _add_separate(commands: argparse._SubParsersAction, common: argparse.Argumen
     _add_questions(parser)
     _add_stems(parser)
     _add_writing(parser)
-    _add_models_choice(parser)
-    _add_computing(parser)
 
 
 def _add_questions(parser: argparse.ArgumentParser) -> None:
