@@ -114,7 +114,15 @@ def test_every_option_named_in_the_pages_exists(capsys):
     from unisep.cli import main
 
     helps = ""
-    for command in (["separate"], ["plugins"], ["models", "pull"], ["models", "card"], ["embed"], ["doctor"]):
+    for command in (
+        ["separate"],
+        ["plugins"],
+        ["models", "pull"],
+        ["models", "card"],
+        ["embed"],
+        ["evaluate"],
+        ["doctor"],
+    ):
         assert main([*command, "--help"]) == 0
         helps += capsys.readouterr().out
     known = set(re.findall(r"--[a-z][a-z-]+", helps))
