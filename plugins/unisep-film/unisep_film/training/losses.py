@@ -31,13 +31,13 @@ class LossWeights:
     """
 
     si_sdr_per_db: float = 0.1
-    sdr_per_db: float = 0.0
+    sdr_per_db: float = 0.05
     l1: float = 0.3
-    absent_per_db: float = 0.05
-    presence: float = 0.1
+    absent_per_db: float = 0.015
+    presence: float = 0.3
     spectral: float = 0.0
     spectral_windows: tuple[int, ...] = (512, 1024, 2048, 4096)
-    floor_db: float = -50.0
+    floor_db: float = -40.0
     ceiling_db: float = 30.0
 
 
