@@ -25,6 +25,7 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from unisep import Query, Separation, Separator
+from unisep.evaluation import residual_db, sdr_db, si_sdr_db
 
 AUDIO = Path(__file__).parent / "audio"
 N_FFT = 4096
@@ -57,38 +58,13 @@ def read(path: Path) -> tuple[Samples, int]:
     return samples.T, sample_rate_hz
 
 
-def power_ratio_db(signal: Samples, noise: Samples) -> float:
-    """Energy of `signal` over energy of `noise` in decibels; infinite when there is no noise."""
-    signal_energy, noise_energy = (
-        np.sum(signal.astype(np.float64) ** 2),
-        np.sum(noise.astype(np.float64) ** 2),
-    )
-    if noise_energy == 0.0:
-        return float("inf")
-    return float(10 * np.log10(max(signal_energy, 1e-30) / noise_energy))
-
-
-def sdr_db(estimate: Samples, stem: Samples) -> float:
-    """Signal-to-distortion ratio in decibels."""
-    return power_ratio_db(stem, stem - estimate)
-
-
-def si_sdr_db(estimate: Samples, stem: Samples) -> float:
-    """Scale-invariant signal-to-distortion ratio in decibels; minus infinity for a silent estimate."""
-    scale = np.vdot(estimate.astype(np.float64), stem.astype(np.float64)) / np.sum(
-        stem.astype(np.float64) ** 2
-    )
-    scaled = (scale * stem).astype(np.float32)
-    return power_ratio_db(scaled, scaled - estimate) if estimate.any() else float("-inf")
-
-
 def report(question: Question, answer: Separation, mixture: Samples, stem: Samples, seconds: float) -> None:
     """Print presence, plan and figures of one answer."""
     name = question.query.name or ""
     target, rest = answer.target.samples, answer.rest.samples
     presence = answer.presence[name]
     sdr, si_sdr = sdr_db(target, stem), si_sdr_db(target, stem)
-    left_db = power_ratio_db(mixture, mixture - (target + rest))
+    left_db = residual_db(mixture, [target, rest])
     print(f"\n{question.title}, {seconds:.1f} s of computing")
     choice = answer.plan[name]
     print(
@@ -98,7 +74,7 @@ def report(question: Question, answer: Separation, mixture: Samples, stem: Sampl
     print(f"  SDR       {sdr:6.2f} dB, the mixture {sdr_db(mixture, stem):6.2f} dB")
     print(f"  SI-SDR    {si_sdr:6.2f} dB, the mixture {si_sdr_db(mixture, stem):6.2f} dB: ", end="")
     print(f"improved by {si_sdr - si_sdr_db(mixture, stem):.2f} dB")
-    print(f"  residual  mixture - (target + rest) is {-left_db:.0f} dB of the mixture")
+    print(f"  residual  mixture - (target + rest) is {left_db:.0f} dB of the mixture")
 
 
 def spectrogram_db(samples: Samples, band_edges_hz: NDArray[np.float64], rate_hz: int) -> NDArray[np.float64]:

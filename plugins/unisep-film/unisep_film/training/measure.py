@@ -21,6 +21,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from unisep.evaluation import roc_auc, sdr_db
 from unisep_film.backend import WEIGHTS_FILE
 from unisep_film.checkpoints import load_model, save_model
 from unisep_film.model import FilmHTDemucs
@@ -46,12 +47,6 @@ class Figures:
     mixture_sdr_db: float
     level_db: float
     presence: float
-
-
-def sdr_db(estimate: Tensor, target: Tensor) -> float:
-    """Plain SDR in dB: 10 log10 of the target's energy over the error's."""
-    ratio = target.square().sum() / ((estimate - target).square().sum() + 1e-12)
-    return float(10 * torch.log10(ratio + 1e-12))
 
 
 @torch.inference_mode()
@@ -107,12 +102,9 @@ def _medians(rows: Sequence[Figures], absent: bool) -> dict[str, float]:
 
 def presence_auc(figures: Sequence[Figures]) -> float | None:
     """Area under the ROC curve of presence: the chance that a present sound scores above an absent one."""
-    present = torch.tensor([row.presence for row in figures if row.group != "absent"])
-    absent = torch.tensor([row.presence for row in figures if row.group == "absent"])
-    if not len(present) or not len(absent):
-        return None
-    higher = (present[:, None] > absent).float() + 0.5 * (present[:, None] == absent).float()
-    return round(float(higher.mean()), 3)
+    present = [row.presence for row in figures if row.group != "absent"]
+    auc = roc_auc(present, [row.presence for row in figures if row.group == "absent"])
+    return None if auc is None else round(auc, 3)
 
 
 def averaged_model(run: Path) -> tuple[FilmHTDemucs, Recipe, int]:
