@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -385,6 +386,7 @@ def torchrun(n_processes: int, script: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_would_and_resume_exactly(
     store: str, encoder_folder: Path, encoder: TextAudioEncoder, tmp_path: Path
 ) -> None:
@@ -468,3 +470,20 @@ def test_the_plot_shows_several_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as stopped:
         plot.main([str(tmp_path / "none")])
     assert stopped.value.code == 1
+
+
+def test_the_full_size_recipe_in_the_docs_is_a_recipe(htdemucs: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    given = tmp_path / "full.json"
+    given.write_text(json.dumps(json.loads(block) | {"start": {"htdemucs": str(htdemucs)}}))
+    recipe = read_recipe(given)
+    assert recipe.mix.batch % 8 == 0 and 0 < recipe.conditioning_steps < recipe.n_steps
+    # 7.8 s is the segment of the published weights
+    assert recipe.mix.segment_seconds == 7.8
+
+
+def test_the_command_says_what_is_wrong_in_a_sentence(store: str, tmp_path: Path) -> None:
+    given = written(tmp_path, start={"film": str(tmp_path / "nowhere.safetensors")})
+    with pytest.raises(SystemExit, match=r"nowhere\.safetensors cannot be read"):
+        main([store, str(tmp_path / "run"), "--config", str(given), "--device", "cpu", "--threads", "1"])

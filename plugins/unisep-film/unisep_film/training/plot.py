@@ -19,6 +19,7 @@ from .store import StoreError
 PANELS = {
     "loss": "loss",
     "si_sdr_gain_db": "SI-SDR improvement in dB (median)",
+    "sdr_db": "SDR in dB (median)",
     "level_db": "output level of absent sounds in dB",
     "presence": "presence: cross-entropy",
     "spectral": "distance of log spectra",

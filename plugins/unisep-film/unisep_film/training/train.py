@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from unisep.errors import UnisepError
+
 from .distributed import Place, joined
 from .encoders import EMBEDDED, load_encoder
 from .queries import QueryStream, TextAudioEncoder
@@ -127,13 +129,16 @@ def main(given: list[str] | None = None) -> None:
     """Train from the command line."""
     args = arguments_of_main(given)
     torch.set_num_threads(args.threads)
-    with joined(args.device) as place:
-        if place.is_first:
-            load_recipe(args.run, args.config)
-        place.wait()
-        recipe = load_recipe(args.run, args.config)
-        load = partial(load_encoder, args.encoder, args.encoder_weights, dict(recipe.model.spaces))
-        train(args.store, args.run, recipe, TextAudioEncoder(load), args.stop_after, place, args.workers)
+    try:
+        with joined(args.device) as place:
+            if place.is_first:
+                load_recipe(args.run, args.config)
+            place.wait()
+            recipe = load_recipe(args.run, args.config)
+            load = partial(load_encoder, args.encoder, args.encoder_weights, dict(recipe.model.spaces))
+            train(args.store, args.run, recipe, TextAudioEncoder(load), args.stop_after, place, args.workers)
+    except UnisepError as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":
