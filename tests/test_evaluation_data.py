@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from unisep.errors import DatasetError, OptionError
+from unisep.errors import AudioFileError, DatasetError, OptionError
 from unisep.evaluation import WindowOptions, open_dataset, query_items, songs
 from unisep.evaluation.examples import Examples
 from unisep.evaluation.material import levels_of, loudest, read_passages
@@ -299,3 +299,21 @@ def test_an_unknown_class_is_refused_with_what_there_is(tmp_path):
     two_songs(tmp_path)
     with pytest.raises(DatasetError, match="Did you mean 'high'"):
         list(query_items(open_dataset(tmp_path), options(classes=("hihg",))))
+
+
+def test_a_file_that_is_missing_or_no_audio_is_named(tmp_path):
+    two_songs(tmp_path)
+    dataset = open_dataset(tmp_path)
+    (tmp_path / "two" / "low.wav").write_text("no audio")
+    with pytest.raises(AudioFileError, match=r"low\.wav"):
+        list(query_items(dataset, options()))
+    (tmp_path / "two" / "low.wav").unlink()
+    with pytest.raises(AudioFileError, match=r"low\.wav"):
+        list(songs(dataset))
+
+
+def test_a_file_that_changed_is_read_again(tmp_path):
+    write(tmp_path / "x.wav", sound("low", 1.0))
+    assert levels_of(tmp_path / "x.wav").seconds == 1.0
+    write(tmp_path / "x.wav", sound("low", 2.0))
+    assert levels_of(tmp_path / "x.wav").seconds == 2.0

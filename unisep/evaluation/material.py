@@ -57,13 +57,21 @@ def level_db(samples: Samples) -> float:
     return 10 * float(np.log10(np.mean(np.square(samples, dtype=np.float64)) + _FLOOR))
 
 
-@lru_cache(maxsize=4096)
 def levels_of(path: Path) -> Levels:
-    """The levels of a file, read once.
+    """The levels of a file, read once for as long as it stays the same.
 
     Raises:
         AudioFileError: as `files.read` says.
     """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise AudioFileError(f"Cannot read '{path}': {error.strerror}. The data set names it.") from error
+    return _levels_of(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _levels_of(path: Path, modified_ns: int, n_bytes: int) -> Levels:
     rate_hz, n_channels, n_samples = 0, 1, 0
     powers: list[NDArray[np.float64]] = []
     step_samples = 0
