@@ -406,7 +406,7 @@ def test_an_unfit_map_is_reported_and_refused(tmp_path: Path) -> None:
     assert not card.is_fit and card.tensors == ""
     assert not list(only_map(tmp_path).parent.glob("*.safetensors"))
     with pytest.raises(
-        EmbeddingError, match=r"unfit: .* centred cosine is -?0\.\d\d .* 0\.6 and 0\.8 are needed.*base"
+        EmbeddingError, match=r"unfit: .* centred cosine is -?0\.\d\d .* 0\.65 and 0\.8 are needed.*base"
     ):
         separator(f"probe@{own}").separate(SONG, "oboe")
 
