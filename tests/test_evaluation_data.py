@@ -211,6 +211,20 @@ def test_what_other_stems_may_hold_is_not_called_absent(tmp_path):
     assert absent == {("b", "vocals")}
 
 
+def test_absent_windows_go_round_names_and_songs_before_they_repeat(tmp_path):
+    for song, stem in {"a": "violin", "b": "piano"}.items():
+        write(tmp_path / song / f"{stem}.wav", sound("noise"))
+        write(tmp_path / song / "flute.wav", sound("high"))
+    dataset = open_dataset(tmp_path)
+    for n_absent in (2, 4, 8, 30):
+        windows = [w for w in song_windows(dataset, options(n_absent=n_absent)) if w.absent]
+        names = [window.name for window in windows]
+        assert (
+            names.count("violin") == names.count("piano") == min(n_absent, 8) // 2
+        )  # 4 s hold 4 windows each
+        assert len(set(windows)) == len(windows)
+
+
 def test_examples_are_never_the_target_itself(tmp_path):
     two_songs(tmp_path)
     dataset = open_dataset(tmp_path)

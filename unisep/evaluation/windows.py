@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -126,27 +127,45 @@ def _fits(matching: Sequence[Sound], others: Sequence[Sound], start: float, opti
 
 
 def _absent(dataset: Dataset, names: Sequence[str], options: WindowOptions) -> list[Window]:
-    """Windows in which something sounds, but nothing of the kind asked for: first each name once, in some song."""
+    """Windows in which something sounds, but nothing of the kind asked for.
+
+    By turns: each name once, in some song; then each in another song; then other windows of the same.
+    """
     rng = np.random.default_rng((options.seed, 1))
-    pairs = [(name, track) for track in dataset.tracks for name in names if _can_be_absent(track, name)]
-    shuffled = [pairs[index] for index in rng.permutation(len(pairs))]
+    found: list[Window] = []
+    left: list[list[Window]] = []
+    for name, track in _by_turns(
+        [(n, t) for t in dataset.tracks for n in names if _can_be_absent(t, n)], rng
+    ):
+        if len(found) >= options.n_absent:
+            return found
+        windows = _absent_windows(track, dataset.kin(name), options)
+        windows = [windows[index] for index in rng.permutation(len(windows))]
+        found += windows[:1]
+        left.append(windows[1:])
+    more = [window for turn in zip_longest(*left) for window in turn if window is not None]
+    return found + more[: options.n_absent - len(found)]
+
+
+def _by_turns(pairs: Sequence[tuple[str, Track]], rng: np.random.Generator) -> list[tuple[str, Track]]:
+    """The pairs in drawn order, but each name once before any comes again."""
     n_seen: dict[str, int] = {}
     turns = []
-    for name, track in shuffled:
+    for index in rng.permutation(len(pairs)):
+        name = pairs[index][0]
         n_seen[name] = n_seen.get(name, 0) + 1
-        turns.append((n_seen[name], name, track))
-    found: list[Window] = []
-    for _, name, track in sorted(turns, key=lambda turn: turn[0]):
-        if len(found) >= options.n_absent:
-            break
-        kin = dataset.kin(name)
-        near = [stem for stem in track.stems if stem.is_near(kin)]
-        starts = [
-            s for s in _starts(track, options) if _all_silent(near, s, options) and _sounds(track, s, options)
-        ]
-        if starts:
-            found.append(Window(track, name, starts[int(rng.integers(len(starts)))], absent=True))
-    return found
+        turns.append((n_seen[name], pairs[index]))
+    return [pair for _, pair in sorted(turns, key=lambda turn: turn[0])]
+
+
+def _absent_windows(track: Track, kin: Kin, options: WindowOptions) -> list[Window]:
+    near = [stem for stem in track.stems if stem.is_near(kin)]
+    found = [
+        Window(track, kin.name, start, absent=True)
+        for start in _starts(track, options)
+        if _all_silent(near, start, options) and _sounds(track, start, options)
+    ]
+    return _without_overlap(found, options.window_seconds)
 
 
 def _can_be_absent(track: Track, name: str) -> bool:
