@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -196,6 +197,19 @@ def test_a_stem_that_the_songs_lack_counts_to_their_other(toy, tmp_path):
         evaluate_stems(toy, songs(open_dataset(tmp_path / "more")))
 
 
+def test_what_a_lossy_decoder_leaves_is_silence(toy, tmp_path):
+    low, residue = band_noise(100, 900, 2.0, 1), band_noise(1_200, 5_000, 2.0, 2) * 1e-20
+    high = band_noise(1_200, 5_000, 2.0, 3)
+    high[:, :RATE_HZ] = residue[:, :RATE_HZ]  # museval's first frame must count as silent
+    write(tmp_path / "song" / "low.wav", low)
+    write(tmp_path / "song" / "high.wav", high)
+    found = {r.name: r for r in evaluate_stems(toy, songs(open_dataset(tmp_path)), bsseval=True).records}
+    assert min(record.figures["bss_sdr_db"] for record in found.values()) > 10
+    write(tmp_path / "song" / "high.wav", residue)
+    found = {r.name: r for r in evaluate_stems(toy, songs(open_dataset(tmp_path))).records}
+    assert {name: record.group for name, record in found.items()} == {"low": "song", "high": "absent"}
+
+
 def test_vectors_of_ones_own_are_asked_with(toy, songs_folder):
     item = items_of(songs_folder, classes=("guitar",), n_absent=0)[0]
     wrong = Embedding(np.array([1, 0, 0, 0]), "toy-bands-1")  # the bass's band
@@ -274,10 +288,14 @@ def test_medians_order_infinities():
     assert math.isnan(median([]))
 
 
-def test_the_picture_shows_every_class(toy, songs_folder, tmp_path):
+def test_the_picture_shows_every_class(tmp_path):
     from matplotlib.image import imread
 
-    found = evaluate(toy, items_of(songs_folder), Asking(("text", "audio")))
+    present = [
+        record(name, 5.0 * n, 0.9, ask=ask) for n, name in enumerate(NOISY) for ask in ("text", "audio")
+    ]
+    silent = Record("t", "dog", "absent", "text", 0.0, 6.0, 2.0, {"absent_level_db": -math.inf}, "toy", None)
+    found = Evaluation("query", (*present, record("bass", math.inf, 0.9), silent))
     image = imread(found.plot(tmp_path / "figures.png"))
     assert image.shape[0] > 300 and image.shape[1] > 900
     assert len(np.unique(image.reshape(-1, image.shape[-1]), axis=0)) > 50
@@ -337,6 +355,20 @@ def test_wrong_usage_and_data_have_codes_and_messages(songs_folder, arguments, c
         assert command(songs_folder, "--query-backend", "toy", "--encoder", "toy", *arguments) == code
     out, err = capsys.readouterr()
     assert not out and said in err and "Traceback" not in err
+
+
+def test_a_warning_is_shown_once(halves_folder, monkeypatch, capsys):
+    def warning(separator, mixture, **_options):
+        with warnings.catch_warnings():  # what a model does while it loads
+            pass
+        warnings.warn("a weaker model answers", stacklevel=1)
+        return real(separator, mixture)
+
+    real = Separator.separate
+    monkeypatch.setattr(Separator, "separate", warning)
+    with toy_plugin():
+        assert command(halves_folder, "--mode", "stems", "--backend", "toy") == 0
+    assert capsys.readouterr().err.count("a weaker model answers") == 1
 
 
 def test_help_of_the_command_loads_no_torch():

@@ -87,6 +87,23 @@ def test_a_manifest_has_songs_and_single_sounds(tmp_path):
     assert [single.label for single in dataset.singles] == ["dog bark"]
 
 
+def test_a_role_that_no_stem_has_is_silence_where_all_roles_are_stated(tmp_path):
+    stated = manifest(tmp_path / "stated", [
+        ("a/1.wav", "kick", sound("low", 0.5), {"song": "a", "four_stem": "drums"}),
+        ("a/2.wav", "snare", sound("high", 0.5), {"song": "a", "four_stem": "drums"}),
+        ("a/3.wav", "pad", sound("noise", 0.5), {"song": "a", "four_stem": "other"}),
+    ])  # fmt: skip
+    (song,) = songs(open_dataset(stated))
+    assert {name: bool(samples.any()) for name, samples in song.references.items()} == {
+        "drums": True, "bass": False, "vocals": False, "other": True,
+    }  # fmt: skip
+    np.testing.assert_allclose(song.references["drums"], sound("low", 0.5) + sound("high", 0.5), atol=1e-6)
+    for stem in ("drums", "other"):  # here "other" may hold the vocals
+        write(tmp_path / "plain" / "a" / f"{stem}.wav", sound("noise", 0.5))
+    (song,) = songs(open_dataset(tmp_path / "plain"))
+    assert set(song.references) == {"drums", "other"}
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -13,6 +13,7 @@ import numpy as np
 
 from unisep.audio import Audio
 from unisep.errors import DatasetError
+from unisep.evaluation import labels
 from unisep.evaluation.datasets import Dataset, Sound, Track
 from unisep.evaluation.examples import Examples
 from unisep.evaluation.material import Samples, level_db, levels_of, loudest, read_passages
@@ -81,6 +82,7 @@ def query_items(dataset: Dataset, options: WindowOptions | None = None) -> Itera
 def songs(dataset: Dataset, seconds: float | None = None) -> Iterator[Song]:
     """Every song with its stems by role (drums, bass, vocals, other), or by label where they have no role.
 
+    Where all stems have roles, and none of them is called "other", a role that no stem has is silence.
     seconds: only the first so many.
     """
     for track in dataset.tracks:
@@ -92,6 +94,10 @@ def songs(dataset: Dataset, seconds: float | None = None) -> Iterator[Song]:
             role = stem.role or stem.label
             references[role] = references[role] + samples if role in references else samples
         mixture = np.sum(list(references.values()), axis=0, dtype=np.float32)
+        if all(stem.role and not stem.undeclared for stem in track.stems):
+            references = {
+                role: references.get(role, np.zeros_like(mixture)) for role in (*labels.ROLES, "other")
+            }
         if track.mixture is not None:
             mixture = read_passages(track.mixture, [0], n_samples, rate_hz, channels)[0]
         yield Song(track.name, 0.0, Audio(mixture, rate_hz), references)

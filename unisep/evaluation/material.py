@@ -16,6 +16,9 @@ from unisep.errors import AudioFileError
 
 STEP_SECONDS = 0.1
 SILENT_DB = -60.0
+LEAST_SAMPLE = (
+    2.0**-23
+)  # what 24 bits hold; lossy decoders fade to far less, which no metric means by silence
 _BLOCK_STEPS = 100
 _FLOOR = 1e-12
 
@@ -50,6 +53,11 @@ def power_db(step_db: Sequence[NDArray[np.float64]]) -> float:
     """The level of unrelated sounds together over a stretch, from their levels at each step."""
     mean = np.mean(10 ** (together_db(step_db) / 10)) if len(step_db) else _FLOOR
     return 10 * float(np.log10(mean))
+
+
+def is_silence(samples: Samples) -> bool:
+    """Whether no sample is above -60 dBFS."""
+    return bool(np.abs(samples).max() <= 10 ** (SILENT_DB / 20))
 
 
 def level_db(samples: Samples) -> float:
@@ -92,7 +100,8 @@ def read_passages(
 ) -> Samples:
     """Passages `[passages, channels, samples]` of a file at a given rate; beyond its end all is silent.
 
-    starts: first samples at `sample_rate_hz`. The file is read once, up to the end of the last passage.
+    starts: first samples at `sample_rate_hz`. The file is read once, up to the end of the last passage. Values
+    below the least of 24 bits become zero.
 
     Raises:
         AudioFileError: as `files.read` says.
@@ -108,6 +117,7 @@ def read_passages(
         position = end
         if position >= max(starts, default=0) + n_samples:
             break
+    found[np.abs(found) < LEAST_SAMPLE] = 0
     return found
 
 

@@ -18,7 +18,7 @@ from unisep.errors import DatasetError, OptionError, suggest
 from unisep.evaluation import metrics
 from unisep.evaluation.bsseval import bsseval_v4, museval_metrics
 from unisep.evaluation.items import Item, Song
-from unisep.evaluation.material import Samples
+from unisep.evaluation.material import Samples, is_silence
 from unisep.evaluation.results import Evaluation, Record
 from unisep.query import Embedding, Query
 from unisep.separation import Separation
@@ -202,7 +202,7 @@ def _stem_records(song: Song, separation: Separation, seconds: float, bsseval: b
     residual = metrics.residual_db(
         mixture, [*(a.samples for a in separation.values()), separation.rest.samples]
     )
-    sounding = {name: song.references[name] for name in estimates if song.references[name].any()}
+    sounding = {name: song.references[name] for name in estimates if not is_silence(song.references[name])}
     bss = _bss(estimates, sounding, song, separation.rest) if bsseval and sounding else {}
     for name, estimate in estimates.items():
         reference = song.references[name]
@@ -239,7 +239,7 @@ def _bss(
     """BSSEval of the stems that sound; where there are others, these are one more source, against the rest."""
     found = {name: estimates[name] for name in sounding}
     references = dict(sounding)
-    if any(samples.any() for name, samples in song.references.items() if name not in sounding):
+    if not all(name in sounding or is_silence(samples) for name, samples in song.references.items()):
         known = np.sum(list(sounding.values()), axis=0, dtype=np.float32)
         found[""], references[""] = rest.samples, song.mixture.samples - known
     return bsseval_v4(found, references, song.mixture.sample_rate_hz)
