@@ -23,8 +23,6 @@ PAGES = [
     ROOT / "README.md",
     *(page for place in ("docs/**", "plugins/*", "examples") for page in sorted(ROOT.glob(f"{place}/*.md"))),
 ]
-WEIGHTS = list(ROOT.glob("plugins/unisep-film/unisep_film/weights/*.safetensors"))
-needs_weights = pytest.mark.skipif(not WEIGHTS, reason="no embedded query weights in this checkout")
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TITLE = re.compile(r'title="([\w.]+)"')
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
@@ -64,7 +62,6 @@ def desk(page, tmp_path, monkeypatch):
     return tmp_path
 
 
-@needs_weights
 @pytest.mark.parametrize("page", pages_with("python"))
 @pytest.mark.filterwarnings("ignore:The stems come from:UserWarning")
 def test_python_blocks_run(page, desk, monkeypatch):
@@ -75,7 +72,6 @@ def test_python_blocks_run(page, desk, monkeypatch):
         exec(compile(block, f"{page.name}, python block {number}", "exec"), names)
 
 
-@needs_weights
 @pytest.mark.parametrize("page", pages_with("console"))
 def test_console_blocks_run(page, desk):
     commands = [

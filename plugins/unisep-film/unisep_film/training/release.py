@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .train import Recipe
 
+MIN_WINDOWS = 8  # a median over fewer says little, and is left out of the card
 Tables = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
@@ -31,7 +32,8 @@ def update_card(card: Path, weights: Path, recipe: Recipe, n_steps: int, tables:
     ]
     for ask, rows in tables.items():
         lines += ["", f"[measured.{ask}]"]
-        lines += [f'"{name}" = {{ {_inline(row)} }}' for name, row in rows.items()]
+        stated = {name: row for name, row in rows.items() if row.get("n_windows", MIN_WINDOWS) >= MIN_WINDOWS}
+        lines += [f'"{name}" = {{ {_inline(row)} }}' for name, row in stated.items()]
     partial = card.with_name(card.name + ".part")
     partial.write_text(prose + "\n".join(lines) + "\n", encoding="utf-8")
     partial.replace(card)
