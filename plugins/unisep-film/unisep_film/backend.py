@@ -47,7 +47,7 @@ class FilmBackend(Backend):
 
         mixture: `[batch, channels, samples]`; queries and negatives: `[queries, dim]` unit vectors, a row of
         zeros in `negatives` leaves nothing out. What is to be left out is isolated in the same call, as a
-        query of its own, and competes with the target for every bin (`unisep_film.exclusion`).
+        query of its own, and taken from the target bin by bin (`unisep_film.exclusion`).
         """
         if queries is None:
             raise BackendError("FiLM HT Demucs answers queries only: give query vectors [queries, dim].")

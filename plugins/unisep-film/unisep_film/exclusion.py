@@ -1,4 +1,4 @@
-"""Leaving a sound out: target and excluded sound share every bin of the spectrogram by their energies."""
+"""Leaving a sound out: what is excluded is taken from the target, bin by bin of the spectrogram."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from unisep_htdemucs.spectrogram import spectrogram
 from .mask import resynthesised
 
 NFFT = 4096
+LEAST_GAIN = 0.1
 _FLOOR = 1e-12  # energy below which neither is heard
 
 
 def without(target: Tensor, excluded: Tensor) -> Tensor:
-    """`target [..., samples]` less what `excluded`, of the same shape, claims with more energy.
+    """`target [..., samples]` less what `excluded`, of the same shape, claims.
 
-    Each bin keeps the share |T|^2 / (|T|^2 + |E|^2), the Wiener gain of two sources of which one is wanted: where
-    the excluded sound is silent the target is untouched, where both claim a bin alike it loses 6 dB.
+    The target holds the excluded sound, so the wanted magnitude in a bin is W = max(0, |T| - |E|), and the bin keeps
+    the Wiener gain W^2 / (W^2 + |E|^2): all of it where the excluded sound is silent, 20 dB less where it is all there is. No bin is taken whole, since
+    a model that cannot tell the two sounds apart would then leave silence.
     """
-    bins, other = spectrogram(target.float(), NFFT), spectrogram(excluded.float(), NFFT)
-    energy, rival = bins.abs().square(), other.abs().square()
-    share = (energy + _FLOOR) / (energy + rival + _FLOOR)
-    return resynthesised(bins * share, target.shape[-1])
+    bins, other = spectrogram(target.float(), NFFT), spectrogram(excluded.float(), NFFT).abs()
+    wanted = (bins.abs() - other).clamp_min(0).square()
+    share = (wanted + _FLOOR) / (wanted + other.square() + _FLOOR)
+    return resynthesised(bins * share.clamp_min(LEAST_GAIN), target.shape[-1])
