@@ -43,12 +43,8 @@ class LossWeights:
 
 def si_sdr_db(estimate: Tensor, target: Tensor, ceiling_db: float = 100.0) -> Tensor:
     """Scale-invariant SDR in dB over the last axis (Le Roux et al. 2019, arXiv:1811.02508), at most `ceiling_db`."""
-    energy = (target * target).sum(-1)
-    scale = (estimate * target).sum(-1) / (energy + 1e-8)
-    projected = scale[..., None] * target
-    wanted = (projected * projected).sum(-1)
-    error = (projected - estimate).square().sum(-1)
-    return 10 * torch.log10((wanted + 1e-8) / (error + 10 ** (-ceiling_db / 10) * wanted + 1e-8))
+    scale = (estimate * target).sum(-1) / ((target * target).sum(-1) + 1e-8)
+    return plain_sdr_db(estimate, scale[..., None] * target, ceiling_db)
 
 
 def plain_sdr_db(estimate: Tensor, target: Tensor, ceiling_db: float = 100.0) -> Tensor:
