@@ -148,6 +148,21 @@ def test_a_zero_negative_leaves_nothing_out_and_another_does() -> None:
     assert not torch.allclose(projector(wanted, wanted.roll(1, 1)), projector(wanted))
 
 
+def test_presence_turns_a_gated_model_down(mixture: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    gated = FilmHTDemucs(MASK.model_copy(update={"gated": True})).eval()
+    free = FilmHTDemucs(MASK).eval()
+    free.load_state_dict({name: v for name, v in gated.state_dict().items() if not name.startswith("gate.")})
+    with torch.inference_mode():
+        conditions = gated.conditions(queries(3), "toy-1")
+        wanted, logits = free(mixture, conditions)
+        for bias in (-3.0, 2.0):
+            gated.gate.bias.fill_(bias)
+            found, same_logits = gated(mixture, conditions)
+            torch.testing.assert_close(same_logits, logits)
+            torch.testing.assert_close(found, wanted * torch.sigmoid(logits + bias)[..., None, None])
+
+
 def test_each_space_has_its_projector() -> None:
     model = FilmHTDemucs(MASK)
     assert model.conditions(queries(2), "toy-1").shape == (2, 2, 16)

@@ -328,6 +328,33 @@ def test_everything_but(store):
         assert level_at(batch.target[k], "lead vocal") < level_at(batch.mixture[k], "lead vocal") - 30
 
 
+def test_what_is_left_out_stands_in_the_rest(store):
+    config = MixConfig(
+        **{**vars(PLAIN), "own_song_probability": 1.0, "drums_share": 1.0, "negative_probability": 1.0}
+    )
+    n_parts = n_strangers = 0
+    for step in range(10):
+        batch = ExampleStream(store, config, seed=3).batch(step)
+        for k, (name, negative) in enumerate(zip(batch.names, batch.negatives, strict=True)):
+            if negative is None:
+                continue
+            left_out = [label for label in FREQUENCIES_HZ if label in negative.lower()]
+            if name == "drums" and left_out and left_out[0] in ("kick drum", "hi-hat"):
+                kept = "hi-hat" if left_out[0] == "kick drum" else "kick drum"
+                rest = batch.mixture[k] - batch.target[k]
+                assert level_at(batch.target[k], left_out[0]) < level_at(batch.target[k], kept) - 35
+                assert level_at(rest, left_out[0]) > level_at(rest, kept) + 35
+                n_parts += 1
+            elif left_out:
+                assert left_out[0] not in answering(name)
+                n_strangers += 1
+    assert n_parts > 5 and n_strangers > 0
+
+
+def test_nothing_is_left_out_unless_asked_for(store):
+    assert ExampleStream(store, PLAIN, seed=3).batch(0).negatives == [None] * 6
+
+
 def test_example_clips_come_from_elsewhere(store):
     stream = ExampleStream(store, PLAIN, seed=4)
     n_clips = 0

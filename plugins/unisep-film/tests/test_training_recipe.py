@@ -132,7 +132,9 @@ def a_batch(n_samples: int = 4000) -> TrainingBatch:
     generator = torch.Generator().manual_seed(0)
     sounds = torch.randn(2, 2, 2, n_samples, generator=generator) * 0.1
     queries = normalize(torch.randn(2, 16, generator=generator), dim=-1)
-    return TrainingBatch(sounds.sum(0), sounds[0], queries, torch.ones(2), ["a", "b"])
+    return TrainingBatch(
+        sounds.sum(0), sounds[0], queries, torch.ones(2), ["a", "b"], torch.zeros_like(queries)
+    )
 
 
 def changed(before: dict[str, torch.Tensor], run: Run) -> set[str]:

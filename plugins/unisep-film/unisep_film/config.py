@@ -24,6 +24,7 @@ class FilmConfig(BaseModel):
     bands: for "mask", (bins, merged) from low to high: groups of `merged` neighbouring bins count as one.
     spaces: embedding spaces the model understands, with the length of their vectors.
     condition_channels: width of the vector that all FiLM layers read.
+    gated: whether presence turns the output down: a sound that is not there is silenced as a whole.
 
     >>> FilmConfig(spaces={"toy-1": 8}).separator.sources
     ('target',)
@@ -36,6 +37,7 @@ class FilmConfig(BaseModel):
     bands: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
     spaces: dict[str, PositiveInt]
     condition_channels: PositiveInt = 256
+    gated: bool = False
 
     @model_validator(mode="after")
     def _fits_together(self) -> FilmConfig:

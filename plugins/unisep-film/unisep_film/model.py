@@ -45,6 +45,10 @@ class FilmHTDemucs(nn.Module):
         self.presence_of_level = nn.Linear(1, 1)
         nn.init.ones_(self.presence_of_level.weight)  # even odds at 15 dB below the mixture
         nn.init.constant_(self.presence_of_level.bias, 1.5)
+        if config.gated:
+            self.gate = nn.Linear(1, 1)
+            nn.init.ones_(self.gate.weight)
+            nn.init.constant_(self.gate.bias, 2.0)  # 1 dB down at even odds
         self.forget_query()
 
     def forget_query(self, source: str | None = None) -> None:
@@ -83,7 +87,15 @@ class FilmHTDemucs(nn.Module):
         )
         targets = self.core.decode(x, xt, encoded, self.mix(condition), films)
         targets = rearrange(targets, "(b n) c l -> b n c l", n=n_queries)[..., :n_samples]
-        return targets, logits + self._presence_of_level(targets, mixture)
+        logits = logits + self._presence_of_level(targets, mixture)
+        return targets * self._gain(logits), logits
+
+    def _gain(self, logits: Tensor) -> Tensor | float:
+        """Gains `[b, n, 1, 1]` between 0 and 1 of the targets, by the log-odds `[b, n]` that they are there."""
+        if not self.config.gated:
+            return 1.0
+        turned: Tensor = self.gate(logits[..., None].to(self.mix.weight.dtype)).float()
+        return torch.sigmoid(turned)[..., None]
 
     def _film_tokens(
         self, index: int, x: Tensor, xt: Tensor, *, condition: Tensor, n_queries: int

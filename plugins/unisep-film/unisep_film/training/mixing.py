@@ -30,7 +30,8 @@ class Batch:
     """Examples: `mixture` and `target` are `[batch, channels, samples]` float32.
 
     `examples` are mono clips `[samples]` of the same name from elsewhere, or None; `names` the canonical
-    names asked for (`-name` for everything but it); `present` is False where the target is silence.
+    names asked for (`-name` for everything but it); `present` is False where the target is silence; `negatives`
+    prompts for what is to be left out, or None.
     """
 
     mixture: NDArray[np.float32]
@@ -40,6 +41,7 @@ class Batch:
     present: NDArray[np.bool_]
     examples: list[NDArray[np.float32] | None]
     source_ids: list[str]
+    negatives: list[str | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,7 @@ class _Example:
     present: bool
     clip: NDArray[np.float32] | None
     source_id: str
+    negative: str | None
 
 
 @final
@@ -96,6 +99,7 @@ class ExampleStream:
             present=np.array([example.present for example in examples]),
             examples=[example.clip for example in examples],
             source_ids=[example.source_id for example in examples],
+            negatives=[example.negative for example in examples],
         )
 
     def _channels(self, sound: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -105,43 +109,58 @@ class ExampleStream:
         """One example; draws again when the drawn window turns out silent."""
         for _ in range(20):
             name, index = self.wishes.wish(rng)
-            target, rest = self._target_and_rest(name, index, rng)
+            target, rest, left_out = self._target_and_rest(name, index, rng)
             if augment.level_db(target) > -90 and augment.level_db(rest) > -90:
-                return self._finished(name, index, target, rest, rng)
+                return self._finished(name, index, target, rest, left_out, rng)
         raise StoreError(
             f"{self.catalogue.store.folder}: 20 draws in a row gave silence. Is the store damaged?"
         )
 
-    def _target_and_rest(self, name: str, index: int, rng: np.random.Generator) -> tuple[Sound, Sound]:
+    def _target_and_rest(
+        self, name: str, index: int, rng: np.random.Generator
+    ) -> tuple[Sound, Sound, str | None]:
+        """What answers, what does not, and the part of what would answer that is to be left out, if any."""
         song = self.catalogue.songs.get(self.catalogue.items[index].song)
         own_song = (
             self.config.vocals_own_song_probability if _is_vocal(name) else self.config.own_song_probability
         )
         if song and rng.random() < own_song:
-            target, rest = self._own_song(name, index, song, rng)
+            target, rest, left_out = self._own_song(name, index, song, rng)
             if augment.level_db(rest) > -70:
-                return target, rest
+                return target, rest, left_out
         target = self._lone_target(name, index, song, rng)
-        return self._among_others(name, target, rng)
+        return *self._among_others(name, target, rng), None
 
     def _own_song(
         self, name: str, index: int, song: list[int], rng: np.random.Generator
-    ) -> tuple[Sound, Sound]:
+    ) -> tuple[Sound, Sound, str | None]:
         """What answers in a window of the song, and its other stems; both as in the song but for gains."""
         catalogue, remix_db = self.catalogue, self.config.source_level_db
         start = catalogue.start(index, self.n_samples, rng)
         sounding = [i for i in song if catalogue.sounds_in(i, start, self.n_samples)]
-        matching = [i for i in song if name in catalogue.tags[i]]
-        others = [i for i in sounding if i not in matching and not self._unclear(name, i)]
+        answering = [i for i in song if name in catalogue.tags[i]]
+        left_out = self._part_to_leave_out(answering, rng)
+        matching = [i for i in answering if left_out not in catalogue.tags[i]]
+        others = [i for i in sounding if i not in answering and not self._unclear(name, i)]
         if len(others) > 2 and rng.random() < 0.3:
             others = list(rng.choice(others, size=rng.integers(1, len(others)), replace=False))
+        others += [i for i in answering if i not in matching]
         target, rest = (
             sources.stems(catalogue, chosen, start, self.n_samples, rng, remix_db)
             for chosen in (matching, others)
         )
         if rng.random() < 0.5:
             target, rest = target[::-1], rest[::-1]
-        return target, rest
+        return target, rest, left_out
+
+    def _part_to_leave_out(self, answering: list[int], rng: np.random.Generator) -> str | None:
+        """A name that some of the stems answer to, while the others plainly do not; sometimes, else None."""
+        if rng.random() >= self.config.negative_probability:
+            return None
+        each = [self.catalogue.tags[i] for i in answering]
+        parts = frozenset().union(*each) - frozenset.intersection(*each) - labels.NOT_PROMPTS
+        clear = [n for n in sorted(parts) if not any(self._unclear(n, i) for i in answering)]
+        return clear[rng.integers(len(clear))] if clear else None
 
     def _lone_target(self, name: str, index: int, song: list[int] | None, rng: np.random.Generator) -> Sound:
         """The sound alone, or with the stems of its song that answer too."""
@@ -203,17 +222,24 @@ class ExampleStream:
         return labels.unclear(name, self.catalogue.items[index].label, self.catalogue.tags[index])
 
     def _finished(
-        self, name: str, index: int, target: Sound, rest: Sound, rng: np.random.Generator
+        self,
+        name: str,
+        index: int,
+        target: Sound,
+        rest: Sound,
+        left_out: str | None,
+        rng: np.random.Generator,
     ) -> _Example:
-        """The example at its final levels, with prompt, presence and example clip."""
+        """The example at its final levels, with prompts, presence and example clip."""
         config = self.config
         limit = config.max_target_rest_db
         difference_db = augment.loudness_db(target) - augment.level_db(rest)
         target = target * augment.gain(np.clip(difference_db, -limit, limit) - difference_db)
         prompt, shown = prompts.phrase(name, rng), name
         clip = self._clip(name, index, rng) if rng.random() < config.example_probability else None
+        negative = self._negative(name, left_out, rng)
         roll = rng.random()
-        if name in prompts.COMPLEMENTS and roll < config.complement_probability:
+        if name in prompts.COMPLEMENTS and negative is None and roll < config.complement_probability:
             target, rest, prompt, shown, clip = rest, target, prompts.complement(name, rng), f"-{name}", None
         elif roll > 1 - config.absent_probability:
             target = np.zeros_like(target)
@@ -223,8 +249,23 @@ class ExampleStream:
         factor = augment.gain(rng.uniform(*config.mixture_level_db) - level_db)
         present = bool(target.any())
         return _Example(
-            target * factor, rest * factor, prompt, shown, present, clip, self.catalogue.items[index].id
+            target * factor,
+            rest * factor,
+            prompt,
+            shown,
+            present,
+            clip,
+            self.catalogue.items[index].id,
+            negative,
         )
+
+    def _negative(self, name: str, left_out: str | None, rng: np.random.Generator) -> str | None:
+        """A prompt for what is left out, or now and then for a sound that has nothing to do with `name`."""
+        if left_out is None and rng.random() < self.config.negative_probability / 3:
+            other = self.catalogue.names[self.wishes.beside(name, rng)]
+            apart = {name, *labels.ancestors(name)}.isdisjoint({other, *labels.ancestors(other)})
+            left_out = other if apart and other not in labels.MIXED else None
+        return None if left_out is None else prompts.phrase(left_out, rng)
 
     def _clip(self, name: str, index: int, rng: np.random.Generator) -> NDArray[np.float32] | None:
         """A mono clip of the same name from another song or file, or None."""

@@ -34,21 +34,25 @@ class QueryMix:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """One step's material: audio `[batch, channels, samples]`, queries `[batch, dim]`, present `[batch]`."""
+    """One step's material: audio `[batch, channels, samples]`, queries and negatives `[batch, dim]`, present `[batch]`.
+
+    negatives: vectors of what is to be left out; rows of zeros leave nothing out.
+    """
 
     mixture: Tensor
     target: Tensor
     queries: Tensor
     present: Tensor
     names: list[str]
+    negatives: Tensor
 
     def to(self, device: torch.device) -> TrainingBatch:
         """The same on a device."""
-        mixture, target, queries, present = (
+        mixture, target, queries, present, negatives = (
             tensor.to(device, non_blocking=True)
-            for tensor in (self.mixture, self.target, self.queries, self.present)
+            for tensor in (self.mixture, self.target, self.queries, self.present, self.negatives)
         )
-        return TrainingBatch(mixture, target, queries, present, self.names)
+        return TrainingBatch(mixture, target, queries, present, self.names, negatives)
 
 
 class TextAudioEncoder:
@@ -134,7 +138,16 @@ class QueryStream(IterableDataset[TrainingBatch]):
             vectors,
             present,
             list(batch.names),
+            self._negatives(batch.negatives, vectors),
         )
+
+    def _negatives(self, prompts: Sequence[str | None], like: Tensor) -> Tensor:
+        """Unit vectors `[batch, dim]` of what is left out; zeros where nothing is."""
+        vectors = torch.zeros_like(like)
+        for row, prompt in enumerate(prompts):
+            if prompt is not None:
+                vectors[row] = F.normalize(self.encoder.texts([prompt])[0], dim=-1)
+        return vectors
 
     def _vectors(
         self, prompts: Sequence[str], clips: Sequence[np.ndarray | None], rng: np.random.Generator

@@ -27,9 +27,9 @@ class Asked(nn.Module):
         super().__init__()
         self.model, self.space = model, space
 
-    def forward(self, mixture: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Targets `[b, c, l]` and presence `[b]` in log-odds, of `mixture [b, c, l]` and `queries [b, d]`."""
-        conditions = self.model.conditions(queries[:, None], self.space)
+    def forward(self, mixture: Tensor, queries: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets `[b, c, l]` and presence `[b]` in log-odds, of `mixture [b, c, l]`, `queries` and `negatives [b, d]`."""
+        conditions = self.model.conditions(queries[:, None], self.space, negatives[:, None])
         targets, logits = self.model(mixture, conditions)
         return targets[:, 0], logits[:, 0]
 
@@ -47,6 +47,7 @@ class Run:
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             betas=(0.9, 0.98),
+            fused=True,
         )
         self.step = 0
         self._asked: nn.Module | None = None
@@ -59,7 +60,7 @@ class Run:
         batch = batch.to(self.place.device)
         asked = self._asked_now()
         with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
-            estimate, logits = asked(batch.mixture, batch.queries)
+            estimate, logits = asked(batch.mixture, batch.queries, batch.negatives)
         loss, parts = separation_loss(
             estimate, batch.target, batch.mixture, logits, batch.present, self.recipe.losses
         )
