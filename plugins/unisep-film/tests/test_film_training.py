@@ -124,11 +124,11 @@ def test_the_schedule_before_the_fall_does_not_depend_on_the_length() -> None:
 
 
 def test_a_resumed_run_equals_an_unbroken_one(store: str, tmp_path: Path) -> None:
-    whole = train(store, fresh(tmp_path / "whole"), RECIPE, TextAudioEncoder(HashEncoder), 600)
+    whole = train(store, Run(RECIPE, fresh(tmp_path / "whole")), TextAudioEncoder(HashEncoder), 600)
     folder = fresh(tmp_path / "parts")
-    first = train(store, folder, RECIPE, TextAudioEncoder(HashEncoder), 0)
+    first = train(store, Run(RECIPE, folder), TextAudioEncoder(HashEncoder), 0)
     assert 0 < first.step < RECIPE.n_steps
-    second = train(store, folder, RECIPE, TextAudioEncoder(HashEncoder), 600)
+    second = train(store, Run(RECIPE, folder), TextAudioEncoder(HashEncoder), 600)
     assert whole.step == second.step == RECIPE.n_steps
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
@@ -142,7 +142,7 @@ def test_training_lowers_the_loss(store: str, tmp_path: Path) -> None:
         update={"n_steps": 60, "learning_rate": 5e-3, "absent_from": 60, "log_every": 20, "save_every": 60}
     )
     folder = fresh(tmp_path / "run", recipe)
-    train(store, folder, recipe, TextAudioEncoder(HashEncoder), 600)
+    train(store, Run(recipe, folder), TextAudioEncoder(HashEncoder), 600)
     losses = [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0] - 0.05
     model, saved, n_steps = averaged_model(folder)

@@ -347,7 +347,7 @@ def test_several_mixing_workers_change_nothing(store: str, encoder: TextAudioEnc
     for n_workers in (1, 2):
         (tmp_path / str(n_workers)).mkdir()
         recipe = RECIPE.model_copy(update={"n_steps": 3})
-        runs.append(train(store, tmp_path / str(n_workers), recipe, encoder, 600, n_workers=n_workers))
+        runs.append(train(store, Run(recipe, tmp_path / str(n_workers)), encoder, 600, n_workers=n_workers))
     assert not changed(runs[0].model.state_dict(), runs[1])
 
 
@@ -360,7 +360,8 @@ from unisep_film.training.distributed import joined
 from unisep_film.training.encoders import load_encoder
 from unisep_film.training.queries import TextAudioEncoder
 from unisep_film.training.recipe import load_recipe
-from unisep_film.training.train import main, train
+from unisep_film.training.run import Run
+from unisep_film.training.train import train
 
 store, folder = sys.argv[1], Path(sys.argv[2])
 torch.set_num_threads(1)
@@ -368,7 +369,7 @@ with joined("cpu") as place:
     for name, stop_after_seconds in (("two", math.inf), ("parts", 0.0), ("parts", math.inf)):
         recipe = load_recipe(folder / name, None)
         encoder = TextAudioEncoder(partial(load_encoder, "hash_encoder:load", None, dict(recipe.model.spaces)))
-        run = train(store, folder / name, recipe, encoder, stop_after_seconds, place)
+        run = train(store, Run(recipe, folder / name, place), encoder, stop_after_seconds)
         torch.save(run.model.state_dict(), folder / f"{name}-rank{place.rank}.pt")
 """
 
@@ -396,7 +397,7 @@ def test_two_processes_train_as_one_would_and_resume_exactly(
     for name in ("alone", "two", "parts"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.json").write_text(recipe.model_dump_json())
-    train(store, tmp_path / "alone", recipe, encoder, 600)
+    train(store, Run(recipe, tmp_path / "alone"), encoder, 600)
     (encoder_folder / "driver.py").write_text(DRIVER)
     torchrun(2, encoder_folder / "driver.py", store, str(tmp_path))
     logs = [plot.read_log(tmp_path / name) for name in ("alone", "two", "parts")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from .start import begin
 
 CHECKPOINT_FILE = "checkpoint.pt"
 ALONE = Place()
+Change = Callable[[FilmHTDemucs], FilmHTDemucs]
 
 
 class Asked(nn.Module):
@@ -37,10 +39,14 @@ class Asked(nn.Module):
 class Run:
     """A training run in this process; `place` says which share of it is computed here."""
 
-    def __init__(self, recipe: Recipe, folder: Path, place: Place = ALONE) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, place: Place = ALONE, change: Change | None = None
+    ) -> None:
+        """The run in `folder`; `change` alters the new model, for experiments."""
         torch.manual_seed(recipe.seed)
         self.recipe, self.folder, self.place = recipe, folder, place
-        self.model = FilmHTDemucs(recipe.model).to(place.device)
+        model = FilmHTDemucs(recipe.model)
+        self.model = (change(model) if change else model).to(place.device)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),

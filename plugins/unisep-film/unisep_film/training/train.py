@@ -27,27 +27,21 @@ from torch.utils.data import DataLoader
 
 from unisep.errors import UnisepError
 
-from .distributed import Place, joined
+from .distributed import joined
 from .encoders import EMBEDDED, load_encoder
 from .queries import QueryStream, TextAudioEncoder
 from .recipe import Recipe, load_recipe
-from .run import ALONE, Run
+from .run import Run
 from .schedule import learning_rate
 
 __all__ = ["Recipe", "Run", "learning_rate", "load_recipe", "mini_encoder", "train"]
 
 
 def train(
-    store: str,
-    folder: Path,
-    recipe: Recipe,
-    encoder: TextAudioEncoder,
-    stop_after_seconds: float,
-    place: Place = ALONE,
-    n_workers: int = 1,
+    store: str, run: Run, encoder: TextAudioEncoder, stop_after_seconds: float, n_workers: int = 1
 ) -> Run:
     """The run after its last step, or after `stop_after_seconds` with its state saved for another call."""
-    run = Run(recipe, folder, place)
+    recipe, place = run.recipe, run.place
     run.restore()
     place.wait()  # no one saves before all have read
     stream = QueryStream(
@@ -136,7 +130,8 @@ def main(given: list[str] | None = None) -> None:
             place.wait()
             recipe = load_recipe(args.run, args.config)
             load = partial(load_encoder, args.encoder, args.encoder_weights, dict(recipe.model.spaces))
-            train(args.store, args.run, recipe, TextAudioEncoder(load), args.stop_after, place, args.workers)
+            run = Run(recipe, args.run, place)
+            train(args.store, run, TextAudioEncoder(load), args.stop_after, args.workers)
     except UnisepError as error:
         raise SystemExit(str(error)) from error
 
