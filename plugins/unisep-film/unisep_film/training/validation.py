@@ -21,7 +21,8 @@ from unisep_film.training import augment, labels, sources
 from unisep_film.training.augment import Sound
 from unisep_film.training.catalogue import Catalogue
 from unisep_film.training.sources import Variation
-from unisep_film.training.store import ACTIVITY_SECONDS, Store
+from unisep_film.training.store import Store
+from unisep_film.training.windows import SongWindows, Window
 
 UNCHANGED = Variation(respeed_probability=0.0, colour_probability=0.0)
 MAIN_NAMES = ("drums", "bass", "vocals")
@@ -35,7 +36,7 @@ class ValidationConfig:
 
     segment_seconds: float = 6.0
     n_per_name: int = 8
-    n_absent: int = 24
+    n_absent: int = 45
     max_difference_db: float = 10.0
     single_difference_db: float = 6.0
     remix_difference_db: float = -3.0
@@ -58,12 +59,6 @@ class ValidationItem:
     song: str
     start_seconds: float
     example: NDArray[np.float32] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Window:
-    song: str
-    start: int
 
 
 def validation_items(
@@ -93,7 +88,7 @@ class _Builder:
         self.held_out = Catalogue(store, ("valid",), kinds)
         self.training = Catalogue(store, ("train",), kinds)
         self.n_samples = round(config.segment_seconds * store.sample_rate_hz)
-        self.step_samples = ACTIVITY_SECONDS * store.sample_rate_hz
+        self.windows = SongWindows(self.held_out, self.n_samples)
 
     def song_items(self) -> Iterator[ValidationItem]:
         """Windows of the held-out songs for every name that offers `n_per_name` of them."""
@@ -104,7 +99,9 @@ class _Builder:
             if len(windows) < self.config.n_per_name:
                 continue
             for window in windows:
-                target, rest = self._song_window(name, window.song, window.start)
+                stems = self.windows.stems(name, window.song)
+                target = self.windows.read(stems.matching, window.start)
+                rest = self.windows.read(stems.others + stems.unclear, window.start)
                 if group == "remix":
                     target = self._levelled(target, rest, self.config.remix_difference_db)
                 yield self._item(name, group, window.song, window.start, target, rest)
@@ -119,80 +116,15 @@ class _Builder:
             kept.setdefault(frozenset(index for index in stems if name in catalogue.tags[index]), name)
         return sorted(kept.values())
 
-    def _windows(self, name: str, max_difference_db: float) -> list[_Window]:
+    def _windows(self, name: str, max_difference_db: float) -> list[Window]:
         songs = sorted(self.held_out.songs)
-        return self._spread([self._song_windows(name, song, max_difference_db) for song in songs])
+        found = [self.windows.of_name(name, song, max_difference_db) for song in songs]
+        return self.windows.spread(found, self.config.n_per_name)
 
     @staticmethod
     def _levelled(target: Sound, rest: Sound, difference_db: float) -> Sound:
         """The target at `difference_db` from the rest."""
         return target * augment.gain(augment.level_db(rest) + difference_db - augment.level_db(target))
-
-    def _split(self, name: str, song: str) -> tuple[list[int], list[int], list[int]]:
-        """The song's stems that answer to the name, the others, and those that might answer."""
-        catalogue = self.held_out
-        matching, others, unclear = [], [], []
-        for index in catalogue.songs[song]:
-            if name in catalogue.tags[index]:
-                matching.append(index)
-            elif labels.unclear(name, catalogue.items[index].label, catalogue.tags[index]):
-                unclear.append(index)
-            else:
-                others.append(index)
-        return matching, others, unclear
-
-    def _song_windows(self, name: str, song: str, max_difference_db: float) -> list[_Window]:
-        """Windows, two a segment, in which name and rest sound, nothing unclear does, and levels are near."""
-        matching, others, unclear = self._split(name, song)
-        if not matching or not others:
-            return []
-        n_total = min(self.held_out.items[index].n_samples for index in matching + others)
-        found = []
-        for start in range(0, n_total - self.n_samples + 1, self.n_samples // 2):
-            if any(self.held_out.sounds_in(index, start, self.n_samples) for index in unclear):
-                continue
-            if self._share_sounding(matching, start) < 0.3:
-                continue
-            target_db, rest_db = self._power_db(matching, start), self._power_db(others, start)
-            if abs(target_db - rest_db) < max_difference_db and min(target_db, rest_db) > -55:
-                found.append(_Window(song, start))
-        return found
-
-    def _steps(self, start: int) -> slice:
-        first = int(start / self.step_samples)
-        return slice(first, first + int(self.n_samples / self.step_samples))
-
-    def _power_db(self, indices: Sequence[int], start: int) -> float:
-        powers = [10.0 ** (self._activity(index, start) / 10) for index in indices]
-        return float(10 * np.log10(np.sum(powers, axis=0).mean() + 1e-12))
-
-    def _share_sounding(self, indices: Sequence[int], start: int) -> float:
-        loudest = np.max([self._activity(index, start) for index in indices], axis=0)
-        return float(np.mean(loudest > max(loudest.max() - 25, -50)))
-
-    def _activity(self, index: int, start: int) -> NDArray[np.float64]:
-        return self.store.activity(self.held_out.items[index])[self._steps(start)].astype(np.float64)
-
-    def _spread(self, by_song: Sequence[Sequence[_Window]]) -> list[_Window]:
-        """Up to `n_per_name` windows, as even over the songs and over time as there is material.
-
-        Windows of one song that overlap are not both taken.
-        """
-        apart = [[w for k, w in enumerate(windows) if k == 0 or not _overlaps(windows, k, self.n_samples)]
-                 for windows in by_song if windows]  # fmt: skip
-        quotas = _quotas([len(windows) for windows in apart], self.config.n_per_name)
-        return [
-            windows[int(position)]
-            for windows, quota in zip(apart, quotas, strict=True)
-            for position in np.linspace(0, len(windows) - 1, quota)
-        ]
-
-    def _song_window(self, name: str, song: str, start: int) -> tuple[Sound, Sound]:
-        matching, others, unclear = self._split(name, song)
-        rng = np.random.default_rng(0)
-        target = sources.stems(self.held_out, matching, start, self.n_samples, rng, 0.0)
-        rest = sources.stems(self.held_out, others + unclear, start, self.n_samples, rng, 0.0)
-        return target, rest
 
     def single_items(self) -> Iterator[ValidationItem]:
         """Held-out single recordings: `n_per_name` windows of each label that several files hold, else one."""
@@ -236,7 +168,7 @@ class _Builder:
         for number, (song, name) in enumerate(wanted[: self.config.n_absent]):
             stems = self.held_out.songs[song]
             start = self.held_out.start(stems[0], self.n_samples, np.random.default_rng((7, number)))
-            rest = sources.stems(self.held_out, stems, start, self.n_samples, np.random.default_rng(0), 0.0)
+            rest = self.windows.read(stems, start)
             yield self._item(name, "absent", song, start, np.zeros_like(rest), rest)
 
     def _holds_kin(self, song: str, name: str) -> bool:
@@ -266,23 +198,3 @@ def _turned(names: Sequence[str], number: int) -> list[str]:
     """The names from place `number` on, then those before it."""
     place = number % max(len(names), 1)
     return [*names[place:], *names[:place]]
-
-
-def _overlaps(windows: Sequence[_Window], position: int, n_samples: int) -> bool:
-    """Whether the window starts on the odd half of a pair that both qualify."""
-    return windows[position].start - windows[position - 1].start < n_samples and bool(
-        (windows[position].start // (n_samples // 2)) % 2
-    )
-
-
-def _quotas(counts: Sequence[int], wanted: int) -> list[int]:
-    """How many to take of each so that `wanted` come together, as even as the counts allow.
-
-    >>> _quotas([2, 10, 10], 8)
-    [2, 3, 3]
-    """
-    quotas = [0] * len(counts)
-    while sum(quotas) < wanted and any(q < c for q, c in zip(quotas, counts, strict=True)):
-        open_places = [k for k, count in enumerate(counts) if quotas[k] < count]
-        quotas[min(open_places, key=lambda k: (quotas[k], -counts[k]))] += 1
-    return quotas
