@@ -168,7 +168,7 @@ def probes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("UNISEP_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(alignment, "captions", lambda: captions()[::5])  # fewer, for speed
     monkeypatch.setattr(sounds, "SECONDS", 0.5)
-    monkeypatch.setattr(plugins, "entry_points", lambda **_: [])
+    monkeypatch.setattr(plugins.host, "distributions", lambda: [])
     plugins.refresh()
     with plugins.registered(ProbePlugin(), "probes"):
         yield

@@ -13,7 +13,7 @@ RATE_HZ = 44_100
 
 @pytest.fixture(autouse=True)
 def only_the_toy(monkeypatch):
-    monkeypatch.setattr(plugins, "entry_points", lambda **_: [])
+    monkeypatch.setattr(plugins.host, "distributions", lambda: [])
     plugins.refresh()
     with toy_plugin():
         yield

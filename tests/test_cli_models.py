@@ -181,7 +181,7 @@ def test_doctor_finds_a_broken_plugin_and_damaged_weights(probe, capsys):
 def test_doctor_is_content_when_what_is_needed_is_there(monkeypatch, capsys):
     from unisep.testing import toy_plugin
 
-    monkeypatch.setattr(plugins, "entry_points", lambda **_: [])
+    monkeypatch.setattr(plugins.host, "distributions", lambda: [])
     plugins.refresh()
     with toy_plugin():
         code, report = run_json(capsys, "doctor")
@@ -192,7 +192,7 @@ def test_doctor_is_content_when_what_is_needed_is_there(monkeypatch, capsys):
 
 
 def test_doctor_without_any_plugin_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(plugins, "entry_points", lambda **_: [])
+    monkeypatch.setattr(plugins.host, "distributions", lambda: [])
     plugins.refresh()
     code, report = run_json(capsys, "doctor")
     found = {finding["what"]: finding for finding in report["findings"]}

@@ -16,7 +16,7 @@ TOY = ["--backend", "toy", "--query-backend", "toy", "--encoder", "toy"]
 
 @pytest.fixture(autouse=True)
 def only_the_toy(monkeypatch):
-    monkeypatch.setattr(plugins, "entry_points", lambda **_: [])
+    monkeypatch.setattr(plugins.host, "distributions", lambda: [])
     plugins.refresh()
     with toy_plugin():
         yield

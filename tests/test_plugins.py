@@ -76,7 +76,7 @@ HOOK = "from unisep import BackendSpec, EncoderSpec, hookimpl\n@hookimpl\ndef un
         (HOOK.format("[" + SPEC.format("").replace("'x'", "'Not A Name'") + "]"), "lower-case"),
         (HOOK.format("[" + SPEC.format("").replace("'x'", "7") + "]"), "must be str"),
         (HOOK.format("[" + SPEC.format("").replace("m:f", "m.f") + "]"), "load must be"),
-        (HOOK.format("[" + SPEC.format(", card='card.toml'") + "]"), "card 'package"),
+        (HOOK.format("[" + SPEC.format(", card='card.toml'") + "]"), "card must be 'package"),
         (HOOK.format("[" + SPEC.format("").replace("('a',)", "'drums'") + "]"), "not a single text"),
         (HOOK.format("[" + SPEC.format("").replace("('a',)", "('a', 'a')") + "]"), "none twice"),
         (HOOK.format("[" + SPEC.format("").replace("('a',)", "()") + "]"), "at least one"),

@@ -434,7 +434,7 @@ def registered_backend(load: object, card: str = "", name: str = "mine"):  # typ
 @pytest.fixture
 def only_toys(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no plugin but those registered here were installed."""
-    monkeypatch.setattr("unisep.plugins.entry_points", lambda group: [])
+    monkeypatch.setattr(plugins.host, "distributions", lambda: [])
     plugins.refresh()
     yield
     monkeypatch.undo()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from unisep.audio import Audio
     from unisep.backend import Backend, BackendInfo, BackendSpec, Output
     from unisep.encoder import EncoderSpec, QueryEncoder
+    from unisep.extensions import CommandSpec, Direction, Question, ResultSpec, RouteSpec
     from unisep.hookspecs import hookimpl
     from unisep.progress import Progress
     from unisep.query import Embedding, Query
@@ -25,12 +26,17 @@ _HOME = {
     "Backend": "unisep.backend",
     "BackendInfo": "unisep.backend",
     "BackendSpec": "unisep.backend",
+    "CommandSpec": "unisep.extensions",
+    "Direction": "unisep.extensions",
     "Embedding": "unisep.query",
     "EncoderSpec": "unisep.encoder",
     "Output": "unisep.backend",
     "Plan": "unisep.separation",
     "Progress": "unisep.progress",
     "Query": "unisep.query",
+    "Question": "unisep.extensions",
+    "ResultSpec": "unisep.extensions",
+    "RouteSpec": "unisep.extensions",
     "QueryEncoder": "unisep.encoder",
     "Separation": "unisep.separation",
     "Separator": "unisep.separator",
@@ -42,6 +48,8 @@ __all__ = [
     "Backend",
     "BackendInfo",
     "BackendSpec",
+    "CommandSpec",
+    "Direction",
     "Embedding",
     "EncoderSpec",
     "Output",
@@ -49,6 +57,9 @@ __all__ = [
     "Progress",
     "Query",
     "QueryEncoder",
+    "Question",
+    "ResultSpec",
+    "RouteSpec",
     "Separation",
     "Separator",
     "hookimpl",

@@ -28,11 +28,19 @@ class Shelf:
     """What one Separator has loaded. Loading is under one lock; what is loaded is shared freely.
 
     own_weights: files or folders of the caller, by the key of the backend that loads them.
+    given: plugins of this Separator alone, beside those that are installed.
     """
 
-    def __init__(self, store: WeightsStore, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        store: WeightsStore,
+        device: torch.device,
+        dtype: torch.dtype,
+        given: tuple[plugins.Plugin, ...] = (),
+    ) -> None:
         self.own_weights: dict[str, Path] = {}
         self._store = store
+        self._given = given
         self._maps = MapStore()
         self._device = device
         self._dtype = dtype
@@ -50,7 +58,7 @@ class Shelf:
 
     def catalogue(self) -> Catalogue:
         """What is installed now, with the state of its weights."""
-        found = catalogue(plugins.installed(), self.own_weights, self._weights_state)
+        found = catalogue(plugins.installed(self._given), self.own_weights, self._weights_state)
         encoders = (*found.encoders, *self._own_encoders.values())
         return replace(found, encoders=encoders, map_between=self._maps.card)
 
@@ -150,12 +158,7 @@ class Shelf:
         return self._store.ensure(read_card(offer.spec.card), report)
 
     def _weights_state(self, spec: BackendSpec | EncoderSpec) -> str:
-        if not spec.card:
-            return "none"
-        try:
-            return self._store.state(read_card(spec.card))
-        except WeightsError:
-            return "broken"  # its own error is raised when it is asked for
+        return self._store.state_at(spec.card)
 
 
 def existing(path: str | Path, option: str) -> Path:

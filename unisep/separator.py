@@ -16,10 +16,12 @@ from unisep.audio import Audio
 from unisep.backend import Backend
 from unisep.chunks import CancelFlag
 from unisep.errors import Cancelled, DownloadError, PluginError, QueryError
+from unisep.finishing import finish
 from unisep.loading import Shelf, existing
 from unisep.opening import Opened, open_audio
 from unisep.options import Options, find_device, find_dtype
 from unisep.pipeline import Estimate, Loaded, run
+from unisep.plugins import given
 from unisep.progress import Meter, OnProgress
 from unisep.query import Embedding
 from unisep.request import doubtful_texts, read_asks
@@ -43,6 +45,7 @@ class Separator:
     seed: of the random shifts. shifts: how many randomly shifted runs are averaged; 0 for none.
     overlap_fraction: of two segments, 0 to 0.5. segment_seconds: shorter needs less memory.
     offline: never download; None does as HF_HUB_OFFLINE says.
+    plugins: of this Separator alone, beside those installed: files, folders, modules or objects with hooks.
 
     Raises:
         OptionError, PluginError, WeightsError: an option that cannot be honoured.
@@ -63,11 +66,12 @@ class Separator:
         segment_seconds: float | None = None,
         shifts: int = 0,
         offline: bool | None = None,
+        plugins: Sequence[Any] = (),
     ) -> None:
         place = find_device(device)
         dtype = find_dtype(precision, place)
         self._options = Options(place, dtype, seed, overlap_fraction, segment_seconds, shifts)
-        self._shelf = Shelf(WeightsStore(offline), place, dtype)
+        self._shelf = Shelf(WeightsStore(offline), place, dtype, given(plugins))
         self._download_failed = ""
         self._request = Request(
             backend=backend, query_backend=query_backend, encoder=encoder, offline=self._shelf.offline
@@ -143,10 +147,9 @@ class Separator:
                 "embed() makes one vector of one query, without `exclude`, and `example_range` needs `audio`."
             )
         meter = Meter()
-        task = resolve(replace(self._request, asks=asks, route="conditioned"), self._shelf.catalogue()).tasks[
-            0
-        ]
-        encoder = task.wants[0].encoder
+        request = replace(self._request, asks=asks, route="conditioned")
+        task = resolve(request, self._shelf.catalogue()).tasks[0]
+        asks, encoder = tuple(want.ask for want in task.wants if want.ask), task.wants[0].encoder
         loaded = None if encoder is None else self._shelf.encoder_for(encoder, task.space, meter)
         with torch.inference_mode():
             found = conditions(asks, [loaded], _no_mixture, sample_rate_hz or 44_100)
@@ -223,8 +226,9 @@ def _separation(opened: Opened, mixture: Audio, planned: Route, estimates: dict[
     found = {name: estimate.audio for name, estimate in estimates.items()}
     if planned.remainder:
         found[planned.remainder] = remainder(mixture, list(found.values()))
-    targets = {name: found[name] for name in planned.plan}
-    if planned.remainder and len(targets) == len(STEMS_BY_QUERY):
+    computed = {name: found[name] for name in planned.plan}
+    targets = finish(computed, mixture, planned.steps)
+    if planned.remainder and len(targets) == len(STEMS_BY_QUERY) and not planned.steps:
         rest = Audio(np.zeros_like(mixture.samples), mixture.sample_rate_hz)
     else:
         rest = remainder(mixture, list(targets.values()))

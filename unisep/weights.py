@@ -97,6 +97,15 @@ class WeightsStore:
         here = all(self._is_here(card, file, records) or cached_file(file) for file in card.files)
         return "present" if here else "missing"
 
+    def state_at(self, place: str) -> str:
+        """`state` of the card at "package:path/card.toml"; "none" for no card, "broken" for one that cannot be read."""
+        if not place:
+            return "none"
+        try:
+            return self.state(read_card(place))
+        except WeightsError:
+            return "broken"  # its own error is raised when it is asked for
+
     def ensure(self, card: Card, on_progress: OnProgress | None = None) -> Path:
         """The folder that holds all files of the card, verified; what is missing is downloaded.
 

@@ -102,7 +102,7 @@ def _devices() -> Iterator[Finding]:
 def _plugins() -> Iterator[Finding]:
     from unisep.plugins import installed
 
-    found = installed()
+    found = installed(strict=False)
     if not found:
         advice = "Run: pip install unisep-htdemucs unisep-film unisep-clap"
         yield Finding("plugins", "broken", "none is installed", advice)
@@ -111,8 +111,10 @@ def _plugins() -> Iterator[Finding]:
         detail = f"{plugin.distribution} {plugin.version}: {names}"
         if plugin.state == "ok":
             yield Finding(label, "ok", detail)
+        elif plugin.state == "blocked":
+            yield Finding(label, "note", f"{plugin.distribution} {plugin.version}: {plugin.complaint}")
         else:
-            detail = f"{plugin.distribution} {plugin.version} is {plugin.state}: {plugin.error.strip().splitlines()[-1]}"
+            detail = f"{plugin.distribution} {plugin.version} is {plugin.state}: {plugin.complaint}"
             advice = f"`unisep plugins --verbose` shows why. pip install --upgrade {plugin.distribution}, or uninstall it."
             yield Finding(label, "broken", detail, advice)
 

@@ -38,7 +38,7 @@ class Model:
 
 def models() -> list[Model]:
     """Every model of the plugins that work, by name."""
-    specs = [(plugin.distribution, spec) for plugin in installed() for spec in plugin.specs if spec.card]
+    specs = [(plugin.distribution, spec) for plugin in installed() for spec in plugin.models if spec.card]
     return sorted(
         (_model(distribution, spec.name, spec.card) for distribution, spec in specs), key=lambda m: m.name
     )

@@ -9,10 +9,12 @@ from typing import Generic, TypeVar
 from unisep.backend import BackendSpec
 from unisep.encoder import EncoderSpec
 from unisep.errors import PluginError, suggest
+from unisep.extensions import ResultSpec, RouteSpec
 from unisep.maps import MapCard
 from unisep.plugins import Plugin
 
 SpecT = TypeVar("SpecT", BackendSpec, EncoderSpec)
+ExtraT = TypeVar("ExtraT", RouteSpec, ResultSpec)
 PREFERRED = ("htdemucs", "htdemucs-film", "htdemucs_6s", "htdemucs_ft")
 
 
@@ -52,6 +54,19 @@ MapLookup = Callable[[str, str], MapCard | None]
 WeightsState = Callable[[BackendSpec | EncoderSpec], str]
 
 
+@dataclass(frozen=True)
+class Extra(Generic[ExtraT]):
+    """A routing rule or a step for results, and the distribution it comes from."""
+
+    spec: ExtraT
+    distribution: str
+
+    @property
+    def title(self) -> str:
+        """How it is named in a plan or a message."""
+        return f"'{self.spec.name}' of {self.distribution}"
+
+
 def rank(offer: BackendOffer, here_first: bool = False) -> tuple[bool, int, str]:
     """Sort key: the default first. With `here_first`, those whose weights are here come before."""
     place = PREFERRED.index(offer.name) if offer.name in PREFERRED else len(PREFERRED)
@@ -67,12 +82,15 @@ class Catalogue:
     """Every offer of the plugins that work, and the plugins that do not.
 
     map_between: what is known of the map from one space to another, None where none was fitted.
+    rules: asked in this order who answers a query. steps: what every result goes through, in this order.
     """
 
     backends: tuple[BackendOffer, ...]
     encoders: tuple[EncoderOffer, ...]
     broken: tuple[Plugin, ...] = ()
     map_between: MapLookup = _no_map
+    rules: tuple[Extra[RouteSpec], ...] = ()
+    steps: tuple[Extra[ResultSpec], ...] = ()
 
     def backend(self, name: str) -> BackendOffer:
         """The backend called `name` or `distribution:name`. Raises PluginError when there is none, or two."""
@@ -97,7 +115,7 @@ class Catalogue:
 
     def broken_hint(self) -> str:
         """For a message: which plugins are installed and do not work, or ""."""
-        names = ", ".join(sorted({plugin.distribution for plugin in self.broken}))
+        names = ", ".join(sorted({plugin.distribution for plugin in self.broken if plugin.is_faulty}))
         return f" ({names} is installed but broken: see `unisep plugins`)" if names else ""
 
 
@@ -119,6 +137,8 @@ def catalogue(
         tuple(offer(spec, plugin) for plugin in plugins for spec in plugin.backends),
         tuple(offer(spec, plugin) for plugin in plugins for spec in plugin.encoders),
         tuple(plugin for plugin in plugins if plugin.state != "ok"),
+        rules=tuple(Extra(spec, plugin.distribution) for plugin in plugins for spec in plugin.routes),
+        steps=tuple(Extra(spec, plugin.distribution) for plugin in plugins for spec in plugin.results),
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unisep.errors import DownloadError
+from unisep.extensions import ResultSpec
 from unisep.query import Range
 from unisep.request import Ask
-from unisep.resolve.catalogue import BackendOffer, EncoderOffer
+from unisep.resolve.catalogue import BackendOffer, EncoderOffer, Extra
 from unisep.separation import Choice, Plan
 
 
@@ -60,12 +61,14 @@ class Route:
 
     remainder: the name of the result that is the mixture minus all others, or "".
     warning: "" where nothing has to be said.
+    steps: what the results go through before the caller gets them.
     """
 
     tasks: tuple[Task, ...]
     plan: Plan
     remainder: str = ""
     warning: str = ""
+    steps: tuple[Extra[ResultSpec], ...] = ()
 
 
 def choice(backend: BackendOffer, encoder: EncoderOffer | None, reason: str) -> Choice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from unisep.errors import DownloadError, OptionError, PluginError
@@ -10,6 +11,7 @@ from unisep.resolve.catalogue import BackendOffer, Catalogue, rank
 from unisep.resolve.plain import plainly_names
 from unisep.resolve.queries import conditioned_tasks
 from unisep.resolve.route import Request, Route, Task, Want, choice, pull
+from unisep.resolve.rules import Directed, Heading, directed
 from unisep.resolve.stems import fixed_stems
 from unisep.separation import Plan
 
@@ -29,10 +31,10 @@ def resolve(request: Request, catalogue: Catalogue) -> Route:
     if request.route not in ROUTES:
         raise OptionError(f"route={request.route!r} is unknown. Possible: {', '.join(ROUTES)}.")
     if request.asks is None:
-        return fixed_stems(request, catalogue)
+        return _with_steps(fixed_stems(request, catalogue), catalogue)
     if request.stems is not None:
         raise OptionError("stems= chooses among the fixed stems; leave it out when you give a query.")
-    return _asked(request, request.asks, catalogue)
+    return _with_steps(_asked(request, directed(request.asks, request, catalogue), catalogue), catalogue)
 
 
 def default_backend(request: Request, catalogue: Catalogue, *, answers_queries: bool) -> BackendOffer:
@@ -53,10 +55,26 @@ def default_backend(request: Request, catalogue: Catalogue, *, answers_queries: 
     return min(offers, key=rank)
 
 
-def _asked(request: Request, asks: tuple[Ask, ...], catalogue: Catalogue) -> Route:
-    fixed: dict[str, tuple[BackendOffer, str]] = {}
+def _with_steps(route: Route, catalogue: Catalogue) -> Route:
+    """The route with the steps that its results will go through, which the plan tells too."""
+    if not catalogue.steps:
+        return route
+    then = f"Then: {', '.join(step.title for step in catalogue.steps)}."
+    plan = {name: replace(made, reason=f"{made.reason} {then}") for name, made in route.plan.items()}
+    return replace(route, plan=Plan(plan), steps=catalogue.steps)
+
+
+def _asked(request: Request, given: Directed, catalogue: Catalogue) -> Route:
+    asks = given.asks
+    fixed: dict[str, tuple[BackendOffer, str]] = {
+        name: (heading.offer, heading.direction.stem)
+        for name, heading in given.headings.items()
+        if heading.offer is not None
+    }
     better: dict[str, BackendOffer] = {}
     for ask in asks if request.route != "conditioned" else ():
+        if _is_directed(ask, given):
+            continue
         offers = _naming(ask, request, catalogue)
         here = [(offer, stem) for offer, stem in offers if _may_use(offer, request)]
         if here:
@@ -66,8 +84,35 @@ def _asked(request: Request, asks: tuple[Ask, ...], catalogue: Catalogue) -> Rou
         elif offers:
             better[ask.name] = offers[0][0]
     others = tuple(ask for ask in asks if ask.name not in fixed)
-    tasks = _fixed_tasks(asks, fixed) + (conditioned_tasks(others, request, catalogue) if others else ())
-    return Route(tasks, _plan(asks, tasks, fixed, better), warning=_aloud(tasks, better))
+    tasks = _fixed_tasks(asks, fixed) + _conditioned_tasks(others, given, request, catalogue)
+    plan = _plan(asks, tasks, fixed, better, given.headings)
+    return Route(tasks, plan, warning=" ".join([*given.said, _aloud(tasks, better)]).strip())
+
+
+def _is_directed(ask: Ask, given: Directed) -> bool:
+    """Whether a rule says who answers, so that the usual question is not asked."""
+    heading = given.headings.get(ask.name)
+    return heading is not None and bool(
+        heading.offer or heading.direction.backend or heading.direction.encoder
+    )
+
+
+def _conditioned_tasks(
+    asks: tuple[Ask, ...], given: Directed, request: Request, catalogue: Catalogue
+) -> tuple[Task, ...]:
+    """The tasks of the conditioned backends: one that rules or the caller name, or the default."""
+    groups: dict[tuple[str | None, str | None], list[Ask]] = {}
+    for ask in asks:
+        heading = given.headings.get(ask.name)
+        backend, encoder = (heading.direction.backend, heading.direction.encoder) if heading else ("", "")
+        groups.setdefault((backend or request.query_backend, encoder or request.encoder), []).append(ask)
+    return tuple(
+        task
+        for (backend, encoder), group in groups.items()
+        for task in conditioned_tasks(
+            tuple(group), replace(request, query_backend=backend, encoder=encoder), catalogue
+        )
+    )
 
 
 def _naming(ask: Ask, request: Request, catalogue: Catalogue) -> list[tuple[BackendOffer, str]]:
@@ -108,13 +153,16 @@ def _plan(
     tasks: tuple[Task, ...],
     fixed: dict[str, tuple[BackendOffer, str]],
     better: dict[str, BackendOffer],
+    headings: Mapping[str, Heading],
 ) -> Plan:
     answers = {want.name: (task, want) for task in tasks for want in task.wants}
     choices = {}
     for ask in asks:
         task, want = answers[ask.name]
         reason = f"'{task.backend.name}' answers queries."
-        if ask.name in fixed:
+        if ask.name in headings:
+            reason = f"'{task.backend.name}' answers. {headings[ask.name].reason}"
+        elif ask.name in fixed:
             reason = f"The query names the stem '{fixed[ask.name][1]}' of '{task.backend.name}', which is stronger at it."
         elif ask.name in better:
             offer = better[ask.name]

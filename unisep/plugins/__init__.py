@@ -1,0 +1,31 @@
+"""Plugins: listed one at a time without importing torch, loaded one at a time on use.
+
+A plugin that fails is remembered with its traceback and never takes the others down.
+"""
+
+from unisep.plugins.choosing import problems
+from unisep.plugins.host import given, installed, is_strict, refresh, register, registered, strictly, using
+from unisep.plugins.loading import load_backend, load_encoder, load_function, wrong_facts
+from unisep.plugins.plugin import KINDS, Plugin, Spec, licence
+from unisep.plugins.reading import read
+
+__all__ = [
+    "KINDS",
+    "Plugin",
+    "Spec",
+    "given",
+    "installed",
+    "is_strict",
+    "licence",
+    "load_backend",
+    "load_encoder",
+    "load_function",
+    "problems",
+    "read",
+    "refresh",
+    "register",
+    "registered",
+    "strictly",
+    "using",
+    "wrong_facts",
+]

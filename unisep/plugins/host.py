@@ -1,0 +1,211 @@
+"""What is installed, listed one at a time; what is added by hand; and whether problems are errors."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib.metadata import Distribution, EntryPoint, distributions
+from pathlib import Path
+from typing import Any
+
+from unisep import hookspecs
+from unisep.errors import PluginError
+from unisep.plugins.choosing import (
+    CHOICE,
+    STRICT,
+    Choice,
+    choice_of_environment,
+    problems,
+    strict_by_environment,
+)
+from unisep.plugins.local import read_local
+from unisep.plugins.plugin import Plugin
+from unisep.plugins.reading import read, read_in_time
+
+REGISTERED = "registered"
+_lock = threading.RLock()
+_registered: dict[str, Any] = {}
+_local: list[tuple[Plugin, ...]] = []
+_listed: dict[str, tuple[Plugin, ...]] = {}
+_strict = [False]
+
+
+def installed(also: Sequence[Plugin] = (), *, strict: bool | None = None) -> tuple[Plugin, ...]:
+    """Every installed plugin, read once a process and sorted by distribution and name; then those added by hand.
+
+    also: more plugins, as `given` returns them; one of the same distribution and name takes the installed one's place.
+    strict: whether a plugin that does not work, or a name claimed twice, is an error; None does as
+        UNISEP_PLUGINS_STRICT and `strictly` say.
+
+    Raises:
+        PluginError: a problem, if strict. OptionError: UNISEP_PLUGINS_TIMEOUT is no number.
+    """
+    with _lock:
+        chosen = choice_of_environment()
+        if chosen not in _listed:
+            _listed[chosen] = _read_all(Choice.of(chosen))
+        own = [read(name, REGISTERED, "", partial(_itself, module)) for name, module in _registered.items()]
+        own += [plugin for plugins in _local for plugin in plugins]
+        found = _merged((*_listed[chosen], *own, *also))
+    if strict or (strict is None and is_strict()):
+        _refuse_problems(found, Choice.of(chosen))
+    return found
+
+
+def refresh() -> None:
+    """Forget what was listed, so that newly installed plugins are seen."""
+    with _lock:
+        _listed.clear()
+
+
+def is_strict() -> bool:
+    """Whether a problem with any plugin is an error."""
+    return _strict[-1] or strict_by_environment()
+
+
+@contextmanager
+def strictly() -> Iterator[None]:
+    """A `with` block in which a problem with any plugin is an error."""
+    _strict.append(True)
+    try:
+        yield
+    finally:
+        _strict.pop()
+
+
+def given(plugins: Iterable[Any]) -> tuple[Plugin, ...]:
+    """The plugins that the caller gives: files, folders, or modules and objects with hooks.
+
+    UNISEP_PLUGINS does not touch them, since they were asked for.
+
+    Raises:
+        PluginError: nothing is there, or what is there does not work; the message says why.
+    """
+    found = _given(plugins)
+    for plugin in found:
+        if plugin.state != "ok":
+            raise PluginError(
+                f"The plugin '{plugin.name}' is {plugin.state}: {plugin.complaint} "
+                "`unisep plugins --verbose` with the same --plugin shows the whole traceback."
+            )
+    return found
+
+
+@contextmanager
+def using(*plugins: Any, must_work: bool = True) -> Iterator[None]:
+    """A `with` block in which the files, folders, modules or objects count as installed, in the whole process.
+
+    Raises:
+        PluginError: nothing is there, or, unless `must_work` is False, what is there does not work.
+    """
+    found = given(plugins) if must_work else _given(plugins)
+    with _lock:
+        _local.append(found)
+    try:
+        yield
+    finally:
+        with _lock:
+            _local[:] = [each for each in _local if each is not found]
+
+
+@contextmanager
+def registered(plugin: Any, name: str) -> Iterator[None]:
+    """A `with` block in which `plugin` (a module or object with hooks) counts as installed."""
+    register(plugin, name)
+    with ExitStack() as stack:
+        stack.callback(_registered.pop, name, None)
+        yield
+
+
+def register(plugin: Any, name: str) -> None:
+    """Let `plugin` (a module or object with hooks) count as installed, for experiments and tests.
+
+    Its distribution is "registered". Raises PluginError when the name is taken.
+    """
+    with _lock:
+        if name in _registered:
+            raise PluginError(f"A plugin named {name!r} is registered already. Choose another name.")
+        _registered[name] = plugin
+
+
+def _given(plugins: Iterable[Any]) -> tuple[Plugin, ...]:
+    found: list[Plugin] = []
+    for plugin in plugins:
+        if isinstance(plugin, Plugin):
+            found.append(plugin)
+        elif isinstance(plugin, str | Path):
+            found.extend(read_local(Path(plugin)))
+        else:
+            name = str(getattr(plugin, "__name__", type(plugin).__name__))
+            found.append(read(name, REGISTERED, "", partial(_itself, plugin)))
+    return _merged(found)
+
+
+def _merged(plugins: Iterable[Plugin]) -> tuple[Plugin, ...]:
+    """Each plugin once; the last of those with one key."""
+    return tuple({plugin.key: plugin for plugin in plugins}.values())
+
+
+def _read_all(choice: Choice) -> tuple[Plugin, ...]:
+    seen: set[str] = set()
+    found: list[Plugin] = []
+    for distribution in distributions():
+        found += _read_distribution(distribution, choice, seen)
+    unknown = choice.unknown(found)
+    if unknown:
+        warnings.warn(unknown, stacklevel=3)
+    return tuple(sorted(found, key=lambda plugin: (plugin.distribution, plugin.name)))
+
+
+def _read_distribution(distribution: Distribution, choice: Choice, seen: set[str]) -> list[Plugin]:
+    """The plugins of one distribution; where the path holds two of one name, Python imports the first."""
+    name, version = "unknown", ""
+    try:
+        points = distribution.entry_points.select(group=hookspecs.GROUP)
+        if not points:
+            return []
+        name, version = distribution.metadata["Name"] or name, distribution.version or ""
+    except Exception as error:  # a folder of metadata may be damaged in any way
+        return [_damaged(distribution, name, error)] if _mentions_group(distribution) else []
+    if name.casefold() in seen:
+        return []
+    seen.add(name.casefold())
+    return [_read_point(point, name, version, choice) for point in points]
+
+
+def _read_point(point: EntryPoint, distribution: str, version: str, choice: Choice) -> Plugin:
+    if not choice.allows(point.name, distribution):
+        why = f"{CHOICE}={choice_of_environment()!r} leaves it out."
+        return Plugin(point.name, distribution, version, "blocked", why)
+    return read_in_time(point.name, distribution, version, point.load)
+
+
+def _mentions_group(distribution: Distribution) -> bool:
+    try:
+        return f"[{hookspecs.GROUP}]" in (distribution.read_text("entry_points.txt") or "")
+    except Exception:  # what cannot be read says nothing of plugins
+        return False
+
+
+def _damaged(distribution: Distribution, name: str, error: Exception) -> Plugin:
+    place = getattr(distribution, "_path", "")
+    why = (
+        f"The metadata in {place} are damaged ({type(error).__name__}: {error}). Reinstall the distribution."
+    )
+    return Plugin(Path(str(place)).stem.split("-")[0] or name, name, "", "broken", why)
+
+
+def _refuse_problems(found: Sequence[Plugin], choice: Choice) -> None:
+    said = problems(found) + [text for text in [choice.unknown(p for p in found)] if text]
+    if said:
+        raise PluginError(
+            f"{STRICT} is set, and the plugins have problems: {'; '.join(said)}. "
+            f"Mend or uninstall them, or leave them out with {CHOICE}=-name."
+        )
+
+
+def _itself(module: Any) -> Any:
+    return module
