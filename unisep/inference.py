@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,22 +22,38 @@ from unisep.spans import Span
 from unisep.vectors import Conditions
 
 MAX_SHIFT_SECONDS = 0.5
+_CPU = torch.device("cpu")
+_OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED")
+log = logging.getLogger(__name__)
 
 
 class Caller:
     """Calls one backend for the segments of one stretch, checks what comes back, and keeps the presence.
 
     name: of the backend, for messages. conditions: None asks for the fixed sources.
-    outputs: which of the backend's outputs to keep, in order. Used by one thread.
+    outputs: which of the backend's outputs to keep, in order.
+    on_cpu: gives the same backend on the CPU, for a device that has a memory of its own. A batch for
+        which that memory is too small is halved until it fits; if one segment alone is too much, the
+        rest of the stretch is computed on the CPU, with a warning.
+
+    Used by one thread.
     """
 
     def __init__(
-        self, backend: Backend, name: str, conditions: Conditions | None, outputs: Sequence[int]
+        self,
+        backend: Backend,
+        name: str,
+        conditions: Conditions | None,
+        outputs: Sequence[int],
+        on_cpu: Callable[[], Backend] | None = None,
     ) -> None:
         self._backend = backend
         self._name = name
         self._conditions = conditions
         self._outputs = list(outputs)
+        self._on_cpu = on_cpu
+        self._device: torch.device | None = None
+        self._n_at_once: int | None = None
         self._segments: list[Segment] = []
         self._n_called = 0
         self._presence: Tensor | None = None
@@ -50,27 +69,63 @@ class Caller:
 
     def __call__(self, batch: Tensor) -> Tensor:
         """The kept outputs [batch, n, channels, samples], float32, of segments [batch, channels, samples]."""
-        output = self._called(batch)
+        parts: list[Tensor] = []
+        n_done = 0
+        while n_done < batch.shape[0]:
+            part = batch[n_done : n_done + (self._n_at_once or batch.shape[0])]
+            output = self._computed(part if self._device is None else part.to(self._device))
+            if output is None:
+                continue
+            parts.append(output.to(batch.device))
+            n_done += part.shape[0]
+            self._n_called += part.shape[0]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _computed(self, batch: Tensor) -> Tensor | None:
+        """What is kept of the outputs; None when the memory ran out, and there is more room now."""
+        try:
+            return self._kept(self._answer(batch), batch)
+        except UnisepError:
+            raise
+        except Exception as error:
+            memory = _is_out_of_memory(error)
+            if not memory or (batch.shape[0] == 1 and self._on_cpu is None):
+                advice = " Use a shorter segment_seconds, or device='cpu'." if memory else ""
+                raise BackendError(
+                    f"The backend '{self._name}' failed at {self._seconds():.1f} s: {type(error).__name__}: {error}{advice}"
+                ) from error
+        self._make_room(batch)  # only here, where nothing holds on to the tensors of the call that failed
+        return None
+
+    def _answer(self, batch: Tensor) -> Output:
+        if self._conditions is None:
+            return self._backend.separate(batch)
+        return self._backend.separate(batch, self._conditions.queries, self._conditions.negatives)
+
+    def _make_room(self, batch: Tensor) -> None:
+        """Nothing. The next call gets half as many segments, or goes to the CPU."""
+        if batch.device.type == "cuda":
+            torch.cuda.empty_cache()
+        where = f"The memory of {batch.device} ran out at {self._seconds():.1f} s"
+        if batch.shape[0] > 1:
+            self._n_at_once = batch.shape[0] // 2
+            log.info("%s: %d segments at once from here on.", where, self._n_at_once)
+            return
+        assert self._on_cpu is not None
+        warnings.warn(
+            f"{where}, with a single segment: '{self._name}' goes on on the CPU, which is slower. "
+            "A shorter segment_seconds needs less memory.",
+            stacklevel=2,
+        )
+        self._backend, self._on_cpu, self._device = self._on_cpu(), None, _CPU
+        self._conditions = None if self._conditions is None else self._conditions.to(_CPU)
+
+    def _kept(self, output: Output, batch: Tensor) -> Tensor:
         self._check(output, batch)
-        self._n_called += batch.shape[0]
         if output.presence is not None:
             kept = output.presence[:, self._outputs].float().amax(0).cpu()
             self._presence = kept if self._presence is None else torch.maximum(self._presence, kept)
         return output.sources[:, self._outputs].float()
-
-    def _called(self, batch: Tensor) -> Output:
-        try:
-            if self._conditions is None:
-                return self._backend.separate(batch)
-            return self._backend.separate(batch, self._conditions.queries, self._conditions.negatives)
-        except UnisepError:
-            raise
-        except Exception as error:
-            memory = isinstance(error, torch.OutOfMemoryError)
-            advice = " Use a shorter segment_seconds, or device='cpu'." if memory else ""
-            raise BackendError(
-                f"The backend '{self._name}' failed at {self._seconds():.1f} s: {type(error).__name__}: {error}{advice}"
-            ) from error
 
     def _check(self, output: object, batch: Tensor) -> None:
         if not isinstance(output, Output) or not isinstance(output.sources, Tensor):
@@ -86,9 +141,11 @@ class Caller:
                 f"The backend '{self._name}' returned sources {tuple(output.sources.shape)}; "
                 f"[batch, outputs, channels, samples] = {expected} was expected."
             )
-        if not torch.isfinite(output.sources).all():
+        finite = torch.isfinite(output.sources)
+        if not finite.all():
+            index, _, _, sample = (~finite).nonzero()[0].tolist()
             raise BackendError(
-                f"The backend '{self._name}' returned NaN or infinity at {self._seconds():.1f} s. "
+                f"The backend '{self._name}' returned NaN or infinity at {self._seconds(index, sample, n_samples):.1f} s. "
                 "Try precision='float32'; verify its weights with `unisep models verify`."
             )
         presence = output.presence
@@ -100,11 +157,21 @@ class Caller:
                 f"[batch, outputs] = {(n_batch, n_outputs)} of values in 0..1."
             )
 
-    def _seconds(self) -> float:
-        index = min(self._n_called, len(self._segments) - 1)
-        return (
-            max(0, self._segments[index].start) / self._backend.info.sample_rate_hz if self._segments else 0.0
-        )
+    def _seconds(self, index: int = 0, sample: int = 0, n_samples: int = 0) -> float:
+        """Where a sample of the segment at `index` of the batch lies in the recording, at the nearest."""
+        if not self._segments:
+            return 0.0
+        segment = self._segments[min(self._n_called + index, len(self._segments) - 1)]
+        padding = max(0, n_samples - segment.length) // 2
+        inside = min(max(0, sample - padding), segment.length - 1)
+        return max(0, segment.start + inside) / self._backend.info.sample_rate_hz
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether torch, or the driver below it, had no memory left; not all say so by a type of their own."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 class Stepper:
@@ -139,6 +206,7 @@ class Stepper:
                 segment_samples=self._segment_samples,
                 overlap_fraction=self._options.overlap_fraction,
                 span=(span.start + lead, span.stop + lead),
+                batch_segments=self._options.n_at_once,
                 on_segment=lambda _done, _all: meter.step(),
                 cancel=cancel,
             )

@@ -22,6 +22,7 @@ from unisep.resolve import BackendOffer, Catalogue, EncoderOffer, catalogue
 from unisep.weights import FileProgress, WeightsStore, read_card
 
 T = TypeVar("T")
+_CPU = torch.device("cpu")
 
 
 class Shelf:
@@ -45,8 +46,8 @@ class Shelf:
         self._device = device
         self._dtype = dtype
         self._lock = threading.RLock()
-        self._backends: dict[str, Backend] = {}
-        self._views: dict[tuple[str, str, tuple[str, ...]], Backend] = {}
+        self._backends: dict[tuple[str, bool], Backend] = {}
+        self._views: dict[tuple[str, str, tuple[str, ...], bool], Backend] = {}
         self._encoders: dict[str, QueryEncoder] = {}
         self._aligned: dict[tuple[str, str], AlignedEncoder] = {}
         self._own_encoders: dict[str, EncoderOffer] = {}
@@ -81,24 +82,30 @@ class Shelf:
                 self._own_encoders[own.key] = own
         return self._own_encoders[own.key]
 
-    def backend(self, offer: BackendOffer, meter: Meter) -> Backend:
-        """The loaded backend; its weights are downloaded if they are missing."""
+    def backend(self, offer: BackendOffer, meter: Meter, *, on_cpu: bool = False) -> Backend:
+        """The loaded backend; its weights are downloaded if they are missing.
+
+        on_cpu: in float32 on the CPU, whatever device was chosen.
+        """
 
         def load() -> Backend:
             weights = self._weights(offer, meter)
             meter.stage("loading")
-            return plugins.load_backend(offer.spec, weights=weights, device=self._device, dtype=self._dtype)
+            device, dtype = (_CPU, torch.float32) if on_cpu else (self._device, self._dtype)
+            return plugins.load_backend(offer.spec, weights=weights, device=device, dtype=dtype)
 
-        return self._once(self._backends, offer.key, load)
+        return self._once(self._backends, (offer.key, on_cpu), load)
 
-    def backend_for(self, offer: BackendOffer, space: str, stems: tuple[str, ...], meter: Meter) -> Backend:
+    def backend_for(
+        self, offer: BackendOffer, space: str, stems: tuple[str, ...], meter: Meter, *, on_cpu: bool = False
+    ) -> Backend:
         """The backend, ready for queries of `space`, or to give at least `stems`."""
 
         def view() -> Backend:
-            backend = self.backend(offer, meter)
+            backend = self.backend(offer, meter, on_cpu=on_cpu)
             return backend.for_space(space) if space else backend.for_sources(stems)
 
-        return self._once(self._views, (offer.key, space, stems), view)
+        return self._once(self._views, (offer.key, space, stems, on_cpu), view)
 
     def encoder(self, offer: EncoderOffer, meter: Meter) -> QueryEncoder:
         """The loaded encoder; its weights are downloaded if they are missing."""

@@ -10,6 +10,7 @@ import torch
 from unisep.errors import OptionError, suggest
 from unisep.segments import MAX_OVERLAP_FRACTION
 
+ACCELERATOR_BATCH_SEGMENTS = 4
 _PRECISIONS = {
     "auto": torch.float32,
     "float32": torch.float32,
@@ -20,7 +21,10 @@ _PRECISIONS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Checked options: see `Separator`."""
+    """Checked options: see `Separator`.
+
+    batch_segments: how many segments go through a backend at once; None leaves it to the device.
+    """
 
     device: torch.device
     dtype: torch.dtype
@@ -28,6 +32,19 @@ class Options:
     overlap_fraction: float = 0.25
     segment_seconds: float | None = None
     shifts: int = 0
+    batch_segments: int | None = None
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether the device is another than the CPU, with a memory of its own that may run out."""
+        return self.device.type != "cpu"
+
+    @property
+    def n_at_once(self) -> int:
+        """How many segments a backend gets at once: one on the CPU, where more would only cost memory."""
+        if self.batch_segments is not None:
+            return self.batch_segments
+        return ACCELERATOR_BATCH_SEGMENTS if self.on_accelerator else 1
 
     def __post_init__(self) -> None:
         if not _is_number(self.overlap_fraction) or not 0 <= self.overlap_fraction <= MAX_OVERLAP_FRACTION:

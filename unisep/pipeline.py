@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +25,15 @@ from unisep.vectors import Conditions
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A task whose backend is loaded and whose queries are encoded (None: fixed sources)."""
+    """A task whose backend is loaded and whose queries are encoded (None: fixed sources).
+
+    on_cpu: gives the same backend on the CPU, should the device's memory run out.
+    """
 
     task: Task
     backend: Backend
     conditions: Conditions | None = None
+    on_cpu: Callable[[], Backend] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +117,10 @@ class _Pass:
                     f"The backend '{name}' was to give {', '.join(stems)} and gives {', '.join(sources)}. "
                     "Upgrade its plugin, or tell its author to test it with unisep.testing.BackendContract."
                 )
-            return Caller(backend, name, None, [sources.index(stem) for stem in stems])
+            outputs = [sources.index(stem) for stem in stems]
+            return Caller(backend, name, None, outputs, self.loaded.on_cpu)
         conditions = self.loaded.conditions.rows(list(indices)).to(self._options.device)
-        return Caller(backend, name, conditions, range(len(indices)))
+        return Caller(backend, name, conditions, range(len(indices)), self.loaded.on_cpu)
 
     def _placed(self, samples: np.ndarray, wanted: Span) -> Audio:
         """The part that is wanted, faded where it ends within the mixture, and silence around it."""

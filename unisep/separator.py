@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
@@ -206,20 +207,21 @@ class Separator:
         planned = resolve(failed, self._shelf.catalogue())
         return planned, [self._backend(task, meter) for task in planned.tasks]
 
-    def _backend(self, task: Task, meter: Meter) -> Backend:
+    def _backend(self, task: Task, meter: Meter, *, on_cpu: bool = False) -> Backend:
         stems = () if task.space else tuple(dict.fromkeys(want.stem for want in task.wants))
-        return self._shelf.backend_for(task.backend, task.space, stems, meter)
+        return self._shelf.backend_for(task.backend, task.space, stems, meter, on_cpu=on_cpu)
 
     def _loaded(self, task: Task, backend: Backend, mixture: Audio, meter: Meter) -> Loaded:
         asks = [want.ask for want in task.wants if want.ask is not None]
+        on_cpu = partial(self._backend, task, meter, on_cpu=True) if self._options.on_accelerator else None
         if not asks:
-            return Loaded(task, backend)
+            return Loaded(task, backend, on_cpu=on_cpu)
         encoders = [
             self._shelf.encoder_for(want.encoder, task.space, meter) if want.encoder else None
             for want in task.wants
         ]
         found = conditions(asks, encoders, lambda: mixture, backend.info.sample_rate_hz)
-        return Loaded(task, backend, found)
+        return Loaded(task, backend, found, on_cpu)
 
 
 def _separation(opened: Opened, mixture: Audio, planned: Route, estimates: dict[str, Estimate]) -> Separation:
