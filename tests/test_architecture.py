@@ -31,17 +31,17 @@ FLOORS = [
     ["resolve"],
     ["options", "vectors", "spans", "song", "inference", "pipeline"],
     ["aligned"],
-    ["finishing"],
+    ["finishing", "cost", "explaining"],
     ["places", "loading", "separator"],
     ["captions", "alignment"],
-    ["testing"],
+    ["testing", "scaffold"],
     ["evaluation"],
     ["cli", "__main__"],
 ]
 # Pairs of floors that stand side by side in the blueprint and must not know each other.
 APART = [("files", "convert"), ("files", "chunks"), ("convert", "chunks"), ("plugins", "weights")]
 LAZY = {("separation", "picture"), ("segments", "chunks")}
-LISTS = {"_add_questions"}  # a declaration of options, one after the other; nothing to follow
+LISTS = {"add_questions"}  # a declaration of options, one after the other; nothing to follow
 FORBIDDEN = {"transformers", "torchaudio", "demucs", "torchvision"}
 PLACE = {name: (floor, room) for floor, rooms in enumerate(FLOORS) for room, name in enumerate(rooms)}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from unisep.audio import Audio
     from unisep.backend import Backend, BackendInfo, BackendSpec, Output
     from unisep.encoder import EncoderSpec, QueryEncoder
+    from unisep.explaining import explain
     from unisep.extensions import CommandSpec, Direction, Question, ResultSpec, RouteSpec
     from unisep.hookspecs import hookimpl
     from unisep.progress import Progress
@@ -40,6 +41,7 @@ _HOME = {
     "QueryEncoder": "unisep.encoder",
     "Separation": "unisep.separation",
     "Separator": "unisep.separator",
+    "explain": "unisep.explaining",
     "hookimpl": "unisep.hookspecs",
 }
 
@@ -62,6 +64,7 @@ __all__ = [
     "RouteSpec",
     "Separation",
     "Separator",
+    "explain",
     "hookimpl",
 ]
 

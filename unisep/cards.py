@@ -80,6 +80,7 @@ class Card(_Strict):
     """What is known of a set of weights. `package` is where the card was found, not part of the TOML.
 
     sources: the model's outputs in order; empty for query models and encoders.
+    sample_rate_hz, segment_seconds, n_parameters: of the model, 0 where the card does not say.
     measured: figures of quality and speed, free keys to numbers, texts or tables of them.
     """
 
@@ -90,6 +91,8 @@ class Card(_Strict):
     source: str = ""
     sources: tuple[str, ...] = ()
     sample_rate_hz: Annotated[int, Field(ge=0)] = 0
+    segment_seconds: Annotated[float, Field(ge=0)] = 0.0
+    n_parameters: Annotated[int, Field(ge=0)] = 0
     notes: str = ""
     measured: Annotated[dict[str, Any], AfterValidator(_checked_measure)] = Field(default_factory=dict)
     package: str = ""

@@ -11,11 +11,12 @@ import sys
 import threading
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 
 from unisep.cli.arguments import parse
 from unisep.cli.console import Console
+from unisep.cli.extending import Command, added, find, prepare
 from unisep.errors import EmbeddingError, OptionError, QueryError, UnisepError
 
 __all__ = ["main"]
@@ -33,15 +34,41 @@ _COMMANDS = {
     "align": "unisep.cli.aligning:align",
     "evaluate": "unisep.cli.evaluating:evaluate",
     "doctor": "unisep.cli.doctor:doctor",
+    "explain": "unisep.cli.explaining:explain",
+    "new-plugin": "unisep.cli.new_plugin:new_plugin",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of the command in `argv` (without it, of this process's arguments)."""
-    try:
-        arguments = parse(argv)
-    except SystemExit as exit:  # argparse has printed the help, the version or what is wrong
-        return int(exit.code or 0)
+    words = sys.argv[1:] if argv is None else argv
+    with ExitStack() as stack:
+        try:
+            arguments = _understood(words, stack)
+        except SystemExit as exit:  # argparse has printed the help, the version or what is wrong
+            return int(exit.code or 0)
+        except UnisepError as error:
+            Console().error(error)
+            return exit_code(error)
+        return _completed(arguments)
+
+
+def _understood(words: Sequence[str], stack: ExitStack) -> Namespace:
+    """The arguments, with the plugins in force that they name. Plugins are listed only if their commands matter."""
+    rest = prepare(words, stack)
+    first = rest[0] if rest else "--help"
+    if first in {command.split()[0] for command in _COMMANDS} or (
+        first[0] == "-" and first not in ("-h", "--help")
+    ):
+        return parse(words)
+    commands = added()
+    asked = find(first, commands)
+    if asked is not None:
+        return asked.arguments(rest[1:])
+    return parse(words, [(command.spec.name, command.spec.summary) for command in commands])
+
+
+def _completed(arguments: Namespace) -> int:
     console = Console(as_json=arguments.json, quiet=getattr(arguments, "quiet", False))
     try:
         with console, _cleaning_up_when_terminated():
@@ -89,9 +116,18 @@ def exit_code(error: Exception) -> int:
 
 
 def _run(arguments: Namespace, console: Console) -> int:
+    if isinstance(arguments.command, Command):
+        return _run_added(arguments.command, arguments, console)
     module_name, _, function_name = _COMMANDS[arguments.command].partition(":")
     try:
         command = getattr(import_module(module_name), function_name)
     except ImportError as error:
         raise UnisepError(f"This installation is incomplete: {error}. Run: unisep doctor") from error
     return int(command(arguments, console))
+
+
+def _run_added(command: Command, arguments: Namespace, console: Console) -> int:
+    try:
+        return command.run(arguments, console)
+    except SystemExit as exit:  # of the command's own argparse
+        return exit.code if isinstance(exit.code, int) else FAILED if exit.code else DONE

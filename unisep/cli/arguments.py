@@ -4,70 +4,41 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import unisep
 from unisep.cli.aligning import add_align
-from unisep.cli.evaluate_arguments import add_evaluate, names
+from unisep.cli.evaluate_arguments import add_evaluate
+from unisep.cli.extending import plugin_options
+from unisep.cli.new_plugin import add_new_plugin
+from unisep.cli.question_arguments import add_questions, add_stems, mix, seconds, time_range
 
-_RANGE = re.compile(r"([\d.:]+)\s*-\s*([\d.:]+)")
+__all__ = ["mix", "parse", "seconds", "time_range"]
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None, added: Sequence[tuple[str, str]] = ()) -> argparse.Namespace:
     """The parsed arguments; `command` holds the words of the command.
+
+    added: names and summaries of the commands of plugins, for the help.
 
     Raises:
         SystemExit: after printing the help or the version (0), or what is wrong (2).
     """
-    parser = _parser()
+    parser = _parser(added)
     arguments = parser.parse_args(argv)
     arguments.debug = arguments.debug or os.environ.get("UNISEP_DEBUG", "0") not in ("", "0")
     return arguments
 
 
-def seconds(text: str) -> float:
-    """Seconds from "90", "90.5", "1:30" or "1:02:30".
-
-    >>> seconds("1:30")
-    90.0
-    """
-    total = 0.0
-    for part in text.split(":"):
-        total = total * 60 + float(part)
-    return total
-
-
-def time_range(text: str) -> tuple[float, float]:
-    """Start and end in seconds from "30-60" or "0:30-1:00"."""
-    match = _RANGE.fullmatch(text.strip())
-    try:
-        start, end = (seconds(part) for part in match.groups()) if match else (0.0, 0.0)
-    except ValueError:
-        start = end = 0.0
-    if not start < end:
-        raise argparse.ArgumentTypeError(f"{text!r} is no range; write start-end in seconds, such as 30-60")
-    return start, end
-
-
-def mix(text: str) -> dict[str, float]:
-    """Weights from "text=0.3,audio=0.7"."""
-    try:
-        pairs = [part.split("=") for part in text.split(",")]
-        return {name.strip(): float(weight) for name, weight in pairs}
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no mix; write text=0.3,audio=0.7") from None
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser(added: Sequence[tuple[str, str]]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="unisep",
         description="Isolate any sound from a recording: by name, by example, or the fixed stems.",
     )
     parser.add_argument("--version", action="version", version=f"unisep {unisep.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    common = argparse.ArgumentParser(add_help=False)
+    common = argparse.ArgumentParser(add_help=False, parents=[plugin_options()])
     group = common.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     group.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
@@ -82,6 +53,16 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", parents=[common], help="check this installation and say what to do"
     )
     doctor.set_defaults(command="doctor")
+    _add_explain(commands, [common, _choosing_options()])
+    add_new_plugin(commands, common)
+    for name, summary in added:
+        commands.add_parser(name, help=f"{summary} (of a plugin)", add_help=False)
+    return parser
+
+
+def _choosing_options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    _add_models_choice(parser)
     return parser
 
 
@@ -109,63 +90,26 @@ def _add_separate(commands: argparse._SubParsersAction, parents: Sequence[argpar
     parser.add_argument(
         "-r", "--recursive", action="store_true", help="also take what is in folders of folders"
     )
-    _add_questions(parser)
-    _add_stems(parser)
+    add_questions(parser)
+    add_stems(parser)
     _add_writing(parser)
 
 
-def _add_questions(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "what to isolate",
-        "Repeat -q (or --query-audio, or --embedding) for several results in one pass. "
-        "One text, one clip and one vector given together are one question.",
+def _add_explain(commands: argparse._SubParsersAction, parents: Sequence[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "explain",
+        parents=list(parents),
+        help="say who would answer, why, and who else could; nothing is run",
+        description="Say which backend and encoder would answer, why, what else could, their licences and their cost. "
+        "Nothing is loaded, downloaded or run.",
+        epilog='example: unisep explain song.mp3 -q "electric guitar"',
     )
-    group.add_argument(
-        "-q", "--query", action="append", default=[], metavar="TEXT", help="a sound by its name"
+    parser.set_defaults(command="explain")
+    parser.add_argument(
+        "input", nargs="?", type=Path, metavar="INPUT", help="the recording, to reckon how much work it is"
     )
-    group.add_argument(
-        "--query-audio",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="a sound by an example clip",
-    )
-    group.add_argument(
-        "--embedding",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="a vector saved by `unisep embed`",
-    )
-    group.add_argument(
-        "--mix", type=mix, metavar="text=W,audio=W", help="how much each part of the question counts"
-    )
-    group.add_argument("--exclude", action="append", default=[], metavar="TEXT", help="a sound to leave out")
-    group.add_argument(
-        "--exclude-audio",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="a clip of a sound to leave out",
-    )
-    group.add_argument(
-        "--time-range", type=time_range, metavar="S-E", help="where in the recording it is wanted: 30-60"
-    )
-    group.add_argument(
-        "--example-range",
-        type=time_range,
-        metavar="S-E",
-        help="which part of the clip is the example; without a clip, that part of the recording itself",
-    )
-
-
-def _add_stems(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("fixed stems").add_mutually_exclusive_group()
-    group.add_argument("--stems", type=names, metavar="A,B", help="only these of the fixed stems")
-    group.add_argument("--two-stems", metavar="STEM", help="one fixed stem, and the rest")
+    add_questions(parser)
+    add_stems(parser)
 
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
 """From a request and what is installed to who answers: pure, and home of every "which one?" error."""
 
-from unisep.resolve.catalogue import BackendOffer, Catalogue, EncoderOffer, Extra, Offer, catalogue
+from unisep.resolve.catalogue import BackendOffer, Catalogue, EncoderOffer, Extra, Offer, catalogue, rank
 from unisep.resolve.route import Request, Route, Task, Want
 from unisep.resolve.routing import default_backend, resolve
 from unisep.resolve.stems import STEMS_BY_QUERY
@@ -18,5 +18,6 @@ __all__ = [
     "Want",
     "catalogue",
     "default_backend",
+    "rank",
     "resolve",
 ]
