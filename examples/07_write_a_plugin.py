@@ -1,6 +1,6 @@
-"""Use a backend of your own: the plugin in `plugin-template/`.
+"""Use a backend of your own: the plugin in `plugin_template/`.
 
-    pip install ./plugin-template        # all that registers a plugin
+    pip install ./plugin_template        # all that registers a plugin
     unisep separate song.flac --backend splitter
 
 Here a throw-away folder with the two lines that pip would write stands in for the installation.
@@ -20,7 +20,7 @@ with tempfile.TemporaryDirectory() as site:
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: unisep-splitter\nVersion: 0.1.0\n")
     (metadata / "entry_points.txt").write_text("[unisep]\nsplitter = unisep_splitter.plugin\n")
-    sys.path[:0] = [site, str(here / "plugin-template")]
+    sys.path[:0] = [site, str(here / "plugin_template")]
 
     bands = Separator("splitter", offline=True).separate(here / "audio" / "mixture.flac")
 

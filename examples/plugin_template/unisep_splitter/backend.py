@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-
 from unisep import Backend, BackendInfo, Output
 
 CROSSOVER_HZ = 1_000
@@ -28,5 +27,5 @@ class Splitter(Backend):
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Splitter:
-    """A splitter; it has no weights, and computes wherever the mixture lies."""
+    """The backend; it has no weights, and computes wherever the mixture lies."""
     return Splitter()

@@ -1,1 +1,0 @@
-"""A template for unisep plugins: a backend with two fixed outputs."""

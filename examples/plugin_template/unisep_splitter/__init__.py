@@ -1,0 +1,1 @@
+"""A unisep plugin: the backend `splitter`."""
