@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from unisep_film.config import FilmConfig
 from unisep_film.training import corpus
 from unisep_film.training.losses import LossWeights, separation_loss, si_sdr_db
-from unisep_film.training.measure import averaged_model, by_class, measure_item, presence_auc, sdr_db
+from unisep_film.training.measure import averaged_model, by_class, by_kind, measure_item, presence_auc, sdr_db
 from unisep_film.training.mixing import MixConfig
 from unisep_film.training.queries import QueryMix, TextAudioEncoder
 from unisep_film.training.train import Recipe, Run, learning_rate, load_recipe, train
@@ -148,7 +148,7 @@ def test_training_lowers_the_loss(store: str, tmp_path: Path) -> None:
     model, saved, n_steps = averaged_model(folder)
     assert (saved, n_steps) == (recipe, 60)
     item = ValidationItem(
-        np.ones((2, 800), np.float32), np.ones((2, 800), np.float32), "x", "x", "song", "s", 0.0, None
+        np.ones((2, 800), np.float32), np.ones((2, 800), np.float32), "x", "x", "song", "s", "song", 0.0, None
     )
     assert np.isfinite(measure_item(model, item, normalize(torch.randn(16), dim=-1)).sdr_db)
 
@@ -184,12 +184,15 @@ def test_figures_are_grouped_and_presence_is_ranked() -> None:
     from unisep_film.training.measure import Figures
 
     rows = [
-        Figures("drums", "song", 3.0, 2.0, 0.0, -3.0, 0.9),
-        Figures("drums", "song", 5.0, 4.0, 0.0, -3.0, 0.4),
-        Figures("violin", "absent", 0.0, 0.0, 0.0, -40.0, 0.5),
+        Figures("drums", "song", "song", 3.0, 2.0, 0.0, -3.0, 0.9),
+        Figures("drums", "song", "song", 5.0, 4.0, 0.0, -3.0, 0.4),
+        Figures("violin", "absent", "song", 0.0, 0.0, 0.0, -40.0, 0.5),
     ]
-    table = by_class(rows)
+    rows.append(Figures("oboe", "single", "notes", 1.0, 2.0, 0.0, -3.0, 0.9))
+    assert by_kind(rows)["all: stems of songs"]["si_sdr_gain_db"] == 4.0
+    assert by_kind(rows)["all: instruments"]["n_windows"] == 1
+    table = by_class(rows[:3])
     assert table["song: drums"]["si_sdr_gain_db"] == 4.0
     assert table["absent"] == {"n_windows": 1, "level_db": -40.0, "presence": 0.5}
-    assert presence_auc(rows) == 0.5
+    assert presence_auc(rows[:3]) == 0.5
     assert presence_auc(rows[:2]) is None

@@ -96,10 +96,10 @@ def test_every_patch_makes_a_recipe(variant: Variant) -> None:
 
 
 def test_the_table_has_a_row_a_variant_with_medians_of_its_windows() -> None:
-    rows = [Figures("a", "song", gain, gain + 1, 0.0, -3.0, 0.9) for gain in (1.0, 2.0, 9.0)]
+    rows = [Figures("a", "song", "song", gain, gain + 1, 0.0, -3.0, 0.9) for gain in (1.0, 2.0, 9.0)]
     rows += [
-        Figures("b", "single", 4.0, 3.0, 0.0, -3.0, 0.8),
-        Figures("c", "absent", 0.0, 0.0, 0.0, -25.0, 0.1),
+        Figures("b", "single", "solo", 4.0, 3.0, 0.0, -3.0, 0.8),
+        Figures("c", "absent", "song", 0.0, 0.0, 0.0, -25.0, 0.1),
     ]
     found = ablation.summary(rows, FilmHTDemucs(CONFIG))
     assert (found["songs_si_sdr_gain_db"], found["songs_sdr_db"], found["absent_db"]) == (2.0, 3.0, -25.0)

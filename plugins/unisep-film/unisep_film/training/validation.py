@@ -48,7 +48,8 @@ class ValidationConfig:
 class ValidationItem:
     """One window: `mixture` and `target` are `[2, samples]` float32, `example` a mono clip `[samples]` or None.
 
-    `name` is the class; `group` is song, remix, single, absent or rendered; `song` the song, or the file of a single sound.
+    `name` is the class; `group` is song, remix, single, absent or rendered; `song` the song, or the file of a single sound;
+    `kind` is what was recorded: song, rendered, solo, notes, voice or universal.
     """
 
     mixture: NDArray[np.float32]
@@ -57,6 +58,7 @@ class ValidationItem:
     name: str
     group: str
     song: str
+    kind: str
     start_seconds: float
     example: NDArray[np.float32] | None
 
@@ -104,7 +106,7 @@ class _Builder:
                 rest = self.windows.read(stems.others + stems.unclear, window.start)
                 if group == "remix":
                     target = self._levelled(target, rest, self.config.remix_difference_db)
-                yield self._item(name, group, window.song, window.start, target, rest)
+                yield self._item(name, group, window.song, self.group, window.start, target, rest)
 
     def _song_names(self) -> list[str]:
         """Names the held-out songs answer to; of several that mean the same stems, the shortest."""
@@ -147,7 +149,8 @@ class _Builder:
             rest = rest + augment.to_level(other, rng.uniform(-25, -20))
         limit = self.config.single_difference_db
         target = self._levelled(target, rest, rng.uniform(-limit, limit))
-        return self._item(name, "single", self.held_out.items[index].id, 0, target, rest)
+        item = self.held_out.items[index]
+        return self._item(name, "single", item.id, item.kind, 0, target, rest)
 
     def _other(self, name: str, rng: np.random.Generator) -> int:
         """A held-out sound that neither answers nor might answer to the name."""
@@ -169,18 +172,18 @@ class _Builder:
             stems = self.held_out.songs[song]
             start = self.held_out.start(stems[0], self.n_samples, np.random.default_rng((7, number)))
             rest = self.windows.read(stems, start)
-            yield self._item(name, "absent", song, start, np.zeros_like(rest), rest)
+            yield self._item(name, "absent", song, "song", start, np.zeros_like(rest), rest)
 
     def _holds_kin(self, song: str, name: str) -> bool:
         kin = {name} | labels.ancestors(name)
         return any(kin & self.held_out.tags[index] for index in self.held_out.songs[song])
 
     def _item(
-        self, name: str, group: str, song: str, start: int, target: Sound, rest: Sound
+        self, name: str, group: str, song: str, kind: str, start: int, target: Sound, rest: Sound
     ) -> ValidationItem:
         rng = np.random.default_rng((zlib.crc32(f"{name} {song}".encode()), start))
         return ValidationItem(
-            mixture=target + rest, target=target, prompt=name, name=name, group=group, song=song,
+            mixture=target + rest, target=target, prompt=name, name=name, group=group, song=song, kind=kind,
             start_seconds=start / self.store.sample_rate_hz, example=self._example(name, rng),
         )  # fmt: skip
 
