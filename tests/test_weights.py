@@ -356,7 +356,7 @@ def test_a_hash_is_computed_once_and_again_when_the_file_changes(
         hashed.append(path)
         return real(path)
 
-    monkeypatch.setattr("unisep.weights.sha256_of", counted)
+    monkeypatch.setattr("unisep.hashes.sha256_of", counted)
     store.ensure(card)
     assert hashed == []
     os.utime(path, ns=(1, 1))

@@ -18,7 +18,8 @@ from unisep.errors import WeightsError
 from unisep.maps import MapStore
 from unisep.places import find_place, split_place
 from unisep.progress import Meter
-from unisep.resolve import BackendOffer, Catalogue, EncoderOffer, catalogue
+from unisep.provenance import provenance
+from unisep.resolve import BackendOffer, Catalogue, EncoderOffer, Route, catalogue
 from unisep.weights import FileProgress, WeightsStore, read_card
 
 T = TypeVar("T")
@@ -62,6 +63,11 @@ class Shelf:
         found = catalogue(plugins.installed(self._given), self.own_weights, self._weights_state)
         encoders = (*found.encoders, *self._own_encoders.values())
         return replace(found, encoders=encoders, map_between=self._maps.card)
+
+    def provenance(self, route: Route) -> dict[str, str]:
+        """What the results of `route` rest on: see `unisep.provenance`."""
+        installed = plugins.installed(self._given)
+        return provenance(route, installed, self.own_weights, self._store, self._maps)
 
     def open_encoder(self, asked: str, meter: Meter) -> EncoderOffer:
         """The encoder called `asked`. That of "name@place" is loaded, since only then its space is known.

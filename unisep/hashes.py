@@ -1,0 +1,50 @@
+"""sha256 of files and folders, computed once in a process as long as they stay as they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from unisep.download import sha256_of
+
+_known: dict[tuple[str, int, int, int], str] = {}
+
+
+def known_sha256(path: Path) -> str:
+    """The sha256 of a file, from memory if its size, time and inode are those of the last look."""
+    return _known.get(_state(path)) or remember(path, sha256_of(path))
+
+
+def remember(path: Path, sha256: str) -> str:
+    """The `sha256`, kept as that of the file in its present state."""
+    _known[_state(path)] = sha256
+    return sha256
+
+
+def content_sha256(place: Path) -> str:
+    """The sha256 of a file, or over the names and contents of all files in a folder; "" where there is nothing.
+
+    Hidden files do not count: they are what editors, caches and unfinished copies leave.
+    """
+    if place.is_file():
+        return known_sha256(place)
+    inside = [path for path in place.rglob("*") if path.is_file() and not _is_hidden(path, place)]
+    return joint_sha256({path.relative_to(place).as_posix(): path for path in inside})
+
+
+def joint_sha256(files: Mapping[str, Path]) -> str:
+    """Over the names and contents of files, in the order of their names; "" where one is missing, or for none."""
+    if not files or not all(path.is_file() for path in files.values()):
+        return ""
+    lines = [f"{name}\0{known_sha256(path)}\n" for name, path in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _state(path: Path) -> tuple[str, int, int, int]:
+    status = path.stat()
+    return str(path), status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
