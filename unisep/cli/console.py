@@ -74,9 +74,14 @@ class Console:
         """Say what went wrong, without a traceback."""
         self.say(f"unisep: error: {about}{describe(error)}")
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody looks on: stderr is a terminal, and notes are wanted."""
+        return not self._quiet and sys.stderr.isatty()
+
     def progress(self, label: str) -> Callable[[Progress], None] | None:
         """A callback that shows progress on a terminal; None where stderr is no terminal."""
-        if self._quiet or not sys.stderr.isatty():
+        if not self.is_watched:
             return None
 
         def show(progress: Progress) -> None:

@@ -48,17 +48,25 @@ def expand(
     """
     found: dict[Path | AudioFileError, None] = {}
     for text in asked:
-        path = Path(text)
-        if path.is_dir():
-            inside = [file for file in _audio_files(path, recursive) if not skip(file)]
-            items: list[Path | AudioFileError] = list(inside) or [_nothing_in(path, recursive)]
-        elif glob.has_magic(text) and not path.exists():
-            matches = [Path(match) for match in sorted(glob.glob(text, recursive=recursive))]
-            items = [match for match in matches if match.is_file()] or [_no_match(text)]
-        else:
-            items = [path]
-        found |= dict.fromkeys(items)
+        try:
+            found |= dict.fromkeys(_standing_for(text, recursive, skip))
+        except OSError as error:
+            found[AudioFileError(f"'{text}' cannot be looked at ({error.strerror or error}).")] = None
     return list(found)
+
+
+def _standing_for(
+    text: str, recursive: bool, skip: Callable[[Path], bool]
+) -> Sequence[Path | AudioFileError]:
+    path = Path(text)
+    if path.is_dir():
+        return [file for file in _audio_files(path, recursive) if not skip(file)] or [
+            _nothing_in(path, recursive)
+        ]
+    if glob.has_magic(text) and not path.exists():
+        matches = [Path(match) for match in sorted(glob.glob(text, recursive=recursive))]
+        return [match for match in matches if match.is_file()] or [_no_match(text)]
+    return [path]
 
 
 def _audio_files(folder: Path, recursive: bool) -> Iterable[Path]:

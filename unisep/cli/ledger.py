@@ -1,8 +1,9 @@
 """The record of what a batch has completed, from which `--resume` goes on.
 
 One JSON line for each finished input, written after its files have their final names and flushed to
-the disk; a line cut short by a crash is ignored. A line holds the sha256 of the input and of every
-file written, and what was asked.
+the disk; a line cut short by a crash is ignored. A line holds the sha256 of the input as it was when
+its separation began, that of every file written, and what decided the result: the question, the
+options, and the content of all weights.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FILE_NAME = ".unisep-done.jsonl"
 
 @dataclass(frozen=True)
 class Entry:
-    """One finished input: its path and sha256, what was asked of it, and what it gave.
+    """One finished input: its path and sha256, what decided the result, and what it gave.
 
     outputs: name of the result -> [path in the output folder, sha256].
     details: what is printed about it: presence, plan, gain.
@@ -53,19 +54,30 @@ class Ledger:
     def completed(self, source: Path, asked: Mapping[str, Any]) -> Entry | None:
         """The entry of `source`, if the same was asked of it and every file is still what was written."""
         entry = self._entries.get((str(source.resolve()), _key(asked)))
-        if entry is None or _sha256(source) != entry.sha256:
+        if entry is None or sha256_or_nothing(source) != entry.sha256:
             return None
-        intact = all(_sha256(self._folder / place) == sha256 for place, sha256 in entry.outputs.values())
+        intact = all(
+            sha256_or_nothing(self._folder / place) == sha256 for place, sha256 in entry.outputs.values()
+        )
         return entry if intact else None
 
     def add(
-        self, source: Path, asked: Mapping[str, Any], outputs: Mapping[str, Path], details: Mapping[str, Any]
+        self,
+        source: Path,
+        sha256: str,
+        asked: Mapping[str, Any],
+        outputs: Mapping[str, Path],
+        details: Mapping[str, Any],
     ) -> None:
-        """Record that `source` is done; `outputs` are paths within the output folder."""
+        """Record that `source` is done; `outputs` are paths within the output folder.
+
+        sha256: of the source before it was read, so that one that changed meanwhile is done again.
+        """
         written = {
-            name: (path.relative_to(self._folder).as_posix(), _sha256(path)) for name, path in outputs.items()
+            name: (path.relative_to(self._folder).as_posix(), sha256_or_nothing(path))
+            for name, path in outputs.items()
         }
-        entry = Entry(str(source.resolve()), _sha256(source), asked, written, details)
+        entry = Entry(str(source.resolve()), sha256, asked, written, details)
         line = json.dumps(asdict(entry), ensure_ascii=False)
         torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
         with self._path.open("a", encoding="utf-8") as file:
@@ -99,7 +111,7 @@ def _key(asked: Mapping[str, Any]) -> str:
     return json.dumps(asked, sort_keys=True, default=str)
 
 
-def _sha256(path: Path) -> str:
+def sha256_or_nothing(path: Path) -> str:
     """The sha256 of a file; empty where there is none."""
     try:
         with path.open("rb") as file:

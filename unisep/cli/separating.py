@@ -9,9 +9,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import unisep
+from unisep.cli.batch_progress import BatchProgress
 from unisep.cli.console import Console, describe
 from unisep.cli.inputs import Template, check_distinct, expand
-from unisep.cli.ledger import Ledger
+from unisep.cli.ledger import Ledger, sha256_or_nothing
 from unisep.cli.questions import asked, questions
 from unisep.errors import AudioFileError, Cancelled, OptionError, PluginError, UnisepError, WeightsError
 from unisep.files import default_format, default_subtype, write_all
@@ -22,12 +23,7 @@ if TYPE_CHECKING:
     from unisep.separator import Separator
 
 
-_SAME_FOR_ALL = (
-    OptionError,
-    PluginError,
-    WeightsError,
-    Cancelled,
-)  # no input would fare better than the first
+_SAME_FOR_ALL = (OptionError, PluginError, WeightsError)  # no input would fare better than the first
 
 
 def separate(arguments: Namespace, console: Console) -> int:
@@ -42,9 +38,9 @@ def separate(arguments: Namespace, console: Console) -> int:
     ledger = Ledger(arguments.out)
     found = expand(arguments.inputs, recursive=arguments.recursive, skip=ledger.is_output)
     check_distinct([path for path in found if isinstance(path, Path)], template)
-    batch = _Batch(arguments, console, template, ledger)
-    labels = [f"[{n}/{len(found)}] " if len(found) > 1 else "" for n in range(1, len(found) + 1)]
-    results = [batch.result(item, label) for item, label in zip(found, labels, strict=True)]
+    progress = BatchProgress(console, [item if isinstance(item, Path) else None for item in found])
+    batch = _Batch(arguments, console, template, ledger, progress)
+    results = [batch.result(index, item) for index, item in enumerate(found)]
     counts = {
         state: sum(result["state"] == state for result in results) for state in ("done", "skipped", "failed")
     }
@@ -60,53 +56,67 @@ def separate(arguments: Namespace, console: Console) -> int:
 class _Batch:
     """What all inputs of one call share; the models are loaded for the first one that needs them."""
 
-    def __init__(self, arguments: Namespace, console: Console, template: Template, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        arguments: Namespace,
+        console: Console,
+        template: Template,
+        ledger: Ledger,
+        progress: BatchProgress,
+    ) -> None:
         self._arguments = arguments
         self._console = console
         self._template = template
         self._ledger = ledger
+        self._progress = progress
+        self._n_done = 0
         self._queries = questions(arguments)
         self._asked = {**asked(arguments), "version": unisep.__version__}
+        stems = arguments.stems or ((arguments.two_stems,) if arguments.two_stems else None)
+        self._question: dict[str, Any] = {"query": self._queries, "stems": stems, "route": arguments.route}
         self._separator: Separator | None = None
 
-    def result(self, item: Path | AudioFileError, label: str) -> dict[str, Any]:
+    def result(self, index: int, item: Path | AudioFileError) -> dict[str, Any]:
         """What came of one input, as plain values; an error is said, and kept in the result."""
+        result = self._result(index, item)
+        self._progress.ended(index, computed=result["state"] == "done")
+        self._n_done += result["state"] != "failed"
+        return result
+
+    def _result(self, index: int, item: Path | AudioFileError) -> dict[str, Any]:
         if isinstance(item, AudioFileError):
             self._console.error(item)
             return {"input": "", "state": "failed", "error": str(item)}
         try:
-            return self._skipped(item) or self._done(item, label)
-        except _SAME_FOR_ALL:
-            raise
+            return self._skipped(item) or self._done(index, item)
         except Exception as error:
-            if self._arguments.debug:
+            hopeless = isinstance(error, _SAME_FOR_ALL) and not self._n_done
+            if hopeless or isinstance(error, Cancelled) or self._arguments.debug:
                 raise
             self._console.error(error, f"{item}: ")
             return {"input": str(item), "state": "failed", "error": describe(error)}
 
     def _skipped(self, source: Path) -> dict[str, Any] | None:
-        entry = self._ledger.completed(source, self._asked) if self._arguments.resume else None
+        entry = self._ledger.completed(source, self._basis()) if self._arguments.resume else None
         if entry is None:
             return None
         self._console.note(f"unisep: {source}: done before, and intact")
         outputs = {name: str(self._arguments.out / place) for name, (place, _) in entry.outputs.items()}
         return {"input": str(source), "state": "skipped", "outputs": outputs, **entry.details}
 
-    def _done(self, source: Path, label: str) -> dict[str, Any]:
-        started = perf_counter()
-        separation = self._ready().separate(
-            source,
-            self._queries,
-            stems=self._arguments.stems
-            or ((self._arguments.two_stems,) if self._arguments.two_stems else None),
-            route=self._arguments.route,
-            on_progress=self._console.progress(f"{label}{source.name}"),
-        )
+    def _basis(self) -> dict[str, Any]:
+        """All that decides a result beside the recording: what was asked, and the content of who answers."""
+        return {**self._asked, "provenance": self._ready().provenance(**self._question)}
+
+    def _done(self, index: int, source: Path) -> dict[str, Any]:
+        started, sha256 = perf_counter(), sha256_or_nothing(source)
+        on_progress = self._progress.of(index, source.name)
+        separation = self._ready().separate(source, **self._question, on_progress=on_progress)
         outputs, gain = self._write(separation, source)
         seconds = round(perf_counter() - started, 3)
         details = {"presence": dict(separation.presence), "plan": separation.plan.to_json(), "gain": gain}
-        self._ledger.add(source, self._asked, outputs, details)
-        self._tell(source, separation, gain, seconds, label)
+        self._ledger.add(source, sha256, self._basis(), outputs, details)
+        self._tell(source, separation, gain, seconds, self._progress.label(index))
         self._console.lines([str(path) for path in outputs.values()])
         paths = {name: str(path) for name, path in outputs.items()}
         return {"input": str(source), "state": "done", "outputs": paths, **details, "seconds": seconds}

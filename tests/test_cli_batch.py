@@ -1,0 +1,328 @@
+"""A batch that is killed, or whose weights change, goes on from what is truly done."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from unisep import BackendSpec, hookimpl, plugins
+from unisep.cli import main
+from unisep.cli.batch_progress import BatchProgress, duration
+from unisep.cli.console import Console
+from unisep.cli.ledger import FILE_NAME, sha256_or_nothing
+from unisep.progress import Progress
+from unisep.testing import toy_plugin
+from unisep.testing.toy import ToyBackend
+
+RATE_HZ = 44_100
+N_KILLS = 12
+
+
+@pytest.fixture
+def only_toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("UNISEP_PLUGINS", "-*")
+    plugins.refresh()
+    with toy_plugin():
+        yield
+    monkeypatch.undo()
+    plugins.refresh()
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    folder = tmp_path / "album"
+    folder.mkdir()
+    for seed, name in enumerate("abcd"):
+        samples = np.random.default_rng(seed).normal(0, 0.1, (RATE_HZ // 5, 2))
+        soundfile.write(folder / f"{name}.wav", samples, RATE_HZ, subtype="PCM_24")
+    return folder
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, dict]:
+    capsys.readouterr()
+    code = main(["separate", *map(str, argv), "--json", "--quiet"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def visible(folder: Path) -> dict[str, str]:
+    """The files that carry a final name, and their sha256."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {path.relative_to(folder).as_posix(): sha256_or_nothing(path) for path in files}
+
+
+# killed
+
+# Runs the command again and again in children of one process that has imported everything. Each child
+# kills itself (SIGKILL) at the call of a function whose number is drawn at random, anywhere in the run.
+KILLED_AGAIN_AND_AGAIN = """
+import json, os, random, signal, sys
+from unisep import plugins
+from unisep.cli import main
+from unisep.testing import toy_plugin
+import unisep.cli.separating, unisep.separator
+
+argv, whole, n_kills, seed = sys.argv[4:], sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+
+def child(out, kill_at):
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        n_calls = 0
+        def count(frame, event, argument):
+            nonlocal n_calls
+            n_calls += event in ("call", "c_call")
+            if n_calls == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sys.setprofile(count)
+        code = main(["separate", *argv, "-o", out, "--resume"])
+        sys.setprofile(None)
+        with open(out + ".calls", "w") as file:
+            file.write(str(n_calls))
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+with toy_plugin():
+    assert child(whole, -1) == 0
+    n_all = int(open(whole + ".calls").read())
+    draw = random.Random(seed)
+    for _ in range(n_kills):
+        code = child(whole + "-killed", draw.randrange(n_all // 2))
+        print(json.dumps(code), flush=True)
+        sys.stdin.readline()
+    print(json.dumps(child(whole + "-killed", -1)), flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_killed_at_random_moments_it_loses_nothing_and_leaves_nothing_half_written(
+    album: Path, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "out", tmp_path / "out-killed"
+    seed = random.randrange(2**32)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED_AGAIN_AND_AGAIN, whole, str(N_KILLS), str(seed), album, "-q", "bass"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "UNISEP_PLUGINS": "-*", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdin is not None and process.stdout is not None
+    codes, n_recorded = [], 0
+    with process:
+        for line in process.stdout:
+            codes.append(json.loads(line))
+            wanted = visible(whole)
+            found = visible(out)
+            assert found.items() <= wanted.items(), f"half a file under a final name, seed {seed}"
+            recorded = records(out)
+            assert len(recorded) >= n_recorded, f"a finished file was forgotten, seed {seed}"
+            n_recorded = len(recorded)
+            for record in recorded:
+                for place, sha256 in record["outputs"].values():
+                    assert found[place] == sha256, f"a finished file was lost, seed {seed}"
+            process.stdin.write("\n")
+            process.stdin.flush()
+    assert codes[-1] == 0
+    assert set(codes[:-1]) <= {-9, 0} and codes.count(-9) >= N_KILLS // 3, (codes, seed)
+    assert visible(out) == visible(whole)
+    assert len(visible(whole)) == 8
+
+
+def records(out: Path) -> list[dict]:
+    """The lines of the record that are whole."""
+    path = out / FILE_NAME
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+# what decides a result
+
+
+class Own:
+    @hookimpl
+    def unisep_backends(self) -> list[BackendSpec]:
+        load = f"{__name__}:load_own"
+        return [BackendSpec(name="own", load=load, summary="", stems=ToyBackend.info.sources)]
+
+
+def load_own(**_: object) -> ToyBackend:
+    return ToyBackend()
+
+
+@pytest.mark.usefixtures("only_toys")
+def test_resume_looks_at_the_content_of_the_weights(
+    album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "w.bin").write_bytes(b"one")
+    asked = [album, "--backend", "own", "--weights", weights, "-o", tmp_path / "out", "--resume"]
+    with plugins.registered(Own(), "own"):
+        assert run_json(capsys, *asked)[1]["n_done"] == 4
+        assert run_json(capsys, *asked)[1]["n_skipped"] == 4
+        (weights / "w.bin").write_bytes(b"two")
+        assert run_json(capsys, *asked)[1]["n_done"] == 4
+        (tmp_path / "moved").mkdir()
+        (weights / "w.bin").rename(tmp_path / "moved" / "w.bin")
+        (tmp_path / "moved" / "w.bin").rename(weights / "w.bin")
+        assert run_json(capsys, *asked)[1]["n_skipped"] == 4
+
+
+@pytest.mark.usefixtures("only_toys")
+def test_an_input_that_changed_while_it_was_separated_is_done_again(
+    album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    song, separate = album / "a.wav", ToyBackend.separate
+
+    def meddling(self: ToyBackend, *given: object) -> object:
+        soundfile.write(song, np.zeros((RATE_HZ // 5, 2)), RATE_HZ)
+        return separate(self, *given)  # type: ignore[arg-type]
+
+    asked = [song, "-q", "bass", "-o", tmp_path / "out", "--resume"]
+    with monkeypatch.context() as patched:
+        patched.setattr(ToyBackend, "separate", meddling)
+        assert run_json(capsys, *asked)[1]["n_done"] == 1
+    assert run_json(capsys, *asked)[1]["n_done"] == 1
+    assert run_json(capsys, *asked)[1]["n_skipped"] == 1
+
+
+@pytest.mark.usefixtures("only_toys")
+def test_each_line_of_the_manifest_says_what_was_done_and_with_what(
+    album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run_json(capsys, album, "-q", "bass", "-o", out)[0] == 0
+    lines = records(out)
+    assert [Path(line["input"]).name for line in lines] == ["a.wav", "b.wav", "c.wav", "d.wav"]
+    for line in lines:
+        assert line["sha256"] == sha256_or_nothing(Path(line["input"]))
+        assert set(line["outputs"]) == {"bass", "rest"}
+        assert "registered:toy" in line["asked"]["provenance"]
+        assert line["details"]["plan"]["bass"]["backend"] == "toy"
+
+
+@pytest.mark.usefixtures("only_toys")
+def test_one_bad_file_anywhere_does_not_stop_the_rest(
+    album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (album / "b.wav").write_bytes(b"RIFF, but no more")
+    too_long = "x" * 5000
+    code, result = run_json(capsys, too_long, album, album / "none.wav", "-q", "bass", "-o", tmp_path / "out")
+    assert code == 1
+    assert [file["state"] for file in result["files"]] == [
+        "failed",
+        "done",
+        "failed",
+        "done",
+        "done",
+        "failed",
+    ]
+    assert (result["n_done"], result["n_skipped"], result["n_failed"]) == (3, 0, 3)
+    assert len(visible(tmp_path / "out")) == 6
+
+
+@pytest.mark.usefixtures("only_toys")
+def test_the_summary_counts_and_names_what_failed(
+    album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (album / "b.wav").write_bytes(b"")
+    assert main(["separate", str(album), "-q", "bass", "-o", str(tmp_path / "out")]) == 1
+    err = capsys.readouterr().err
+    assert "unisep: 3 done, 0 skipped, 1 failed" in err
+    assert err.rstrip().splitlines()[-1].startswith(f"unisep: failed: {album / 'b.wav'}: ")
+
+
+@pytest.mark.usefixtures("only_toys")
+def test_what_fails_for_all_but_only_later_does_not_hide_what_is_done(
+    album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unisep.errors import WeightsError
+
+    separate = ToyBackend.separate
+    n_calls: list[int] = []
+
+    def gone(self: ToyBackend, *given: object) -> object:
+        n_calls.append(1)
+        if len(n_calls) > 1:
+            raise WeightsError("the weights were removed")
+        return separate(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ToyBackend, "separate", gone)
+    code, result = run_json(capsys, album, "-q", "bass", "-o", tmp_path / "out")
+    assert (code, result["n_done"], result["n_failed"]) == (1, 1, 3)
+
+
+# progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_tells_fraction_and_time_of_the_file_and_of_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    sizes = {"skipped": 1000, "one": 100, "two": 300}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    now = [100.0]
+    shown = BatchProgress(Console(), [tmp_path / name for name in sizes], clock=lambda: now[0])
+    shown.ended(0, computed=False)
+
+    def line(index: int, fraction: float, eta_seconds: float | None = None) -> str:
+        callback = shown.of(index, f"{index}.wav")
+        assert callback is not None
+        callback(Progress(fraction, 0, 0, eta_seconds, "separating"))
+        return terminal.getvalue().split("\x1b[2K")[-1]
+
+    assert line(1, 0.0) == "[2/3] 1.wav: separating   0%; all:   0%"
+    now[0] += 10
+    assert line(1, 0.5, 10) == "[2/3] 1.wav: separating  50%, 10 s left; all:  12%, 1:10 min left"
+    shown.ended(1, computed=True)
+    now[0] += 30
+    assert line(2, 1 / 3, 80) == "[3/3] 2.wav: separating  33%, 1:20 min left; all:  50%, 40 s left"
+
+
+def test_a_single_file_has_no_line_about_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    callback = BatchProgress(Console(), [tmp_path]).of(0, "song.wav")
+    assert callback is not None
+    callback(Progress(0.25, 0, 0, 3, "separating"))
+    assert sys.stderr.getvalue().endswith("song.wav: separating  25%, 3 s left")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_nobody_is_told_where_nobody_looks(
+    quiet: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal() if quiet else io.StringIO())
+    assert BatchProgress(Console(quiet=quiet), [tmp_path]).of(0, "song.wav") is None
+
+
+def test_times_to_wait() -> None:
+    assert [duration(seconds) for seconds in (0, 59.4, 60, 3599.6, 36_000)] == [
+        "0 s",
+        "59 s",
+        "1:00 min",
+        "1:00 h",
+        "10:00 h",
+    ]
