@@ -4,15 +4,20 @@ import importlib
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
-from unisep import BackendSpec, EncoderSpec, hookimpl, plugins
-from unisep.errors import BackendError, EncoderError, PluginError, WeightsError
-from unisep.testing import toy_plugin
+from unisep import BackendSpec, EncoderSpec, Separator, hookimpl, plugins
+from unisep.cli import main
+from unisep.errors import BackendError, EncoderError, OptionError, PluginError, WeightsError
+from unisep.resolve import Catalogue, catalogue
+from unisep.testing import signals, toy_plugin
 
 GOOD = """
 from unisep import BackendSpec, EncoderSpec, hookimpl
@@ -232,3 +237,313 @@ def test_listing_installed_plugins_imports_neither_torch_nor_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_plugin_that_is_slow_to_import_is_given_up(site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNISEP_PLUGINS_TIMEOUT", "0.3")
+    site("slow-one", "import threading; threading.Event().wait(3)\n" + GOOD.format(name="slow"))
+    site("good-one", GOOD.format(name="good"))
+    slow = found("slow-one")
+    assert slow.state == "broken"
+    assert "not read within 0.3 s" in slow.error and "UNISEP_PLUGINS=-slow-one-entry" in slow.error
+    assert found("good-one").state == "ok"
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
+def test_a_time_limit_must_be_one(site, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("UNISEP_PLUGINS_TIMEOUT", text)
+    site("good-one", GOOD.format(name="good"))
+    with pytest.raises(OptionError, match="number of seconds above 0"):
+        plugins.installed()
+
+
+def test_a_plugin_that_interrupts_itself_is_broken(site) -> None:
+    site("stopping", "raise KeyboardInterrupt")
+    assert "KeyboardInterrupt" in found("stopping").error
+
+
+def test_nothing_that_a_plugin_only_loads_later_is_imported_to_list_it(site, tmp_path: Path) -> None:
+    (tmp_path / "heavy_model.py").write_text("raise RuntimeError('imported')")
+    site("good-one", GOOD.format(name="good").replace("nowhere:load", "heavy_model:load"))
+    assert found("good-one").state == "ok"
+    with pytest.raises(PluginError, match="imported"):
+        plugins.load_function(found("good-one").backends[0])
+
+
+def test_damaged_metadata_take_no_other_down(site, tmp_path: Path) -> None:
+    site("good-one", GOOD.format(name="good"))
+    site("damaged", GOOD.format(name="x"))
+    (tmp_path / "damaged-1.0.dist-info" / "entry_points.txt").write_text("[unisep]\nthis is no entry point\n")
+    site("unrelated", "")
+    (tmp_path / "unrelated-1.0.dist-info" / "entry_points.txt").write_text("[other]\nthis is none either\n")
+    plugins.refresh()
+    listed = {plugin.name: plugin for plugin in plugins.installed()}
+    assert listed["good-one-entry"].state == "ok"
+    assert listed["damaged"].state == "broken" and "are damaged" in listed["damaged"].error
+    assert "unrelated" not in listed
+
+
+def test_of_two_copies_of_a_distribution_the_first_counts(site, tmp_path: Path, monkeypatch) -> None:
+    site("good-one", GOOD.format(name="good"), "2.0")
+    older = tmp_path / "older"
+    older.mkdir()
+    (tmp_path / "good_one-2.0.dist-info").rename(tmp_path / "keep")
+    site("good-one", GOOD.format(name="good"), "1.0")
+    (tmp_path / "good_one-1.0.dist-info").rename(older / "good_one-1.0.dist-info")
+    (tmp_path / "keep").rename(tmp_path / "good_one-2.0.dist-info")
+    monkeypatch.syspath_prepend(older)
+    plugins.refresh()
+    versions = [p.version for p in plugins.installed() if p.distribution == "good-one"]
+    assert versions == ["1.0"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "states"),
+    [
+        ("", "ok ok"),
+        ("one-entry", "ok blocked"),
+        ("one", "ok blocked"),
+        ("one:one-entry , two", "ok ok"),
+        ("-one", "blocked ok"),
+        ("-two-entry,", "ok blocked"),
+        ("one,two,-two", "ok blocked"),
+        ("-*", "blocked blocked"),
+        ("o*", "ok blocked"),
+    ],
+)
+def test_plugins_are_allowed_or_blocked_by_name(site, monkeypatch, choice: str, states: str) -> None:
+    log = "open(__file__ + '.log', 'a').close()\n"
+    for name in ("one", "two"):
+        site(name, log + GOOD.format(name=name))
+    monkeypatch.setenv("UNISEP_PLUGINS", choice)
+    listed = [found(name) for name in ("one", "two")]
+    assert " ".join(plugin.state for plugin in listed) == states
+    for plugin in listed:
+        module = Path(sys.path[0], f"{plugin.distribution}_plugin.py.log")
+        assert module.exists() == (plugin.state == "ok"), "a blocked plugin is not even imported"
+        assert (choice in plugin.error) == (plugin.state == "blocked") or not choice
+
+
+def test_a_blocked_backend_is_said_to_be_so(site, monkeypatch) -> None:
+    site("one", GOOD.format(name="one"))
+    monkeypatch.setenv("UNISEP_PLUGINS", "-one")
+    with pytest.raises(PluginError, match="'one-entry' of one is blocked"):
+        offers().backend("one")
+
+
+def test_a_name_that_no_plugin_has_is_pointed_out(site, monkeypatch) -> None:
+    site("one", GOOD.format(name="one"))
+    monkeypatch.setenv("UNISEP_PLUGINS", "-on")
+    with pytest.warns(UserWarning, match="names 'on', and no plugin"):
+        plugins.installed()
+    assert found("one").state == "ok"
+
+
+def test_a_taken_name_is_an_error_only_when_it_is_asked_for(site) -> None:
+    site("one", GOOD.format(name="same"))
+    site("two", GOOD.format(name="same"))
+    site("three", GOOD.format(name="other"))
+    known = offers()
+    assert known.backend("other").distribution == "three"
+    assert known.backend("two:same").distribution == "two"
+    with pytest.raises(PluginError, match="one and two both offer a backend named 'same'"):
+        known.backend("same")
+    assert "same" not in [offer.name for offer in known.usable_backends()]
+
+
+def offers() -> Catalogue:
+    return catalogue(plugins.installed(), (), lambda spec: "none")
+
+
+@pytest.mark.parametrize("way", ["variable", "block", "argument"])
+def test_strictly_a_problem_is_an_error(site, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    site("good-one", GOOD.format(name="good"))
+    mine = [plugin for plugin in plugins.installed() if plugin.distribution == "good-one"]
+    assert plugins.problems(mine) == []
+    site("broken-one", "1 / 0")
+    site("other-one", GOOD.format(name="good"))
+    assert found("broken-one").state == "broken"
+    if way == "variable":
+        monkeypatch.setenv("UNISEP_PLUGINS_STRICT", "1")
+    with plugins.strictly() if way == "block" else nullcontext(), pytest.raises(PluginError) as error:
+        plugins.installed(strict=True if way == "argument" else None)
+    assert "'broken-one-entry' of broken-one is broken: ZeroDivisionError" in str(error.value)
+    assert "the backend 'good' is claimed by good-one and other-one" in str(error.value)
+    assert plugins.installed(strict=False)
+    monkeypatch.setenv("UNISEP_PLUGINS_STRICT", "0")
+    assert plugins.installed()
+
+
+def test_strict_is_for_the_command_line_too(site, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    site("broken-one", "1 / 0")
+    assert main(["plugins"]) == 0
+    capsys.readouterr()
+    assert main(["plugins", "--strict-plugins"]) == 1
+    out, err = capsys.readouterr()
+    assert "broken-one-entry" in out
+    assert "unisep: error: 'broken-one-entry' of broken-one is broken: ZeroDivisionError" in err
+    assert main(["explain", "--strict-plugins"]) == 1
+    assert "Plugins are held strictly" in capsys.readouterr().err
+    assert main(["models", "list"]) == 0, "strict is over with the command that asked for it"
+
+
+def test_the_list_shows_licence_state_and_on_demand_the_traceback(site, capsys) -> None:
+    site("broken-one", "def hidden_place(): 1 / 0\nhidden_place()")
+    site("good-one", GOOD.format(name="good").replace("summary=", "licence='CC0-1.0', summary="), "2.3")
+    assert main(["plugins"]) == 0
+    out, err = capsys.readouterr()
+    assert "good-one 2.3" in out and "CC0-1.0" in out and "broken-one 1.0" in out
+    assert "ZeroDivisionError" in err and "hidden_place" not in err
+    assert main(["plugins", "--verbose"]) == 0
+    assert "hidden_place" in capsys.readouterr().err
+
+
+LOCAL = "import log_of_{name}\n" + GOOD.replace("nowhere:load", "{name}:load") + "def load(**_): return 7\n"
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A function that writes a local plugin and what it imports beside it; modules are forgotten afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+
+    def write(name: str, folder: str = "mine", code: str = LOCAL) -> Path:
+        place = tmp_path / folder
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"log_of_{name}.py").write_text("")
+        (place / f"{name}.py").write_text(code.format(name=name))
+        return place / f"{name}.py"
+
+    yield write
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_a_local_file_is_a_plugin_while_it_is_used(local) -> None:
+    path = local("a_local_one")
+    with plugins.using(path):
+        (spec,) = found("local").backends
+        assert spec.name == "a_local_one"
+        assert plugins.load_function(spec)() == 7
+    assert all(plugin.distribution != "local" for plugin in plugins.installed())
+    assert plugins.given([str(path)])[0].state == "ok", "a second time, the same module serves"
+
+
+def test_a_folder_of_local_files_is_read_whole(local, tmp_path: Path) -> None:
+    local("one_of_two")
+    local("two_of_two")
+    local("_private", code="1 / 0")
+    local("test_one", code="1 / 0")
+    found = plugins.given([tmp_path / "mine"])
+    assert [plugin.name for plugin in found] == ["one_of_two", "two_of_two"]
+
+
+def test_a_local_distribution_needs_no_installation_and_replaces_an_installed_one(local, site) -> None:
+    site("unisep-local-dist", GOOD.format(name="elder"))
+    path = local("plugin_of_dist", folder="work/unisep-local-dist")
+    (path.parent / "pyproject.toml").write_text(
+        '[project]\nname = "unisep-local-dist"\nversion = "9.0"\n'
+        '[project.entry-points.unisep]\nunisep-local-dist-entry = "plugin_of_dist"\n'
+    )
+    for place in (path.parent, path.parent.parent):
+        (plugin,) = plugins.given([place])
+        assert (plugin.distribution, plugin.version, plugin.state) == ("unisep-local-dist", "9.0", "ok")
+    with plugins.using(path.parent):
+        names = [
+            spec.name
+            for p in plugins.installed()
+            for spec in p.specs
+            if p.distribution == "unisep-local-dist"
+        ]
+        assert names == ["plugin_of_dist"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "why"),
+    [
+        ("json", LOCAL, "There is a module named 'json' already"),
+        ("statistics", LOCAL, "There is a module named 'statistics' already"),
+        ("my-plugin", "", "Rename it"),
+        ("failing_local", "1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_local_file_that_cannot_be_used_says_why(local, name: str, code: str, why: str) -> None:
+    path = local(name, code=code)
+    with pytest.raises(PluginError, match=why):
+        plugins.given([path])
+    with plugins.using(path, must_work=False):
+        assert why in found("local").error
+    assert getattr(sys.modules.get(name), "__file__", None) != str(path)
+
+
+def test_a_place_without_plugins_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match="no file or folder"):
+        plugins.given([tmp_path / "nothing.py"])
+    with pytest.raises(PluginError, match="No plugin is in"):
+        plugins.given([tmp_path])
+    (tmp_path / "pyproject.toml").write_text("this is no toml")
+    with pytest.raises(PluginError, match=r"pyproject.toml cannot be read"):
+        plugins.given([tmp_path])
+
+
+def test_a_class_without_a_constructor_needs_no_load_function(local) -> None:
+    path = local("ten_lines", code=TEN_LINES)
+    (plugin,) = plugins.given([path])
+    assert load(plugin.backends[0]).info.sources == ("middle", "sides")
+
+
+TEN_LINES = """
+import torch
+from unisep import Backend, BackendInfo, BackendSpec, Output, hookimpl
+class MidSide(Backend):
+    info = BackendInfo(sources=("middle", "sides"), sample_rate_hz=44_100, channels=2)
+    def separate(self, mixture, queries=None, negatives=None):
+        middle = mixture.mean(1, keepdim=True).expand_as(mixture)
+        return Output(torch.stack([middle, mixture - middle], dim=1))
+@hookimpl
+def unisep_backends():
+    return [BackendSpec(name="mid-side", load="ten_lines:MidSide", summary="", stems=("middle", "sides"))]
+"""
+
+
+def test_plugins_of_one_separator_are_of_no_other(local) -> None:
+    path = local("ten_lines", code=TEN_LINES)
+    song = signals.noise(0.5)
+    parts = Separator("mid-side", plugins=[path]).separate(song)
+    assert list(parts) == ["middle", "sides"]
+    assert np.array_equal(parts["middle"].samples[0], parts["middle"].samples[1])
+    with pytest.raises(PluginError, match="No backend named 'mid-side'"):
+        Separator("mid-side")
+    module = sys.modules["ten_lines"]
+    assert list(Separator("mid-side", plugins=[module]).separate(song)) == ["middle", "sides"]
+    with pytest.raises(PluginError, match="no file or folder"):
+        Separator(plugins=["nowhere.py"])
+
+
+def test_the_command_line_takes_a_plugin_before_or_after_the_command(
+    local, tmp_path, capsys, monkeypatch
+) -> None:
+    path = local("ten_lines", code=TEN_LINES)
+    soundfile.write(tmp_path / "song.wav", signals.noise(0.3).samples.T, 44_100)
+    monkeypatch.chdir(tmp_path)
+    asked = ["separate", "song.wav", "--backend", "mid-side"]
+    assert main([*asked, "-o", "one", f"--plugin={path}"]) == 0
+    assert main(["--plugin", str(path), *asked, "-o", "two"]) == 0
+    assert sorted(p.name for p in (tmp_path / "two" / "song").iterdir()) == [
+        "middle.wav",
+        "rest.wav",
+        "sides.wav",
+    ]
+    capsys.readouterr()
+    assert main([*asked]) == 1
+    assert "No backend named 'mid-side'" in capsys.readouterr().err
+
+
+def test_a_broken_plugin_given_by_hand_stops_the_work_but_not_the_list(local, capsys) -> None:
+    path = local("failing_local", code="def deep(): 1 / 0\ndeep()")
+    assert main(["separate", "song.wav", "--plugin", str(path)]) == 1
+    assert "'failing_local' is broken: ZeroDivisionError" in capsys.readouterr().err
+    assert main(["plugins", "--verbose", "--plugin", str(path)]) == 0
+    assert "in deep" in capsys.readouterr().err
+    assert main(["separate", "song.wav", "--plugin"]) == 2
+    assert main(["separate", "song.wav", "--plugin", "nowhere.py"]) == 1

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from unisep import plugins
 from unisep.cost import Cost, cost_of
 from unisep.errors import UnisepError
 from unisep.maps import MapStore
+from unisep.plugins import given, installed
 from unisep.request import Ask, read_asks
 from unisep.resolve import BackendOffer, Catalogue, EncoderOffer, Request, Route, catalogue, rank, resolve
 from unisep.weights import WeightsStore
@@ -71,17 +71,17 @@ def explain(
     stems: Sequence[str] | None = None,
     route: str = "auto",
     offline: bool | None = None,
-    also: Sequence[Any] = (),
+    plugins: Sequence[Any] = (),
 ) -> Explanation:
     """Who would answer `query` (None: the fixed stems) if a `Separator` of these options were asked.
 
-    also: as the `plugins` of a `Separator`. No plugin's model is imported, no weights are read or downloaded.
+    plugins: as of a `Separator`. No plugin's model is imported, no weights are read or downloaded.
 
     Raises:
         UnisepError: as `Separator.separate` would, where nobody can answer.
     """
     store = WeightsStore(offline)
-    found = catalogue(plugins.installed(plugins.given(also)), (), lambda spec: store.state_at(spec.card))
+    found = catalogue(installed(given(plugins)), (), lambda spec: store.state_at(spec.card))
     found = replace(found, map_between=MapStore().card)
     request = Request(
         asks=None if query is None else read_asks(query),

@@ -34,6 +34,7 @@ def parse(argv: Sequence[str] | None = None, added: Sequence[tuple[str, str]] = 
 def _parser(added: Sequence[tuple[str, str]]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="unisep",
+        parents=[plugin_options()],
         description="Isolate any sound from a recording: by name, by example, or the fixed stems.",
     )
     parser.add_argument("--version", action="version", version=f"unisep {unisep.__version__}")

@@ -71,18 +71,20 @@ def strict_by_environment() -> bool:
 
 
 def problems(plugins: Iterable[Plugin]) -> list[str]:
-    """A sentence for each plugin that does not work, and for each name that two distributions claim."""
+    """A sentence for each plugin that does not work, each name that two claim, and a name that UNISEP_PLUGINS has wrong."""
     found = list(plugins)
     faults = [f"'{p.name}' of {p.distribution} is {p.state}: {p.complaint}" for p in found if p.is_faulty]
     owners: dict[tuple[str, str], list[str]] = defaultdict(list)
     for plugin in found:
         for spec in plugin.specs:
             owners[KINDS[type(spec)], spec.name].append(plugin.distribution)
-    return faults + [
+    faults += [
         f"the {kind} '{name}' is claimed by {' and '.join(claimed)}"
         for (kind, name), claimed in owners.items()
         if len(claimed) > 1
     ]
+    unknown = Choice.of(choice_of_environment()).unknown(found)
+    return [*faults, unknown] if unknown else faults
 
 
 def _any(names: Iterable[str], patterns: Iterable[str]) -> bool:

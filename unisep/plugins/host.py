@@ -51,7 +51,7 @@ def installed(also: Sequence[Plugin] = (), *, strict: bool | None = None) -> tup
         own += [plugin for plugins in _local for plugin in plugins]
         found = _merged((*_listed[chosen], *own, *also))
     if strict or (strict is None and is_strict()):
-        _refuse_problems(found, Choice.of(chosen))
+        _refuse_problems(found)
     return found
 
 
@@ -198,11 +198,11 @@ def _damaged(distribution: Distribution, name: str, error: Exception) -> Plugin:
     return Plugin(Path(str(place)).stem.split("-")[0] or name, name, "", "broken", why)
 
 
-def _refuse_problems(found: Sequence[Plugin], choice: Choice) -> None:
-    said = problems(found) + [text for text in [choice.unknown(p for p in found)] if text]
+def _refuse_problems(found: Sequence[Plugin]) -> None:
+    said = problems(found)
     if said:
         raise PluginError(
-            f"{STRICT} is set, and the plugins have problems: {'; '.join(said)}. "
+            f"Plugins are held strictly ({STRICT} or --strict-plugins), and there are problems: {'; '.join(said)}. "
             f"Mend or uninstall them, or leave them out with {CHOICE}=-name."
         )
 

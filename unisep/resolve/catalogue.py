@@ -114,9 +114,12 @@ class Catalogue:
         return ", ".join(sorted(set(offers))) or "none is installed"
 
     def broken_hint(self) -> str:
-        """For a message: which plugins are installed and do not work, or ""."""
-        names = ", ".join(sorted({plugin.distribution for plugin in self.broken if plugin.is_faulty}))
-        return f" ({names} is installed but broken: see `unisep plugins`)" if names else ""
+        """For a message: which plugins are installed and do not work, or are left out, or ""."""
+        faulty = ", ".join(sorted({plugin.distribution for plugin in self.broken if plugin.is_faulty}))
+        blocked = ", ".join(sorted({plugin.distribution for plugin in self.broken if not plugin.is_faulty}))
+        hints = [f"{faulty} is installed but broken: see `unisep plugins`"] if faulty else []
+        hints += [f"UNISEP_PLUGINS leaves out {blocked}"] if blocked else []
+        return f" ({'; '.join(hints)})" if hints else ""
 
 
 def catalogue(
