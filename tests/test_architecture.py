@@ -31,6 +31,7 @@ FLOORS = [
     ["resolve"],
     ["options", "vectors", "spans", "song", "inference", "pipeline"],
     ["aligned"],
+    ["ensemble"],
     ["finishing", "cost", "explaining"],
     ["places", "provenance", "loading", "separator"],
     ["captions", "alignment"],

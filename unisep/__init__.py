@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from unisep.audio import Audio
     from unisep.backend import Backend, BackendInfo, BackendSpec, Output
     from unisep.encoder import EncoderSpec, QueryEncoder
+    from unisep.ensemble import Ensemble, EnsembleBackend, EnsembleMember, EnsemblePart
     from unisep.explaining import explain
     from unisep.extensions import CommandSpec, Direction, Question, ResultSpec, RouteSpec
     from unisep.hookspecs import hookimpl
@@ -31,6 +32,10 @@ _HOME = {
     "Direction": "unisep.extensions",
     "Embedding": "unisep.query",
     "EncoderSpec": "unisep.encoder",
+    "Ensemble": "unisep.ensemble",
+    "EnsembleBackend": "unisep.ensemble",
+    "EnsembleMember": "unisep.ensemble",
+    "EnsemblePart": "unisep.ensemble",
     "Output": "unisep.backend",
     "Plan": "unisep.separation",
     "Progress": "unisep.progress",
@@ -54,6 +59,10 @@ __all__ = [
     "Direction",
     "Embedding",
     "EncoderSpec",
+    "Ensemble",
+    "EnsembleBackend",
+    "EnsembleMember",
+    "EnsemblePart",
     "Output",
     "Plan",
     "Progress",

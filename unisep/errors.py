@@ -58,6 +58,10 @@ class OptionError(UnisepError, ValueError):
     """An option whose value is out of range, or that the chosen backend cannot honour."""
 
 
+class EnsembleError(OptionError):
+    """An ensemble that cannot be read, or whose members are missing or do not fit together."""
+
+
 class Cancelled(UnisepError):
     """The caller cancelled the work; no half-written file is left behind."""
 

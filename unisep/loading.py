@@ -14,12 +14,13 @@ from unisep import plugins
 from unisep.aligned import AlignedEncoder
 from unisep.backend import Backend, BackendSpec
 from unisep.encoder import EncoderSpec, QueryEncoder
+from unisep.ensemble import Assembly, Ensemble, as_ensemble, assemble
 from unisep.errors import WeightsError
 from unisep.maps import MapStore
 from unisep.places import find_place, split_place
 from unisep.progress import Meter
 from unisep.provenance import provenance
-from unisep.resolve import BackendOffer, Catalogue, EncoderOffer, Route, catalogue
+from unisep.resolve import BackendOffer, Catalogue, EncoderOffer, Route, Task, catalogue
 from unisep.weights import FileProgress, WeightsStore, read_card
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Shelf:
         self._encoders: dict[str, QueryEncoder] = {}
         self._aligned: dict[tuple[str, str], AlignedEncoder] = {}
         self._own_encoders: dict[str, EncoderOffer] = {}
+        self._ensembles: dict[str, Assembly] = {}
 
     @property
     def offline(self) -> bool:
@@ -62,12 +64,37 @@ class Shelf:
         """What is installed now, with the state of its weights."""
         found = catalogue(plugins.installed(self._given), self.own_weights, self._weights_state)
         encoders = (*found.encoders, *self._own_encoders.values())
-        return replace(found, encoders=encoders, map_between=self._maps.card)
+        backends = (*found.backends, *(ensemble.offer for ensemble in self._ensembles.values()))
+        return replace(found, backends=backends, encoders=encoders, map_between=self._maps.card)
 
     def provenance(self, route: Route) -> dict[str, str]:
         """What the results of `route` rest on: see `unisep.provenance`."""
-        installed = plugins.installed(self._given)
-        return provenance(route, installed, self.own_weights, self._store, self._maps)
+        installed, own = plugins.installed(self._given), dict(self.own_weights)
+        whole = route
+        for task in route.tasks:
+            if task.backend.key in self._ensembles:
+                ensemble = self._ensembles[task.backend.key]
+                whole = replace(whole, tasks=(*whole.tasks, *(Task(each, ()) for each in ensemble.offers)))
+                own |= {
+                    key: self._store.path(card) / card.files[0].name for key, card in ensemble.cards.items()
+                }
+        found = provenance(whole, installed, own, self._store, self._maps)
+        made = {key: each.sha256 for key, each in self._ensembles.items() if key in found}
+        return found | made
+
+    def open_backend(self, asked: str | Ensemble | None) -> str | None:
+        """The name to ask the catalogue for: an ensemble is put together and added to it, any other name is itself.
+
+        Raises:
+            EnsembleError: the ensemble cannot be read, or its members are not to be had.
+        """
+        ensemble = as_ensemble(asked)
+        if ensemble is None:
+            return asked  # type: ignore[return-value]  # what is no name is refused by the catalogue
+        assembly = assemble(ensemble, self.catalogue())
+        self.own_weights |= assembly.paths
+        self._ensembles[assembly.offer.key] = assembly
+        return assembly.offer.key
 
     def open_encoder(self, asked: str, meter: Meter) -> EncoderOffer:
         """The encoder called `asked`. That of "name@place" is loaded, since only then its space is known.
@@ -107,7 +134,12 @@ class Shelf:
     ) -> Backend:
         """The backend, ready for queries of `space`, or to give at least `stems`."""
 
+        def member(found: BackendOffer, own_stems: tuple[str, ...]) -> Backend:
+            return self.backend_for(found, "", own_stems, meter, on_cpu=on_cpu)
+
         def view() -> Backend:
+            if offer.key in self._ensembles:
+                return self._ensembles[offer.key].backend(stems, member)
             backend = self.backend(offer, meter, on_cpu=on_cpu)
             return backend.for_space(space) if space else backend.for_sources(stems)
 
@@ -162,13 +194,15 @@ class Shelf:
     def _weights(self, offer: BackendOffer | EncoderOffer, meter: Meter) -> Path | None:
         if offer.key in self.own_weights:
             return self.own_weights[offer.key]
-        if not offer.spec.card:
-            return None
 
         def report(progress: FileProgress) -> None:
             meter.downloaded(progress.n_bytes_done, progress.n_bytes_total)
 
-        return self._store.ensure(read_card(offer.spec.card), report)
+        for ensemble in self._ensembles.values():
+            if offer.key in ensemble.cards:  # one file of a card
+                card = ensemble.cards[offer.key]
+                return self._store.ensure(card, report) / card.files[0].name
+        return self._store.ensure(read_card(offer.spec.card), report) if offer.spec.card else None
 
     def _weights_state(self, spec: BackendSpec | EncoderSpec) -> str:
         return self._store.state_at(spec.card)

@@ -16,6 +16,7 @@ import torch
 from unisep.audio import Audio
 from unisep.backend import Backend
 from unisep.chunks import CancelFlag
+from unisep.ensemble import Ensemble
 from unisep.errors import Cancelled, DownloadError, PluginError, QueryError
 from unisep.finishing import finish
 from unisep.loading import Shelf, existing
@@ -36,7 +37,7 @@ from unisep.weights import WeightsStore
 class Separator:
     """Isolates sounds from recordings; load once, use often, share between threads.
 
-    backend: answers fixed stems ("htdemucs"); query_backend: answers queries ("htdemucs-film");
+    backend: answers fixed stems ("htdemucs", or an ensemble: "ensemble@file.toml"); query_backend: answers queries ("htdemucs-film");
         encoder: turns queries into vectors ("clap-mini"; "clap@./folder" and "clap@owner/name" with weights
             of your own, loaded at once). Chosen for you without.
     weights, query_weights: local file or folder for `backend` and `query_backend` instead of the
@@ -54,7 +55,7 @@ class Separator:
 
     def __init__(
         self,
-        backend: str | None = None,
+        backend: str | Ensemble | None = None,
         *,
         query_backend: str | None = None,
         encoder: str | None = None,
@@ -75,7 +76,10 @@ class Separator:
         self._shelf = Shelf(WeightsStore(offline), place, dtype, given(plugins))
         self._download_failed = ""
         self._request = Request(
-            backend=backend, query_backend=query_backend, encoder=encoder, offline=self._shelf.offline
+            backend=self._shelf.open_backend(backend),
+            query_backend=query_backend,
+            encoder=encoder,
+            offline=self._shelf.offline,
         )
         self._check_names()
         if weights is not None:

@@ -1,0 +1,157 @@
+"""An ensemble put together from what is installed: found by name at once, loaded only as far as it is needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from unisep.backend import Backend, BackendSpec
+from unisep.cards import Card
+from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
+from unisep.ensemble.definition import Ensemble, EnsembleMember, normalised
+from unisep.errors import EnsembleError, PluginError, WeightsError, suggest
+from unisep.resolve import BackendOffer, Catalogue, Offer
+from unisep.weights import read_card
+
+Load = Callable[[BackendOffer, tuple[str, ...]], Backend]
+DISTRIBUTION = "unisep"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A member that is installed: its offer, and its weights by the ensemble's stems."""
+
+    member: EnsembleMember
+    offer: BackendOffer
+    weights: dict[str, float]
+    path: Path | None = None
+    card: Card | None = None
+
+    def own_stems(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
+        """What its backend calls those of the stems `wanted` that it counts for."""
+        return tuple(self.member.stems.get(stem, stem) for stem in wanted if stem in self.weights)
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """An ensemble whose members are known and not loaded; `offer` is how the rest of unisep sees it."""
+
+    ensemble: Ensemble
+    offer: BackendOffer
+    members: tuple[Found, ...]
+
+    @property
+    def offers(self) -> tuple[BackendOffer, ...]:
+        """The members, as the rest of unisep sees them."""
+        return tuple(found.offer for found in self.members)
+
+    @property
+    def sha256(self) -> str:
+        """Over the definition: who counts how much for what, and how the mean is taken."""
+        definition = self.ensemble.model_dump_json(exclude={"name", "summary", "folder"})
+        return hashlib.sha256(definition.encode()).hexdigest()
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Files and folders of the caller's own, by the key of the offer that loads them."""
+        return {found.offer.key: found.path for found in self.members if found.path}
+
+    @property
+    def cards(self) -> dict[str, Card]:
+        """Cards of one file, by the key of the offer that is loaded with it."""
+        return {found.offer.key: found.card for found in self.members if found.card}
+
+    def backend(self, stems: tuple[str, ...], load: Load) -> EnsembleBackend:
+        """The backend that gives `stems`, of only those members that count for one of them.
+
+        load: gives the loaded backend of an offer, ready for the stems it is asked for.
+        """
+        wanted = stems or self.offer.spec.stems
+        parts = [
+            EnsemblePart(
+                load(found.offer, found.own_stems(wanted)),
+                {stem: found.weights[stem] for stem in wanted if stem in found.weights},
+                found.member.stems,
+                found.offer.name,
+            )
+            for found in self.members
+            if found.own_stems(wanted)
+        ]
+        return EnsembleBackend(parts, wanted, self.ensemble.domain)
+
+
+def assemble(ensemble: Ensemble, catalogue: Catalogue) -> Assembly:
+    """The ensemble of what is installed. Nothing is loaded or downloaded.
+
+    Raises:
+        EnsembleError: a member that is not installed or does not have what it counts for, a file that is not
+            there, or a stem for which nobody counts.
+    """
+    members = tuple(_found(member, ensemble, catalogue) for member in ensemble.members)
+    rows = [found.weights for found in members]
+    sources = ensemble.sources or tuple(dict.fromkeys(stem for row in rows for stem in row))
+    shares = normalised(rows, sources)
+    members = tuple(replace(found, weights=share) for found, share in zip(members, shares, strict=True))
+    licences = dict.fromkeys(found.offer.spec.licence or "not stated" for found in members if found.weights)
+    spec = BackendSpec(
+        name=ensemble.name,
+        load="unisep.ensemble.assembly:no_weights_of_its_own",
+        summary=ensemble.summary or f"Mean of {', '.join(found.offer.name for found in members)}",
+        stems=sources,
+        licence="; ".join(licences),
+    )
+    return Assembly(ensemble, Offer(spec, DISTRIBUTION, "local"), members)
+
+
+def no_weights_of_its_own(**_arguments: object) -> Backend:
+    """Never returns. Raises EnsembleError: an ensemble was given weights."""
+    raise EnsembleError("An ensemble has no weights of its own: give each member its `path` in the ensemble.")
+
+
+def _found(member: EnsembleMember, ensemble: Ensemble, catalogue: Catalogue) -> Found:
+    try:
+        offer = catalogue.backend(member.backend)
+    except PluginError as error:
+        raise EnsembleError(f"A member of the ensemble is not to be had. {error}") from error
+    weights = member.weights_among(offer.spec.stems)
+    if ensemble.sources:
+        weights = {stem: weight for stem, weight in weights.items() if stem in ensemble.sources}
+    if not member.has_own_weights:
+        _check_stems(member, weights, offer)
+        return Found(member, offer, weights)
+    if member.path:
+        path = (ensemble.folder / Path(member.path).expanduser()).resolve()
+        if not path.exists():
+            raise EnsembleError(
+                f"The member '{member.backend}' has path={member.path!r}: there is no {path}."
+            )
+        return Found(member, replace(offer, place=str(path), weights="local"), weights, path=path)
+    card = _card_of_one_file(member, catalogue)
+    own = replace(offer, place=f"{member.card}/{member.file}", weights="local")
+    return Found(member, own, weights, card=card)
+
+
+def _check_stems(member: EnsembleMember, weights: dict[str, float], offer: BackendOffer) -> None:
+    lacking = [stem for stem in weights if member.stems.get(stem, stem) not in offer.spec.stems]
+    if lacking and offer.spec.stems:
+        raise EnsembleError(
+            f"The member '{member.backend}' counts for '{lacking[0]}' and has no such stem. "
+            f"{suggest(member.stems.get(lacking[0], lacking[0]), offer.spec.stems)}"
+        )
+
+
+def _card_of_one_file(member: EnsembleMember, catalogue: Catalogue) -> Card:
+    """The card of the backend `member.card`, with only the file that the member is loaded with."""
+    try:
+        card = read_card(catalogue.backend(member.card).spec.card)
+    except (PluginError, WeightsError) as error:
+        raise EnsembleError(f"The member '{member.backend}' has card={member.card!r}: {error}") from error
+    files = tuple(file for file in card.files if file.name == member.file)
+    if not files:
+        names = [file.name for file in card.files]
+        raise EnsembleError(
+            f"The card {member.card!r} has no file {member.file!r}. {suggest(member.file, names)}"
+        )
+    return card.model_copy(update={"files": files})
