@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -10,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unisep.chunks import (
+    Chunker,
     Cutter,
     OverlapAdd,
     Segment,
     grid,
     hop_samples,
     separate_chunks,
-    stream_chunks,
     take,
     trim,
 )
@@ -38,6 +39,12 @@ def depends_on_context(batch: Tensor) -> Tensor:
     """Two outputs whose samples depend on their place in the segment and on all of it."""
     ramp = torch.linspace(-1, 1, batch.shape[-1])
     return torch.stack([batch * ramp, batch.cumsum(-1) * 0.01], dim=1)
+
+
+def streamed(blocks: Iterable[Tensor], call: Callable[[Tensor], Tensor], **options: Any) -> Tensor:
+    chunker = Chunker(lambda batch, _: call(batch), **options)
+    pieces = [*(chunker.push(block) for block in blocks), chunker.finish()]
+    return torch.cat([piece for piece in pieces if piece is not None], dim=-1)
 
 
 def triangular_mean(mixture: Tensor, segment_samples: int, overlap_fraction: float) -> Tensor:
@@ -102,8 +109,7 @@ def test_a_stream_of_any_blocks_equals_the_whole_bit_for_bit(
         size = block_sizes[len(blocks) % len(block_sizes)]
         blocks.append(mixture[:, start : start + size])
         start += size
-    pieces = list(stream_chunks(blocks, depends_on_context, **options))
-    assert torch.equal(torch.cat(pieces, dim=-1), whole)
+    assert torch.equal(streamed(blocks, depends_on_context, **options), whole)
 
 
 @given(SIZES, st.integers(0, 400), st.integers(1, 400))
@@ -168,8 +174,8 @@ def test_without_a_segment_length_everything_is_one_call() -> None:
     assert torch.equal(
         separate_chunks(mixture, whole, segment_samples=None, overlap_fraction=0.25), mixture[None]
     )
-    streamed = list(stream_chunks(mixture.split(10, -1), whole, segment_samples=None, overlap_fraction=0.25))
-    assert torch.equal(torch.cat(streamed, -1), mixture[None])
+    pieces = streamed(mixture.split(10, -1), whole, segment_samples=None, overlap_fraction=0.25)
+    assert torch.equal(pieces, mixture[None])
     assert seen == [(1, 2, 123)] * 2
 
 
@@ -199,16 +205,25 @@ def test_an_empty_segment_or_span_is_refused() -> None:
 
 
 def test_progress_counts_every_segment() -> None:
-    seen: list[tuple[int, int | None]] = []
-    separate_chunks(
-        noise(100),
-        identity,
-        segment_samples=40,
-        overlap_fraction=0.25,
-        batch_segments=2,
-        on_segment=lambda done, total: seen.append((done, total)),
-    )
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    seen: list[int] = []
+    options: dict[str, Any] = {"segment_samples": 40, "overlap_fraction": 0.25, "batch_segments": 2}
+    streamed([noise(100)], identity, on_segment=seen.append, **options)
+    assert seen == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("batch_segments", [1, 3])
+def test_a_span_comes_out_though_the_recording_goes_on(batch_segments: int) -> None:
+    options: dict[str, Any] = {
+        "segment_samples": 100,
+        "overlap_fraction": 0.25,
+        "batch_segments": batch_segments,
+    }
+    chunker = Chunker(lambda batch, _: identity(batch), span=(120, 260), **options)
+    mixture = noise(1000)
+    pieces = [piece for block in mixture[:, :400].split(50, -1) if (piece := chunker.push(block)) is not None]
+    assert torch.equal(torch.cat(pieces, dim=-1)[0], mixture[:, 120:260])
+    assert chunker.push(mixture[:, 400:]) is None
+    assert chunker.finish() is None
 
 
 def test_cancelling_stops_before_the_next_call() -> None:
@@ -221,7 +236,7 @@ def test_cancelling_stops_before_the_next_call() -> None:
         return identity(batch)
 
     with pytest.raises(Cancelled):
-        separate_chunks(noise(100), call, segment_samples=20, overlap_fraction=0.25, cancel=cancel)
+        streamed([noise(100)], call, segment_samples=20, overlap_fraction=0.25, cancel=cancel)
     assert len(calls) == 1
 
 

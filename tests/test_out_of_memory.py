@@ -14,7 +14,9 @@ from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Separator, 
 from unisep.errors import BackendError
 from unisep.inference import Caller
 from unisep.options import ACCELERATOR_BATCH_SEGMENTS, Options
-from unisep.segments import grid
+from unisep.segments import Segment, grid
+from unisep.spans import Span
+from unisep.stepping import Stepper, Steps
 from unisep.testing import noise
 
 CPU = torch.device("cpu")
@@ -198,17 +200,20 @@ class Spoilt(Small):
 def test_one_bad_value_is_an_error_that_says_who_and_when(
     value: float, n_at_once: int, at_sample: int
 ) -> None:
-    from unisep.inference import Stepper
-    from unisep.progress import Meter
-    from unisep.spans import Span
-
-    song = torch.arange(16_000.0).expand(2, -1)
+    song = np.broadcast_to(np.arange(16_000, dtype=np.float32), (2, 16_000))
     options = Options(CPU, torch.float32, batch_segments=n_at_once)
     call = Caller(Spoilt(at_sample, value), "spoilt", None, [0, 1])
+
+    def called(batch: torch.Tensor, segments: list[Segment]) -> torch.Tensor:
+        call.begin(segments)
+        return call(batch)
+
+    stepper = Stepper(called, Steps(Span(0, 16_000), SEGMENT, RATE_HZ, options), lambda: None, None)
     with pytest.raises(
         BackendError, match=f"'spoilt' returned NaN or infinity at {at_sample / RATE_HZ:.1f} s"
     ):
-        Stepper(options, SEGMENT, RATE_HZ).separate(song, Span(0, 16_000), call, Meter(), None)
+        stepper.push(song)
+        stepper.finish()
 
 
 def test_a_nan_reaches_the_caller_and_no_file_is_written(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

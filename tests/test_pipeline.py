@@ -13,7 +13,7 @@ from unisep.options import Options
 from unisep.pipeline import Estimate, Loaded, run
 from unisep.progress import Meter
 from unisep.resolve import Offer, Task, Want
-from unisep.spans import FADE_SECONDS, Span, at_model_rate, stretches, window, with_fades
+from unisep.spans import FADE_SECONDS, Span, at_model_rate, gains, stretches, with_fades
 from unisep.testing import mix, noise, silence, tone
 from unisep.testing.toy import ToyBackend, ToyPanBackend
 from unisep.vectors import Conditions
@@ -342,13 +342,16 @@ def test_inputs_are_left_alone_even_if_they_cannot_be_written() -> None:
 
 
 def test_spans_are_grown_and_merged() -> None:
-    assert with_fades(Span(100, 200), 1_000, 205) == Span(90, 205)
+    assert with_fades(Span(5, 200), 1_000) == Span(0, 210)
     assert [stretch.span for stretch in stretches([Span(5, 9), Span(0, 5)])] == [Span(0, 9)]
-    gains = window(Span(100, 200), Span(90, 205))
-    assert gains[:10].tolist() == sorted(gains[:10])
-    assert (gains[10:110] == 1).all()
-    assert 0 < gains[0] < 0.05
-    assert at_model_rate(Span(441, 882), 44_100, 48_000, 10_000).start % 160 == 0
+    curve = gains(Span(100, 200), Span(90, 210), Span(90, 210))
+    assert curve[:10].tolist() == sorted(curve[:10])
+    assert curve[110:].tolist() == sorted(curve[110:], reverse=True)
+    assert (curve[10:110] == 1).all()
+    assert 0 < curve[0] < 0.05
+    parts = [gains(Span(100, 200), Span(90, 210), Span(at, at + 8)) for at in range(90, 210, 8)]
+    assert np.array_equal(np.concatenate(parts), curve)
+    assert at_model_rate(Span(441, 882), 44_100, 48_000).start % 160 == 0
 
 
 @pytest.mark.parametrize(

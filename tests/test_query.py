@@ -9,6 +9,7 @@ import torch
 
 from unisep import Audio, Embedding, Query
 from unisep.errors import AudioError, AudioFileError, EmbeddingError, QueryError, UnisepError
+from unisep.recording import InMemory
 from unisep.request import doubtful_texts, example_of, read_asks
 from unisep.testing import noise, tone
 from unisep.testing.toy import ToyEncoder
@@ -19,7 +20,7 @@ VECTOR = Embedding(np.array([1.0, 0, 0, 0]), "toy-bands-1")
 
 def encoded(query: object, mixture: Audio | None = None) -> np.ndarray:
     asks = read_asks(query, 44_100)
-    found = conditions(asks, [ToyEncoder()] * len(asks), lambda: mixture or noise(), 44_100)
+    found = conditions(asks, [ToyEncoder()] * len(asks), InMemory(mixture or noise()).excerpt, 44_100)
     return found.queries.numpy()
 
 
@@ -159,13 +160,15 @@ def test_excluded_things_are_told_apart() -> None:
 def test_the_example_range_cuts_the_clip_or_the_mixture() -> None:
     clip = noise(2.0, 1_000)
     (ask,) = read_asks({"audio": clip, "example_range": (0.5, 1.5)})
-    assert np.array_equal(example_of(ask, lambda: clip, 1).samples, clip.samples[:, 500:1500])
+    assert np.array_equal(example_of(ask, InMemory(clip).excerpt, 1).samples, clip.samples[:, 500:1500])
     (about_mixture,) = read_asks({"example_range": (1, 99)})
     mixture = noise(3.0, 1_000, seed=4)
-    assert np.array_equal(example_of(about_mixture, lambda: mixture, 1).samples, mixture.samples[:, 1000:])
+    assert np.array_equal(
+        example_of(about_mixture, InMemory(mixture).excerpt, 1).samples, mixture.samples[:, 1000:]
+    )
     (beyond,) = read_asks({"audio": clip, "example_range": (2.0, 3.0)})
     with pytest.raises(QueryError, match=r"2\.000 s long"):
-        example_of(beyond, lambda: clip, 1)
+        example_of(beyond, InMemory(clip).excerpt, 1)
 
 
 def test_texts_are_averaged_and_parts_weighted_as_unit_vectors() -> None:
@@ -193,14 +196,14 @@ def test_all_parts_together_give_one_unit_vector() -> None:
         "exclude": ["hat", tone(3_000), VECTOR],
     }
     asks = read_asks([query, "drums"])
-    found = conditions(asks, [ToyEncoder()] * 2, noise, 44_100)
+    found = conditions(asks, [ToyEncoder()] * 2, InMemory(noise()).excerpt, 44_100)
     assert found.negatives is not None
     assert np.allclose(np.linalg.norm(found.queries, axis=1), 1, atol=1e-6)
     assert np.allclose(np.linalg.norm(found.negatives, axis=1), [1, 0], atol=1e-6)
 
 
 def test_without_exclusions_there_are_no_negatives() -> None:
-    assert conditions(read_asks("bass"), [ToyEncoder()], noise, 44_100).negatives is None
+    assert conditions(read_asks("bass"), [ToyEncoder()], InMemory(noise()).excerpt, 44_100).negatives is None
 
 
 def test_parts_that_cancel_out_are_refused() -> None:

@@ -16,20 +16,22 @@ from unisep.errors import BackendError, Cancelled, OptionError
 from unisep.segments import Cutter, Segment, grid, hop_samples, take, trim
 
 __all__ = [
+    "ENDLESS",
     "CancelFlag",
+    "Chunker",
     "Cutter",
     "OverlapAdd",
     "Segment",
     "grid",
     "hop_samples",
     "separate_chunks",
-    "stream_chunks",
     "take",
     "trim",
 ]
 
-SegmentCall = Callable[[Tensor], Tensor]
-OnSegment = Callable[[int, int | None], None]
+SegmentCall = Callable[[Tensor, list[Segment]], Tensor]
+OnSegment = Callable[[int], None]
+ENDLESS = 2**62  # where a recording ends, as long as nobody knows
 
 
 class CancelFlag(Protocol):
@@ -75,136 +77,132 @@ class OverlapAdd:
         return torch.cat([shared, output[..., n_shared:]], dim=-1)
 
 
-def stream_chunks(
-    blocks: Iterable[Tensor],
-    call: SegmentCall,
-    *,
-    segment_samples: int | None,
-    overlap_fraction: float,
-    batch_segments: int = 1,
-    on_segment: OnSegment | None = None,
-    cancel: CancelFlag | None = None,
-) -> Iterator[Tensor]:
-    """Finished pieces [n, channels, samples] of the separation of `blocks` [channels, samples].
+class Chunker:
+    """Separates a recording that arrives in blocks: cuts it, calls for each segment, and blends.
 
-    Memory does not grow with the recording. A sample comes out at most one segment (or
-    `batch_segments` of them) after it went in. `call` and the rest are as in `separate_chunks`.
-    """
-    cutter = Cutter(segment_samples, overlap_fraction)
+    Give blocks [channels, samples] to `push`, then call `finish`. Both return the finished samples [n,
+    channels, samples] that follow those returned before, or None. A sample comes out at most one
+    segment (or `batch_segments` of them) after it went in; memory does not grow with the recording.
 
-    def cuts() -> Iterator[tuple[Segment, Tensor]]:
-        for block in blocks:
-            yield from cutter.push(block)
-        yield from cutter.finish()
-
-    adder = OverlapAdd(segment_samples, overlap_fraction)
-    outputs = _outputs(cuts(), call, batch_segments, cancel)
-    yield from _finished(outputs, adder, on_segment, None)
-
-
-def separate_chunks(
-    mixture: Tensor,
-    call: SegmentCall,
-    *,
-    segment_samples: int | None,
-    overlap_fraction: float,
-    span: tuple[int, int] | None = None,
-    batch_segments: int = 1,
-    on_segment: OnSegment | None = None,
-    cancel: CancelFlag | None = None,
-) -> Tensor:
-    """The separation [n, channels, samples] of `mixture` [channels, samples], a segment at a time.
-
-    call: takes [batch, channels, segment samples] and returns [batch, n, channels, segment samples].
+    call: takes [batch, channels, segment samples] and where each segment lies; returns [batch, n,
+        channels, segment samples].
     span: (start, stop) in samples; only the segments that touch it are computed, on the grid of the
-        whole mixture, and the result is that span, equal to the same span of the full run.
+        whole recording, and what comes out is that span, equal to the same span of the full run.
     batch_segments: how many segments `call` gets at once.
-    on_segment: called after each segment with (segments done, segments in all).
+    on_segment: called after each segment with how many are done.
     cancel: looked at before each call.
 
-    The result lies on the mixture's device, wherever `call` computes. The mixture is not modified.
-
     Raises:
-        OptionError: overlap out of range, or an empty span.
+        OptionError: overlap out of range.
         BackendError: `call` returned another length or batch.
         Cancelled: `cancel` was set.
     """
-    n_samples = mixture.shape[-1]
-    start, stop = _checked_span(span, n_samples)
-    segments = [
-        segment
-        for segment in grid(n_samples, segment_samples, overlap_fraction)
-        if segment.start < stop and segment.stop > start
-    ]
-    cuts = ((segment, take(mixture, segment, segment_samples or segment.length)) for segment in segments)
-    adder = OverlapAdd(segment_samples, overlap_fraction)
-    outputs = _outputs(cuts, call, batch_segments, cancel)
-    result, position = torch.empty(0), segments[0].start - start
-    for piece in _finished(outputs, adder, on_segment, len(segments)):
-        if result.ndim == 1:
-            result = piece.new_empty((*piece.shape[:-1], stop - start), device=mixture.device)
-        _put(result, piece, position)
-        position += piece.shape[-1]
-    return result
 
+    def __init__(
+        self,
+        call: SegmentCall,
+        *,
+        segment_samples: int | None,
+        overlap_fraction: float,
+        span: tuple[int, int] | None = None,
+        batch_segments: int = 1,
+        on_segment: OnSegment | None = None,
+        cancel: CancelFlag | None = None,
+    ) -> None:
+        self._call = call
+        self._cutter = Cutter(segment_samples, overlap_fraction)
+        self._adder = OverlapAdd(segment_samples, overlap_fraction)
+        self._start, self._stop = span or (0, ENDLESS)
+        self._batch_segments = max(1, batch_segments)
+        self._on_segment = on_segment
+        self._cancel = cancel
+        self._waiting: list[tuple[Segment, Tensor]] = []
+        self._n_done = 0
+        self._position = -1
 
-def _finished(
-    outputs: Iterable[tuple[Segment, Tensor]],
-    adder: OverlapAdd,
-    on_segment: OnSegment | None,
-    n_all: int | None,
-) -> Iterator[Tensor]:
-    for n_done, (_, output) in enumerate(outputs, start=1):
-        yield adder.push(output)
-        if on_segment is not None:
-            on_segment(n_done, n_all)
-    tail = adder.finish()
-    if tail is not None and tail.shape[-1]:
-        yield tail
+    def push(self, block: Tensor) -> Tensor | None:
+        """The samples that this block completes, or None."""
+        return _joined(self._clipped(self._pieces(self._cutter.push(block), last=False)))
 
+    def finish(self) -> Tensor | None:
+        """The remaining samples, or None where there are none."""
+        pieces = [*self._pieces(self._cutter.finish(), last=True), self._adder.finish()]
+        return _joined(self._clipped(pieces))
 
-def _put(result: Tensor, piece: Tensor, at: int) -> None:
-    first, last = max(0, at), min(result.shape[-1], at + piece.shape[-1])
-    if first < last:
-        result[..., first:last] = piece[..., first - at : last - at]
+    def _pieces(self, cuts: Iterable[tuple[Segment, Tensor]], last: bool) -> Iterator[Tensor | None]:
+        for segment, samples in cuts:
+            if segment.start < self._stop and segment.stop > self._start:
+                self._waiting.append((segment, samples))
+            if len(self._waiting) == self._batch_segments or segment.start >= self._stop:
+                yield from self._separated()
+        if last:
+            yield from self._separated()
 
-
-def _checked_span(span: tuple[int, int] | None, n_samples: int) -> tuple[int, int]:
-    start, stop = (0, n_samples) if span is None else (max(0, span[0]), min(n_samples, span[1]))
-    if start >= stop:
-        raise OptionError(f"The span {span} holds none of the recording's {n_samples} samples.")
-    return start, stop
-
-
-def _outputs(
-    cuts: Iterable[tuple[Segment, Tensor]],
-    call: SegmentCall,
-    batch_segments: int,
-    cancel: CancelFlag | None,
-) -> Iterator[tuple[Segment, Tensor]]:
-    """Each segment with its own output [n, channels, segment.length], computed in batches."""
-    for batch in _batched(cuts, max(1, batch_segments)):
-        if cancel is not None and cancel.is_set():
+    def _separated(self) -> Iterator[Tensor]:
+        """The segments that wait, computed and blended."""
+        if not self._waiting:
+            return
+        if self._cancel is not None and self._cancel.is_set():
             raise Cancelled("Cancelled: the separation was stopped on request.")
-        inputs = torch.stack([samples for _, samples in batch])
-        outputs = call(inputs)
+        batch, self._waiting = self._waiting, []
+        segments, inputs = [segment for segment, _ in batch], torch.stack([samples for _, samples in batch])
+        outputs = self._call(inputs, segments)
         if outputs.shape[0] != inputs.shape[0] or outputs.shape[-1] != inputs.shape[-1]:
             raise BackendError(
                 f"The backend was given {tuple(inputs.shape)} and returned {tuple(outputs.shape)}: "
                 "[batch, sources, channels, samples] with the same batch and samples is expected."
             )
-        for (segment, _), output in zip(batch, outputs, strict=True):
-            yield segment, trim(output, segment)
+        if self._position < 0:
+            self._position = segments[0].start
+        for segment, output in zip(segments, outputs, strict=True):
+            yield self._adder.push(trim(output, segment))
+            self._n_done += 1
+            if self._on_segment is not None:
+                self._on_segment(self._n_done)
+
+    def _clipped(self, pieces: Iterable[Tensor | None]) -> Iterator[Tensor]:
+        """The parts of consecutive pieces that lie in the span."""
+        for piece in pieces:
+            if piece is None:
+                continue
+            first, self._position = self._position, self._position + piece.shape[-1]
+            inside = piece[..., max(0, self._start - first) : max(0, self._stop - first)]
+            if inside.shape[-1]:
+                yield inside
 
 
-def _batched(
-    cuts: Iterable[tuple[Segment, Tensor]], batch_segments: int
-) -> Iterator[list[tuple[Segment, Tensor]]]:
-    batch: list[tuple[Segment, Tensor]] = []
-    for cut in cuts:
-        batch.append(cut)
-        if len(batch) == batch_segments:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def separate_chunks(
+    mixture: Tensor,
+    call: Callable[[Tensor], Tensor],
+    *,
+    segment_samples: int | None,
+    overlap_fraction: float,
+    span: tuple[int, int] | None = None,
+    batch_segments: int = 1,
+) -> Tensor:
+    """The separation [n, channels, samples] of `mixture` [channels, samples], a segment at a time.
+
+    call: takes [batch, channels, segment samples] and returns [batch, n, channels, segment samples].
+    The rest is as in `Chunker`. The mixture is not modified.
+
+    Raises:
+        OptionError: overlap out of range, or an empty span.
+    """
+    start, stop = (0, mixture.shape[-1]) if span is None else span
+    if max(0, start) >= min(stop, mixture.shape[-1]):
+        raise OptionError(f"The span {span} holds none of the recording's {mixture.shape[-1]} samples.")
+    chunker = Chunker(
+        lambda batch, _: call(batch),
+        segment_samples=segment_samples,
+        overlap_fraction=overlap_fraction,
+        span=span,
+        batch_segments=batch_segments,
+    )
+    found = _joined(piece for piece in (chunker.push(mixture), chunker.finish()) if piece is not None)
+    assert found is not None
+    return found
+
+
+def _joined(pieces: Iterable[Tensor]) -> Tensor | None:
+    every = list(pieces)
+    return torch.cat(every, dim=-1) if len(every) > 1 else every[0] if every else None

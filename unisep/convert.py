@@ -13,6 +13,7 @@ from unisep.errors import AudioError
 
 Samples = NDArray[np.float32]
 QUALITY = "VHQ"
+_DELAY_SAMPLES = 2048  # of the lower rate
 
 
 def to_model(samples: Samples, source_rate_hz: int, model_rate_hz: int, channels: int) -> Samples:
@@ -21,7 +22,7 @@ def to_model(samples: Samples, source_rate_hz: int, model_rate_hz: int, channels
     Mono is duplicated for a stereo model; stereo is averaged for a mono one. n' is as in
     `resampled_length`. The input is not modified; where nothing has to change, it is returned itself.
     """
-    return resample(_with_channels(samples, channels), source_rate_hz, model_rate_hz)
+    return resample(with_channels(samples, channels), source_rate_hz, model_rate_hz)
 
 
 def to_source(
@@ -32,7 +33,7 @@ def to_source(
     The way back of `to_model`: a stereo model's channels are averaged for a mono recording. A mono
     model heard only the average of a stereo recording, so its estimate is given to both channels.
     """
-    result = resample(_with_channels(samples, n_channels), model_rate_hz, source_rate_hz)
+    result = resample(with_channels(samples, n_channels), model_rate_hz, source_rate_hz)
     return _with_length(result, n_samples)
 
 
@@ -63,22 +64,31 @@ class StreamResampler:
         self._rates_hz = (from_rate_hz, to_rate_hz)
         self._channels = channels
         self._n_in = self._n_out = 0
-        self._stream = soxr.ResampleStream(
-            from_rate_hz, to_rate_hz, channels, dtype="float32", quality=QUALITY
-        )
+        self._stream: soxr.ResampleStream | None = None
+        if from_rate_hz != to_rate_hz:
+            self._stream = soxr.ResampleStream(
+                from_rate_hz, to_rate_hz, channels, dtype="float32", quality=QUALITY
+            )
 
     def push(self, block: Samples) -> Samples:
-        """What can be said after this block: [channels, some samples], often none at first."""
+        """What can be said after this block: [channels, some samples], often none at first.
+
+        A sample comes out at the latest `delay_seconds` after it went in. At the same rate the block itself does.
+        """
         self._n_in += block.shape[-1]
-        return self._resampled(block, last=False)
+        return block if self._stream is None else self._resampled(block, last=False)
 
     def finish(self) -> Samples:
         """The remaining samples, [channels, n]."""
-        rest = self._resampled(np.zeros((self._channels, 0), dtype=np.float32), last=True)
+        nothing = np.zeros((self._channels, 0), dtype=np.float32)
+        if self._stream is None:
+            return nothing
+        rest = self._resampled(nothing, last=True)
         n_all = resampled_length(self._n_in, *self._rates_hz) if self._n_in else 0
         return _with_length(rest, rest.shape[-1] + n_all - self._n_out)
 
     def _resampled(self, block: Samples, last: bool) -> Samples:
+        assert self._stream is not None
         frames = np.ascontiguousarray(block.T, dtype=np.float32)
         result: Samples = np.ascontiguousarray(self._stream.resample_chunk(frames, last=last).T)
         self._n_out += result.shape[-1]
@@ -89,9 +99,6 @@ def resample_blocks(blocks: Iterator[Samples], from_rate_hz: int, to_rate_hz: in
     """The blocks [channels, samples] at another rate, as a stream; empty blocks are left out."""
     stream: StreamResampler | None = None
     for block in blocks:
-        if from_rate_hz == to_rate_hz:
-            yield block
-            continue
         stream = stream or StreamResampler(from_rate_hz, to_rate_hz, block.shape[0])
         if (done := stream.push(block)).shape[-1]:
             yield done
@@ -99,7 +106,13 @@ def resample_blocks(blocks: Iterator[Samples], from_rate_hz: int, to_rate_hz: in
         yield rest
 
 
-def _with_channels(samples: Samples, channels: int) -> Samples:
+def delay_seconds(one_rate_hz: int, other_rate_hz: int) -> float:
+    """How long a `StreamResampler` holds a sample back, at the most: measured for soxr, with a margin."""
+    return 0.0 if one_rate_hz == other_rate_hz else _DELAY_SAMPLES / min(one_rate_hz, other_rate_hz)
+
+
+def with_channels(samples: Samples, channels: int) -> Samples:
+    """`samples` [..., n, samples] with another count of channels: mono is duplicated, stereo averaged."""
     n_given = samples.shape[-2]
     if n_given == channels:
         return samples

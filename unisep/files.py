@@ -30,12 +30,14 @@ from unisep.writing import PartialFile, WriteReport, write, write_all
 
 __all__ = [
     "AudioFileInfo",
+    "OpenFile",
     "PartialFile",
     "Source",
     "WriteReport",
     "default_format",
     "default_subtype",
     "lossy",
+    "opened",
     "probe",
     "read",
     "read_blocks",
@@ -51,17 +53,30 @@ MAX_STREAM_BYTES = 16 * 2**30
 _BLOCK_SAMPLES = 2**18
 _PLAUSIBLE_VALUES_PER_BYTE = 64
 _EXACT_FORMATS = {"wav", "flac", "aiff", "caf", "w64", "au"}
+FFMPEG = "FFMPEG"  # the subtype of what libsndfile cannot read
 _NAMES = {"WAVEX": "wav", "RF64": "wav"}
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """An open file: what messages call it, what its header says, its size, and its decoder."""
+class OpenFile:
+    """A file whose header was read and found good.
+
+    label: what messages call it. path: what libsndfile reads, the file itself or what ffmpeg made of it.
+    """
 
     label: str
+    path: Path
     info: AudioFileInfo
     n_bytes: int
-    sound: soundfile.SoundFile
+
+    def blocks(self, block_samples: int, start: int = 0) -> Iterator[NDArray[np.float32]]:
+        """The samples from `start` on, in blocks [channels, block_samples], the last one shorter.
+
+        Raises AudioFileError where the file is damaged, once that is reached.
+        """
+        with soundfile.SoundFile(self.path) as sound:
+            n_read = _skip(sound, start, self)
+            yield from _blocks(self, sound, block_samples, n_read)
 
 
 def read(source: Source) -> Audio:
@@ -73,13 +88,12 @@ def read(source: Source) -> Audio:
         AudioFileError: missing, a folder, empty, damaged, no audio, three or more channels, NaN, or
             too long to hold in memory.
     """
-    with _open(source) as opened:
-        info = opened.info
+    with opened(source) as file:
+        info = file.info
         n_claimed = info.n_samples or 0
-        plausible = n_claimed * info.n_channels <= _PLAUSIBLE_VALUES_PER_BYTE * opened.n_bytes
-        samples = _gather(
-            _blocks(opened, _BLOCK_SAMPLES), info.n_channels, n_claimed if plausible else 0, opened
-        )
+        plausible = n_claimed * info.n_channels <= _PLAUSIBLE_VALUES_PER_BYTE * file.n_bytes
+        n_expected = n_claimed if plausible else 0
+        samples = _gather(file.blocks(_BLOCK_SAMPLES), info.n_channels, n_expected, file)
         return Audio(samples, info.sample_rate_hz)
 
 
@@ -88,19 +102,19 @@ def read_blocks(source: Source, block_samples: int) -> Iterator[Audio]:
 
     The file is opened at the first block. Raises as `read` does, and for damage when it is reached.
     """
-    with _open(source) as opened:
-        for block in _blocks(opened, max(1, block_samples)):
-            yield Audio(block, opened.info.sample_rate_hz)
+    with opened(source) as file:
+        for block in file.blocks(max(1, block_samples)):
+            yield Audio(block, file.info.sample_rate_hz)
 
 
 def probe(source: Source) -> AudioFileInfo:
     """What the file's header says, without reading the audio. Raises AudioFileError as `read` does."""
-    with _open(source) as opened:
-        return opened.info
+    with opened(source) as file:
+        return file.info
 
 
 def _gather(
-    blocks: Iterator[NDArray[np.float32]], n_channels: int, n_expected: int, opened: _Opened
+    blocks: Iterator[NDArray[np.float32]], n_channels: int, n_expected: int, file: OpenFile
 ) -> NDArray[np.float32]:
     buffer = np.empty((n_channels, max(1, n_expected)), dtype=np.float32)
     n_read = 0
@@ -108,7 +122,7 @@ def _gather(
         n_needed = n_read + block.shape[1]
         if n_needed * n_channels > MAX_VALUES_IN_MEMORY:
             raise AudioFileError(
-                f"{opened.label} is too long to read at once. Separate it disk to disk, or cut it first."
+                f"{file.label} is too long to read at once. Separate it disk to disk, or cut it first."
             )
         if n_needed > buffer.shape[1]:
             longer = np.empty((n_channels, max(n_needed, 2 * n_read)), dtype=np.float32)
@@ -119,51 +133,73 @@ def _gather(
     return buffer[:, :n_read]
 
 
-def _blocks(opened: _Opened, block_samples: int) -> Iterator[NDArray[np.float32]]:
-    n_read, rate_hz = 0, opened.info.sample_rate_hz
+def _skip(sound: soundfile.SoundFile, n_samples: int, file: OpenFile) -> int:
+    """How many samples were passed over. Where a decoder must have heard what comes before, they are read."""
+    try:
+        if file.info.format in _EXACT_FORMATS or file.info.subtype == FFMPEG:
+            return int(sound.seek(n_samples))
+        n_skipped = 0
+        while n_skipped < n_samples and (n := len(sound.read(min(_BLOCK_SAMPLES, n_samples - n_skipped)))):
+            n_skipped += n
+        return n_skipped
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise _damaged(file, 0.0) from error
+
+
+def _blocks(
+    file: OpenFile, sound: soundfile.SoundFile, block_samples: int, n_read: int
+) -> Iterator[NDArray[np.float32]]:
+    rate_hz = file.info.sample_rate_hz
     while True:
         try:
-            frames = opened.sound.read(block_samples, dtype="float32", always_2d=True)
+            frames = sound.read(block_samples, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, RuntimeError) as error:
-            raise _damaged(opened, n_read / rate_hz) from error
+            raise _damaged(file, n_read / rate_hz) from error
         if len(frames) == 0:
             break
         if not np.isfinite(frames).all():
             at_seconds = (n_read + int(np.argwhere(~np.isfinite(frames))[0][0])) / rate_hz
             raise AudioFileError(
-                f"{opened.label} holds NaN or infinity, first at {at_seconds:.3f} s. "
+                f"{file.label} holds NaN or infinity, first at {at_seconds:.3f} s. "
                 "Repair or cut the recording there."
             )
         n_read += len(frames)
         yield np.ascontiguousarray(frames.T)
     if n_read == 0:
         raise AudioFileError(
-            f"{opened.label} holds no audio samples. Check that it was recorded or copied in full."
+            f"{file.label} holds no audio samples. Check that it was recorded or copied in full."
         )
-    if opened.info.format in _EXACT_FORMATS and n_read < (opened.info.n_samples or 0):
-        raise _damaged(opened, n_read / rate_hz)
+    if file.info.format in _EXACT_FORMATS and n_read < (file.info.n_samples or 0):
+        raise _damaged(file, n_read / rate_hz)
 
 
-def _damaged(opened: _Opened, at_seconds: float) -> AudioFileError:
+def _damaged(file: OpenFile, at_seconds: float) -> AudioFileError:
     return AudioFileError(
-        f"{opened.label} is damaged or cut short: it can be read up to {at_seconds:.3f} s. Fetch it again, or save "
+        f"{file.label} is damaged or cut short: it can be read up to {at_seconds:.3f} s. Fetch it again, or save "
         f"what can be read first, for example with: ffmpeg -i INPUT -c:a pcm_f32le repaired.wav"
     )
 
 
 @contextmanager
-def _open(source: Source) -> Iterator[_Opened]:
+def opened(source: Source) -> Iterator[OpenFile]:
+    """The file with its header read; what ffmpeg had to decode is kept until the end of the block.
+
+    Raises AudioFileError as `read` does, but for damage beyond the header.
+    """
     with _on_disk(source) as (path, label), tempfile.TemporaryDirectory(prefix="unisep-") as folder:
         _check_complete(path, label)
+        readable = path
         try:
             sound = soundfile.SoundFile(path)
             format, subtype = _NAMES.get(sound.format, sound.format.lower()), sound.subtype
             format = "opus" if subtype == "OPUS" else format
         except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-            sound = _through_ffmpeg(path, label, Path(folder) / "decoded.w64", error)
-            format, subtype = path.suffix.lower().removeprefix(".") or "unknown", "FFMPEG"
+            readable = Path(folder) / "decoded.w64"
+            sound = _through_ffmpeg(path, label, readable, error)
+            format, subtype = path.suffix.lower().removeprefix(".") or "unknown", FFMPEG
         with sound:
-            yield _Opened(label, _checked_info(sound, label, format, subtype), path.stat().st_size, sound)
+            info = _checked_info(sound, label, format, subtype)
+        yield OpenFile(label, readable, info, path.stat().st_size)
 
 
 def _through_ffmpeg(path: Path, label: str, target: Path, first: Exception) -> soundfile.SoundFile:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import logging
-import random
 import re
 import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from unisep.backend import Backend, Output
-from unisep.chunks import CancelFlag, separate_chunks
 from unisep.errors import BackendError, UnisepError
-from unisep.options import Options
-from unisep.progress import Meter
-from unisep.segments import Segment, grid
-from unisep.spans import Span
+from unisep.segments import Segment
 from unisep.vectors import Conditions
 
-MAX_SHIFT_SECONDS = 0.5
 _CPU = torch.device("cpu")
 _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED")
 log = logging.getLogger(__name__)
@@ -32,6 +25,7 @@ class Caller:
 
     name: of the backend, for messages. conditions: None asks for the fixed sources.
     outputs: which of the backend's outputs to keep, in order.
+    presence_by_segment: for each segment so far how surely each kept output is there, if the backend says so.
     on_cpu: gives the same backend on the CPU, for a device that has a memory of its own. A batch for
         which that memory is too small is halved until it fits; if one segment alone is too much, the
         rest of the stretch is computed on the CPU, with a warning.
@@ -56,12 +50,7 @@ class Caller:
         self._n_at_once: int | None = None
         self._segments: list[Segment] = []
         self._n_called = 0
-        self._presence: Tensor | None = None
-
-    @property
-    def presence(self) -> list[float] | None:
-        """For each kept output, how surely it is there in any segment so far; None if never said."""
-        return None if self._presence is None else [float(value) for value in self._presence]
+        self.presence_by_segment: list[tuple[Segment, list[float]]] = []
 
     def begin(self, segments: list[Segment]) -> None:
         """Say which segments come next, so that messages can name the time."""
@@ -123,8 +112,9 @@ class Caller:
     def _kept(self, output: Output, batch: Tensor) -> Tensor:
         self._check(output, batch)
         if output.presence is not None:
-            kept = output.presence[:, self._outputs].float().amax(0).cpu()
-            self._presence = kept if self._presence is None else torch.maximum(self._presence, kept)
+            segments = self._segments[self._n_called : self._n_called + batch.shape[0]]
+            presence = output.presence[:, self._outputs].float().tolist()
+            self.presence_by_segment += zip(segments, presence, strict=True)
         return output.sources[:, self._outputs].float()
 
     def _check(self, output: object, batch: Tensor) -> None:
@@ -172,54 +162,3 @@ def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
-
-
-class Stepper:
-    """Separates parts of a song at the backend's rate, averaged over random shifts where asked for."""
-
-    def __init__(self, options: Options, segment_samples: int | None, sample_rate_hz: int) -> None:
-        self._options = options
-        self._segment_samples = segment_samples
-        self._max_shift = int(MAX_SHIFT_SECONDS * sample_rate_hz)
-
-    def n_segments(self, n_samples: int, span: Span) -> int:
-        """How many segments `separate` computes for this span."""
-        return sum(len(self._touched(n_samples + lead, span, lead)) for lead in self._leads())
-
-    def separate(
-        self, song: Tensor, span: Span, caller: Caller, meter: Meter, cancel: CancelFlag | None
-    ) -> Tensor:
-        """The outputs [n, channels, samples] over `span` of `song` [channels, samples].
-
-        A shift puts up to half a second of silence in front, so that the grid of segments falls
-        elsewhere; the results are averaged (the "shift trick" of Defossez et al. 2019,
-        arXiv:1911.13254). The shifts come from a generator of their own, seeded anew for every call.
-        """
-        total: Tensor | None = None
-        leads = self._leads()
-        for lead in leads:
-            padded = functional.pad(song, (lead, 0)) if lead else song
-            caller.begin(self._touched(song.shape[-1] + lead, span, lead))
-            result = separate_chunks(
-                padded,
-                caller,
-                segment_samples=self._segment_samples,
-                overlap_fraction=self._options.overlap_fraction,
-                span=(span.start + lead, span.stop + lead),
-                batch_segments=self._options.n_at_once,
-                on_segment=lambda _done, _all: meter.step(),
-                cancel=cancel,
-            )
-            total = result if total is None else total.add_(result)
-        assert total is not None
-        return total if len(leads) == 1 else total.div_(len(leads))
-
-    def _leads(self) -> list[int]:
-        """Samples of silence put in front of the song, one for each time it is separated."""
-        generator = random.Random(self._options.seed)
-        return [generator.randint(0, self._max_shift) for _ in range(self._options.shifts)] or [0]
-
-    def _touched(self, n_samples: int, span: Span, lead: int) -> list[Segment]:
-        segments = grid(n_samples, self._segment_samples, self._options.overlap_fraction)
-        start, stop = span.start + lead, span.stop + lead
-        return [segment for segment in segments if segment.start < stop and segment.stop > start]

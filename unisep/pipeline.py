@@ -1,39 +1,146 @@
-"""The steps in order: from a mixture and loaded backends to estimates like the mixture's own."""
+"""The steps in order: from the blocks of a recording and loaded backends to results in step with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from unisep import convert
 from unisep.audio import Audio
-from unisep.backend import Backend
-from unisep.chunks import CancelFlag
-from unisep.errors import BackendError
-from unisep.inference import Caller, Stepper
+from unisep.buffers import SampleQueue, Samples
+from unisep.chunks import ENDLESS, CancelFlag
+from unisep.errors import Cancelled
 from unisep.options import Options
+from unisep.passes import Loaded, Pass
 from unisep.progress import Meter
-from unisep.request import span_samples
-from unisep.resolve import Task
-from unisep.song import Song, as_song, at_source
-from unisep.spans import Span, Stretch, at_model_rate, stretches, window, with_fades
-from unisep.vectors import Conditions
+from unisep.recording import InMemory, Layout, Statistics
+from unisep.separation import Presence
+from unisep.spans import Span, stretches, with_fades
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
-    """A task whose backend is loaded and whose queries are encoded (None: fixed sources).
+class Piece:
+    """The same stretch of the mixture and of each result, [channels, samples], like the recording's own."""
 
-    on_cpu: gives the same backend on the CPU, should the device's memory run out.
+    mixture: Samples
+    found: dict[str, Samples]
+
+
+class Engine:
+    """Separates a recording that arrives in blocks; all that is held at a time is a few segments.
+
+    Give blocks [channels, samples] to `feed`, then call `end`. `ready` says up to which sample everything
+    is known, and `take` gives it, piece by piece. A whole recording, a file and a stream all go this way,
+    so they give the same bits.
+
+    statistics: of the recording, for backends that normalise by them; None gives each segment a scale of
+        its own.
+    on_segment: called after each segment.
+
+    Raises:
+        BackendError: a backend failed or broke its contract; the message names it and the time.
+        Cancelled: `cancel` was set.
+        QueryError: a time range outside the recording.
     """
 
-    task: Task
-    backend: Backend
-    conditions: Conditions | None = None
-    on_cpu: Callable[[], Backend] | None = None
+    def __init__(
+        self,
+        loaded: Sequence[Loaded],
+        layout: Layout,
+        options: Options,
+        statistics: Statistics | None,
+        on_segment: Callable[[], None] = lambda: None,
+        cancel: CancelFlag | None = None,
+    ) -> None:
+        self._layout = layout
+        self._cancel = cancel
+        self.passes = [
+            Pass(one, stretch, spans, layout, options, statistics, on_segment, cancel)
+            for one in loaded
+            for spans in [_spans(one, layout)]
+            for stretch in stretches([_grown(span, layout) for span in spans])
+        ]
+        self._lanes = {name: lane for each in self.passes for name, lane in each.lanes.items()}
+        self._mixture = SampleQueue()
+        self._n_in = self._n_out = 0
+        self._has_ended = False
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the results."""
+        return list(self._lanes)
+
+    def announce(self, meter: Meter) -> None:
+        """Nothing; tells the meter how much there is to do in a recording of known length."""
+        n_samples = self._layout.n_samples
+        assert n_samples is not None
+        counts = [each.steps.extent(n_samples, self._layout.sample_rate_hz) for each in self.passes]
+        meter.begin(sum(n for n, _ in counts), sum(seconds for _, seconds in counts))
+
+    @property
+    def n_in(self) -> int:
+        """How many samples were fed."""
+        return self._n_in
+
+    @property
+    def ready(self) -> int:
+        """Up to which sample of the recording everything is known."""
+        return min(self._n_in, *(ENDLESS if self._has_ended else lane.ready for lane in self._lanes.values()))
+
+    @property
+    def presence(self) -> dict[str, tuple[Presence, ...]]:
+        """How surely each result is there in each segment so far; empty where the backend does not say."""
+        return {name: found for each in self.passes for name, found in each.presence.items()}
+
+    def feed(self, block: Samples) -> None:
+        """Nothing; takes the next block of the recording, which is kept until it is given back."""
+        if self._cancel is not None and self._cancel.is_set():
+            raise Cancelled("Cancelled: the separation was stopped on request.")
+        self._mixture.put(block)
+        self._n_in += block.shape[-1]
+        with torch.inference_mode():
+            for each in self.passes:
+                each.push(block)
+
+    def end(self) -> None:
+        """Nothing; the recording has ended, and all of it becomes ready."""
+        with torch.inference_mode():
+            for each in self.passes:
+                each.finish()
+        self._has_ended = True
+
+    def take(self, stop: int) -> Piece | None:
+        """What lies between the end of the piece before and sample `stop`, at most `ready`; None if nothing."""
+        start, self._n_out = self._n_out, max(self._n_out, stop)
+        mixture = self._mixture.take(self._n_out - start)
+        if mixture is None:
+            return None
+        return Piece(mixture, {name: lane.take(start, self._n_out) for name, lane in self._lanes.items()})
+
+
+def pieces(blocks: Iterable[Samples], engine: Engine) -> Iterator[Piece]:
+    """All pieces of a recording of known length, one after the other, as soon as they are ready."""
+    for block in blocks:
+        engine.feed(block)
+        if (piece := engine.take(engine.ready)) is not None:
+            yield piece
+    engine.end()
+    if (piece := engine.take(engine.ready)) is not None:
+        yield piece
+
+
+def _spans(loaded: Loaded, layout: Layout) -> list[Span]:
+    """Where each result is wanted, in samples of the recording."""
+    ranges = [want.time_range for want in loaded.task.wants]
+    return [
+        Span(*(layout.span_samples(seconds, "time_range") if seconds else (0, ENDLESS))) for seconds in ranges
+    ]
+
+
+def _grown(span: Span, layout: Layout) -> Span:
+    return span if span == Span(0, ENDLESS) else with_fades(span, layout.sample_rate_hz)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,89 +154,21 @@ class Estimate:
 def run(
     mixture: Audio, loaded: Sequence[Loaded], options: Options, meter: Meter, cancel: CancelFlag | None
 ) -> dict[str, Estimate]:
-    """The estimates of everything that the loaded tasks want, by name.
-
-    Raises:
-        BackendError: a backend failed or broke its contract; the message names it and the time.
-        Cancelled: `cancel` was set.
-        QueryError: a time range outside the mixture.
-    """
-    passes = [_Pass(mixture, one, options, stretch) for one in loaded for stretch in _stretches(mixture, one)]
-    meter.begin(sum(each.n_segments for each in passes), sum(each.seconds for each in passes))
-    estimates: dict[str, Estimate] = {}
-    with torch.inference_mode():
-        song, owner = None, None
-        for each in passes:
-            if song is None or owner is not each.loaded:
-                song, owner = as_song(mixture, each.loaded.backend.info, options.device), each.loaded
-            estimates |= each.estimates(song, meter, cancel)
-    return estimates
-
-
-def _spans(mixture: Audio, loaded: Loaded) -> list[Span]:
-    whole = (0, mixture.n_samples)
-    ranges = [want.time_range for want in loaded.task.wants]
-    return [Span(*(span_samples(r, mixture, "time_range") if r else whole)) for r in ranges]
-
-
-def _stretches(mixture: Audio, loaded: Loaded) -> list[Stretch]:
-    rate_hz, n_samples = mixture.sample_rate_hz, mixture.n_samples
-    return stretches([with_fades(span, rate_hz, n_samples) for span in _spans(mixture, loaded)])
-
-
-class _Pass:
-    """One stretch of the mixture through one backend, for the results that are wanted there."""
-
-    def __init__(self, mixture: Audio, loaded: Loaded, options: Options, stretch: Stretch) -> None:
-        self.loaded = loaded
-        self._mixture = mixture
-        self._stretch = stretch
-        self._options = options
-        info, name = loaded.backend.info, loaded.task.backend.name
-        rate_hz = info.sample_rate_hz
-        n_model = convert.resampled_length(mixture.n_samples, mixture.sample_rate_hz, rate_hz)
-        self._model_span = at_model_rate(stretch.span, mixture.sample_rate_hz, rate_hz, n_model)
-        segment_samples = options.segment_samples(info.segment_seconds, rate_hz, name)
-        self._stepper = Stepper(options, segment_samples, rate_hz)
-        self.n_segments = self._stepper.n_segments(n_model, self._model_span)
-        self.seconds = (self._model_span.stop - self._model_span.start) / rate_hz
-
-    def estimates(self, song: Song, meter: Meter, cancel: CancelFlag | None) -> dict[str, Estimate]:
-        """What this pass finds, by name."""
-        caller = self._caller()
-        outputs = self._stepper.separate(song.samples, self._model_span, caller, meter, cancel)
-        rate_hz = self.loaded.backend.info.sample_rate_hz
-        span = self._stretch.span
-        found = at_source(song.restored(outputs), self._model_span, span, self._mixture, rate_hz)
-        presence: Sequence[float | None] = caller.presence or [None] * len(found)
-        spans, wants = _spans(self._mixture, self.loaded), self.loaded.task.wants
-        return {
-            wants[index].name: Estimate(self._placed(found[row], spans[index]), presence[row])
-            for row, index in enumerate(self._stretch.indices)
-        }
-
-    def _caller(self) -> Caller:
-        backend, name, indices = self.loaded.backend, self.loaded.task.backend.name, self._stretch.indices
-        if self.loaded.conditions is None:
-            sources, stems = backend.info.sources, [self.loaded.task.wants[index].stem for index in indices]
-            if not set(stems) <= set(sources):
-                raise BackendError(
-                    f"The backend '{name}' was to give {', '.join(stems)} and gives {', '.join(sources)}. "
-                    "Upgrade its plugin, or tell its author to test it with unisep.testing.BackendContract."
-                )
-            outputs = [sources.index(stem) for stem in stems]
-            return Caller(backend, name, None, outputs, self.loaded.on_cpu)
-        conditions = self.loaded.conditions.rows(list(indices)).to(self._options.device)
-        return Caller(backend, name, conditions, range(len(indices)), self.loaded.on_cpu)
-
-    def _placed(self, samples: np.ndarray, wanted: Span) -> Audio:
-        """The part that is wanted, faded where it ends within the mixture, and silence around it."""
-        mixture = self._mixture
-        faded = with_fades(wanted, mixture.sample_rate_hz, mixture.n_samples)
-        if faded == Span(0, mixture.n_samples) == wanted:
-            return Audio(samples, mixture.sample_rate_hz)
-        result = np.zeros_like(mixture.samples)
-        first = faded.start - self._stretch.span.start
-        part = samples[:, first : first + faded.stop - faded.start]
-        result[:, faded.start : faded.stop] = part * window(wanted, faded)
-        return Audio(result, mixture.sample_rate_hz)
+    """The estimates of everything that the loaded tasks want, by name."""
+    recording = InMemory(mixture)
+    engine = Engine(loaded, recording.layout, options, recording.statistics, meter.step, cancel)
+    engine.announce(meter)
+    found = {name: np.empty_like(mixture.samples) for name in engine.names}
+    n_done = 0
+    for piece in pieces(recording.blocks(), engine):
+        n_next = n_done + piece.mixture.shape[1]
+        for name, samples in piece.found.items():
+            found[name][:, n_done:n_next] = samples
+        n_done = n_next
+    presence = {
+        name: max((p.presence for p in values), default=None) for name, values in engine.presence.items()
+    }
+    return {
+        name: Estimate(Audio(samples, mixture.sample_rate_hz), presence[name])
+        for name, samples in found.items()
+    }

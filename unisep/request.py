@@ -11,6 +11,7 @@ from unisep.audio import Audio
 from unisep.errors import QueryError
 from unisep.opening import Opened, open_audio
 from unisep.query import Embedding, Query, Range
+from unisep.recording import InMemory
 
 RESERVED_NAMES = ("rest", "mixture")
 
@@ -143,30 +144,15 @@ def _opened(name: str, query: Query, sample_rate_hz: int | None) -> Ask:
     return Ask(name, query, clip, texts, clips, vectors)
 
 
-def example_of(ask: Ask, mixture: Callable[[], Audio], default_rate_hz: int) -> Audio:
-    """The example clip of an ask that has one: its own audio or the mixture, cut to `example_range`.
+def example_of(ask: Ask, excerpt: Callable[[Range], Audio], default_rate_hz: int) -> Audio:
+    """The example clip of an ask that has one: its own audio cut to `example_range`, or that part of the mixture.
 
     Raises:
         QueryError: the range starts after the end of the audio it is cut from.
     """
-    source = mixture() if ask.clip is None else ask.clip.at(default_rate_hz)
-    if ask.query.example_range is None:
-        return source
-    first, last = span_samples(ask.query.example_range, source, "example_range")
-    return Audio(source.samples[:, first:last], source.sample_rate_hz)
-
-
-def span_samples(seconds: Range, audio: Audio, field: str) -> tuple[int, int]:
-    """First sample and the one after the last of a range in seconds, cut at the audio's end.
-
-    Raises:
-        QueryError: the range holds no sample of the audio.
-    """
-    first, last = (round(second * audio.sample_rate_hz) for second in seconds)
-    last = min(last, audio.n_samples)
-    if first >= last:
-        raise QueryError(
-            f"{field}={seconds} holds none of the audio, which is {audio.seconds:.3f} s long. "
-            "Give (start, end) in seconds within it."
-        )
-    return first, last
+    seconds = ask.query.example_range
+    if ask.clip is None:
+        assert seconds is not None, "an ask without a clip that is an example has a range of the mixture"
+        return excerpt(seconds)
+    clip = ask.clip.at(default_rate_hz)
+    return clip if seconds is None else InMemory(clip).excerpt(seconds)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,14 @@ class Choice:
     reason: str
     licence: str
     weights: str
+
+
+class Presence(NamedTuple):
+    """How surely a sound is there between two times: 0 to 1."""
+
+    start_seconds: float
+    stop_seconds: float
+    presence: float
 
 
 @final

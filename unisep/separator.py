@@ -26,6 +26,7 @@ from unisep.pipeline import Estimate, Loaded, run
 from unisep.plugins import given
 from unisep.progress import Meter, OnProgress
 from unisep.query import Embedding
+from unisep.recording import InMemory
 from unisep.request import doubtful_texts, read_asks
 from unisep.resolve import STEMS_BY_QUERY, Request, Route, Task, default_backend, resolve
 from unisep.separation import Separation, remainder
@@ -249,7 +250,7 @@ class Separator:
             self._shelf.encoder_for(want.encoder, task.space, meter) if want.encoder else None
             for want in task.wants
         ]
-        found = conditions(asks, encoders, lambda: mixture, backend.info.sample_rate_hz)
+        found = conditions(asks, encoders, InMemory(mixture).excerpt, backend.info.sample_rate_hz)
         return Loaded(task, backend, found, on_cpu)
 
 
@@ -284,5 +285,5 @@ def _stop_if(cancel: CancelFlag | None) -> None:
         raise Cancelled("Cancelled: the separation was stopped on request.")
 
 
-def _no_mixture() -> Audio:
+def _no_mixture(_: object) -> Audio:
     raise PluginError("There is no mixture here.")

@@ -47,36 +47,36 @@ def stretches(wanted: Sequence[Span]) -> list[Stretch]:
     return result
 
 
-def with_fades(span: Span, sample_rate_hz: int, n_samples: int) -> Span:
-    """The span with the room for a fade on both sides, within the recording."""
+def with_fades(span: Span, sample_rate_hz: int) -> Span:
+    """The span with the room for a fade on both sides; it may reach beyond the recording's end."""
     n_fade = round(FADE_SECONDS * sample_rate_hz)
-    return Span(max(0, span.start - n_fade), min(n_samples, span.stop + n_fade))
+    return Span(max(0, span.start - n_fade), span.stop + n_fade)
 
 
-def window(span: Span, faded: Span) -> NDArray[np.float32]:
-    """Gains over `faded`: 1 within `span`, half a cosine down to 0 on either side of it."""
-    n_in, n_out = span.start - faded.start, faded.stop - span.stop
-    gains = np.ones(faded.stop - faded.start, dtype=np.float32)
-    if n_in:
-        gains[:n_in] = _rise(n_in)
-    if n_out:
-        gains[-n_out:] = _rise(n_out)[::-1]
-    return gains
+def gains(span: Span, faded: Span, part: Span) -> NDArray[np.float32]:
+    """Gains over `part` of `faded`: 1 within `span`, half a cosine down to 0 on either side of it."""
+    result = np.ones(part.stop - part.start, dtype=np.float32)
+    rise, fall = _rise(span.start - faded.start), _rise(faded.stop - span.stop)[::-1]
+    for edge, values in ((faded.start, rise), (span.stop, fall)):
+        first, last = max(part.start, edge), min(part.stop, edge + len(values))
+        if first < last:
+            result[first - part.start : last - part.start] = values[first - edge : last - edge]
+    return result
 
 
-def at_model_rate(span: Span, source_rate_hz: int, model_rate_hz: int, n_model_samples: int) -> Span:
+def at_model_rate(span: Span, source_rate_hz: int, model_rate_hz: int) -> Span:
     """The span in the model's samples, wide enough for the way back through the resampler.
 
     It starts where a sample of the model falls on a sample of the source, so that the part can be
-    resampled by itself.
+    resampled by itself; it may reach beyond the recording's end.
     """
     if source_rate_hz == model_rate_hz:
-        return Span(span.start, min(span.stop, n_model_samples))
+        return span
     step = model_rate_hz // math.gcd(source_rate_hz, model_rate_hz)
     margin = RESAMPLING_MARGIN_SECONDS * model_rate_hz
     start = max(0, span.start * model_rate_hz / source_rate_hz - margin)
     stop = span.stop * model_rate_hz / source_rate_hz + margin
-    return Span(int(start // step) * step, min(n_model_samples, math.ceil(stop)))
+    return Span(int(start // step) * step, math.ceil(stop))
 
 
 def _rise(n_samples: int) -> NDArray[np.float32]:

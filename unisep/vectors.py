@@ -12,9 +12,10 @@ from torch import Tensor
 from unisep.audio import Audio
 from unisep.encoder import QueryEncoder
 from unisep.errors import EmbeddingError, EncoderError, QueryError, UnisepError
+from unisep.query import Range
 from unisep.request import Ask, example_of
 
-Mixture = Callable[[], Audio]
+Excerpt = Callable[[Range], Audio]
 _MIN_NORM = 1e-6
 
 
@@ -37,14 +38,14 @@ class Conditions:
 
 
 def conditions(
-    asks: Sequence[Ask], encoders: Sequence[QueryEncoder | None], mixture: Mixture, default_rate_hz: int
+    asks: Sequence[Ask], encoders: Sequence[QueryEncoder | None], excerpt: Excerpt, default_rate_hz: int
 ) -> Conditions:
     """The conditions of `asks`, each encoded by the encoder in the same place; every text only once.
 
     A query is the weighted sum of the unit vectors of its text (several are averaged), its example and
     its embedding, made a unit vector again. A negative is the mean of what is excluded, likewise.
 
-    mixture: called only when a part of the mixture is the example.
+    excerpt: gives a part of the mixture, by start and end in seconds, where that is the example.
 
     Raises:
         EncoderError: an encoder failed or broke its contract.
@@ -57,7 +58,7 @@ def conditions(
     queries, negatives = [], []
     for ask, encoder in zip(asks, encoders, strict=True):
         known = words.get(encoder, {}) if encoder else {}
-        query = _query_vector(ask, encoder, known, mixture, default_rate_hz)
+        query = _query_vector(ask, encoder, known, excerpt, default_rate_hz)
         queries.append(query)
         negatives.append(_negative_vector(ask, encoder, known, default_rate_hz, query.shape[0]))
     _check_sizes(asks, [*queries, *negatives])
@@ -89,14 +90,14 @@ def _query_vector(
     ask: Ask,
     encoder: QueryEncoder | None,
     words: Mapping[str, Tensor],
-    mixture: Mixture,
+    excerpt: Excerpt,
     default_rate_hz: int,
 ) -> Tensor:
     parts: dict[str, Tensor] = {}
     if ask.query.texts:
         parts["text"] = torch.stack([words[text] for text in ask.query.texts]).mean(0)
     if "audio" in ask.query.parts:
-        parts["audio"] = _encode_clips(ask, encoder, [example_of(ask, mixture, default_rate_hz)])[0]
+        parts["audio"] = _encode_clips(ask, encoder, [example_of(ask, excerpt, default_rate_hz)])[0]
     if ask.query.embedding is not None:
         parts["embedding"] = torch.from_numpy(ask.query.embedding.vector.copy())
     _check_sizes([ask], list(parts.values()))
