@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 PLUGINS := -e plugins/unisep-htdemucs -e plugins/unisep-film
+PLUGINS += -e plugins/unisep-audiosep
 DEFINITIONS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 SOURCES := unisep tests benchmarks examples plugins
 
@@ -30,6 +31,7 @@ lint: $(VENV)/.test-ready
 	$(BIN)/mypy plugins/unisep-htdemucs/unisep_htdemucs
 	$(BIN)/mypy plugins/unisep-film/unisep_film
 	$(BIN)/mypy plugins/unisep-clap/unisep_clap
+	$(BIN)/mypy plugins/unisep-audiosep/unisep_audiosep
 
 ## Speed against demucs 4.1.0 on the same weights in the same run, and import time.
 bench: $(VENV)/.test-ready

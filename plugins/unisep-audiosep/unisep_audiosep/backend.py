@@ -1,0 +1,92 @@
+"""AudioSep as a query backend of unisep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from unisep import Backend, BackendInfo, Output
+from unisep.errors import AudioError, BackendError, EmbeddingError, WeightsError
+
+from .checkpoints import find_file, load_model
+from .exclusion import without
+from .model import AudioSep
+
+# Twice what the model was trained on: it takes any length, and longer segments have fewer borders.
+SEGMENT_SECONDS = 10.0
+
+
+class AudioSepBackend(Backend):
+    """Isolates one target for each query vector, each channel by itself.
+
+    The model hears one channel. Asked for two, it is run on both with the same query, so that a target keeps
+    its place between the loudspeakers; on two equal channels it is run once.
+    """
+
+    # Axes: b batch, n queries, c channels, t frames, f bins, s samples.
+
+    def __init__(self, model: AudioSep) -> None:
+        self.model = model
+        self.info = BackendInfo(
+            sources=(),
+            sample_rate_hz=model.config.sample_rate_hz,
+            channels=2,
+            segment_seconds=SEGMENT_SECONDS,
+        )
+
+    @torch.inference_mode()
+    def separate(
+        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
+    ) -> Output:
+        """Targets `[batch, queries, channels, samples]`; AudioSep does not say whether they are there.
+
+        mixture: `[batch, 2, samples]`; queries and negatives: `[queries, dim]`. What a negative names is isolated
+        like a query of its own, and taken from the target bin by bin.
+        """
+        if queries is None:
+            raise BackendError("AudioSep answers queries only: give query vectors [queries, dim].")
+        self._check(mixture, queries, negatives)
+        alike = torch.equal(mixture[:, 0], mixture[:, 1])
+        heard = mixture[:, :1] if alike else mixture
+        spectrum = self.model.spectrum(rearrange(heard, "b c s -> (b c) s"))
+        rows = [None] * len(queries) if negatives is None else list(negatives)
+        # One query after another: nothing of the U-Net can be shared, as the first layer is steered already.
+        waves = [
+            self.model.waveform(self._target(spectrum, query, negative), mixture.shape[-1])
+            for query, negative in zip(queries, rows, strict=True)
+        ]
+        if not waves:
+            return Output(mixture.new_empty(mixture.shape[0], 0, *mixture.shape[1:]))
+        targets = rearrange(torch.stack(waves), "n (b c) s -> b n c s", b=mixture.shape[0])
+        return Output(repeat(targets, "b n 1 s -> b n c s", c=2) if alike else targets)
+
+    def _target(self, spectrum: Tensor, query: Tensor, negative: Tensor | None) -> Tensor:
+        target = spectrum * self.model.mask(spectrum, query.to(spectrum.device))
+        if negative is None or not bool(negative.any()):
+            return target
+        return without(target, spectrum * self.model.mask(spectrum, negative.to(spectrum.device)))
+
+    def _check(self, mixture: Tensor, queries: Tensor, negatives: Tensor | None) -> None:
+        if mixture.dim() != 3 or mixture.shape[1] != 2 or not mixture.shape[-1]:
+            raise AudioError(
+                f"Got a mixture of shape {tuple(mixture.shape)}; this backend takes [batch, 2, samples] with at "
+                "least one sample."
+            )
+        n_dims = self.model.config.query_dim
+        for name, vectors in (("queries", queries), ("negatives", negatives)):
+            if vectors is not None and (vectors.dim() != 2 or vectors.shape[1] != n_dims):
+                raise EmbeddingError(
+                    f"Got {name} of shape {tuple(vectors.shape)}; AudioSep takes vectors [queries, {n_dims}]."
+                )
+        if negatives is not None and len(negatives) != len(queries):
+            raise EmbeddingError(f"{len(queries)} queries need as many negatives, not {len(negatives)}.")
+
+
+def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The `audiosep` backend with the checkpoint in a file, or in a folder that holds just that."""
+    if weights is None:
+        raise WeightsError("AudioSep has no weights here. Run `unisep models pull audiosep`, or give a file.")
+    return AudioSepBackend(load_model(find_file(weights), device, dtype))
