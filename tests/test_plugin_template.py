@@ -18,14 +18,15 @@ from unisep.scaffold import VARIANTS, rendered, write_plugin
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 TEMPLATE = EXAMPLES / "plugin_template"
-BARE = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+BARE = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "UNISEP"))}
+QUIET = {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def run(*command, cwd, **environment):
     done = subprocess.run(
         list(map(str, command)),
         cwd=cwd,
-        env={**BARE, **environment},
+        env={**BARE, **QUIET, **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from unisep import Audio, Backend, BackendInfo, Output, QueryEncoder
+from unisep.errors import UnisepError
 from unisep.testing import BackendContract, EncoderContract, signals, toy
 from unisep.testing.toy import N_BANDS, ToyBackend, ToyEncoder, ToyPanBackend
 
@@ -27,8 +29,6 @@ class TestToyPanBackend(BackendContract):
 
 
 class TestToyEncoder(EncoderContract):
-    plugin_module = "unisep.hookspecs"  # any light module: the toy's own hooks stand beside its model
-
     def load_encoder(self) -> QueryEncoder:
         return ToyEncoder()
 
@@ -106,6 +106,56 @@ def test_the_encoder_contract_catches(bands: object, test: str, monkeypatch: pyt
 
     with pytest.raises(AssertionError):
         getattr(Tried(), test)()
+
+
+PLUGIN = """
+from unisep import BackendSpec, hookimpl
+@hookimpl
+def unisep_backends():
+    return [BackendSpec(name="mine", load="{load}", summary="", stems=("a",), card="{card}")]
+"""
+CHECKS = (
+    "test_listing_imports_neither_torch_nor_numpy",
+    "test_its_hooks_return_specs_that_hold",
+    "test_its_load_strings_lead_to_modules",
+    "test_its_cards_can_be_read_and_state_a_licence",
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "caught"),
+    [
+        (PLUGIN.format(load="json:loads", card=""), {"card": "skipped"}),
+        (
+            "import numpy\n" + PLUGIN.format(load="json:loads", card=""),
+            {"listing": "failed", "card": "skipped"},
+        ),
+        (PLUGIN.format(load="json", card=""), {"hooks": "failed", "card": "skipped"}),
+        (PLUGIN.format(load="no_such_module:f", card=""), {"load": "failed", "card": "skipped"}),
+        (PLUGIN.format(load="json:loads", card="json:nowhere.toml"), {"card": "failed"}),
+        (PLUGIN.replace("@hookimpl", "").format(load="", card=""), {"hooks": "failed", "card": "skipped"}),
+    ],
+)
+def test_the_contract_catches_what_is_wrong_with_the_plugin(
+    code: str, caught: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tried_plugin.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tried_plugin", raising=False)
+
+    class Tried(BackendContract):
+        plugin_module = "tried_plugin"
+
+    found = {}
+    for check in CHECKS:
+        word = next(word for word in ("listing", "hooks", "load", "card") if word in check)
+        try:
+            getattr(Tried(), check)()
+        except pytest.skip.Exception:
+            found[word] = "skipped"
+        except (AssertionError, UnisepError):
+            found[word] = "failed"
+    assert found == caught
 
 
 def test_a_heavy_hook_module_is_caught() -> None:
