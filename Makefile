@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 PLUGINS := -e plugins/unisep-htdemucs -e plugins/unisep-film
 PLUGINS += -e plugins/unisep-audiosep
+MORE_PLUGINS := -e "plugins/unisep-roformer[test]"
 DEFINITIONS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 SOURCES := unisep tests benchmarks examples plugins
 
@@ -31,6 +32,7 @@ lint: $(VENV)/.test-ready
 	$(BIN)/mypy plugins/unisep-htdemucs/unisep_htdemucs
 	$(BIN)/mypy plugins/unisep-film/unisep_film
 	$(BIN)/mypy plugins/unisep-clap/unisep_clap
+	$(BIN)/mypy plugins/unisep-roformer/unisep_roformer
 	$(BIN)/mypy plugins/unisep-audiosep/unisep_audiosep
 
 ## Speed against demucs 4.1.0 on the same weights in the same run, and import time.
@@ -52,7 +54,7 @@ $(VENV)/.ready: $(VENV)/bin/python $(DEFINITIONS)
 	touch $@
 
 $(VENV)/.test-ready: $(VENV)/bin/python $(DEFINITIONS)
-	$(PIP) -e ".[plot,test]" $(PLUGINS) -e "plugins/unisep-clap[transformers]"
+	$(PIP) -e ".[plot,test]" $(PLUGINS) -e "plugins/unisep-clap[transformers]" $(MORE_PLUGINS)
 	touch $@ $(VENV)/.ready
 
 $(VENV)/.docs-ready: $(VENV)/bin/python $(DEFINITIONS)

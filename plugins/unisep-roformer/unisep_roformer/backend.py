@@ -1,0 +1,86 @@
+"""RoFormer checkpoints as backends of unisep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unisep import Backend, BackendInfo, Output
+from unisep.errors import AudioError, BackendError, WeightsError
+
+from .checkpoints import build_model, read_checkpoint
+from .description import Description
+from .model import Roformer
+
+
+class RoformerBackend(Backend):
+    """Separates segments with one RoFormer.
+
+    A model of one target out of two gives the other as well: the mixture less the target.
+    """
+
+    def __init__(
+        self, model: Roformer, description: Description, sources: tuple[str, ...] | None = None
+    ) -> None:
+        """A backend of `model` that gives `sources`, by default all that the description names."""
+        self.model = model
+        self.description = description
+        kept = description.sources if sources is None else sources
+        self._stems = [index for index, name in enumerate(description.computed) if name in kept]
+        self.info = BackendInfo(
+            sources=kept,
+            sample_rate_hz=description.sample_rate_hz,
+            channels=model.config.n_channels,
+            segment_seconds=description.segment_samples / description.sample_rate_hz,
+            normalisation="song" if description.inference.normalize else "none",
+        )
+
+    def separate(
+        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
+    ) -> Output:
+        """The sources of `mixture [batch, channels, samples]`, in the order of `info.sources`."""
+        if queries is not None or negatives is not None:
+            raise BackendError(
+                "A RoFormer gives fixed sources and cannot answer queries; use a query backend."
+            )
+        self._check(mixture)
+        remainder = self.description.remainder
+        with torch.no_grad():
+            found = self.model(mixture, self._stems)
+        if remainder is None:
+            return Output(found)
+        target = found[:, 0]
+        each = [mixture - target if name == remainder else target for name in self.info.sources]
+        return Output(torch.stack(each, dim=1))
+
+    def for_sources(self, names: tuple[str, ...]) -> RoformerBackend:
+        """A backend with the masks of `names` only; the network before them is shared by all."""
+        wanted = tuple(name for name in self.info.sources if name in names)
+        if self.description.remainder is not None or len(wanted) in (0, len(self.info.sources)):
+            return self
+        return RoformerBackend(self.model, self.description, wanted)
+
+    def _check(self, mixture: Tensor) -> None:
+        if mixture.dim() != 3 or mixture.shape[1] != self.info.channels or not mixture.shape[-1]:
+            raise AudioError(
+                f"Got a mixture of shape {tuple(mixture.shape)}; this RoFormer takes [batch, "
+                f"{self.info.channels}, samples] with at least one sample."
+            )
+        longest = self.description.segment_samples
+        if mixture.shape[-1] > longest:
+            raise AudioError(
+                f"Got {mixture.shape[-1]} samples at once; this model takes at most {longest}. "
+                "Cut the recording into segments of that length."
+            )
+
+
+def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The backend of any RoFormer checkpoint: the folder with its .yaml and .ckpt, or one of the two."""
+    if weights is None:
+        raise WeightsError(
+            "A RoFormer has no weights here. Run `unisep models pull NAME`, or give a folder with .yaml and .ckpt."
+        )
+    checkpoint = read_checkpoint(weights)
+    return RoformerBackend(build_model(checkpoint, device, dtype), checkpoint.description)

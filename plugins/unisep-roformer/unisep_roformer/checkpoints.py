@@ -1,0 +1,157 @@
+"""Published RoFormer checkpoints: a YAML file beside the parameters, in torch's format or safetensors."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from unisep.errors import WeightsError
+
+from .description import Description, read_description
+from .model import Roformer
+
+_DESCRIPTIONS = frozenset({".yaml", ".yml"})
+_PARAMETERS = frozenset({".ckpt", ".chpt", ".pth", ".pt", ".th", ".bin", ".safetensors"})
+# Under which names training programs put the parameters among other things.
+_INNER = ("state", "state_dict", "model_state_dict")
+# Kept in float32 whatever the precision: angles in half precision lose the position.
+_ALWAYS_FLOAT32 = "rotary_embed.freqs"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the two files say: the description, and parameters by name."""
+
+    path: Path
+    description: Description
+    state: dict[str, Tensor]
+
+
+def read_checkpoint(place: Path) -> Checkpoint:
+    """The checkpoint in a folder, or in a file whose partner lies beside it. Nothing that a file names is run.
+
+    Raises WeightsError if files are missing, several could be meant, or one is damaged or unsafe.
+    """
+    description, parameters = find_files(place)
+    return Checkpoint(parameters, read_description(description), _read_parameters(parameters))
+
+
+def find_files(place: Path) -> tuple[Path, Path]:
+    """The YAML file and the parameters' file that `place`, a folder or either of them, means."""
+    if place.is_dir():
+        return _only(place, _DESCRIPTIONS, "description (.yaml)"), _only(
+            place, _PARAMETERS, "checkpoint (.ckpt)"
+        )
+    if not place.is_file():
+        raise WeightsError(f"{place} does not exist. Give the folder that holds the .yaml and the .ckpt.")
+    if place.suffix.lower() in _DESCRIPTIONS:
+        return place, _partner(place, _PARAMETERS, "checkpoint (.ckpt)")
+    if place.suffix.lower() in _PARAMETERS:
+        return _partner(place, _DESCRIPTIONS, "description (.yaml)"), place
+    raise WeightsError(
+        f"{place.name} is neither a description (.yaml) nor a checkpoint ({', '.join(sorted(_PARAMETERS))})."
+    )
+
+
+def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Roformer:
+    """The checkpoint's model, ready to separate, on `device` with parameters of `dtype`.
+
+    Raises WeightsError if names or shapes do not fit the description, or a parameter is not a finite number.
+    """
+    with torch.device("meta"):  # no memory, no random numbers: every parameter comes from the file
+        model = Roformer(checkpoint.description.config)
+    _check_fit(checkpoint, model.state_dict())
+    state: dict[str, Tensor] = {}
+    for name, value in checkpoint.state.items():
+        kept = torch.float32 if name.endswith(_ALWAYS_FLOAT32) else dtype
+        state[name] = value.to(device, kept).contiguous()
+        if not bool(state[name].isfinite().all()):
+            raise WeightsError(f"{checkpoint.path}: {name} holds numbers that are not finite in {kept}.")
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
+    )
+
+
+def _only(folder: Path, suffixes: frozenset[str], what: str) -> Path:
+    found = _files(folder, suffixes)
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found[:5])
+        raise WeightsError(
+            f"{folder} holds {len(found)} files that could be the {what}{': ' + names if names else ''}. "
+            "Keep one .yaml and one .ckpt a folder, or give the path of the checkpoint itself."
+        )
+    return found[0]
+
+
+def _partner(path: Path, suffixes: frozenset[str], what: str) -> Path:
+    """The file that belongs to `path`: of the same name, or the only one of its kind beside it."""
+    same = [other for other in _files(path.parent, suffixes) if other.stem == path.stem]
+    return same[0] if len(same) == 1 else _only(path.parent, suffixes, what)
+
+
+def _read_parameters(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix.lower() == ".safetensors":
+            stored: Any = load_file(path)
+        else:
+            # Builds tensors and plain values only; any other name in the file is an error, before it is used.
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is damaged, or asks for more than numbers to be made; nothing was run. "
+            f"Use a checkpoint of parameters alone. ({_first_line(error)})"
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path} is damaged or no checkpoint ({_first_line(error)}). Fetch it again."
+        ) from error
+    for name in _INNER:
+        if isinstance(stored, dict) and isinstance(stored.get(name), dict):
+            stored = stored[name]
+    if not isinstance(stored, dict) or not stored:
+        raise WeightsError(f"{path} holds no parameters by name.")
+    for key, value in stored.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor) or not value.is_floating_point():
+            raise WeightsError(f"{path}: {str(key)[:80]!r} is not the name of a tensor of real numbers.")
+    return dict(stored)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _check_fit(checkpoint: Checkpoint, wanted: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes in the file with those of the model that the description asks for."""
+    missing = sorted(set(wanted) - set(checkpoint.state))
+    extra = sorted(set(checkpoint.state) - set(wanted))
+    if missing or extra:
+        raise WeightsError(
+            f"{checkpoint.path} does not fit its description: {len(missing)} parameters missing{_some(missing)}, "
+            f"{len(extra)} unknown{_some(extra)}. The .yaml is another model's, or it is no plain RoFormer."
+        )
+    for name, value in checkpoint.state.items():
+        if value.shape != wanted[name].shape:
+            raise WeightsError(
+                f"{checkpoint.path}: {name} has shape {tuple(value.shape)}, its description asks for "
+                f"{tuple(wanted[name].shape)}. The .yaml is another model's."
+            )
+
+
+def _some(names: list[str]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
