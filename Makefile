@@ -1,4 +1,4 @@
-# Everything starts here:  make demo   make test   make bench   make docs   make clean
+# Everything starts here:  make demo   make test   make fuzz   make bench   make docs   make clean
 #
 # VENV is the environment that is made once and kept; PYTHON makes it; OUT takes what is written.
 
@@ -14,7 +14,7 @@ MORE_PLUGINS := -e "plugins/unisep-roformer[test]"
 DEFINITIONS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 SOURCES := unisep tests benchmarks examples plugins
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint fuzz bench docs clean
 
 ## Isolate a text query and an example query from the recording in examples/audio, offline.
 demo: $(VENV)/.ready
@@ -34,6 +34,11 @@ lint: $(VENV)/.test-ready
 	$(BIN)/mypy plugins/unisep-clap/unisep_clap
 	$(BIN)/mypy plugins/unisep-roformer/unisep_roformer
 	$(BIN)/mypy plugins/unisep-audiosep/unisep_audiosep
+
+## More than 10,000 damaged files and strange questions; nothing but results and errors of unisep's own may come of them.
+fuzz: $(VENV)/.test-ready
+	$(BIN)/python tests/fuzz/run.py
+	UNISEP_FUZZ_EXAMPLES=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 ## Speed against demucs 4.1.0 on the same weights in the same run, and import time.
 bench: $(VENV)/.test-ready

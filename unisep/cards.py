@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from unisep.errors import WeightsError
 
+MAX_CARD_CHARACTERS = 2**15
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,149}$"
 
@@ -136,18 +137,22 @@ def read_card(spec: str) -> Card:
 
 def parse_card(text: str, label: str, package: str = "") -> Card:
     """The card written in `text` (TOML). Raises WeightsError that says which key is wrong, and why."""
+    if len(text) > MAX_CARD_CHARACTERS:
+        raise WeightsError(
+            f"The card {label!r} has {len(text):,} characters; at most {MAX_CARD_CHARACTERS:,} are read."
+        )
     try:
         values = tomllib.loads(text)
         if "package" in values:
             raise WeightsError(f"The card {label!r} has the unknown key 'package'.")
         return Card(**values, package=package)
-    except tomllib.TOMLDecodeError as error:
-        raise WeightsError(f"The card {label!r} is no TOML: {error}.") from error
     except ValidationError as error:
         reasons = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'card'}: {problem['msg']}" for problem in error.errors()
         )
         raise WeightsError(f"The card {label!r} is not valid: {reasons}.") from error
+    except (ValueError, TypeError, RecursionError) as error:  # of tomllib: too many digits, or too deep
+        raise WeightsError(f"The card {label!r} is no TOML: {error}.") from error
 
 
 def package_folder(package: str) -> Path:

@@ -38,7 +38,8 @@ class Embedding:
         detach = getattr(values, "detach", None)
         values = detach().cpu() if callable(detach) else values
         try:
-            vector = np.asarray(values, dtype=np.float32)
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+                vector = np.asarray(values, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise EmbeddingError(f"An embedding is a vector of numbers; this is not: {error}") from error
         if vector.ndim == 2 and vector.shape[0] == 1:
@@ -75,14 +76,21 @@ class Embedding:
             with safe_open(Path(path), framework="numpy") as file:
                 metadata: dict[str, Any] = file.metadata() or {}
                 vector = file.get_tensor("embedding")
-            provenance = json.loads(metadata.get("provenance", "{}"))
-            return cls(vector, metadata.get("space", ""), dict(provenance))
-        except (OSError, SafetensorError, ValueError) as error:
-            if isinstance(error, EmbeddingError):
-                raise
+            return cls(vector, metadata.get("space", ""), _provenance(metadata.get("provenance", "{}")))
+        except EmbeddingError:
+            raise
+        except (OSError, SafetensorError, ValueError, TypeError, RecursionError) as error:
             raise EmbeddingError(
                 f"{path} is no unisep embedding ({error}). Make one with: unisep embed 'a text' -o query.safetensors"
             ) from error
+
+
+def _provenance(text: str) -> dict[str, str]:
+    """The provenance written in JSON. Raises ValueError or RecursionError where it is no table of texts."""
+    found = json.loads(text)
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError("its provenance is no table of texts")
+    return found
 
 
 class Query(BaseModel):
