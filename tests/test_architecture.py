@@ -17,7 +17,7 @@ FLOORS = [
     ["errors"],
     ["audio"],
     ["progress"],
-    ["names", "formats", "headers", "ffmpeg", "writing", "files"],
+    ["names", "formats", "headers", "ffmpeg", "stamps", "writing", "files"],
     ["convert"],
     ["segments", "chunks"],
     ["opening", "recording"],

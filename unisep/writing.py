@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from unisep.audio import Audio
 from unisep.errors import AudioFileError
 from unisep.formats import INTEGER_BITS, check_rate, checked_subtype, compression, find_format
+from unisep.stamps import take_out_stamps
 
 _BLOCK_SAMPLES = 2**16
 _MAX_WAV_BYTES = 2**32 - 2**16
@@ -82,6 +83,7 @@ class PartialFile:
         """Nothing; completes the file beside its final place."""
         with _file_errors(self.path):
             self._sound.close()
+            take_out_stamps(self._partial)
 
     def commit(self) -> Path:
         """The final path, where the complete file now is; it replaces what was there, in one step."""
