@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 PLUGINS := -e plugins/unisep-htdemucs -e plugins/unisep-film
-PLUGINS += -e plugins/unisep-audiosep
+PLUGINS += -e plugins/unisep-audiosep -e plugins/unisep-torchaudio
 MORE_PLUGINS := -e "plugins/unisep-roformer[test]"
 MORE_PLUGINS += -e plugins/unisep-classic
 DEFINITIONS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
@@ -35,6 +35,7 @@ lint: $(VENV)/.test-ready
 	$(BIN)/mypy plugins/unisep-clap/unisep_clap
 	$(BIN)/mypy plugins/unisep-roformer/unisep_roformer
 	$(BIN)/mypy plugins/unisep-audiosep/unisep_audiosep
+	$(BIN)/mypy plugins/unisep-torchaudio/unisep_torchaudio
 	$(BIN)/mypy plugins/unisep-classic/unisep_classic
 
 ## More than 10,000 damaged files and strange questions; nothing but results and errors of unisep's own may come of them.

@@ -1,0 +1,33 @@
+"""What this plugin offers to unisep; light, since it is read whenever plugins are listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from unisep import BackendSpec, hookimpl
+
+STEMS = ("drums", "bass", "other", "vocals")
+SPEAKERS = ("speaker-1", "speaker-2")
+
+
+@hookimpl
+def unisep_backends() -> Iterable[BackendSpec]:
+    """Two of torchaudio's pretrained separators."""
+    return [
+        BackendSpec(
+            name="hdemucs-high",
+            load="unisep_torchaudio.hybrid_demucs:load",
+            summary="Hybrid Demucs of torchaudio: drums, bass, other, vocals",
+            stems=STEMS,
+            licence="not stated",
+            card="unisep_torchaudio:cards/hdemucs-high.toml",
+        ),
+        BackendSpec(
+            name="conv-tasnet",
+            load="unisep_torchaudio.speakers:load",
+            summary="Conv-TasNet of torchaudio: two people speaking at once, 8 kHz mono",
+            stems=SPEAKERS,
+            licence="not stated",
+            card="unisep_torchaudio:cards/conv-tasnet.toml",
+        ),
+    ]
