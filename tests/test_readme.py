@@ -59,7 +59,11 @@ def desk(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("UNISEP_HOME", str(tmp_path / "home"))
-    return tmp_path
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name, module in list(sys.modules.items()):  # another page may have a file of the same name
+        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("page", pages_with("python"))
@@ -118,6 +122,8 @@ def test_every_option_named_in_the_pages_exists(capsys):
         ["embed"],
         ["evaluate"],
         ["doctor"],
+        ["explain"],
+        ["new-plugin"],
     ):
         assert main([*command, "--help"]) == 0
         helps += capsys.readouterr().out
