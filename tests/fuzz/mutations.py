@@ -6,6 +6,8 @@ import random
 import struct
 from collections.abc import Sequence
 
+from unisep.stamps import ogg_checksum
+
 TELLING_INTEGERS = (
     0,
     1,
@@ -52,28 +54,8 @@ def mend_ogg(data: bytearray) -> None:
         lengths = data[start + 27 : start + 27 + n_lengths]
         stop = start + 27 + n_lengths + sum(lengths)
         data[start + 22 : start + 26] = bytes(4)
-        struct.pack_into("<I", data, start + 22, _ogg_checksum(data[start:stop]))
+        struct.pack_into("<I", data, start + 22, ogg_checksum(data[start:stop]))
         start = data.find(b"OggS", max(start + 4, min(stop, len(data))))
-
-
-def _ogg_checksum(page: bytearray) -> int:
-    checksum = 0
-    for byte in page:
-        checksum = ((checksum << 8) & 0xFFFF_FFFF) ^ _OGG_TABLE[(checksum >> 24) ^ byte]
-    return checksum
-
-
-def _ogg_table() -> list[int]:
-    table = []
-    for byte in range(256):
-        value = byte << 24
-        for _ in range(8):
-            value = (value << 1) ^ (0x04C1_1DB7 if value & 0x8000_0000 else 0)
-        table.append(value & 0xFFFF_FFFF)
-    return table
-
-
-_OGG_TABLE = _ogg_table()
 
 
 def _place(data: bytearray, draw: random.Random) -> int:
