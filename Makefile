@@ -12,10 +12,11 @@ PLUGINS := -e plugins/unisep-htdemucs -e plugins/unisep-film
 PLUGINS += -e plugins/unisep-audiosep -e plugins/unisep-torchaudio
 MORE_PLUGINS := -e "plugins/unisep-roformer[test]"
 MORE_PLUGINS += -e plugins/unisep-classic
+MORE_PLUGINS += -e plugins/unisep-openunmix
 DEFINITIONS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 SOURCES := unisep tests benchmarks examples plugins
 
-.PHONY: demo test lint fuzz bench docs clean
+.PHONY: demo test test-plugins lint fuzz bench docs clean
 
 ## Isolate a text query and an example query from the recording in examples/audio, offline.
 demo: $(VENV)/.ready
@@ -24,6 +25,11 @@ demo: $(VENV)/.ready
 ## Style, types, then every test: units, doctests, blocks of the README and the docs, examples.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+## Tests against packages that depend on other versions than ours, put beside the environment without what they ask for.
+test-plugins: $(VENV)/.test-ready
+	$(PIP) --no-deps --upgrade --target $(VENV)/peers/openunmix openunmix==1.3.0
+	PYTHONPATH=$(abspath $(VENV)/peers/openunmix) $(BIN)/python -m pytest plugins/unisep-openunmix/tests
 
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check $(SOURCES)
@@ -34,6 +40,7 @@ lint: $(VENV)/.test-ready
 	$(BIN)/mypy plugins/unisep-film/unisep_film
 	$(BIN)/mypy plugins/unisep-clap/unisep_clap
 	$(BIN)/mypy plugins/unisep-roformer/unisep_roformer
+	$(BIN)/mypy plugins/unisep-openunmix/unisep_openunmix
 	$(BIN)/mypy plugins/unisep-audiosep/unisep_audiosep
 	$(BIN)/mypy plugins/unisep-torchaudio/unisep_torchaudio
 	$(BIN)/mypy plugins/unisep-classic/unisep_classic

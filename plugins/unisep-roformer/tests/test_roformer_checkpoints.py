@@ -247,6 +247,7 @@ def test_the_stretch_taken_at_once_is_the_files(folder: Path, sections: str, sam
         (lambda state: state["final_norm.gamma"].fill_(torch.nan), "not finite"),
         (lambda state: state.update({"final_norm.gamma": torch.ones(16).int()}), "tensor of real numbers"),
         (lambda state: state.update({"final_norm.gamma": "text"}), "tensor of real numbers"),
+        (lambda state: state.update({"final_norm.gamma": torch.ones(1).expand(16)}), "claims more numbers"),
         (lambda state: state.clear(), "no parameters"),
     ],
 )

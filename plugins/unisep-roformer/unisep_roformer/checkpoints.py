@@ -128,6 +128,8 @@ def _read_parameters(path: Path) -> dict[str, Tensor]:
     for key, value in stored.items():
         if not isinstance(key, str) or not isinstance(value, Tensor) or not value.is_floating_point():
             raise WeightsError(f"{path}: {str(key)[:80]!r} is not the name of a tensor of real numbers.")
+        if value.nbytes > value.untyped_storage().nbytes():
+            raise WeightsError(f"{path}: {key[:80]!r} claims more numbers than the file has. Do not use it.")
     return dict(stored)
 
 

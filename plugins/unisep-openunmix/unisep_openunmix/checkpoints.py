@@ -1,0 +1,204 @@
+"""Published Open-Unmix checkpoints: a `.pth` file of parameters for each source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from unisep.errors import WeightsError
+
+from .model import OpenUnmix, Shape
+
+# A source's name, and for published files the first digits of the file's sha256.
+_NAME = re.compile(r"(?P<target>[A-Za-z][A-Za-z0-9 _]*?)(?:[-_](?P<sha256>[0-9a-f]{8,64}))?\.pth")
+_ORDER = ("vocals", "drums", "bass", "other", "speech", "noise")
+# What older versions stored beside the parameters.
+_LEFT_OVER = re.compile(r"(stft|transform|spec)\..*|sample_rate")
+# The statistics of spectrograms leave the range of half precision.
+_ALWAYS_FLOAT32 = frozenset({"input_mean", "input_scale", "output_mean", "output_scale"})
+
+
+class Framing(BaseModel):
+    """How the models' spectrograms are made; a `separator.json` has it under these names."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    sample_rate: Annotated[int, Field(ge=1000, le=1 << 20)]
+    nfft: Annotated[int, Field(ge=4, le=1 << 17, multiple_of=2)]
+    nhop: Annotated[int, Field(ge=1, le=1 << 16)]
+
+
+# The published files have no separator.json: the music models, and the speech model.
+_PUBLISHED = {
+    4096: Framing(sample_rate=44_100, nfft=4096, nhop=1024),
+    1024: Framing(sample_rate=16_000, nfft=1024, nhop=512),
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One network's file: the source it gives, its sizes and parameters."""
+
+    path: Path
+    target: str
+    shape: Shape
+    state: dict[str, Tensor]
+
+
+def find_files(place: Path) -> dict[str, Path]:
+    """The `.pth` file of each source in a folder, or the one that `place` is, in the usual order of sources.
+
+    Raises WeightsError where there is none, or two for one source.
+    """
+    paths = sorted(place.glob("*.pth")) if place.is_dir() else [place]
+    found: dict[str, Path] = {}
+    for path in paths:
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            raise WeightsError(
+                f"{path} is not named after its source, as 'vocals.pth' or 'vocals-b62c91ce.pth'."
+            )
+        if match["target"] in found:
+            raise WeightsError(f"{place} holds two networks for {match['target']!r}. Keep one of them there.")
+        found[match["target"]] = path
+    if not found or not all(path.is_file() for path in found.values()):
+        raise WeightsError(f"{place} holds no .pth file. Give the folder with one for each source.")
+    known = [name for name in _ORDER if name in found]
+    return {name: found[name] for name in (*known, *sorted(set(found) - set(known)))}
+
+
+def read_checkpoint(target: str, path: Path) -> Checkpoint:
+    """One network's file, checked; nothing that it names is run.
+
+    Raises WeightsError for a file that is not what its name promises, damaged, unsafe, or no such network.
+    """
+    _check_name(path)
+    state = {name: value for name, value in _read(path).items() if not _LEFT_OVER.fullmatch(name)}
+    try:
+        shape = _shape(state)
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise WeightsError(f"{path} does not hold an Open-Unmix network ({error!r:.100}).") from error
+    return Checkpoint(path, target, shape, state)
+
+
+def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> OpenUnmix:
+    """The checkpoint's network, ready to separate, on `device` with parameters of `dtype`.
+
+    Raises WeightsError if names or shapes do not fit together, or a parameter is not a finite number.
+    """
+    with torch.device("meta"):  # no memory, no random numbers: every parameter comes from the file
+        model = OpenUnmix(checkpoint.shape)
+    wanted = model.state_dict()
+    state = {
+        name: value for name, value in checkpoint.state.items() if not name.endswith("num_batches_tracked")
+    }
+    state |= {name: torch.tensor(0) for name in wanted if name.endswith("num_batches_tracked")}
+    _check_fit(checkpoint.path, state, wanted)
+    for name, value in state.items():
+        kept = torch.float32 if name in _ALWAYS_FLOAT32 else dtype
+        state[name] = value.to(device, kept if value.is_floating_point() else None).contiguous()
+        if not bool(state[name].isfinite().all()):
+            raise WeightsError(f"{checkpoint.path}: {name} holds numbers that are not finite in {kept}.")
+    model.load_state_dict(state, strict=True, assign=True)
+    model.lstm.flatten_parameters()
+    return model.eval().requires_grad_(False)
+
+
+def read_framing(place: Path, n_fft: int) -> Framing:
+    """How spectrograms of `n_fft` samples are made: as a `separator.json` there says, or as published.
+
+    Raises WeightsError for a file that says otherwise, or where neither is known.
+    """
+    path = (place if place.is_dir() else place.parent) / "separator.json"
+    if path.is_file():
+        try:
+            framing = Framing(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError, ValidationError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise WeightsError(f"{path} does not say how spectrograms are made ({reason}).") from error
+    elif n_fft in _PUBLISHED:
+        framing = _PUBLISHED[n_fft]
+    else:
+        raise WeightsError(
+            f"{place} needs a separator.json with sample_rate, nfft and nhop: its networks take windows of {n_fft} "
+            f"samples, the published ones {' or '.join(map(str, _PUBLISHED))}."
+        )
+    if framing.nfft != n_fft or 2 * framing.nhop > n_fft:
+        raise WeightsError(
+            f"{path} asks for windows of {framing.nfft} samples every {framing.nhop}; its networks take {n_fft}, "
+            "at most half a window apart."
+        )
+    return framing
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        # Builds tensors and plain values only; any other name in the file is an error, before it is used.
+        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is damaged, or asks for more than numbers to be made; nothing was run. Use the publisher's file."
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise WeightsError(f"{path} is damaged or no checkpoint ({error!r:.150}). Fetch it again.") from error
+    if not isinstance(stored, dict):
+        raise WeightsError(f"{path} holds no parameters by name.")
+    for name, value in stored.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise WeightsError(f"{path}: {str(name)[:80]!r} is not the name of a tensor.")
+        if value.nbytes > value.untyped_storage().nbytes():
+            raise WeightsError(f"{path}: {name[:80]!r} claims more numbers than the file has. Do not use it.")
+    return dict(stored)
+
+
+def _shape(state: Mapping[str, Tensor]) -> Shape:
+    """The sizes of the network that has these parameters. Raises an error of Python's own if there is none."""
+    (n_input_bins,), (n_bins,) = state["input_mean"].shape, state["output_mean"].shape
+    n_out, hidden = state["fc3.weight"].shape
+    n_channels, left = divmod(n_out, n_bins)
+    n_layers = sum(1 for name in state if re.fullmatch(r"lstm\.weight_ih_l\d+", name))
+    bidirectional = "lstm.weight_ih_l0_reverse" in state
+    if left or n_channels not in (1, 2) or not n_bins >= 3 or not 1 <= n_input_bins <= n_bins:
+        raise ValueError(f"{n_out} outputs for {n_bins} bins, of which it sees {n_input_bins}")
+    if not n_layers or hidden < 1 or (bidirectional and hidden % 2):
+        raise ValueError(f"{n_layers} recurrent layers of {hidden}")
+    return Shape(n_bins, n_input_bins, n_channels, hidden, n_layers, bidirectional)
+
+
+def _check_name(path: Path) -> None:
+    """Compare the file with the digits of its sha256 that its name carries."""
+    match = _NAME.fullmatch(path.name)
+    if match is None or not match["sha256"]:
+        return
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if not actual.startswith(match["sha256"]):
+        raise WeightsError(
+            f"{path} is not the file its name promises: its sha256 is {actual}. Fetch it again."
+        )
+
+
+def _check_fit(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes in the file with those of the network."""
+    odd = sorted(set(wanted) ^ set(state))
+    odd += [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    odd += [
+        name
+        for name in wanted
+        if name in state and wanted[name].is_floating_point() != state[name].is_floating_point()
+    ]
+    if odd:
+        raise WeightsError(
+            f"{path} does not fit together: {', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''} missing, unknown or "
+            "of another shape. It is damaged or for another version."
+        )
