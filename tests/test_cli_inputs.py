@@ -78,7 +78,7 @@ def test_the_template_places_every_result():
     ],
 )
 def test_templates_that_cannot_work_are_refused(pattern, said):
-    with pytest.raises(OptionError, match="--filename") as caught:
+    with pytest.raises(OptionError, match="filename") as caught:
         Template(pattern)
     assert said in str(caught.value)
 

@@ -79,6 +79,8 @@ def test_several_questions_in_one_pass_as_json(song, tmp_path, capsys):
     assert all(Path(path).is_file() for path in file["outputs"].values())
     assert file["plan"]["bass"]["backend"] == "toy"
     assert 0 <= file["presence"]["hat"] <= 1
+    (segment,) = file["presence_over_time"]["hat"]
+    assert segment == {"start_seconds": 0.0, "stop_seconds": 0.5, "presence": file["presence"]["hat"]}
     assert file["gain"] == 1.0 and file["seconds"] >= 0
 
 
@@ -175,14 +177,14 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_fails_that_file_only(
 ):
     from unisep.separator import Separator
 
-    whole = Separator.separate
+    whole = Separator.separate_file
 
     def fragile(self, audio, *arguments, **options):
         if Path(audio).name == "odd.wav":
             raise ZeroDivisionError("oops")
         return whole(self, audio, *arguments, **options)
 
-    monkeypatch.setattr(Separator, "separate", fragile)
+    monkeypatch.setattr(Separator, "separate_file", fragile)
     odd = write(tmp_path / "odd.wav")
     assert separate(odd, song, "-q", "bass", "-o", tmp_path / "out") == 1
     err = capsys.readouterr().err

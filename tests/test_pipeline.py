@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ import torch
 from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Progress
 from unisep.errors import BackendError, Cancelled, OptionError, QueryError
 from unisep.options import Options
-from unisep.pipeline import Estimate, Loaded, run
+from unisep.passes import Loaded
+from unisep.pipeline import Engine, pieces
 from unisep.progress import Meter
+from unisep.recording import InMemory
 from unisep.resolve import Offer, Task, Want
 from unisep.spans import FADE_SECONDS, Span, at_model_rate, gains, stretches, with_fades
 from unisep.testing import mix, noise, silence, tone
@@ -51,6 +55,27 @@ def loaded(backend: Backend, *wants: Want, conditions: Conditions | None = None)
     spec = BackendSpec(name="tried", load="m:f", summary="", stems=backend.info.sources)
     stems = tuple(Want(stem, stem=stem) for stem in backend.info.sources)
     return Loaded(Task(Offer(spec, "dist", "none"), wants or stems), backend, conditions)
+
+
+class Estimate(NamedTuple):
+    audio: Audio
+    presence: float | None
+
+
+def run(
+    mixture: Audio, tasks: Sequence[Loaded], options: Options, meter: Meter, cancel: threading.Event | None
+) -> dict[str, Estimate]:
+    recording = InMemory(mixture)
+    engine = Engine(tasks, recording.layout, options, recording.statistics, meter.step, cancel)
+    engine.announce(meter)
+    found = [piece.found for piece in pieces(recording.blocks(), engine)]
+    return {
+        name: Estimate(
+            Audio(np.concatenate([each[name] for each in found], axis=1), mixture.sample_rate_hz),
+            max((each.presence for each in presence), default=None),
+        )
+        for name, presence in engine.presence.items()
+    }
 
 
 def separated(mixture: Audio, *tasks: Loaded, **options: object) -> dict[str, Estimate]:

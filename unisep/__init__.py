@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from unisep.hookspecs import hookimpl
     from unisep.progress import Progress
     from unisep.query import Embedding, Query
+    from unisep.recording import Statistics
+    from unisep.separated_files import SeparatedFiles
     from unisep.separation import Plan, Separation
     from unisep.separator import Separator
+    from unisep.stream import Stream
 
 __version__ = "0.1.0"
 
@@ -44,9 +47,12 @@ _HOME = {
     "ResultSpec": "unisep.extensions",
     "RouteSpec": "unisep.extensions",
     "QueryEncoder": "unisep.encoder",
+    "SeparatedFiles": "unisep.separated_files",
     "Separation": "unisep.separation",
     "Separator": "unisep.separator",
     "explain": "unisep.explaining",
+    "Statistics": "unisep.recording",
+    "Stream": "unisep.stream",
     "hookimpl": "unisep.hookspecs",
 }
 
@@ -71,8 +77,11 @@ __all__ = [
     "Question",
     "ResultSpec",
     "RouteSpec",
+    "SeparatedFiles",
     "Separation",
     "Separator",
+    "Statistics",
+    "Stream",
     "explain",
     "hookimpl",
 ]

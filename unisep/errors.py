@@ -22,6 +22,10 @@ class AudioFileError(AudioError):
     """A file that is missing, is not audio, is damaged, or cannot be written in the asked format."""
 
 
+class DiskSpaceError(AudioFileError):
+    """Not enough room for the files that are to be written; the message says how much is needed."""
+
+
 class DatasetError(UnisepError, ValueError):
     """Recordings to measure with that are missing, empty, or not laid out as they should be."""
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from unisep.errors import AudioFileError, suggest
 
+BYTES_PER_VALUE = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
+MAX_RIFF_BYTES = 2**32 - 2**16  # larger wav files become RF64; aiff has no such way
 INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _PCM = ("PCM_16", "PCM_24", "PCM_32", "FLOAT")
 _LOSSLESS_ELSEWHERE = {"ape", "au", "dsf", "tak", "tta", "wv"}
@@ -55,6 +57,22 @@ class Format:
     def holds_rate(self, sample_rate_hz: int) -> bool:
         """Whether audio at this rate can be written."""
         return sample_rate_hz in self.rates_hz if self.rates_hz else sample_rate_hz <= self.max_rate_hz
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How files are to be written, checked: see `choose_encoding`."""
+
+    format: str
+    subtype: str
+    bitrate_kbps: int | None = None
+
+    def n_bytes(self, sample_rate_hz: int, n_channels: int, n_samples: int) -> int:
+        """How large a file becomes, at the most (for lossy formats, about)."""
+        kbps = FORMATS[self.format].kbps
+        if kbps is not None:
+            return n_samples * (self.bitrate_kbps or kbps[1]) * 125 // sample_rate_hz
+        return n_samples * n_channels * BYTES_PER_VALUE[self.subtype]
 
 
 FORMATS = {
@@ -183,3 +201,30 @@ def compression(
         return {"compression_level": max(0.0, 1 - (bitrate_kbps / n_channels - 6) / 250)}
     quality = np.interp(bitrate_kbps, _VORBIS_KBPS, np.linspace(0, 1, len(_VORBIS_KBPS)))
     return {"compression_level": 1 - float(quality)}
+
+
+def choose_encoding(
+    source: AudioFileInfo,
+    *,
+    format: str | None = None,
+    subtype: str | None = None,
+    bitrate_kbps: int | None = None,
+) -> Encoding:
+    """How to write what was made of a file: as asked, and where nothing is asked, like the file.
+
+    Raises:
+        AudioFileError: a format, subtype, bitrate and rate that do not go together.
+    """
+    known = find_format(Path(), default_format(source) if format is None else format)
+    check_rate(known, source.sample_rate_hz)
+    compression(known, bitrate_kbps, source.sample_rate_hz, source.n_channels)
+    asked = default_subtype(known.name, source) if subtype is None else subtype
+    return Encoding(known.name, checked_subtype(known, asked), bitrate_kbps)
+
+
+def check_size(encoding: Encoding, sample_rate_hz: int, n_channels: int, n_samples: int) -> None:
+    """Nothing. Raises AudioFileError for audio too long for one file of the format."""
+    if encoding.format == "aiff" and encoding.n_bytes(sample_rate_hz, n_channels, n_samples) > MAX_RIFF_BYTES:
+        raise AudioFileError(
+            "An aiff file holds at most 4 GiB, and this would be longer. Write wav, flac, caf or w64."
+        )

@@ -33,11 +33,13 @@ class Opened:
     content: `Audio`, or samples [channels, samples] where the caller gave a bare array and no rate.
     name: the file's name without its suffix, or "audio".
     info: what the file's header says; None for audio that came as an array or a file object.
+    path: of the file, if it came from one.
     """
 
     content: Audio | NDArray[np.float32]
     name: str = "audio"
     info: AudioFileInfo | None = None
+    path: Path | None = None
 
     def at(self, default_rate_hz: int) -> Audio:
         """The audio; a bare array is taken to have `default_rate_hz`."""
@@ -62,7 +64,7 @@ def open_audio(source: Any, sample_rate_hz: int | None = None) -> Opened:
         return Opened(source)
     if isinstance(source, str | os.PathLike):
         audio, path = files.read(source), Path(source)
-        return Opened(audio, path.stem, _info(path, audio))
+        return Opened(audio, path.stem, _info(path, audio), path)
     if isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
         return Opened(files.read(data), info=files.probe(data))

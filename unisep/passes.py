@@ -98,6 +98,12 @@ class Pass:
             for row, name in enumerate(self.lanes)
         }
 
+    def forget_presence_before(self, seconds: float) -> None:
+        """Nothing; drops what was said of segments that ended before this time."""
+        first = seconds * self._info.sample_rate_hz
+        said = self._caller.presence_by_segment
+        said[:] = [(segment, values) for segment, values in said if segment.stop > first]
+
     def push(self, block: Samples) -> None:
         """Nothing; takes the next block of the recording."""
         if self._n_to_find:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from unisep.audio import Audio
 from unisep.buffers import SampleQueue, Samples
 from unisep.chunks import ENDLESS, CancelFlag
-from unisep.errors import Cancelled
+from unisep.convert import delay_seconds
+from unisep.errors import Cancelled, OptionError
 from unisep.options import Options
 from unisep.passes import Loaded, Pass
 from unisep.progress import Meter
-from unisep.recording import InMemory, Layout, Statistics
+from unisep.recording import Layout, Statistics
 from unisep.separation import Presence
 from unisep.spans import Span, stretches, with_fades
 
@@ -94,6 +94,11 @@ class Engine:
         """How surely each result is there in each segment so far; empty where the backend does not say."""
         return {name: found for each in self.passes for name, found in each.presence.items()}
 
+    def forget_presence_before(self, seconds: float) -> None:
+        """Nothing; drops what was said of segments that ended before this time."""
+        for each in self.passes:
+            each.forget_presence_before(seconds)
+
     def feed(self, block: Samples) -> None:
         """Nothing; takes the next block of the recording, which is kept until it is given back."""
         if self._cancel is not None and self._cancel.is_set():
@@ -143,32 +148,20 @@ def _grown(span: Span, layout: Layout) -> Span:
     return span if span == Span(0, ENDLESS) else with_fades(span, layout.sample_rate_hz)
 
 
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """One result: the audio, like the mixture's own, and its presence, 0..1 or None."""
+def delay_samples(loaded: Sequence[Loaded], sample_rate_hz: int, options: Options) -> int:
+    """After how many more samples a sample that was fed is ready, at the latest: a segment, and the resamplers.
 
-    audio: Audio
-    presence: float | None = None
-
-
-def run(
-    mixture: Audio, loaded: Sequence[Loaded], options: Options, meter: Meter, cancel: CancelFlag | None
-) -> dict[str, Estimate]:
-    """The estimates of everything that the loaded tasks want, by name."""
-    recording = InMemory(mixture)
-    engine = Engine(loaded, recording.layout, options, recording.statistics, meter.step, cancel)
-    engine.announce(meter)
-    found = {name: np.empty_like(mixture.samples) for name in engine.names}
-    n_done = 0
-    for piece in pieces(recording.blocks(), engine):
-        n_next = n_done + piece.mixture.shape[1]
-        for name, samples in piece.found.items():
-            found[name][:, n_done:n_next] = samples
-        n_done = n_next
-    presence = {
-        name: max((p.presence for p in values), default=None) for name, values in engine.presence.items()
-    }
-    return {
-        name: Estimate(Audio(samples, mixture.sample_rate_hz), presence[name])
-        for name, samples in found.items()
-    }
+    Raises:
+        OptionError: a backend takes any length at once, so that nothing would come before the end.
+    """
+    seconds = []
+    for one in loaded:
+        steps = one.steps(Span(0, ENDLESS), sample_rate_hz, options)
+        if steps.segment_samples is None:
+            raise OptionError(
+                f"'{one.task.backend.name}' takes recordings of any length at once, so nothing comes out before the "
+                "end. Give the Separator segment_seconds."
+            )
+        resampling = 2 * delay_seconds(sample_rate_hz, steps.sample_rate_hz)
+        seconds.append(steps.segment_samples / steps.sample_rate_hz + resampling)
+    return math.ceil(max(seconds) * sample_rate_hz) + 1

@@ -14,7 +14,7 @@ class Progress:
     fraction: 0 to 1 of the separation.
     seconds_done, seconds_total: seconds of audio separated, and to separate in all.
     eta_seconds: estimated seconds of waiting that are left; None until the first segment is done.
-    stage: "downloading", "loading", "encoding", "separating" or "done".
+    stage: "downloading", "loading", "reading", "encoding", "separating", "writing" or "done".
     """
 
     fraction: float

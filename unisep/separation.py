@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from unisep import files
 from unisep.audio import Audio
 from unisep.errors import AudioError, OptionError, suggest
-from unisep.formats import AudioFileInfo
+from unisep.formats import AudioFileInfo, find_format
+from unisep.tags import read_tags
+
+Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ class Separation(Mapping[str, Audio]):
 
     target: the first of them. rest: the mixture minus their sum, so that all sum back to the mixture
     to float32 rounding. presence: how surely each sound is there at all, 0 to 1, or None where the
-    backend does not say. plan: who answered each name and why.
+    backend does not say; presence_over_time: the same for each segment, in order. plan: who answered each name
+    and why.
 
     A mapping of names to `Audio` is all it needs; then `rest` is silent.
 
@@ -92,9 +96,11 @@ class Separation(Mapping[str, Audio]):
         *,
         rest: Audio | None = None,
         presence: Mapping[str, float | None] | None = None,
+        presence_over_time: Mapping[str, Sequence[Presence]] | None = None,
         plan: Plan | None = None,
         source_name: str = "audio",
         source_info: AudioFileInfo | None = None,
+        source_path: Path | None = None,
     ) -> None:
         self._targets = MappingProxyType(dict(targets))
         self._rest = rest
@@ -106,9 +112,13 @@ class Separation(Mapping[str, Audio]):
         self.presence: Mapping[str, float | None] = MappingProxyType(
             {name: (presence or {}).get(name) for name in self._targets}
         )
+        self.presence_over_time: Mapping[str, tuple[Presence, ...]] = MappingProxyType(
+            {name: tuple((presence_over_time or {}).get(name, ())) for name in self._targets}
+        )
         self.plan = plan or Plan({})
         self.source_name = source_name
         self.source_info = source_info
+        self.source_path = source_path
 
     def __getitem__(self, name: str) -> Audio:
         if name not in self._targets:
@@ -148,12 +158,14 @@ class Separation(Mapping[str, Audio]):
         format: str | None = None,
         subtype: str | None = None,
         bitrate_kbps: int | None = None,
+        tags: bool = True,
     ) -> files.WriteReport:
         """The files written: each target and, where there is one, the rest, in `folder`/<input's name>/.
 
         format: the input's unless given; flac for a lossy input, wav (float) for arrays.
         subtype: how samples are stored, such as "PCM_24"; the input's where the format holds it.
         bitrate_kbps: for lossy formats.
+        tags: carry over the tags and pictures of the input file, if mutagen is installed.
 
         If any file of an integer format would clip, one common gain below 1 is used for all and
         reported in `gain`. All files are written or none.
@@ -161,14 +173,18 @@ class Separation(Mapping[str, Audio]):
         Raises:
             AudioFileError: a format that is unknown or cannot hold the rate, or a full disk.
         """
-        format = files.default_format(self.source_info) if format is None else format.lower().lstrip(".")
-        subtype = files.default_subtype(format, self.source_info) if subtype is None else subtype
+        known = find_format(Path(), files.default_format(self.source_info) if format is None else format)
+        subtype = files.default_subtype(known.name, self.source_info) if subtype is None else subtype
         audio = dict(self) if self._rest is None else {**self, "rest": self._rest}
         place = Path(folder) / files.safe_name(self.source_name)
-        names = files.safe_names(audio)
-        paths = [place / f"{name}.{format}" for name in names]
-        written = dict(zip(paths, audio.values(), strict=True))
-        return files.write_all(written, format=format, subtype=subtype, bitrate_kbps=bitrate_kbps)
+        paths = [place / f"{name}.{known.name}" for name in files.safe_names(audio)]
+        return files.write_all(
+            dict(zip(paths, audio.values(), strict=True)),
+            format=known.name,
+            subtype=subtype,
+            bitrate_kbps=bitrate_kbps,
+            tags=read_tags(self.source_path) if tags and self.source_path is not None else None,
+        )
 
     def plot(self, path: str | Path) -> Path:
         """The picture written: spectrograms of mixture, targets and rest on one scale of decibels.
@@ -191,9 +207,12 @@ def total(parts: list[Audio]) -> Audio:
     return Audio(_sum(parts).astype(np.float32), parts[0].sample_rate_hz)
 
 
-def remainder(mixture: Audio, parts: list[Audio]) -> Audio:
-    """`mixture` minus the sum of `parts`, computed in float64 and rounded once to float32."""
-    return Audio((mixture.samples - _sum(parts)).astype(np.float32), mixture.sample_rate_hz)
+def difference(mixture: Samples, parts: Iterable[Samples]) -> Samples:
+    """`mixture` minus the sum of the parts of its shape, computed in float64 and rounded once to float32."""
+    left = mixture.astype(np.float64)
+    for part in parts:
+        left -= part
+    return left.astype(np.float32)
 
 
 def _sum(parts: list[Audio]) -> NDArray[np.float64]:

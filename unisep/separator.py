@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
-import numpy as np
 import torch
 
-from unisep.audio import Audio
-from unisep.backend import Backend
+from unisep import files
+from unisep.audio import Audio, checked_rate
 from unisep.chunks import CancelFlag
 from unisep.ensemble import Ensemble
-from unisep.errors import Cancelled, DownloadError, PluginError, QueryError
-from unisep.finishing import finish
+from unisep.errors import QueryError
+from unisep.formats import choose_encoding
 from unisep.loading import Shelf, existing
-from unisep.opening import Opened, open_audio
+from unisep.naming import DEFAULT_TEMPLATE, Template
+from unisep.opening import open_audio
 from unisep.options import Options, find_device, find_dtype
-from unisep.pipeline import Estimate, Loaded, run
+from unisep.planner import Planner
 from unisep.plugins import given
 from unisep.progress import Meter, OnProgress
 from unisep.query import Embedding
-from unisep.recording import InMemory
-from unisep.request import doubtful_texts, read_asks
-from unisep.resolve import STEMS_BY_QUERY, Request, Route, Task, default_backend, resolve
-from unisep.separation import Separation, remainder
+from unisep.recording import InMemory, OnDisk, Statistics
+from unisep.request import read_asks
+from unisep.resolve import Request
+from unisep.results import REST, surest, whole
+from unisep.separated_files import SeparatedFiles
+from unisep.separation import Separation
+from unisep.stream import Stream, open_stream, refuse_excerpt
+from unisep.tags import read_tags
+from unisep.to_disk import write_results
 from unisep.vectors import conditions
 from unisep.weights import WeightsStore
 
@@ -75,19 +78,17 @@ class Separator:
         dtype = find_dtype(precision, place)
         self._options = Options(place, dtype, seed, overlap_fraction, segment_seconds, shifts)
         self._shelf = Shelf(WeightsStore(offline), place, dtype, given(plugins))
-        self._download_failed = ""
-        self._request = Request(
+        request = Request(
             backend=self._shelf.open_backend(backend),
             query_backend=query_backend,
             encoder=encoder,
             offline=self._shelf.offline,
         )
-        self._check_names()
+        self._planner = Planner(self._shelf, request, self._options)
         if weights is not None:
-            own = self._open_own(existing(weights, "weights"), "backend")
-            self._request = replace(self._request, own_stems=own.info.sources)
+            self._planner.use_own(existing(weights, "weights"), answers_queries=False)
         if query_weights is not None:
-            self._open_own(existing(query_weights, "query_weights"), "query_backend")
+            self._planner.use_own(existing(query_weights, "query_weights"), answers_queries=True)
 
     def separate(
         self,
@@ -120,22 +121,97 @@ class Separator:
         """
         meter = Meter(on_progress)
         opened = open_audio(audio, sample_rate_hz)
-        for doubt in doubtful_texts(query):
-            warnings.warn(doubt, stacklevel=2)
-        planned, backends = self._planned(self._requested(query, sample_rate_hz, stems, route), meter)
-        if planned.warning:
-            warnings.warn(planned.warning, stacklevel=2)
-        mixture = opened.at(backends[0].info.sample_rate_hz)
-        _stop_if(cancel)
-        meter.stage("encoding")
-        with torch.inference_mode():
-            loaded = [
-                self._loaded(task, backend, mixture, meter)
-                for task, backend in zip(planned.tasks, backends, strict=True)
-            ]
-        estimates = run(mixture, loaded, self._options, meter, cancel)
+        job = self._planner.job(self._planner.requested(query, sample_rate_hz, stems, route), meter)
+        recording = InMemory(opened.at(job.sample_rate_hz))
+        engine = self._planner.engine(job, recording, meter, cancel)
+        found = whole(recording, engine, job.route)
+        audio_of = {name: Audio(samples, recording.audio.sample_rate_hz) for name, samples in found.items()}
         meter.stage("done")
-        return _separation(opened, mixture, planned, estimates)
+        return Separation(
+            {name: audio_of[name] for name in job.route.plan},
+            rest=audio_of[REST],
+            presence=surest(engine.presence, job.route.plan),
+            presence_over_time=engine.presence,
+            plan=job.route.plan,
+            source_name=opened.name,
+            source_info=opened.info,
+            source_path=opened.path,
+        )
+
+    def separate_file(
+        self,
+        path: str | Path,
+        folder: str | Path,
+        query: Any = None,
+        *,
+        stems: str | Sequence[str] | None = None,
+        route: str = "auto",
+        filename: str = DEFAULT_TEMPLATE,
+        format: str | None = None,
+        subtype: str | None = None,
+        bitrate_kbps: int | None = None,
+        tags: bool = True,
+        on_progress: OnProgress | None = None,
+        cancel: CancelFlag | None = None,
+    ) -> SeparatedFiles:
+        """The files written: what `separate` gives, from disk to disk, in memory that does not grow with length.
+
+        The recording is read twice: once to find damage, its length and its statistics before any work,
+        and once to separate it. Float files hold bit for bit what `separate` returns. All files appear,
+        complete, at the end, or none does. A backend without `segment_seconds` and the result steps of
+        plugins need all of the recording at once, and then it is held in memory.
+
+        folder: where files go, as `filename` says: a template with {track}, {trackext}, {folder}, {stem}, {ext}.
+        format, subtype, bitrate_kbps, tags: as in `Separation.save`. The rest is as in `separate`.
+
+        Raises:
+            AudioFileError: a recording that is missing or damaged, or a format that cannot hold its rate.
+            DiskSpaceError: there is not enough room. OptionError: a template that is none.
+            And as `separate` does. Nothing of this leaves a file behind.
+        """
+        meter, path, template = Meter(on_progress), Path(path), Template(filename)
+        with files.opened(path) as opened:
+            encoding = choose_encoding(opened.info, format=format, subtype=subtype, bitrate_kbps=bitrate_kbps)
+            job = self._planner.job(self._planner.requested(query, None, stems, route), meter)
+            meter.stage("reading")
+            recording = OnDisk(path, opened)
+            places = template.place(path, [*job.route.plan, REST], encoding.format)
+            paths = {name: Path(folder) / place for name, place in places.items()}
+            engine = self._planner.engine(job, recording, meter, cancel)
+            carried = read_tags(path) if tags else None
+            written = write_results(recording, engine, job.route, paths, encoding, carried, meter)
+        meter.stage("done")
+        return written
+
+    def stream(
+        self,
+        blocks: Iterable[Any],
+        query: Any = None,
+        *,
+        sample_rate_hz: int,
+        statistics: Statistics | None = None,
+        stems: str | Sequence[str] | None = None,
+        route: str = "auto",
+        cancel: CancelFlag | None = None,
+    ) -> Stream:
+        """Results while the recording goes on: an iterator of `Separation` with a fixed `delay_samples`.
+
+        blocks: arrays [channels, samples] or [samples], or `Audio`, of any size; they are copied.
+        sample_rate_hz: of the blocks, and of bare example arrays.
+        statistics: of the whole recording (`Statistics.of`), for backends that normalise by the song; the
+            results are then bit for bit those of `separate`. Without, each segment is normalised by itself:
+            a warning says so, and `Stream.scale_of` is "segment".
+
+        The models are loaded and the query is encoded at once. The rest is as in `separate`.
+
+        Raises:
+            QueryError: an `example_range` without `audio`, since a stream cannot be heard in advance.
+            OptionError: a backend or a plugin's step that needs all of the recording at once.
+            And as `separate` does.
+        """
+        rate_hz, meter = checked_rate(sample_rate_hz), Meter()
+        job = self._planner.job(self._planner.requested(query, rate_hz, stems, route), meter)
+        return open_stream(blocks, job, self._planner, self._options, rate_hz, statistics, cancel)
 
     def provenance(
         self,
@@ -150,8 +226,8 @@ class Separator:
         Equal recordings, questions, options and provenance give equal results. No model is loaded for it.
         Raises as `separate` does for a question that no one could answer.
         """
-        request = self._substituting(self._requested(query, sample_rate_hz, stems, route))
-        return self._shelf.provenance(resolve(request, self._shelf.catalogue()))
+        request = self._planner.requested(query, sample_rate_hz, stems, route)
+        return self._shelf.provenance(self._planner.route(request))
 
     def embed(self, query: Any, *, sample_rate_hz: int | None = None) -> Embedding:
         """The query as one portable vector, in the space that `query_backend` and `encoder` share.
@@ -167,12 +243,11 @@ class Separator:
                 "embed() makes one vector of one query, without `exclude`, and `example_range` needs `audio`."
             )
         meter = Meter()
-        request = replace(self._request, asks=asks, route="conditioned")
-        task = resolve(request, self._shelf.catalogue()).tasks[0]
+        task = self._planner.route(replace(self._planner.request, asks=asks, route="conditioned")).tasks[0]
         asks, encoder = tuple(want.ask for want in task.wants if want.ask), task.wants[0].encoder
         loaded = None if encoder is None else self._shelf.encoder_for(encoder, task.space, meter)
         with torch.inference_mode():
-            found = conditions(asks, [loaded], _no_mixture, sample_rate_hz or 44_100)
+            found = conditions(asks, [loaded], refuse_excerpt, sample_rate_hz or 44_100)
         provenance = {"query": ask.name, "encoder": encoder.name if encoder else "none"}
         if encoder is not None and encoder.spec.space != task.space:
             provenance["mapped_from"] = encoder.spec.space
@@ -189,101 +264,3 @@ class Separator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _check_names(self) -> None:
-        installed = self._shelf.catalogue()
-        for name in (self._request.backend, self._request.query_backend):
-            if name is not None:
-                installed.backend(name)
-        if self._request.encoder is not None:
-            self._shelf.open_encoder(self._request.encoder, Meter())
-
-    def _open_own(self, path: Path, option: str) -> Backend:
-        """The backend loaded with the caller's own weights."""
-        offer = default_backend(
-            self._request, self._shelf.catalogue(), answers_queries=option == "query_backend"
-        )
-        if option == "backend":
-            self._request = replace(self._request, backend=offer.key)
-        else:
-            self._request = replace(self._request, query_backend=offer.key)
-        self._shelf.own_weights[offer.key] = path
-        return self._shelf.backend(offer, Meter())
-
-    def _requested(
-        self, query: Any, sample_rate_hz: int | None, stems: str | Sequence[str] | None, route: str
-    ) -> Request:
-        asks = None if query is None else read_asks(query, sample_rate_hz)
-        chosen = (stems,) if isinstance(stems, str) else None if stems is None else tuple(stems)
-        return replace(self._request, asks=asks, stems=chosen, route=route)
-
-    def _substituting(self, request: Request) -> Request:
-        """The request, with the download that failed before: it is not tried again at every call."""
-        if not _can_substitute(request):
-            return request
-        return replace(request, download_failed=self._download_failed)
-
-    def _planned(self, request: Request, meter: Meter) -> tuple[Route, list[Backend]]:
-        """Who answers, loaded. Where the default's weights cannot be fetched, the next best."""
-        request = self._substituting(request)
-        planned = resolve(request, self._shelf.catalogue())
-        try:
-            return planned, [self._backend(task, meter) for task in planned.tasks]
-        except DownloadError as error:
-            if not _can_substitute(request):
-                raise
-            self._download_failed = str(error).split(". ")[0].rstrip(".")
-        failed = replace(request, download_failed=self._download_failed)
-        planned = resolve(failed, self._shelf.catalogue())
-        return planned, [self._backend(task, meter) for task in planned.tasks]
-
-    def _backend(self, task: Task, meter: Meter, *, on_cpu: bool = False) -> Backend:
-        stems = () if task.space else tuple(dict.fromkeys(want.stem for want in task.wants))
-        return self._shelf.backend_for(task.backend, task.space, stems, meter, on_cpu=on_cpu)
-
-    def _loaded(self, task: Task, backend: Backend, mixture: Audio, meter: Meter) -> Loaded:
-        asks = [want.ask for want in task.wants if want.ask is not None]
-        on_cpu = partial(self._backend, task, meter, on_cpu=True) if self._options.on_accelerator else None
-        if not asks:
-            return Loaded(task, backend, on_cpu=on_cpu)
-        encoders = [
-            self._shelf.encoder_for(want.encoder, task.space, meter) if want.encoder else None
-            for want in task.wants
-        ]
-        found = conditions(asks, encoders, InMemory(mixture).excerpt, backend.info.sample_rate_hz)
-        return Loaded(task, backend, found, on_cpu)
-
-
-def _separation(opened: Opened, mixture: Audio, planned: Route, estimates: dict[str, Estimate]) -> Separation:
-    found = {name: estimate.audio for name, estimate in estimates.items()}
-    if planned.remainder:
-        found[planned.remainder] = remainder(mixture, list(found.values()))
-    computed = {name: found[name] for name in planned.plan}
-    targets = finish(computed, mixture, planned.steps)
-    if planned.remainder and len(targets) == len(STEMS_BY_QUERY) and not planned.steps:
-        rest = Audio(np.zeros_like(mixture.samples), mixture.sample_rate_hz)
-    else:
-        rest = remainder(mixture, list(targets.values()))
-    presence = {name: estimates[name].presence if name in estimates else None for name in targets}
-    return Separation(
-        targets,
-        rest=rest,
-        presence=presence,
-        plan=planned.plan,
-        source_name=opened.name,
-        source_info=opened.info,
-    )
-
-
-def _can_substitute(request: Request) -> bool:
-    """Whether another model may answer where the weights of the default cannot be had."""
-    return request.asks is None and request.backend is None and request.route == "auto"
-
-
-def _stop_if(cancel: CancelFlag | None) -> None:
-    if cancel is not None and cancel.is_set():
-        raise Cancelled("Cancelled: the separation was stopped on request.")
-
-
-def _no_mixture(_: object) -> Audio:
-    raise PluginError("There is no mixture here.")

@@ -17,12 +17,19 @@ from numpy.typing import NDArray
 
 from unisep.audio import Audio
 from unisep.errors import AudioFileError
-from unisep.formats import INTEGER_BITS, check_rate, checked_subtype, compression, find_format
+from unisep.formats import (
+    BYTES_PER_VALUE,
+    INTEGER_BITS,
+    MAX_RIFF_BYTES,
+    check_rate,
+    checked_subtype,
+    compression,
+    find_format,
+)
 from unisep.stamps import take_out_stamps
+from unisep.tags import Tags, write_tags
 
 _BLOCK_SAMPLES = 2**16
-_MAX_WAV_BYTES = 2**32 - 2**16
-_BYTES_PER_VALUE = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class PartialFile:
     """An audio file being written beside its final place; `commit` puts it there, or it disappears.
 
     Use as a context manager: what is not committed is removed. Write blocks [channels, samples].
-    `n_samples`, where known, lets a wav beyond 4 GiB be written as RF64.
+    `n_samples`, where known, lets a wav beyond 4 GiB be written as RF64. `tags` are put in at the end.
     """
 
     def __init__(
@@ -50,14 +57,16 @@ class PartialFile:
         subtype: str | None = None,
         bitrate_kbps: int | None = None,
         n_samples: int = 0,
+        tags: Tags | None = None,
     ) -> None:
         self.path = Path(path)
         known = find_format(self.path, format)
+        self._format, self._tags = known.name, tags
         self.subtype = checked_subtype(known, subtype)
         check_rate(known, sample_rate_hz)
         settings = compression(known, bitrate_kbps, sample_rate_hz, n_channels)
-        n_bytes = n_samples * n_channels * _BYTES_PER_VALUE.get(self.subtype, 0)
-        container = "RF64" if known.name == "wav" and n_bytes > _MAX_WAV_BYTES else known.container
+        n_bytes = n_samples * n_channels * BYTES_PER_VALUE.get(self.subtype, 0)
+        container = "RF64" if known.name == "wav" and n_bytes > MAX_RIFF_BYTES else known.container
         with _file_errors(self.path):
             if self.path.is_dir():
                 raise AudioFileError(
@@ -84,6 +93,9 @@ class PartialFile:
         with _file_errors(self.path):
             self._sound.close()
             take_out_stamps(self._partial)
+        tags, self._tags = self._tags, None
+        if tags is not None:
+            write_tags(self._partial, self._format, tags)
 
     def commit(self) -> Path:
         """The final path, where the complete file now is; it replaces what was there, in one step."""
@@ -133,11 +145,12 @@ def write_all(
     format: str | None = None,
     subtype: str | None = None,
     bitrate_kbps: int | None = None,
+    tags: Tags | None = None,
 ) -> WriteReport:
     """The paths written, all or none, and the one gain that keeps every integer file from clipping.
 
     All files are complete before the first takes its final name. Float and lossy formats hold values
-    beyond full scale, so their gain is 1. Raises AudioFileError as `write` does.
+    beyond full scale, so their gain is 1. `tags` go into each of them. Raises AudioFileError as `write` does.
     """
     with ExitStack() as stack:
         partials = [
@@ -150,6 +163,7 @@ def write_all(
                     subtype=subtype,
                     bitrate_kbps=bitrate_kbps,
                     n_samples=audio.n_samples,
+                    tags=tags,
                 )
             )
             for path, audio in files.items()

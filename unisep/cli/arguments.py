@@ -129,6 +129,7 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
         metavar="TEMPLATE",
         help="with {track}, {trackext}, {folder}, {stem}, {ext} (default: %(default)s)",
     )
+    group.add_argument("--no-tags", action="store_true", help="leave tags and cover art of the input behind")
     group.add_argument(
         "--resume", action="store_true", help="skip inputs that were completed before, and verify them"
     )

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import glob
-import re
-import string
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from unisep.errors import AudioFileError, OptionError
-from unisep.names import safe_name, safe_names
+from unisep.naming import Template
 
-FIELDS = ("track", "trackext", "folder", "stem", "ext")
 AUDIO_SUFFIXES = frozenset(
     [
         ".wav",
@@ -85,57 +81,6 @@ def _nothing_in(folder: Path, recursive: bool) -> AudioFileError:
 
 def _no_match(pattern: str) -> AudioFileError:
     return AudioFileError(f"No file matches the pattern '{pattern}'.")
-
-
-@dataclass(frozen=True)
-class Template:
-    """Where results go in the output folder: a pattern with {track}, {trackext}, {folder}, {stem}, {ext}.
-
-    track: the input's name without suffix; trackext: its suffix without dot; folder: the name of the
-    folder it is in; stem: the name of the result; ext: the suffix of the format that is written.
-
-    >>> Template("{stem}/{track}.{ext}").place(Path("in/song.mp3"), ["lead vocal"], "flac")
-    {'lead vocal': PosixPath('lead vocal/song.flac')}
-
-    Raises:
-        OptionError: an unknown field, no {stem}, or a pattern that leaves the output folder.
-    """
-
-    pattern: str
-
-    def __post_init__(self) -> None:
-        try:
-            used = {name for _, name, spec, how in string.Formatter().parse(self.pattern) if name is not None}
-            plain = not re.search(r"[!:\[]", "".join(re.findall(r"{([^{}]*)}", self.pattern)))
-        except ValueError as error:
-            raise OptionError(f"--filename {self.pattern!r} is no template: {error}.") from error
-        unknown = sorted(used - set(FIELDS))
-        if unknown or not plain:
-            what = f"has no field {unknown[0]!r}" if unknown else "has a field with a format"
-            raise OptionError(f"--filename {self.pattern!r} {what}. Fields: {', '.join(FIELDS)}.")
-        if "stem" not in used:
-            raise OptionError(
-                f"--filename {self.pattern!r} would give every result one name. Put {{stem}} in it."
-            )
-        path = PurePosixPath(self.pattern.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-            raise OptionError(
-                f"--filename {self.pattern!r} leaves the output folder. Choose that with --out."
-            )
-
-    def place(self, source: Path, stems: Sequence[str], ext: str) -> dict[str, Path]:
-        """The path of each result, in the output folder."""
-        fields = {
-            "track": safe_name(source.stem),
-            "trackext": safe_name(source.suffix.removeprefix(".")),
-            "folder": safe_name(source.resolve().parent.name),
-            "ext": ext,
-        }
-        files = safe_names(stems)
-        return {
-            stem: Path(self.pattern.format(**fields, stem=file))
-            for stem, file in zip(stems, files, strict=True)
-        }
 
 
 def check_distinct(sources: Iterable[Path], template: Template) -> None:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import unisep
 from unisep.cli.batch_progress import BatchProgress
 from unisep.cli.console import Console, describe
-from unisep.cli.inputs import Template, check_distinct, expand
+from unisep.cli.inputs import check_distinct, expand
 from unisep.cli.ledger import Ledger, sha256_or_nothing
 from unisep.cli.questions import asked, questions
 from unisep.errors import AudioFileError, Cancelled, OptionError, PluginError, UnisepError, WeightsError
-from unisep.files import default_format, default_subtype, write_all
 from unisep.formats import checked_subtype, find_format, lossy
+from unisep.naming import Template
 
 if TYPE_CHECKING:
-    from unisep.separation import Separation
+    from unisep.separated_files import SeparatedFiles
     from unisep.separator import Separator
 
 
@@ -39,7 +39,7 @@ def separate(arguments: Namespace, console: Console) -> int:
     found = expand(arguments.inputs, recursive=arguments.recursive, skip=ledger.is_output)
     check_distinct([path for path in found if isinstance(path, Path)], template)
     progress = BatchProgress(console, [item if isinstance(item, Path) else None for item in found])
-    batch = _Batch(arguments, console, template, ledger, progress)
+    batch = _Batch(arguments, console, ledger, progress)
     results = [batch.result(index, item) for index, item in enumerate(found)]
     counts = {
         state: sum(result["state"] == state for result in results) for state in ("done", "skipped", "failed")
@@ -60,13 +60,11 @@ class _Batch:
         self,
         arguments: Namespace,
         console: Console,
-        template: Template,
         ledger: Ledger,
         progress: BatchProgress,
     ) -> None:
         self._arguments = arguments
         self._console = console
-        self._template = template
         self._ledger = ledger
         self._progress = progress
         self._n_done = 0
@@ -109,14 +107,30 @@ class _Batch:
         return {**self._asked, "provenance": self._ready().provenance(**self._question)}
 
     def _done(self, index: int, source: Path) -> dict[str, Any]:
-        started, sha256 = perf_counter(), sha256_or_nothing(source)
-        on_progress = self._progress.of(index, source.name)
-        separation = self._ready().separate(source, **self._question, on_progress=on_progress)
-        outputs, gain = self._write(separation, source)
+        started, sha256, wanted = perf_counter(), sha256_or_nothing(source), self._arguments
+        found = self._ready().separate_file(
+            source,
+            wanted.out,
+            **self._question,
+            filename=wanted.filename,
+            format=wanted.format,
+            subtype=wanted.subtype,
+            bitrate_kbps=wanted.bitrate,
+            tags=not wanted.no_tags,
+            on_progress=self._progress.of(index, source.name),
+        )
         seconds = round(perf_counter() - started, 3)
-        details = {"presence": dict(separation.presence), "plan": separation.plan.to_json(), "gain": gain}
+        outputs = {**found, "rest": found.rest}
+        details = {
+            "presence": dict(found.presence),
+            "presence_over_time": {
+                name: [each._asdict() for each in said] for name, said in found.presence_over_time.items()
+            },
+            "plan": found.plan.to_json(),
+            "gain": found.gain,
+        }
         self._ledger.add(source, sha256, self._basis(), outputs, details)
-        self._tell(source, separation, gain, seconds, self._progress.label(index))
+        self._tell(source, found, seconds, self._progress.label(index))
         self._console.lines([str(path) for path in outputs.values()])
         paths = {name: str(path) for name, path in outputs.items()}
         return {"input": str(source), "state": "done", "outputs": paths, **details, "seconds": seconds}
@@ -126,34 +140,23 @@ class _Batch:
             self._separator = separator_of(self._arguments)
         return self._separator
 
-    def _write(self, separation: Separation, source: Path) -> tuple[dict[str, Path], float]:
-        wanted, info = self._arguments, separation.source_info
-        ext = default_format(info) if wanted.format is None else wanted.format.lower().lstrip(".")
-        subtype = wanted.subtype or default_subtype(ext, info)
-        audio = {**separation, "rest": separation.rest}
-        places = self._template.place(source, list(audio), ext)
-        paths = {name: wanted.out / place for name, place in places.items()}
-        files = {paths[name]: sound for name, sound in audio.items()}
-        report = write_all(files, format=ext, subtype=subtype, bitrate_kbps=wanted.bitrate)
-        return dict(zip(audio, report.paths, strict=True)), report.gain
-
-    def _tell(self, source: Path, separation: Separation, gain: float, seconds: float, label: str) -> None:
+    def _tell(self, source: Path, found: SeparatedFiles, seconds: float, label: str) -> None:
         say = self._console.note
-        say(f"unisep: {label}{source}: {separation.target.seconds:.1f} s of audio in {seconds:.1f} s")
+        say(f"unisep: {label}{source}: {found.seconds:.1f} s of audio in {seconds:.1f} s")
         answers: dict[str, list[str]] = {}
-        for name, choice in separation.plan.items():
+        for name, choice in found.plan.items():
             by = choice.backend + (f" with {choice.encoder}" if choice.encoder else "")
-            answers.setdefault(f"{by}. {choice.reason}", []).append(_with_presence(name, separation))
-        for answer, found in answers.items():
-            say(f"unisep:   {', '.join(found)}: {answer}")
-        if gain != 1.0:
+            answers.setdefault(f"{by}. {choice.reason}", []).append(_with_presence(name, found))
+        for answer, names in answers.items():
+            say(f"unisep:   {', '.join(names)}: {answer}")
+        if found.gain != 1.0:
             say(
-                f"unisep:   all files are scaled by {gain:.4f}, so that none clips; --format wav --subtype FLOAT keeps the level"
+                f"unisep:   all files are scaled by {found.gain:.4f}, so that none clips; --format wav --subtype FLOAT keeps the level"
             )
 
 
-def _with_presence(name: str, separation: Separation) -> str:
-    presence = separation.presence[name]
+def _with_presence(name: str, found: SeparatedFiles) -> str:
+    presence = found.presence[name]
     return name if presence is None else f"{name} (presence {presence:.2f})"
 
 
