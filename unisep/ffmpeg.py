@@ -1,7 +1,7 @@
 """Decode with the ffmpeg program, where it is installed, what libsndfile cannot read.
 
 The program runs apart, reads one local file only (no network, no playlists, no lists of files), and is
-held to a time and a size.
+held to a time and a size; no block of memory that it takes at once is larger than half a gigabyte.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from unisep.errors import AudioFileError
 
 TIMEOUT_SECONDS = 900.0
 MAX_DECODED_BYTES = 16 * 2**30
+MAX_ALLOCATED_BYTES = 2**29
 DEMUXERS = (
     "aac,ac3,aiff,amr,ape,asf,asf_o,au,avi,caf,dsf,dts,eac3,flac,flv,iff,loas,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,"
     "mp3,mpc,mpc8,mpeg,mpegts,ogg,oma,rm,tak,truehd,tta,voc,w64,wav,wv,xwma"
@@ -61,7 +62,8 @@ def decode(source: Path, target: Path) -> None:
 
 def _command(ffmpeg: str, source: Path, target: Path, max_bytes: int) -> list[str]:
     quiet = [ffmpeg, "-nostdin", "-hide_banner", "-loglevel", "error", "-y"]
-    limits = ["-protocol_whitelist", "file,pipe", "-format_whitelist", DEMUXERS]
+    limits = ["-max_alloc", str(MAX_ALLOCATED_BYTES)]
+    limits += ["-protocol_whitelist", "file,pipe", "-format_whitelist", DEMUXERS]
     only_audio = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-map_metadata", "-1"]
     output = ["-c:a", "pcm_f32le", "-fs", str(max_bytes), "-f", "w64", f"file:{target}"]
     return [*quiet, *limits, "-i", f"file:{source.absolute()}", *only_audio, *output]
