@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import random
+import shutil
+import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +19,7 @@ import soundfile
 from unisep import Embedding, files
 from unisep.cards import parse_card
 from unisep.cli.ledger import FILE_NAME, Ledger
+from unisep.tags import Picture, Tags, write_tags
 
 AUDIO_KINDS = {
     "pcm16.wav": ("WAV", "PCM_16", 44_100),
@@ -84,22 +88,41 @@ def read_audio(path: Path, draw: random.Random) -> None:
     assert audio.samples.size <= 4096 * path.stat().st_size, "more sound than so few bytes can hold"
 
 
+@cache
+def tagged_examples() -> Mapping[str, bytes]:
+    """The same sounds, with tags and a picture where mutagen can put them."""
+    tags = Tags({"title": ["../../a title"], "artist": ["A", "B"]}, (Picture(b"\x89PNG" * 50, "image/png"),))
+    examples = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in audio_examples().items():
+            path = Path(folder) / name
+            path.write_bytes(content)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # mutagen does not know all of them
+                write_tags(path, path.suffix.removeprefix("."), tags)
+            examples[name] = path.read_bytes()
+    return examples
+
+
 def separate_audio(path: Path, draw: random.Random) -> None:
-    """Separated and saved: what comes out has the length of what went in."""
+    """Separated from disk to disk, tags and all; nothing is left in the folder but what is reported."""
     from unisep import Separator
     from unisep.testing import toy_plugin
 
+    out = path.parent / "out"
+    shutil.rmtree(out, ignore_errors=True)
     with toy_plugin():
-        separator = Separator("toy-pan", offline=True)
+        separator = Separator("toy-pan", query_backend="toy", encoder="toy", offline=True)
         query = draw.choice((None, None, path))
-        if query is not None:
-            separator = Separator("toy-pan", query_backend="toy", encoder="toy", offline=True)
-        result = separator.separate(path, query)
-    written = result.save(path.parent / "out").paths
-    assert all(path.parent / "out" in file.parents for file in written)
-    assert files.read(written[0]).n_samples == result.target.n_samples
-    for file in written:
-        file.unlink()
+        format = draw.choice((None, "wav", "flac", "ogg", "mp3"))
+        written: set[Path] = set()
+        try:
+            found = separator.separate_file(path, out, query, format=format)
+            written = {*found.values(), found.rest}
+        finally:
+            left = {file for file in path.parent.rglob("*") if file.is_file() and file != path}
+            assert left == written and all(out in file.parents for file in written)
+    assert all(files.read(file).n_samples > 0 for file in written)
 
 
 def embedding_examples() -> Mapping[str, bytes]:
@@ -190,7 +213,7 @@ def read_query_model(path: Path, draw: random.Random) -> None:
 
 KINDS = {
     "audio": Kind(audio_examples, read_audio),
-    "separation": Kind(audio_examples, separate_audio),
+    "separation": Kind(tagged_examples, separate_audio),
     "embedding": Kind(embedding_examples, read_embedding),
     "card": Kind(lambda: {"card.toml": CARD.encode()}, read_card),
     "ledger": Kind(ledger_examples, read_ledger),

@@ -24,13 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 COUNTS = {
-    "audio": 6000,
-    "separation": 1500,
+    "audio": 8000,
+    "separation": 600,
     "embedding": 800,
     "card": 800,
     "ledger": 500,
-    "checkpoint": 600,
-    "query-model": 300,
+    "checkpoint": 400,
+    "query-model": 200,
 }
 QUICK_COUNTS = {"audio": 300, "embedding": 80, "card": 80, "ledger": 40}
 PATIENCE_SECONDS = 90.0
