@@ -1,22 +1,25 @@
 # Everything starts here:  make demo   make test   make fuzz   make bench   make docs   make clean
 #
-# VENV is the environment that is made once and kept; PYTHON makes it; OUT takes what is written.
+# VENV is the environment that is made once and kept; PYTHON makes it; OUT takes what is written. VENV_PLUGINS is a second one
+# of several gigabytes, for plugins whose libraries need another torch and NumPy; only `make test-plugins` makes it.
 
 PYTHON ?= python3
 VENV ?= .venv
+VENV_PLUGINS ?= .venv-plugins
 OUT ?= out
 BIN := $(VENV)/bin
 
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 PLUGINS := -e plugins/unisep-htdemucs -e plugins/unisep-film
-PLUGINS += -e plugins/unisep-audiosep -e plugins/unisep-torchaudio
 MORE_PLUGINS := -e "plugins/unisep-roformer[test]"
 MORE_PLUGINS += -e plugins/unisep-classic
+MORE_PLUGINS += -e plugins/unisep-audiosep -e plugins/unisep-torchaudio -e plugins/unisep-laion-clap
 MORE_PLUGINS += -e plugins/unisep-openunmix
+APART := unisep-torchaudio unisep-laion-clap unisep-audiosep
 DEFINITIONS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 SOURCES := unisep tests benchmarks examples plugins
 
-.PHONY: demo test test-plugins lint fuzz bench docs clean
+.PHONY: demo test test-plugins test-plugins-apart lint fuzz bench docs clean
 
 ## Isolate a text query and an example query from the recording in examples/audio, offline.
 demo: $(VENV)/.ready
@@ -27,9 +30,13 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 ## Tests against packages that depend on other versions than ours, put beside the environment without what they ask for.
-test-plugins: $(VENV)/.test-ready
+test-plugins: $(VENV)/.test-ready test-plugins-apart
 	$(PIP) --no-deps --upgrade --target $(VENV)/peers/openunmix openunmix==1.3.0
 	PYTHONPATH=$(abspath $(VENV)/peers/openunmix) $(BIN)/python -m pytest plugins/unisep-openunmix/tests
+
+## The plugins around torchaudio and laion-clap, in full, in an environment of their own.
+test-plugins-apart: $(VENV_PLUGINS)/.ready
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV_PLUGINS)/bin/python -m pytest -o filterwarnings=default $(APART:%=plugins/%)
 
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check $(SOURCES)
@@ -43,6 +50,7 @@ lint: $(VENV)/.test-ready
 	$(BIN)/mypy plugins/unisep-openunmix/unisep_openunmix
 	$(BIN)/mypy plugins/unisep-audiosep/unisep_audiosep
 	$(BIN)/mypy plugins/unisep-torchaudio/unisep_torchaudio
+	$(BIN)/mypy plugins/unisep-laion-clap/unisep_laion_clap
 	$(BIN)/mypy plugins/unisep-classic/unisep_classic
 
 ## More than 10,000 damaged files and strange questions; nothing but results and errors of unisep's own may come of them.
@@ -71,6 +79,12 @@ $(VENV)/.ready: $(VENV)/bin/python $(DEFINITIONS)
 $(VENV)/.test-ready: $(VENV)/bin/python $(DEFINITIONS)
 	$(PIP) -e ".[plot,test]" $(PLUGINS) -e "plugins/unisep-clap[transformers]" $(MORE_PLUGINS)
 	touch $@ $(VENV)/.ready
+
+$(VENV_PLUGINS)/.ready: plugins/constraints.txt pyproject.toml $(APART:%=plugins/%/pyproject.toml)
+	$(PYTHON) -m venv $(VENV_PLUGINS)
+	$(VENV_PLUGINS)/bin/python -m pip install --disable-pip-version-check --quiet -c plugins/constraints.txt -e . pytest \
+	  -e "plugins/unisep-torchaudio[torchaudio]" -e "plugins/unisep-laion-clap[laion]" -e plugins/unisep-audiosep
+	touch $@
 
 $(VENV)/.docs-ready: $(VENV)/bin/python $(DEFINITIONS)
 	$(PIP) -e ".[docs]"

@@ -1,0 +1,4 @@
+"""LAION's CLAP checkpoints for unisep, through the laion-clap package.
+
+Importing this package loads neither torch nor laion-clap.
+"""

@@ -1,0 +1,110 @@
+"""Reads LAION's checkpoints without running anything that they name."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.serialization import safe_globals
+
+from unisep.errors import WeightsError
+
+TOKENIZER_FILE = "tokenizer.json"
+_PREFIX = "module."
+# A counter that transformers no longer keeps as a parameter.
+_DROPPED = "text_branch.embeddings.position_ids"
+
+
+@final
+class _Skipped:
+    """Stands for a NumPy number in a checkpoint, such as the best score so far: nothing here needs it."""
+
+    def __init__(self, *parts: object) -> None:
+        """Takes whatever the number was made of, and keeps nothing."""
+
+    def __setstate__(self, state: object) -> None:
+        """Takes and keeps nothing."""
+
+
+_STAND_INS: list[Any] = [
+    (_Skipped, name)
+    for name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file of weights, the tokenizer beside it, and the name of the space that they span."""
+
+    weights: Path
+    tokenizer: Path
+    space: str
+
+
+def find(weights: Path | None) -> Checkpoint:
+    """The checkpoint at `weights`: a folder with one `.pt` file and a tokenizer, or the file with that beside it.
+
+    Raises WeightsError where something is missing, or more than one would do.
+    """
+    if weights is None:
+        raise WeightsError(
+            "laion-clap has no weights here. Run `unisep models pull laion-clap`, or give a folder with one .pt file "
+            f"and {TOKENIZER_FILE}."
+        )
+    found = sorted(weights.glob("*.pt")) if weights.is_dir() else [weights]
+    if len(found) != 1 or not found[0].is_file():
+        raise WeightsError(f"{weights} should be a .pt file or a folder with one; found {len(found)}.")
+    tokenizer = found[0].parent / TOKENIZER_FILE
+    if not tokenizer.is_file():
+        raise WeightsError(
+            f"{TOKENIZER_FILE} is missing beside {found[0]}. Put there that of RoBERTa (roberta-base), which every "
+            "LAION CLAP was trained with."
+        )
+    with found[0].open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Checkpoint(found[0], tokenizer, f"{found[0].stem}@{digest}")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The parameters in a file, by the names that laion-clap's model gives them.
+
+    Raises WeightsError for a file that is damaged, names anything but tensors, plain values and NumPy numbers,
+    or holds no CLAP.
+    """
+    held = _held(path)
+    stored = held.get("state_dict", held) if isinstance(held, Mapping) else {}
+    state = {
+        name.removeprefix(_PREFIX): value
+        for name, value in stored.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+    state.pop(_DROPPED, None)
+    if "logit_scale_a" not in state:
+        raise WeightsError(f"{path} is no checkpoint of laion-clap: it lacks 'logit_scale_a'.")
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise WeightsError(f"{path}: {name} holds numbers that are not finite. Fetch the file again.")
+    return state
+
+
+def _held(path: Path) -> Any:
+    try:
+        with safe_globals(_STAND_INS):
+            # Mapped, so that the optimiser's state is never read.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is damaged, or names more than tensors, plain values and NumPy numbers; nothing of it was run. "
+            "Use the file that LAION publishes."
+        ) from error
+    except Exception as error:  # whatever a damaged file provokes, the caller sees one kind of error
+        raise WeightsError(
+            f"{path} is damaged or no torch checkpoint ({type(error).__name__}: {error})."
+        ) from error

@@ -1,0 +1,108 @@
+"""laion-clap's model, built from its package without what the package does on import.
+
+Importing `laion_clap` fetches three tokenizers, changes `sys.path`, and building its model fetches RoBERTa; asked for
+a checkpoint, it downloads into its own folder. Here only the modules that define the network are loaded, under a name
+of their own, and RoBERTa starts empty, as every parameter comes from the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unisep.errors import EncoderError, WeightsError
+
+_OWN_NAME = "_unisep_laion_clap_network"
+_HEAD_WIDTH = 64
+# Width of the first layer of the audio tower, by which its two sizes are told apart.
+_AUDIO_MODELS = {96: "HTSAT-tiny", 128: "HTSAT-base"}
+_WORDS = "text_branch.embeddings.word_embeddings.weight"
+_POSITIONS = "text_branch.embeddings.position_embeddings.weight"
+_FEED_FORWARD = "text_branch.encoder.layer.0.intermediate.dense.weight"
+_PATCHES = "audio_branch.patch_embed.proj.weight"
+
+
+def build(state: Mapping[str, Tensor], label: str) -> nn.Module:
+    """laion-clap's model with the parameters `state`, ready to encode.
+
+    label: the file, for messages.
+
+    Raises:
+        EncoderError: laion-clap is not installed, or cannot be imported here.
+        WeightsError: parameters of another model, or of one with fusion.
+    """
+    module, folder = network_module()
+    if any(".fusion_model." in name for name in state):
+        raise WeightsError(f"{label} is a CLAP with fusion, which is not supported. Use one without.")
+    try:
+        width = state[_PATCHES].shape[0]
+        options = json.loads((folder / "model_configs" / f"{_AUDIO_MODELS[width]}.json").read_text("utf-8"))
+        text_branch = _empty_roberta(state)
+    except (KeyError, IndexError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{label} is no CLAP that laion-clap knows ({type(error).__name__}: {error})."
+        ) from error
+    module.RobertaModel = text_branch  # in our own copy of the module only
+    options["text_cfg"]["model_type"] = "roberta"
+    model: nn.Module = module.CLAP(**options, enable_fusion=False, fusion_type="None")
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"{label} does not fit laion-clap's model: {str(error)[:300]}") from error
+    return model.eval().requires_grad_(False)
+
+
+def network_module() -> tuple[Any, Path]:
+    """The module of laion-clap that defines the network, and the folder it lies in."""
+    try:
+        spec = find_spec("laion_clap")
+        places = list(spec.submodule_search_locations or ()) if spec else []
+        if not places:
+            raise ModuleNotFoundError("No module named 'laion_clap'")
+        folder = Path(places[0]) / "clap_module"
+        if _OWN_NAME not in sys.modules:
+            package = ModuleType(_OWN_NAME)
+            package.__path__ = [str(folder)]
+            sys.modules[_OWN_NAME] = package
+        return import_module(f"{_OWN_NAME}.model"), folder
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise EncoderError(
+            f"This encoder needs the package laion-clap, which cannot be imported here ({type(error).__name__}: {error}). "
+            "Install it with: pip install 'unisep-laion-clap[laion]', in an environment of its own if NumPy 2 is needed "
+            "here, or use the encoder clap."
+        ) from error
+
+
+def _empty_roberta(state: Mapping[str, Tensor]) -> Any:
+    """What laion-clap asks RoBERTa from: it gives one of the checkpoint's size, and fetches nothing."""
+    from transformers import RobertaConfig, RobertaModel
+
+    n_words, width = state[_WORDS].shape
+    layers = {name.split(".")[3] for name in state if name.startswith("text_branch.encoder.layer.")}
+    config = RobertaConfig(
+        vocab_size=n_words,
+        hidden_size=width,
+        num_hidden_layers=len(layers),
+        num_attention_heads=width // _HEAD_WIDTH,
+        intermediate_size=state[_FEED_FORWARD].shape[0],
+        max_position_embeddings=state[_POSITIONS].shape[0],
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+    )
+
+    class Roberta:
+        @staticmethod
+        def from_pretrained(_name: str) -> nn.Module:
+            model: nn.Module = RobertaModel(config)
+            return model.to(torch.float32)
+
+    return Roberta
