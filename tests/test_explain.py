@@ -21,6 +21,7 @@ from unisep.explaining import n_segments
 from unisep.request import read_asks
 from unisep.resolve import Request, catalogue, resolve
 from unisep.segments import grid
+from unisep.testing import toy_plugin
 from unisep.weights import WeightsStore
 
 CARD = """
@@ -161,6 +162,22 @@ def test_rules_and_steps_of_plugins_are_named(models) -> None:
     assert "The rule 'rule' of registered sent it there: it is known there." in found.answers[0].chosen.reason
 
 
+def test_an_ensemble_is_explained_with_the_cost_of_its_members(models, tmp_path: Path, capsys) -> None:
+    (tmp_path / "both.toml").write_text(
+        '[[members]]\nbackend = "stems"\n[[members]]\nbackend = "toy-pan"\n'
+        'stems = { drums = "left", vocals = "right" }\nweights = { drums = 1.0 }\n'
+    )
+    with toy_plugin():
+        found = explain(backend=f"ensemble@{tmp_path / 'both.toml'}")
+        assert main(["explain", "--backend", f"ensemble@{tmp_path / 'both.toml'}"]) == 0
+    chosen = found.answers[0].chosen.backend
+    assert [answer.name for answer in found.answers] == ["drums", "vocals"]
+    assert chosen.name.endswith("both.toml")
+    assert (chosen.weights, chosen.cost.n_download_bytes) == ("local", 4_000_000)
+    assert (chosen.cost.n_weight_bytes, chosen.cost.n_parameters) == (4_000_000, None)
+    assert "weights of its members, 4 MB, 4 MB of them to download" in capsys.readouterr().out
+
+
 def test_numbers_are_counted_by_the_header_alone(tmp_path: Path) -> None:
     save_file({"a": np.zeros((2, 3)), "b": np.zeros(()), "c": np.zeros((4, 0))}, tmp_path / "a.safetensors")
     assert n_numbers(tmp_path / "a.safetensors") == 7
@@ -172,7 +189,7 @@ def test_numbers_are_counted_by_the_header_alone(tmp_path: Path) -> None:
 
 def test_the_cost_of_a_card_that_cannot_be_read_is_not_known() -> None:
     assert cost_of("nowhere:card.toml", "broken", WeightsStore()) == Cost()
-    assert cost_of("", "none", WeightsStore()) == Cost(n_download_bytes=0)
+    assert cost_of("", "none", WeightsStore()) == Cost(n_download_bytes=0, n_weight_bytes=0)
 
 
 @pytest.mark.parametrize(

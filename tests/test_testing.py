@@ -114,6 +114,28 @@ from unisep import BackendSpec, hookimpl
 def unisep_backends():
     return [BackendSpec(name="mine", load="{load}", summary="", stems=("a",), card="{card}")]
 """
+
+
+class Lying(ToyPanBackend):
+    """Says that it gives one channel alone, and gives the other."""
+
+    def for_sources(self, names: tuple[str, ...]) -> Backend:
+        other = Lying()
+        other.info = BackendInfo(
+            sources=tuple(reversed(self.info.sources)), sample_rate_hz=44_100, channels=2, segment_seconds=0.5
+        )
+        return other
+
+
+def test_the_contract_catches_a_source_that_differs_when_alone() -> None:
+    class Tried(BackendContract):
+        def load_backend(self) -> Backend:
+            return Lying()
+
+    with pytest.raises(AssertionError):
+        Tried().test_each_source_asked_for_alone_is_what_it_is_among_all()
+
+
 CHECKS = (
     "test_listing_imports_neither_torch_nor_numpy",
     "test_its_hooks_return_specs_that_hold",

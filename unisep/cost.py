@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Cost:
 def cost_of(place: str, weights: str, store: WeightsStore) -> Cost:
     """The cost of the model whose card is at `place` ("" for none) and whose weights are in the state `weights`."""
     if not place:
-        return Cost(n_download_bytes=0)
+        return Cost(n_download_bytes=0, n_weight_bytes=0)
     try:
         card = read_card(place)
         folder = store.path(card)
@@ -48,6 +49,18 @@ def cost_of(place: str, weights: str, store: WeightsStore) -> Cost:
         segment_seconds=card.segment_seconds or None,
         sample_rate_hz=card.sample_rate_hz or None,
         licence=card.licence,
+    )
+
+
+def total(costs: Sequence[Cost]) -> Cost:
+    """The cost of all together; what is not known of one is not known of all."""
+
+    def summed(name: str) -> int | None:
+        values = [getattr(cost, name) for cost in costs]
+        return None if None in values else sum(values)
+
+    return Cost(
+        summed("n_download_bytes"), summed("n_weight_bytes"), summed("n_parameters"), summed("n_values")
     )
 
 

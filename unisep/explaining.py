@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from unisep.cost import Cost, cost_of
+from unisep.cost import Cost, cost_of, total
 from unisep.errors import UnisepError
 from unisep.maps import MapStore
 from unisep.plugins import given, installed
@@ -15,12 +15,17 @@ from unisep.request import Ask, read_asks
 from unisep.resolve import BackendOffer, Catalogue, EncoderOffer, Request, Route, catalogue, rank, resolve
 from unisep.weights import WeightsStore
 
+if TYPE_CHECKING:
+    from unisep.ensemble import Ensemble
+
 OVERLAP_FRACTION = 0.25
 
 
 @dataclass(frozen=True)
 class Part:
-    """A backend or an encoder in an explanation. weights: "none", "embedded", "present", "missing" or "broken"."""
+    """A backend or an encoder in an explanation. weights: "none", "embedded", "present", "missing", "broken", or
+    "local" (an ensemble, whose members have them).
+    """
 
     name: str
     distribution: str
@@ -65,7 +70,7 @@ class Explanation:
 def explain(
     query: Any = None,
     *,
-    backend: str | None = None,
+    backend: str | Ensemble | None = None,
     query_backend: str | None = None,
     encoder: str | None = None,
     stems: Sequence[str] | None = None,
@@ -83,16 +88,17 @@ def explain(
     store = WeightsStore(offline)
     found = catalogue(installed(given(plugins)), (), lambda spec: store.state_at(spec.card))
     found = replace(found, map_between=MapStore().card)
+    name, found, costs = _assembled(backend, found, store)
     request = Request(
         asks=None if query is None else read_asks(query),
         stems=None if stems is None else tuple(stems),
         route=route,
-        backend=backend,
+        backend=name,
         query_backend=query_backend,
         encoder=encoder,
         offline=store.offline,
     )
-    return _Explainer(request, found, store).explanation()
+    return _Explainer(request, found, store, costs).explanation()
 
 
 def n_segments(seconds: float, segment_seconds: float | None) -> int:
@@ -105,8 +111,27 @@ def n_segments(seconds: float, segment_seconds: float | None) -> int:
     return max(1, math.ceil(seconds / hop_seconds)) if hop_seconds > 0 else 1
 
 
+def _assembled(
+    backend: str | Ensemble | None, found: Catalogue, store: WeightsStore
+) -> tuple[str | None, Catalogue, dict[str, Cost]]:
+    """The name of the backend; where it is an ensemble, the catalogue with it, and what it costs."""
+    if backend is None or (isinstance(backend, str) and not backend.startswith("ensemble@")):
+        return backend, found, {}
+    from unisep.ensemble import as_ensemble, assemble
+
+    ensemble = as_ensemble(backend)
+    assert ensemble is not None
+    assembly = assemble(ensemble, found)
+    offer = assembly.offer
+    cost = total([cost_of(member.spec.card, member.weights, store) for member in assembly.offers])
+    return offer.key, replace(found, backends=(*found.backends, offer)), {offer.key: cost}
+
+
 class _Explainer:
-    def __init__(self, request: Request, found: Catalogue, store: WeightsStore) -> None:
+    def __init__(
+        self, request: Request, found: Catalogue, store: WeightsStore, costs: Mapping[str, Cost]
+    ) -> None:
+        self._costs = costs
         self._request = request
         self._catalogue = found
         self._store = store
@@ -170,7 +195,7 @@ class _Explainer:
         return Candidate(self._part(backend), None if encoder is None else self._part(encoder), reason)
 
     def _part(self, offer: BackendOffer | EncoderOffer) -> Part:
-        cost = cost_of(offer.spec.card, offer.weights, self._store)
+        cost = self._costs.get(offer.key) or cost_of(offer.spec.card, offer.weights, self._store)
         licence = offer.spec.licence or cost.licence or "not stated"
         return Part(offer.name, offer.distribution, licence, offer.weights, cost)
 

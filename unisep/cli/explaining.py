@@ -100,7 +100,10 @@ def _facts(part: Part, seconds: float | None) -> str:
 
 def _weights(part: Part) -> str:
     size = f", {part.cost.n_weight_bytes / 1e6:.0f} MB" if part.cost.n_weight_bytes else ""
+    n_missing_bytes = part.cost.n_download_bytes or 0
     said = {
+        "local": f"weights of its members{size}"
+        + (f", {n_missing_bytes / 1e6:.0f} MB of them to download" if n_missing_bytes else ""),
         "none": "needs no weights",
         "embedded": f"weights come with it{size}",
         "present": f"weights are here{size}",

@@ -59,6 +59,18 @@ class BackendContract(Contract):
         expected = (n_batch, len(self.backend.info.sources), n_channels, n_samples)
         assert tuple(self._separate(mixture).sources.shape) == expected
 
+    def test_each_source_asked_for_alone_is_what_it_is_among_all(self) -> None:
+        self._need_sources()
+        mixture, sources = self._mixture(1), self.backend.info.sources
+        if all(self.backend.for_sources((name,)) is self.backend for name in sources):
+            pytest.skip("has no cheaper way for fewer sources")
+        together = self._separate(mixture).sources
+        for index, name in enumerate(sources):
+            fewer = self.backend.for_sources((name,))
+            with torch.inference_mode():
+                alone = fewer.separate(mixture).sources[:, fewer.info.sources.index(name)]
+            self._assert_close(together[:, index], alone, mixture)
+
     def test_gives_one_output_for_each_query_in_their_order(self) -> None:
         queries, mixture = self._queries(3), self._mixture(1)
         together = self._separate(mixture, queries).sources
