@@ -424,6 +424,32 @@ def test_the_example_of_a_step(song: Path) -> None:
         assert np.abs(parts[folder, "hat"] + parts[folder, "rest"] - mixture).max() < 1e-6
 
 
+def test_resume_notices_a_plugin_that_has_changed(song: Path, tmp_path: Path, capsys) -> None:
+    mine = tmp_path / "mine" / "gate.py"
+    mine.parent.mkdir()
+    mine.write_text((HOOKS / "gate.py").read_text())
+    asked = [
+        "separate",
+        "song.wav",
+        "--backend",
+        "toy-pan",
+        "--json",
+        "-o",
+        "out",
+        "--resume",
+        "--plugin",
+        str(mine),
+    ]
+
+    def state(*more: str) -> str:
+        assert main([*asked, *more]) == 0
+        return json.loads(capsys.readouterr().out)["files"][0]["state"]
+
+    assert [state(), state(), state("--strict-plugins")] == ["done", "skipped", "skipped"]
+    mine.write_text(mine.read_text().replace("-30.0", "-20.0"))
+    assert state() == "done"
+
+
 def test_the_step_of_the_example_silences_what_is_far_below(monkeypatch) -> None:
     song = signals.tone(440, 0.5, channels=1)
     quiet = Audio(song.samples * np.float32(0.01), song.sample_rate_hz)

@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from unisep import plugins
 from unisep.cli.console import Console
@@ -25,6 +26,7 @@ def plugin_options() -> argparse.ArgumentParser:
         "--plugin",
         action="append",
         default=[],
+        type=Path,
         metavar="PATH",
         help="a plugin of your own: a .py file, or a folder of them; may be repeated",
     )

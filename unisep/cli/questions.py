@@ -45,7 +45,18 @@ def questions(arguments: Namespace) -> list[Query] | None:
 
 def asked(arguments: Namespace) -> dict[str, Any]:
     """What decides the result, as plain values: what `--resume` compares. Files count by their content."""
-    ignored = {"inputs", "recursive", "out", "resume", "json", "quiet", "debug", "offline", "command", "strict_plugins"}
+    ignored = {
+        "inputs",
+        "recursive",
+        "out",
+        "resume",
+        "json",
+        "quiet",
+        "debug",
+        "offline",
+        "command",
+        "strict_plugins",
+    }
     return {key: _plain(value) for key, value in sorted(vars(arguments).items()) if key not in ignored}
 
 
