@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 PLUGINS := -e plugins/unisep-htdemucs -e plugins/unisep-film
 MORE_PLUGINS := -e "plugins/unisep-roformer[test]"
-MORE_PLUGINS += -e plugins/unisep-classic
+MORE_PLUGINS += -e plugins/unisep-classic -e plugins/unisep-demucs-classic
 MORE_PLUGINS += -e plugins/unisep-audiosep -e plugins/unisep-torchaudio -e plugins/unisep-laion-clap
 MORE_PLUGINS += -e plugins/unisep-openunmix
 APART := unisep-torchaudio unisep-laion-clap unisep-audiosep
@@ -52,6 +52,7 @@ lint: $(VENV)/.test-ready
 	$(BIN)/mypy plugins/unisep-torchaudio/unisep_torchaudio
 	$(BIN)/mypy plugins/unisep-laion-clap/unisep_laion_clap
 	$(BIN)/mypy plugins/unisep-classic/unisep_classic
+	$(BIN)/mypy plugins/unisep-demucs-classic/unisep_demucs_classic
 
 ## More than 10,000 damaged files and strange questions; nothing but results and errors of unisep's own may come of them.
 fuzz: $(VENV)/.test-ready

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,19 @@ from typing import Any
 from unisep.errors import WeightsError
 
 _LARGEST_DEFINITION_BYTES = 1 << 16
+_LONGEST_SEGMENT_SECONDS = 3600
 
 
 @dataclass(frozen=True)
 class Bag:
-    """Checkpoints by signature; `weights[model][source]` says how much each counts, () is equally."""
+    """Checkpoints by signature; `weights[model][source]` says how much each counts, () is equally.
+
+    segment_seconds: instead of what the checkpoints say; None for what they say.
+    """
 
     signatures: tuple[str, ...]
     weights: tuple[tuple[float, ...], ...] = ()
+    segment_seconds: float | None = None
 
 
 # The released models, as demucs 4.1.0 defines them; each specialist of `htdemucs_ft` gives one source.
@@ -33,18 +39,21 @@ RELEASED: dict[str, Bag] = {
 }
 
 
-def find_bag(name: str, weights: Path) -> tuple[tuple[Path, ...], Bag]:
+def find_bag(
+    name: str, weights: Path, released: Mapping[str, Bag] = RELEASED, *, may_set_segment: bool = False
+) -> tuple[tuple[Path, ...], Bag]:
     """The checkpoint files of model `name` under `weights`, and the bag they make.
 
     `weights` is one checkpoint file, or a folder that holds either `name`.yaml and its checkpoints, the
-    released checkpoints of `name`, or a single checkpoint. Raises WeightsError otherwise.
+    released checkpoints of `name`, or a single checkpoint. `may_set_segment` is as in `read_bag`.
+    Raises WeightsError otherwise.
     """
     if weights.is_file():
         return (weights,), Bag((weights.stem,))
     if not weights.is_dir():
         raise WeightsError(f"No weights at {weights}. Give a checkpoint file, or a folder that holds it.")
     definition = weights / f"{name}.yaml"
-    bag = read_bag(definition) if definition.is_file() else RELEASED[name]
+    bag = read_bag(definition, may_set_segment=may_set_segment) if definition.is_file() else released[name]
     found = [_find(weights, signature) for signature in bag.signatures]
     if all(found):
         return tuple(path for path in found if path), bag
@@ -58,28 +67,30 @@ def find_bag(name: str, weights: Path) -> tuple[tuple[Path, ...], Bag]:
     )
 
 
-def read_bag(path: Path) -> Bag:
+def read_bag(path: Path, *, may_set_segment: bool = False) -> Bag:
     """The bag that a definition such as demucs's `htdemucs_ft.yaml` describes.
 
     Only the few lines such files have are understood: `models`, `weights` and `segment`, written as lists and
-    numbers. A `segment` is refused: it would have to change what the models were trained on.
+    numbers. A `segment` is refused unless `may_set_segment`: HT Demucs takes what it was trained on, no other.
     """
     try:
         if path.stat().st_size > _LARGEST_DEFINITION_BYTES:
             raise ValueError("it is too long")
-        fields = _fields(path.read_text("utf-8"))
+        fields = _fields(
+            path.read_text("utf-8"), {"models", "weights"} | ({"segment"} if may_set_segment else set())
+        )
         bag = _bag(fields)
     except (OSError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise WeightsError(f"{path} is no bag of models that can be read: {error}.") from error
     return bag
 
 
-def _fields(text: str) -> dict[str, Any]:
-    """The values by name of a definition."""
+def _fields(text: str, known: set[str]) -> dict[str, Any]:
+    """The values by name of a definition, which may have the `known` ones."""
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     parts = re.split(r"^(\w+):", "\n".join(lines), flags=re.MULTILINE)
-    if parts[0].strip() or not set(parts[1::2]) <= {"models", "weights"}:
-        raise ValueError("it may define models and weights only")
+    if parts[0].strip() or not set(parts[1::2]) <= known:
+        raise ValueError(f"it may define {' and '.join(sorted(known))} only")
     return {
         name: ast.literal_eval(value.strip()) for name, value in zip(parts[1::2], parts[2::2], strict=True)
     }
@@ -94,7 +105,12 @@ def _bag(fields: dict[str, Any]) -> Bag:
         raise ValueError(f"it has {len(weights)} rows of weights for {len(signatures)} models")
     if any(not math.isfinite(weight) or weight < 0 for row in weights for weight in row):
         raise ValueError("its weights are not numbers from 0")
-    return Bag(signatures, weights)
+    segment = fields.get("segment")
+    if segment is not None and (
+        type(segment) not in (int, float) or not 0 < segment <= _LONGEST_SEGMENT_SECONDS
+    ):
+        raise ValueError(f"its segment is no number of seconds up to {_LONGEST_SEGMENT_SECONDS}")
+    return Bag(signatures, weights, None if segment is None else float(segment))
 
 
 def _find(folder: Path, signature: str) -> Path | None:

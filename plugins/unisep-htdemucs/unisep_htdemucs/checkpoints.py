@@ -54,7 +54,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise WeightsError(f"No checkpoint at {path}. Give the path of a .safetensors or .th file.")
-    _check_name(path)
+    check_name(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix == ".th":
@@ -89,10 +89,13 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_name(path: Path) -> None:
-    """Compare the file with the hash its name carries (`signature-hash.th`) or that was published for it."""
+def check_name(path: Path, published: Mapping[str, str] = PUBLISHED_SHA256) -> None:
+    """Compare the file with the hash its name carries (`signature-hash.th`) or that was published for it.
+
+    published: sha256 by file name. Raises WeightsError for another file.
+    """
     match = re.fullmatch(r"[0-9a-f]{8}-([0-9a-f]{8,64})", path.stem)
-    expected = PUBLISHED_SHA256.get(path.name, match[1] if match else "")
+    expected = published.get(path.name, match[1] if match else "")
     actual = file_sha256(path) if expected else ""
     if not actual.startswith(expected):
         raise WeightsError(

@@ -14,7 +14,7 @@ import re
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,7 +35,6 @@ _DTYPES = {
     "BoolStorage": torch.bool,
 }
 _NAMES = {
-    "demucs.htdemucs HTDemucs",
     "fractions Fraction",
     "collections OrderedDict",
     "torch._utils _rebuild_tensor",
@@ -63,18 +62,22 @@ class Marker:
 
 
 HTDEMUCS = Marker()
+_ONLY_HTDEMUCS: Mapping[str, Marker] = {"demucs.htdemucs HTDemucs": HTDEMUCS}
+Classes = Mapping[str, Marker]
 
 
-def read_torch_file(path: Path) -> Any:
-    """The object stored in a `.th` file, with `HTDEMUCS` in the place of the model's class.
+def read_torch_file(path: Path, classes: Classes = _ONLY_HTDEMUCS) -> Any:
+    """The object stored in a `.th` file, with a marker in the place of the model's class.
 
-    Raises WeightsError for a damaged file and for one that names anything else than the classes above.
+    classes: what may stand there, "module name" to its marker.
+
+    Raises WeightsError for a damaged file and for one that names anything else than these and the names above.
     """
     try:
         with path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"
             file.seek(0)
-            return _read_zip(file) if is_zip else _read_legacy(file)
+            return _read_zip(file, classes) if is_zip else _read_legacy(file, classes)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     except Exception as error:  # whatever a hostile file provokes, the caller sees one kind of error
@@ -83,7 +86,7 @@ def read_torch_file(path: Path) -> Any:
         ) from error
 
 
-def _read_zip(file: BinaryIO) -> Any:
+def _read_zip(file: BinaryIO, classes: Classes) -> Any:
     """The object of torch's format since 1.6: a zip of one pickle and a member for each storage."""
     size = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
@@ -103,7 +106,7 @@ def _read_zip(file: BinaryIO) -> Any:
             return torch.frombuffer(bytearray(data), dtype=dtype) if n else torch.empty(0, dtype=dtype)
 
         pickled = archive.read(f"{root}/data.pkl")
-        return _Unpickler(_checked(io.BytesIO(pickled)), storage).load()
+        return _Unpickler(_checked(io.BytesIO(pickled), classes), storage, classes).load()
 
 
 def _root(members: dict[str, zipfile.ZipInfo]) -> str:
@@ -114,7 +117,7 @@ def _root(members: dict[str, zipfile.ZipInfo]) -> str:
     return roots[0]
 
 
-def _read_legacy(file: BinaryIO) -> Any:
+def _read_legacy(file: BinaryIO, classes: Classes) -> Any:
     """The object of torch's format before 1.6: five pickles, then the numbers of every storage."""
     left = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -132,7 +135,7 @@ def _read_legacy(file: BinaryIO) -> Any:
         raise WeightsError("it is no torch checkpoint.")
     if not _plain(file).get("little_endian"):
         raise WeightsError("it was written on a big-endian machine; convert it there to little-endian.")
-    stored = _Unpickler(_checked(file), storage).load()
+    stored = _Unpickler(_checked(file, classes), storage, classes).load()
     keys = _plain(file)
     if sorted(keys) != sorted(storages):
         raise WeightsError("it lacks the numbers of some tensors.")
@@ -159,17 +162,17 @@ def _plain(file: BinaryIO) -> Any:
     def refuse(key: str, dtype: torch.dtype, n: int) -> Tensor:
         raise WeightsError("it has tensors where none belong.")
 
-    return _Unpickler(_checked(file), refuse).load()
+    return _Unpickler(_checked(file, {}), refuse, {}).load()
 
 
-def _checked(file: BinaryIO) -> io.BytesIO:
+def _checked(file: BinaryIO, classes: Classes) -> io.BytesIO:
     """The next pickle in `file`, every opcode of it found harmless; `file` stands behind it afterwards."""
     start = file.tell()
     for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name == "GLOBAL" and argument not in _NAMES:
+        if opcode.name == "GLOBAL" and argument not in _NAMES and argument not in classes:
             raise WeightsError(
-                f"it names {str(argument).replace(' ', '.')!r}, which no HT Demucs checkpoint needs; nothing was "
-                "run. Use a file from the model's publisher."
+                f"it names {str(argument).replace(' ', '.')!r}, which no checkpoint of its kind needs; nothing "
+                "was run. Use a file from the model's publisher."
             )
         if opcode.name not in _OPCODES:
             raise WeightsError(f"it uses the pickle instruction {opcode.name}, which torch never writes.")
@@ -185,9 +188,12 @@ def _checked(file: BinaryIO) -> io.BytesIO:
 class _Unpickler(pickle.Unpickler):
     """Loads a checked pickle; `storage(key, dtype, n)` gives the numbers behind a tensor."""
 
-    def __init__(self, file: io.BytesIO, storage: Callable[[str, torch.dtype, int], Tensor]) -> None:
+    def __init__(
+        self, file: io.BytesIO, storage: Callable[[str, torch.dtype, int], Tensor], classes: Classes
+    ) -> None:
         super().__init__(file, encoding="utf-8")
         self._storage = storage
+        self._classes = classes
         self._storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -195,9 +201,10 @@ class _Unpickler(pickle.Unpickler):
         full = f"{module} {name}"
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
+        if full in self._classes:
+            return self._classes[full]
         # Made anew each time, so that a file cannot leave anything behind on them.
         known: dict[str, Any] = {
-            "demucs.htdemucs HTDemucs": HTDEMUCS,
             "collections OrderedDict": OrderedDict,
             "fractions Fraction": lambda *parts: _fraction(*parts),
             "torch._utils _rebuild_tensor": lambda *parts: _view(*parts[:4]),
@@ -205,7 +212,7 @@ class _Unpickler(pickle.Unpickler):
             "torch._utils _rebuild_parameter": lambda data, *_: data,
         }
         if full not in known:
-            raise WeightsError(f"it names {module}.{name}, which no HT Demucs checkpoint needs.")
+            raise WeightsError(f"it names {module}.{name}, which no checkpoint of its kind needs.")
         return known[full]
 
     def persistent_load(self, pid: Any) -> Tensor | Marker:
@@ -213,8 +220,8 @@ class _Unpickler(pickle.Unpickler):
 
         The legacy format stores a module's class beside its source text; that text is not looked at.
         """
-        if pid[0] == "module" and pid[1] is HTDEMUCS:
-            return HTDEMUCS
+        if pid[0] == "module" and any(pid[1] is marker for marker in self._classes.values()):
+            return pid[1]  # type: ignore[no-any-return]
         kind, dtype, key, _, n, *view = pid
         is_plain = kind == "storage" and isinstance(dtype, torch.dtype) and isinstance(key, str)
         if not is_plain or type(n) is not int or n < 0 or any(part is not None for part in view):

@@ -1,0 +1,33 @@
+"""What this plugin offers to unisep; light, since it is read whenever plugins are listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from unisep import BackendSpec, hookimpl
+
+_STEMS = ("drums", "bass", "other", "vocals")
+_SUMMARIES = {
+    "hdemucs_mmi": "Hybrid Demucs v3, trained anew on 800 more songs",
+    "mdx": "Demucs v3, four models, trained on MusDB HQ only",
+    "mdx_extra": "Demucs v3, four models, trained on more songs",
+    "repro_mdx_a": "Demucs v3 trained anew on MusDB HQ: two time-domain and two hybrid models",
+    "repro_mdx_a_hybrid_only": "The two hybrid models of repro_mdx_a",
+    "repro_mdx_a_time_only": "The two time-domain models of repro_mdx_a",
+}
+
+
+@hookimpl
+def unisep_backends() -> Iterable[BackendSpec]:
+    """The models of Demucs v3 that are not quantised, by the names that demucs gives them."""
+    return [
+        BackendSpec(
+            name=name,
+            load=f"unisep_demucs_classic.backend:load_{name}",
+            summary=f"{summary}: drums, bass, other, vocals",
+            stems=_STEMS,
+            licence="not stated",
+            card=f"unisep_demucs_classic:cards/{name}.toml",
+        )
+        for name, summary in _SUMMARIES.items()
+    ]
