@@ -203,7 +203,11 @@ def test_segments_are_counted_as_they_are_cut(seconds: float, segment: float | N
 
 def test_the_command_says_it_in_words(models, tmp_path: Path, capsys) -> None:
     soundfile.write(tmp_path / "song.wav", np.zeros((44_100 * 60, 1)), 44_100)
-    assert main(["explain", str(tmp_path / "song.wav"), "-q", "violin"]) == 0
+    asked = ["explain", str(tmp_path / "song.wav"), "-q", "violin"]
+    assert main(asked) == 0
+    out = capsys.readouterr().out
+    assert "  cannot: 4 others; --verbose says why" in out and "cannot: stems: " not in out
+    assert main([*asked, "--verbose"]) == 0
     out = capsys.readouterr().out
     for said in (
         "the recording: 60.0 s",

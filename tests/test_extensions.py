@@ -196,6 +196,7 @@ def test_a_rule_sends_a_query_to_a_stem_and_says_why() -> None:
 def test_a_rule_gives_other_words_and_the_result_keeps_its_name() -> None:
     route = planned("links", direction=Direction(text="left"))
     assert route.plan["links"].backend == "toy-pan", "the new words plainly name a stem"
+    assert "names the stem 'left' of 'toy-pan'" in route.plan["links"].reason
     route = planned("Trommel", direction=Direction(text="drums"))
     (want,) = route.tasks[0].wants
     assert want.name == "Trommel" and want.ask is not None and want.ask.query.texts == ("drums",)
@@ -252,6 +253,9 @@ def test_a_rule_never_sends_where_weights_are_missing(monkeypatch) -> None:
     monkeypatch.setitem(MISSING, "toy-pan", "missing")
     route = planned(direction=Direction(stem="left"))
     assert route.plan["x"].backend == "toy" and "whose weights are here" in route.warning
+    route = planned("links", direction=Direction(text="left", reason="it is German"))
+    assert "a weaker model for this stem" in route.plan["links"].reason, "a substitute is never silent"
+    assert "The rule 'mine' of registered sent it there: it is German." in route.plan["links"].reason
 
 
 def failing(question: Question) -> Direction:

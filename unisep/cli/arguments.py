@@ -109,6 +109,7 @@ def _add_explain(commands: argparse._SubParsersAction, parents: Sequence[argpars
     parser.add_argument(
         "input", nargs="?", type=Path, metavar="INPUT", help="the recording, to reckon how much work it is"
     )
+    parser.add_argument("-v", "--verbose", action="store_true", help="also who cannot answer, and why")
     add_questions(parser)
     add_stems(parser)
 

@@ -37,7 +37,7 @@ def explain(arguments: Namespace, console: Console) -> int:
     console.data(
         {"input": None if song is None else str(arguments.input), "seconds": seconds, **found.to_json()}
     )
-    console.lines(_lines(found, seconds))
+    console.lines(_lines(found, seconds, verbose=arguments.verbose))
     return 0
 
 
@@ -47,13 +47,13 @@ def _probed(arguments: Namespace) -> AudioFileInfo:
     return files.probe(arguments.input)
 
 
-def _lines(found: Explanation, seconds: float | None) -> list[str]:
+def _lines(found: Explanation, seconds: float | None, *, verbose: bool) -> list[str]:
     lines = [] if seconds is None else [f"the recording: {seconds:.1f} s"]
     groups: dict[Any, list[Answer]] = {}
     for answer in found.answers:
         groups.setdefault((answer.chosen, answer.others), []).append(answer)
     for group in groups.values():
-        lines += _answer_lines([answer.name for answer in group], group[0], seconds)
+        lines += _answer_lines([answer.name for answer in group], group[0], seconds, verbose=verbose)
     if found.rules:
         lines.append(f"rules asked first: {', '.join(found.rules)}")
     if found.steps:
@@ -61,15 +61,15 @@ def _lines(found: Explanation, seconds: float | None) -> list[str]:
     return lines + ([f"warning: {found.warning}"] if found.warning else [])
 
 
-def _answer_lines(names: list[str], answer: Answer, seconds: float | None) -> list[str]:
+def _answer_lines(names: list[str], answer: Answer, seconds: float | None, *, verbose: bool) -> list[str]:
     lines = [f"{', '.join(names)}: {_who(answer.chosen)}", f"  why: {answer.chosen.reason}"]
     lines += _part_lines(answer.chosen, seconds)
-    for title, candidates in (("could also", answer.others), ("cannot", answer.unable)):
-        for candidate in candidates:
-            why = f": {_first_sentence(candidate.reason)}" if title == "cannot" else ""
-            lines.append(f"  {title}: {_who(candidate)}{why}")
-            lines += [f"  {line}" for line in _part_lines(candidate, None)] if not why else []
-    return lines
+    for candidate in answer.others:
+        lines.append(f"  could also: {_who(candidate)}")
+        lines += [f"  {line}" for line in _part_lines(candidate, None)]
+    if verbose:
+        return lines + [f"  cannot: {_who(each)}: {_first_sentence(each.reason)}" for each in answer.unable]
+    return lines + ([f"  cannot: {len(answer.unable)} others; --verbose says why"] if answer.unable else [])
 
 
 def _who(candidate: Candidate) -> str:

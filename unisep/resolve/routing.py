@@ -160,14 +160,16 @@ def _plan(
     for ask in asks:
         task, want = answers[ask.name]
         reason = f"'{task.backend.name}' answers queries."
-        if ask.name in headings:
-            reason = f"'{task.backend.name}' answers. {headings[ask.name].reason}"
+        heading = headings.get(ask.name)
+        if heading is not None and heading.offer is not None:
+            reason = f"'{task.backend.name}' has the stem '{heading.direction.stem}'."
         elif ask.name in fixed:
             reason = f"The query names the stem '{fixed[ask.name][1]}' of '{task.backend.name}', which is stronger at it."
         elif ask.name in better:
             offer = better[ask.name]
             reason = f"'{task.backend.name}' answers, a weaker model for this stem: the weights of '{offer.name}' are not here."
-        reason = f"{reason} {want.through}".rstrip()
+        said = [reason, want.through, heading.reason if heading else ""]
+        reason = " ".join(part for part in said if part)
         choices[ask.name] = choice(task.backend, want.encoder, reason)
     return Plan(choices)
 
