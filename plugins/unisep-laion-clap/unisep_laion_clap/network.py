@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ from unisep.errors import EncoderError, WeightsError
 
 _OWN_NAME = "_unisep_laion_clap_network"
 _HEAD_WIDTH = 64
+_building = threading.Lock()
 # Width of the first layer of the audio tower, by which its two sizes are told apart.
 _AUDIO_MODELS = {96: "HTSAT-tiny", 128: "HTSAT-base"}
 _WORDS = "text_branch.embeddings.word_embeddings.weight"
@@ -51,9 +53,10 @@ def build(state: Mapping[str, Tensor], label: str) -> nn.Module:
         raise WeightsError(
             f"{label} is no CLAP that laion-clap knows ({type(error).__name__}: {error})."
         ) from error
-    module.RobertaModel = text_branch  # in our own copy of the module only
     options["text_cfg"]["model_type"] = "roberta"
-    model: nn.Module = module.CLAP(**options, enable_fusion=False, fusion_type="None")
+    with _building:  # the module is shared, and the next checkpoint may be of another size
+        module.RobertaModel = text_branch  # in our own copy of the module only
+        model: nn.Module = module.CLAP(**options, enable_fusion=False, fusion_type="None")
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
