@@ -25,7 +25,7 @@ from unisep.testing import toy_plugin
 from unisep.testing.toy import ToyBackend
 
 RATE_HZ = 44_100
-N_KILLS = 12
+N_KILLS = int(os.environ.get("UNISEP_KILLS", "12"))
 
 
 @pytest.fixture

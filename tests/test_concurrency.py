@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,7 +52,10 @@ class Watched(ToyBackend):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weights = torch.zeros(2**22)
+        self.weights = self.make_weights()
+
+    def make_weights(self) -> list[torch.Tensor]:
+        return [torch.zeros(2**22)]
 
     def separate(
         self,
@@ -209,6 +214,24 @@ def test_closing_frees_what_was_loaded() -> None:
     one.close()
     one.close()
     assert counted.n_alive() == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_closing_gives_the_memory_back_to_the_system() -> None:
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    n_blocks, one = 2_000, separator()
+    one.separate(song(0), "bass")
+    one.close()
+    before = resident_bytes()
+    with separator() as other, pytest.MonkeyPatch.context() as patched:
+        # in pieces that are small enough for the C library to keep them
+        patched.setattr(Watched, "make_weights", lambda _: [torch.ones(2**14) for _ in range(n_blocks)])
+        other.separate(song(0), "bass")
+        taken = resident_bytes() - before
+    left = resident_bytes() - before
+    assert left < taken / 4, (left, taken)
 
 
 def test_a_separator_that_is_dropped_frees_everything_too() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -181,8 +185,9 @@ class Shelf:
             loaded: list[Backend | QueryEncoder] = [*self._backends.values(), *self._encoders.values()]
             for store in (self._backends, self._views, self._encoders, self._aligned):
                 store.clear()
-        for each in loaded:
-            each.close()
+        while loaded:
+            loaded.pop().close()
+        _give_back(self._device)
 
     def _once(self, shelf: dict, key: object, load: Callable[[], T]) -> T:
         with self._lock:
@@ -206,6 +211,16 @@ class Shelf:
 
     def _weights_state(self, spec: BackendSpec | EncoderSpec) -> str:
         return self._store.state_at(spec.card)
+
+
+def _give_back(device: torch.device) -> None:
+    """Nothing; memory that is free but kept for later use, by torch or by the C library, goes to the system."""
+    gc.collect()  # what ran may be part of a cycle that still holds a model
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # only glibc keeps so much, and only glibc has this function
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def existing(path: str | Path, option: str) -> Path:

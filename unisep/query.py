@@ -38,7 +38,8 @@ class Embedding:
         detach = getattr(values, "detach", None)
         values = detach().cpu() if callable(detach) else values
         try:
-            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+            # what float32 cannot hold becomes infinite, and is refused below
+            with np.errstate(over="ignore"):
                 vector = np.asarray(values, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise EmbeddingError(f"An embedding is a vector of numbers; this is not: {error}") from error
