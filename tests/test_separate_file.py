@@ -114,6 +114,17 @@ def test_options_count_for_files_too(tmp_path: Path, options: dict[str, float]) 
     )
 
 
+def test_a_backend_without_context_gives_the_very_same_samples(tmp_path: Path) -> None:
+    path = on_disk(tmp_path, song(), subtype="PCM_24")
+    found = Separator("toy-pan", offline=True).separate_file(path, tmp_path / "out")
+    mixture = files.read(path).samples
+    for channel, name in enumerate(("left", "right")):
+        result = files.read(found[name]).samples
+        assert np.array_equal(result[channel], mixture[channel])
+        assert not result[1 - channel].any()
+    assert not files.read(found.rest).samples.any()
+
+
 class Normalised(Backend):
     """Its outputs depend on the level at which it hears the recording; `segment_seconds` None takes all at once."""
 
@@ -304,6 +315,28 @@ def test_what_fails_midway_leaves_nothing(
     with pytest.raises(type(error) if error else Cancelled):
         separator.separate_file(path, out, "bass", cancel=Flawed(3, error))
     assert not [each for each in out.rglob("*") if each.is_file()]
+
+
+@pytest.mark.parametrize("stage", ["reading", "writing"])
+def test_cancelling_works_at_every_stage(tmp_path: Path, separator: Separator, stage: str) -> None:
+    cancel = threading.Event()
+
+    def watch(progress: Progress) -> None:
+        if progress.stage == stage:
+            cancel.set()
+
+    path = on_disk(tmp_path, song(), subtype="PCM_16")
+    with pytest.raises(Cancelled):
+        separator.separate_file(path, tmp_path / "out", "bass", cancel=cancel, on_progress=watch)
+    assert not [each for each in (tmp_path / "out").rglob("*") if each.is_file()]
+
+
+def test_the_recording_itself_is_never_replaced(tmp_path: Path, separator: Separator) -> None:
+    path = on_disk(tmp_path, song(seconds=0.2), "bass.wav")
+    before = path.read_bytes()
+    with pytest.raises(OptionError, match="replace the recording"):
+        separator.separate_file(path, tmp_path, "bass", filename="{stem}.{ext}")
+    assert path.read_bytes() == before
 
 
 def test_damage_at_the_end_is_found_before_any_work(

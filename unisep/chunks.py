@@ -25,6 +25,7 @@ __all__ = [
     "grid",
     "hop_samples",
     "separate_chunks",
+    "stop_if",
     "take",
     "trim",
 ]
@@ -39,6 +40,12 @@ class CancelFlag(Protocol):
 
     def is_set(self) -> bool:
         """True once the work is to stop."""
+
+
+def stop_if(cancel: CancelFlag | None) -> None:
+    """Nothing. Raises Cancelled once the caller wants to stop."""
+    if cancel is not None and cancel.is_set():
+        raise Cancelled("Cancelled: the separation was stopped on request.")
 
 
 class OverlapAdd:
@@ -142,8 +149,7 @@ class Chunker:
         """The segments that wait, computed and blended."""
         if not self._waiting:
             return
-        if self._cancel is not None and self._cancel.is_set():
-            raise Cancelled("Cancelled: the separation was stopped on request.")
+        stop_if(self._cancel)
         batch, self._waiting = self._waiting, []
         segments, inputs = [segment for segment, _ in batch], torch.stack([samples for _, samples in batch])
         outputs = self._call(inputs, segments)

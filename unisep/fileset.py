@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -71,12 +71,15 @@ class FileSet:
             else:
                 self._partials[name].write(blocks[name])
 
-    def commit(self) -> WriteReport:
-        """The files, now complete and in their places, and the gain that they share."""
+    def commit(self, between_blocks: Callable[[], None] = lambda: None) -> WriteReport:
+        """The files, now complete and in their places, and the gain that they share.
+
+        between_blocks: called while spools are copied; what it raises ends the work, and no file appears.
+        """
         gain = fitting_gain(self._peak, self._encoding.subtype)
         for name, spool in self._spools.items():
             partial = self._stack.enter_context(self._partial(self._paths[name]))
-            self._copy(spool, partial, np.float32(gain))
+            self._copy(spool, partial, np.float32(gain), between_blocks)
             spool.close()
             self._partials[name] = partial
         for partial in self._partials.values():
@@ -104,10 +107,13 @@ class FileSet:
             tags=self._tags,
         )
 
-    def _copy(self, spool: IO[bytes], partial: PartialFile, gain: np.float32) -> None:
+    def _copy(
+        self, spool: IO[bytes], partial: PartialFile, gain: np.float32, between_blocks: Callable[[], None]
+    ) -> None:
         n_channels = self._shape[1]
         spool.seek(0)
         while data := spool.read(_COPY_VALUES * _SPOOL_BYTES * n_channels):
+            between_blocks()
             samples = np.frombuffer(data, dtype=np.float32).reshape(-1, n_channels).T
             partial.write(samples if gain == 1.0 else samples * gain)
 

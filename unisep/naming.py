@@ -64,3 +64,13 @@ class Template:
             stem: Path(self.pattern.format(**fields, stem=file))
             for stem, file in zip(stems, files, strict=True)
         }
+
+    def paths(self, folder: Path, source: Path, stems: Sequence[str], ext: str) -> dict[str, Path]:
+        """The whole path of each result. Raises OptionError where one would replace the recording itself."""
+        found = {stem: folder / place for stem, place in self.place(source, stems, ext).items()}
+        for stem, path in found.items():
+            if path.resolve() == source.resolve():
+                raise OptionError(
+                    f"'{stem}' would replace the recording '{source}' itself. Choose another folder."
+                )
+        return found

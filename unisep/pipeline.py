@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from unisep.buffers import SampleQueue, Samples
-from unisep.chunks import ENDLESS, CancelFlag
+from unisep.chunks import ENDLESS, CancelFlag, stop_if
 from unisep.convert import delay_seconds
-from unisep.errors import Cancelled, OptionError
+from unisep.errors import OptionError
 from unisep.options import Options
 from unisep.passes import Loaded, Pass
 from unisep.progress import Meter
@@ -101,8 +101,7 @@ class Engine:
 
     def feed(self, block: Samples) -> None:
         """Nothing; takes the next block of the recording, which is kept until it is given back."""
-        if self._cancel is not None and self._cancel.is_set():
-            raise Cancelled("Cancelled: the separation was stopped on request.")
+        stop_if(self._cancel)
         self._mixture.put(block)
         self._n_in += block.shape[-1]
         with torch.inference_mode():

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from unisep import files
 from unisep.audio import Audio
+from unisep.chunks import CancelFlag, stop_if
 from unisep.errors import AudioError, QueryError
 from unisep.formats import AudioFileInfo
 from unisep.opening import open_audio
@@ -134,10 +135,10 @@ class InMemory(Recording):
 class OnDisk(Recording):
     """A recording in a file, scanned from beginning to end on opening: what is damaged is refused before any work."""
 
-    def __init__(self, path: Path, opened: files.OpenFile) -> None:
+    def __init__(self, path: Path, opened: files.OpenFile, cancel: CancelFlag | None = None) -> None:
         self.path, self.name, self.info = path, path.stem, opened.info
         self._opened = opened
-        n_samples, self._statistics = _measured(self.blocks())
+        n_samples, self._statistics = _measured(self.blocks(), cancel)
         self._layout = Layout(opened.info.sample_rate_hz, opened.info.n_channels, n_samples)
 
     @property
@@ -162,13 +163,15 @@ def on_disk(path: str | Path) -> Iterator[OnDisk]:
         yield OnDisk(Path(path), opened)
 
 
-def _measured(blocks: Iterable[Samples]) -> tuple[int, Statistics]:
-    """Length and statistics, in float64; means and squared deviations of blocks are merged as in
+def _measured(blocks: Iterable[Samples], cancel: CancelFlag | None = None) -> tuple[int, Statistics]:
+    """Length and statistics, in float64.
 
-    Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
+    Means and squared deviations of blocks are merged after Chan, Golub, LeVeque 1979, "Updating formulae and a
+    pairwise algorithm for computing sample variances".
     """
     n_all, mean, squares = 0, 0.0, 0.0
     for block in blocks:
+        stop_if(cancel)
         mono = block.mean(axis=0, dtype=np.float64)
         n_samples, block_mean = mono.size, float(mono.mean())
         step = block_mean - mean

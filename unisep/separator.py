@@ -174,12 +174,11 @@ class Separator:
             encoding = choose_encoding(opened.info, format=format, subtype=subtype, bitrate_kbps=bitrate_kbps)
             job = self._planner.job(self._planner.requested(query, None, stems, route), meter)
             meter.stage("reading")
-            recording = OnDisk(path, opened)
-            places = template.place(path, [*job.route.plan, REST], encoding.format)
-            paths = {name: Path(folder) / place for name, place in places.items()}
+            recording = OnDisk(path, opened, cancel)
+            paths = template.paths(Path(folder), path, [*job.route.plan, REST], encoding.format)
             engine = self._planner.engine(job, recording, meter, cancel)
             carried = read_tags(path) if tags else None
-            written = write_results(recording, engine, job.route, paths, encoding, carried, meter)
+            written = write_results(recording, engine, job.route, paths, encoding, carried, meter, cancel)
         meter.stage("done")
         return written
 

@@ -18,7 +18,7 @@ def take_out_stamps(path: Path) -> None:
         head = file.read(12)
         if head[:4] == b"OggS":
             _renumber(file)
-        elif head[:4] == b"RIFF" and head[8:] == b"WAVE":
+        elif head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
             _clear_peak_time(file, "<")
         elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
             _clear_peak_time(file, ">")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from unisep.chunks import CancelFlag, stop_if
 from unisep.fileset import FileSet
 from unisep.formats import Encoding, check_size
 from unisep.pipeline import Engine
@@ -24,6 +25,7 @@ def write_results(
     encoding: Encoding,
     tags: Tags | None,
     meter: Meter,
+    cancel: CancelFlag | None,
 ) -> SeparatedFiles:
     """All files in their places, complete; where anything fails, none is there.
 
@@ -40,7 +42,7 @@ def write_results(
         for block in in_blocks(recording, engine, route):
             files.write(block)
         meter.stage("writing")
-        report = files.commit()
+        report = files.commit(lambda: stop_if(cancel))
     return SeparatedFiles(
         {name: paths[name] for name in route.plan},
         paths[REST],

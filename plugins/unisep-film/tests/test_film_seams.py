@@ -1,0 +1,71 @@
+"""Where segments of the embedded model meet, nothing is heard: no step of the energy, no click."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unisep import Separator
+
+RECORDING = Path(__file__).parents[3] / "examples" / "audio" / "mixture.flac"
+RATE_HZ = 44_100
+WINDOW = RATE_HZ // 50
+HOP_SECONDS = 1.7775  # off the beat, where the music itself has no steps
+
+
+def steps_db(samples: np.ndarray, at: list[int]) -> np.ndarray:
+    """By how many decibels the energy of 20 ms after each place differs from that of 20 ms before."""
+
+    def level_db(start: int) -> float:
+        return float(10 * np.log10(np.square(samples[:, start : start + WINDOW]).mean() + 1e-9))
+
+    return np.array([abs(level_db(place) - level_db(place - WINDOW)) for place in at])
+
+
+def clicks(samples: np.ndarray, at: list[int]) -> np.ndarray:
+    """How sharply the waveform bends at each place, against the median around it."""
+    bends = np.abs(np.diff(samples, 2, axis=1)).max(0)
+
+    def bend(place: int) -> float:
+        return float(bends[place - 4 : place + 3].max())
+
+    around = [[bend(near) for near in range(place - 2_000, place + 2_000, 97)] for place in at]
+    return np.array([bend(place) / (np.median(each) + 1e-9) for place, each in zip(at, around, strict=True)])
+
+
+def separated(overlap_fraction: float) -> tuple[list[np.ndarray], list[int], list[int]]:
+    """Two results, the places where segments begin and end within them, and places far from any."""
+    segment_seconds = HOP_SECONDS / (1 - overlap_fraction)
+    separator = Separator(
+        query_backend="htdemucs-film",
+        segment_seconds=segment_seconds,
+        overlap_fraction=overlap_fraction,
+        offline=True,
+    )
+    found = separator.separate(RECORDING, ["electric guitar", "drums"], route="conditioned")
+    hop, n_segment = round(HOP_SECONDS * RATE_HZ), round(segment_seconds * RATE_HZ)
+    starts = range(hop, found.target.n_samples - n_segment, hop)
+    edges = sorted({edge for start in starts for edge in (start, start + n_segment - hop)})
+    elsewhere = [
+        place
+        for place in range(RATE_HZ, found.target.n_samples - RATE_HZ, 1_511)
+        if min(abs(place - edge) for edge in edges) > 2 * WINDOW
+    ]
+    return [each.samples for each in found.values()], edges, elsewhere
+
+
+def test_seams_are_not_heard() -> None:
+    results, edges, elsewhere = separated(0.25)
+    assert len(edges) >= 16
+    for samples in results:
+        assert np.median(steps_db(samples, edges)) <= 1.25 * np.median(steps_db(samples, elsewhere))
+        assert np.median(clicks(samples, edges)) <= 1.25 * np.median(clicks(samples, elsewhere))
+        assert clicks(samples, edges).max() <= clicks(samples, elsewhere).max()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_measure_hears_seams_without_a_crossfade(index: int) -> None:
+    results, edges, elsewhere = separated(0.0)
+    assert np.median(clicks(results[index], edges)) > 5 * np.median(clicks(results[index], elsewhere))
