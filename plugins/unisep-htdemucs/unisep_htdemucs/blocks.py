@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import HTDemucsConfig
+from .kernels import by_frequency, pointwise, transposed
 
 
 class LayerScale(nn.Module):
@@ -23,7 +24,14 @@ class LayerScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` scaled: `[b, c, t]`, or `[b, t, c]` with `channels_last`."""
-        return x * (self.scale if self.channels_last else self.scale[:, None])
+        return x * self._factors()
+
+    def added(self, stream: Tensor, branch: Tensor) -> Tensor:
+        """`stream` plus `branch` scaled, in one pass."""
+        return torch.addcmul(stream, branch, self._factors())
+
+    def _factors(self) -> Tensor:
+        return self.scale if self.channels_last else self.scale[:, None]
 
 
 class DConv(nn.Module):
@@ -49,11 +57,18 @@ class DConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` with every branch added; `[b, c, t]`, or `[b, c, f, t]` taken one frequency at a time."""
-        n_freqs = x.shape[2] if x.dim() == 4 else 0
-        y = rearrange(x, "b c f t -> (b f) c t") if n_freqs else x
+        if x.dim() == 3:
+            return self._added(x)
+        y = self._added(rearrange(x, "b c f t -> (b f) c t"))
+        return rearrange(y, "(b f) c t -> b c f t", f=x.shape[2])
+
+    def _added(self, y: Tensor) -> Tensor:
         for layer in self.layers:
-            y = y + layer(y)
-        return rearrange(y, "(b f) c t -> b c f t", f=n_freqs) if n_freqs else y
+            narrow, norm1, gelu, widen, norm2, glu, scale = layer.children()
+            branch = glu(norm2(pointwise(widen, gelu(norm1(narrow(y))))))
+            assert isinstance(scale, LayerScale)
+            y = scale.added(y, branch)
+        return y
 
 
 class ScaledEmbedding(nn.Module):
@@ -83,6 +98,8 @@ class _Maker:
         self.config = config
         self.over_frequency = over_frequency
         self.has_norm = index >= config.norm_starts
+        # A norm looks at all frequencies, and time has none.
+        self.in_parts = over_frequency and not self.has_norm
 
     def strided(self, channels_in: int, channels_out: int) -> nn.Module:
         kernel, stride, pad = self.config.kernel_size, self.config.stride, self.config.kernel_size // 4
@@ -119,6 +136,8 @@ class EncoderLayer(nn.Module):
         super().__init__()
         make = _Maker(config, index, over_frequency)
         self.over_frequency = over_frequency
+        self.in_parts = make.in_parts
+        self.n_widest, self.context = 2 * channels_out, config.context_enc
         self.stride = config.stride
         self.conv = make.strided(channels_in, channels_out)
         self.norm1 = make.norm(channels_out)
@@ -131,6 +150,11 @@ class EncoderLayer(nn.Module):
         if not self.over_frequency:
             x = F.pad(x, (0, -x.shape[-1] % self.stride))
         y = F.gelu(self.norm1(self.conv(x)))
+        if self.in_parts:
+            return by_frequency(self._refined, y, self.n_widest, self.context)
+        return self._refined(y)
+
+    def _refined(self, y: Tensor) -> Tensor:
         if self.dconv is not None:
             y = self.dconv(y)
         return F.glu(self.norm2(self.rewrite(y)), dim=1)
@@ -144,7 +168,8 @@ class DecoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         make = _Maker(config, index, over_frequency)
-        self.over_frequency = over_frequency
+        self.in_parts = make.in_parts
+        self.n_widest, self.context = 2 * channels_in, config.context
         self.is_last = index == 0
         self.pad = config.kernel_size // 4
         self.conv_tr = make.transposed(channels_in, channels_out)
@@ -155,11 +180,15 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor, length: int) -> Tensor:
         """The layer's upsampled output, cut to `length` (frequencies of `[b, c, f, t]`, else samples)."""
-        y = F.glu(self.norm1(self.rewrite(x + skip)), dim=1)
-        if self.dconv is not None:
-            y = self.dconv(y)
-        z = self.norm2(self.conv_tr(y)).narrow(2, self.pad, length)
+        y = x + skip
+        y = by_frequency(self._refined, y, self.n_widest, self.context) if self.in_parts else self._refined(y)
+        z = self.norm2(transposed(self.conv_tr, y)).narrow(2, self.pad, length)
         return z if self.is_last else F.gelu(z)
+
+    def _refined(self, y: Tensor) -> Tensor:
+        gated = self.rewrite(y.to(next(self.rewrite.parameters()).dtype)).to(y.dtype)
+        y = F.glu(self.norm1(gated), dim=1)
+        return y if self.dconv is None else self.dconv(y)
 
 
 def rescale_convolutions(module: nn.Module, reference: float) -> None:

@@ -154,11 +154,13 @@ class HTDemucs(nn.Module):
 
     def combine(self, parts: Tensor, waves: Tensor, encoded: Encoded) -> Tensor:
         """Sources `[b, s, c, l]`: both branches brought back to the mixture's scale and summed."""
-        parts, waves = parts.float(), waves.float()
-        parts = parts * _repeated(encoded.std, parts)[:, None] + _repeated(encoded.mean, parts)[:, None]
-        waves = waves * _repeated(encoded.std_t, waves)[:, None] + _repeated(encoded.mean_t, waves)[:, None]
-        bins = torch.view_as_complex(rearrange(parts, "b s (c r) f t -> b s c f t r", r=2).contiguous())
-        return waves + waveform(bins, encoded.n_samples)
+        std, mean = _repeated(encoded.std, parts), _repeated(encoded.mean, parts)
+        std_t, mean_t = _repeated(encoded.std_t, waves)[:, None], _repeated(encoded.mean_t, waves)[:, None]
+        heard = []  # one source at a time: all of them together would make the largest buffers of the model
+        for part in parts.float().unbind(1):
+            real, imaginary = rearrange(torch.addcmul(mean, part, std), "b (c r) f t -> r b c f t", r=2)
+            heard.append(waveform(torch.complex(real, imaginary), encoded.n_samples))
+        return torch.stack(heard, dim=1) + torch.addcmul(mean_t, waves.float(), std_t)
 
     def decode(
         self,

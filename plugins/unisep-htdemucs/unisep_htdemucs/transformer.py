@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from .blocks import LayerScale
 from .config import HTDemucsConfig
+from .kernels import attention, linear
 
 # (index of the layer, frequency tokens [b, (t f), c], time tokens [b, s, c]) -> the same two, changed
 AfterLayer = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -38,23 +39,23 @@ class Attention(nn.Module):
     def forward(self, queries: Tensor, context: Tensor | None = None) -> Tensor:
         """`[b, queries, c]`: what `queries` take from `context [b, keys, c]`, or from themselves without one."""
         if context is None:
-            q, k, v = F.linear(queries, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+            q, k, v = linear(queries, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         else:
             n = queries.shape[-1]
-            q = F.linear(queries, self.in_proj_weight[:n], self.in_proj_bias[:n])
-            k, v = F.linear(context, self.in_proj_weight[n:], self.in_proj_bias[n:]).chunk(2, dim=-1)
+            q = linear(queries, self.in_proj_weight[:n], self.in_proj_bias[:n])
+            k, v = linear(context, self.in_proj_weight[n:], self.in_proj_bias[n:]).chunk(2, dim=-1)
         q, k, v = (rearrange(x, "b s (h c) -> b h s c", h=self.n_heads) for x in (q, k, v))
-        found = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        out: Tensor = self.out_proj(rearrange(found, "b h s c -> b s (h c)"))
-        return out
+        found = attention(q, k, v, self.dropout if self.training else 0.0)
+        return linear(rearrange(found, "b h s c -> b s (h c)"), self.out_proj.weight, self.out_proj.bias)
 
 
 class TokenGroupNorm(nn.GroupNorm):
     """Group normalisation of tokens `[b, s, c]` over all their steps and channels together."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` normalised, same shape."""
-        return rearrange(super().forward(rearrange(x, "b s c -> b c s")), "b c s -> b s c")
+        """`x` normalised, same shape; the layout stays, unlike on a way through `[b, c, s]`."""
+        y = F.layer_norm(x, x.shape[1:], eps=self.eps)
+        return torch.addcmul(self.bias, y, self.weight)
 
 
 class TransformerLayer(nn.Module, ABC):
@@ -78,8 +79,8 @@ class TransformerLayer(nn.Module, ABC):
         """`x [b, s, c]` after the layer; `other` holds the tokens of the other branch."""
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        hidden = self.dropout(F.gelu(self.linear1(x)))
-        out: Tensor = self.dropout(self.linear2(hidden))
+        hidden = self.dropout(F.gelu(linear(x, self.linear1.weight, self.linear1.bias)))
+        out: Tensor = self.dropout(linear(hidden, self.linear2.weight, self.linear2.bias))
         return out
 
     @staticmethod

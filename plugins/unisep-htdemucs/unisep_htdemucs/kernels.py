@@ -1,0 +1,104 @@
+"""The same arithmetic by the routes that a CPU takes fastest; elsewhere, and while training, torch's own.
+
+Two facts are behind all of it. Torch gives float32 matrix products to MKL, which on other makers' processors uses
+half the width of their vectors, while oneDNN, which torch carries too, uses all of it. And a buffer above 32 MiB
+is fetched from the system anew each time, page by page, where smaller ones are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_LARGEST_KEPT = 1 << 23  # numbers in a float32 buffer of 32 MiB, the most that the C library keeps for reuse
+_TILE = 1 << 20  # numbers in a buffer of 4 MiB: a few of these fit in a processor's cache
+_N_ROWS = 336  # queries whose attention scores are computed at once
+
+_DTYPES: tuple[torch.dtype, ...] = ()  # in which oneDNN is there, and faster than torch's own choice
+if torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available():
+    _HAS_BFLOAT16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    _DTYPES = (torch.float32, torch.bfloat16) if _HAS_BFLOAT16 else (torch.float32,)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x [..., in]` times `weight [out, in]`, plus `bias`, in the dtype of the weight."""
+    x = x.to(weight.dtype)
+    return _product(x, weight, bias) if _is_open(x) else F.linear(x, weight, bias)
+
+
+def pointwise(convolution: nn.Module, x: Tensor) -> Tensor:
+    """`x [b, in, t]` through a convolution one step wide."""
+    if (
+        x.shape[0] == 1
+        and isinstance(convolution, nn.Conv1d)
+        and convolution.bias is not None
+        and _is_open(x)
+    ):
+        product = _product(convolution.weight[..., 0], x[0].t(), None)
+        return product.add_(convolution.bias[:, None])[None]
+    out: Tensor = convolution(x)
+    return out
+
+
+def transposed(convolution: nn.Module, x: Tensor) -> Tensor:
+    """A transposed convolution of `x [b, c, f, t]` or `[b, c, t]`, which oneDNN computes with channels last."""
+    if isinstance(convolution, nn.ConvTranspose1d) and _is_open(x):
+        weight, stride = convolution.weight[:, :, None], (1, *convolution.stride)
+        return _channels_last(x[:, :, None], weight, convolution.bias, stride)[:, :, 0]
+    if isinstance(convolution, nn.ConvTranspose2d) and _is_open(x):
+        return _channels_last(x, convolution.weight, convolution.bias, convolution.stride)
+    out: Tensor = convolution(x)
+    return out
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """What queries `q [b, h, n, c]` find in values `v` by keys `k [b, h, m, c]`; a block of scores lives at a time."""
+    if dropout or not _is_open(q):
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    shape = q.shape
+    q = (q * shape[-1] ** -0.5).contiguous().flatten(0, 1)
+    k, v = k.contiguous().flatten(0, 1), v.transpose(-1, -2).contiguous().flatten(0, 1)
+    out = torch.empty_like(q)
+    for queries, keys, values, found in zip(q, k, v, out, strict=True):
+        for some, place in zip(queries.split(_N_ROWS), found.split(_N_ROWS), strict=True):
+            scores = _product(some, keys, None)
+            place.copy_(_product(torch.softmax(scores, dim=-1, out=scores), values, None))
+    return out.view(shape)
+
+
+def by_frequency(layer: Callable[[Tensor], Tensor], x: Tensor, n_widest: int, context: int) -> Tensor:
+    """`layer(x)` for `x [b, c, f, t]`, some frequencies at a time where its buffers would be too large to keep.
+
+    layer: maps each frequency to one, from itself and `context` neighbours on either side; inside it has
+        `n_widest` channels.
+    """
+    n_numbers = x.shape[0] * n_widest * x.shape[2] * x.shape[3]
+    if n_numbers <= _LARGEST_KEPT or not _is_open(x):
+        return layer(x)
+    n_freqs = x.shape[2]
+    size = max(4 * context, 1, _TILE * n_freqs // n_numbers)
+    out = torch.empty_like(x)
+    for start in range(0, n_freqs, size):
+        first = max(0, start - context)
+        part = layer(x[:, :, first : start + size + context])
+        out[:, :, start : start + size] = part[:, :, start - first : start - first + size]
+    return out
+
+
+def _is_open(x: Tensor) -> bool:
+    """Whether `x` may take the short cuts: on the CPU, with no gradient to be kept."""
+    return x.device.type == "cpu" and x.dtype in _DTYPES and not torch.is_grad_enabled()
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` by oneDNN."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return out
+
+
+def _channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...]) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last)
+    return F.conv_transpose2d(x, weight, bias, stride).contiguous()
