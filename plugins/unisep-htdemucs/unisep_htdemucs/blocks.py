@@ -157,7 +157,7 @@ class EncoderLayer(nn.Module):
     def _refined(self, y: Tensor) -> Tensor:
         if self.dconv is not None:
             y = self.dconv(y)
-        return F.glu(self.norm2(self.rewrite(y)), dim=1)
+        return F.glu(self.norm2(pointwise(self.rewrite, y)), dim=1)
 
 
 class DecoderLayer(nn.Module):

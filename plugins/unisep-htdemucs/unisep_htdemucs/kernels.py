@@ -30,15 +30,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def pointwise(convolution: nn.Module, x: Tensor) -> Tensor:
-    """`x [b, in, t]` through a convolution one step wide."""
+    """`x [b, c, ...]` through a convolution, which for a single item is a product where its kernel is 1 wide."""
     if (
-        x.shape[0] == 1
-        and isinstance(convolution, nn.Conv1d)
+        isinstance(convolution, nn.Conv1d | nn.Conv2d)
         and convolution.bias is not None
+        and max(convolution.kernel_size) == 1
+        and x.shape[0] == 1
         and _is_open(x)
     ):
-        product = _product(convolution.weight[..., 0], x[0].t(), None)
-        return product.add_(convolution.bias[:, None])[None]
+        flat = _product(convolution.weight.flatten(1), x[0].flatten(1).t(), None)
+        return flat.add_(convolution.bias[:, None]).unflatten(1, x.shape[2:])[None]
     out: Tensor = convolution(x)
     return out
 

@@ -18,6 +18,7 @@ from unisep.errors import AudioError
 
 from .blocks import DecoderLayer, EncoderLayer, ScaledEmbedding, rescale_convolutions
 from .config import HTDemucsConfig
+from .kernels import pointwise
 from .spectrogram import spectrogram, waveform
 from .transformer import AfterLayer, CrossTransformer
 
@@ -93,7 +94,7 @@ class HTDemucs(nn.Module):
         """Both encoders' outputs for `mixture [b, c, l]` of any length, each branch normalised on its own."""
         dtype = next(self.parameters()).dtype
         bins = spectrogram(mixture.float(), self.config.nfft)
-        parts = rearrange(torch.view_as_real(bins), "b c f t r -> b (c r) f t")
+        parts = rearrange(torch.view_as_real(bins), "b c f t r -> b (c r) f t").contiguous()
         std, mean = torch.std_mean(parts, dim=(1, 2, 3), keepdim=True)
         std_t, mean_t = torch.std_mean(mixture.float(), dim=(1, 2), keepdim=True)
         x = ((parts - mean) / (1e-5 + std)).to(dtype)
@@ -121,9 +122,9 @@ class HTDemucs(nn.Module):
             return x, xt
         if not self.config.bottom_channels:
             return self.crosstransformer(x, xt, after_layer)
-        x = _pointwise(self.channel_upsampler, x)
-        x, xt = self.crosstransformer(x, self.channel_upsampler_t(xt), after_layer)
-        return _pointwise(self.channel_downsampler, x), self.channel_downsampler_t(xt)
+        x, xt = _flat(self.channel_upsampler, x), pointwise(self.channel_upsampler_t, xt)
+        x, xt = self.crosstransformer(x, xt, after_layer)
+        return _flat(self.channel_downsampler, x), pointwise(self.channel_downsampler_t, xt)
 
     def decode_branches(
         self,
@@ -195,9 +196,9 @@ class HTDemucs(nn.Module):
         return sources[..., : mixture.shape[-1]]
 
 
-def _pointwise(convolution: nn.Module, x: Tensor) -> Tensor:
+def _flat(convolution: nn.Module, x: Tensor) -> Tensor:
     """A 1-wide 1-D convolution applied to `x [b, c, f, t]`."""
-    flat = convolution(rearrange(x, "b c f t -> b c (f t)"))
+    flat = pointwise(convolution, rearrange(x, "b c f t -> b c (f t)"))
     return rearrange(flat, "b c (f t) -> b c f t", f=x.shape[2])
 
 
