@@ -7,18 +7,27 @@ agreement of the two means something), saved once and loaded by both. Both separ
 segments of 7.8 s, 25 % overlap and no shifts, one after the other in every round; the ratio is the median of the
 rounds' ratios, which a busy machine disturbs least. The query model, if its weights are here, is measured
 beside them.
+
+`of_the_limit` is the arithmetic of the model over what a large matrix product did in the same precision and the
+same rounds: what is left up to 1 went into everything that is no product, and into products of small shapes.
+`peak_memory_mib` is the most that a process of its own held, which loads torch and separates one segment at most.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,6 +38,7 @@ from demucs.api import Separator as Demucs
 from demucs.htdemucs import HTDemucs
 from demucs.states import get_state
 from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
 
 from unisep import Audio, Separator
 from unisep.errors import UnisepError
@@ -36,6 +46,7 @@ from unisep.errors import UnisepError
 RATE_HZ = 44_100
 SIGNATURE = "955717e8"
 STEMS = ["drums", "bass", "other", "vocals"]
+DTYPES = {"demucs": torch.float32, "unisep float32": torch.float32, "unisep bfloat16": torch.bfloat16}
 
 
 def save_weights(folder: Path) -> None:
@@ -69,48 +80,119 @@ def agreement_db(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> floa
     return 10 * float(np.log10(np.sum(theirs.astype(np.float64) ** 2) / max(difference, 1e-30)))
 
 
-def competitors(folder: Path, song: NDArray[np.float32], device: str) -> dict[str, Callable[[], Any]]:
+def product_flops_per_second(dtype: torch.dtype, device: str) -> float:
+    """Operations a second of a large matrix product, by the fastest of the routes that torch has."""
+    n = 2048
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    routes: list[Callable[[], object]] = [lambda: a @ b]
+    if device == "cpu" and torch.backends.mkldnn.is_available():
+        routes.append(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
+    seconds = [timed(route) for route in routes for _ in range(3)]
+    return 2 * n**3 / min(seconds)
+
+
+def segment_flops(folder: Path) -> float:
+    """Operations of the products and convolutions of demucs's model for one segment."""
+    model = Demucs("htdemucs", repo=folder, device="cpu").model.models[0]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 2, round(7.8 * RATE_HZ)))
+    return float(counter.get_total_flops())
+
+
+def peak_memory_mib(name: str, seconds: float, device: str) -> float:
+    """The most memory that a process of its own held, which separates once as `name` does."""
+    command = [sys.executable, __file__, "--only", name, "--seconds", str(seconds), "--device", device]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def run_only(name: str, seconds: float, device: str) -> None:
+    """Separate once as `name` does and print the most memory that was held, in MiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_weights(Path(folder))
+        competitors(Path(folder), noise(seconds), device, name)[name]()
+    print(most_held_mib())
+
+
+def most_held_mib() -> float:
+    """The most memory this program held so far; where Linux tells, without what its parent held before the start."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    held_kib = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return float(held_kib[0] if held_kib else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+
+
+def noise(seconds: float) -> NDArray[np.float32]:
+    """The stereo song that all separate."""
+    return np.random.default_rng(0).normal(0, 0.1, (2, round(seconds * RATE_HZ))).astype(np.float32)
+
+
+def competitors(
+    folder: Path, song: NDArray[np.float32], device: str, only: str = ""
+) -> dict[str, Callable[[], Any]]:
     """What is measured, by name; each call separates the whole song into four stems, or by one query."""
-    theirs = Demucs("htdemucs", repo=folder, device=device, shifts=0, overlap=0.25)
-    float32 = Separator("htdemucs", weights=folder, device=device, offline=True)
-    bfloat16 = Separator("htdemucs", weights=folder, device=device, precision="bfloat16", offline=True)
     audio = Audio(song, RATE_HZ)
-    runs: dict[str, Callable[[], Any]] = {
-        "demucs": lambda: theirs.separate_tensor(torch.from_numpy(song.copy()))[1],
-        "unisep float32": lambda: float32.separate(audio),
-        "unisep bfloat16": lambda: bfloat16.separate(audio),
-    }
-    query = Separator(device=device, offline=True)
-    try:
-        query.separate(Audio(song[:, :RATE_HZ], RATE_HZ), query="electric guitar", route="conditioned")
-        runs["unisep text query"] = lambda: query.separate(
-            audio, query="electric guitar", route="conditioned"
-        )
-    except UnisepError as error:
-        print(f"The query model is left out: {error}")
+    runs: dict[str, Callable[[], Any]] = {}
+    if only in ("", "demucs"):
+        theirs = Demucs("htdemucs", repo=folder, device=device, shifts=0, overlap=0.25)
+        runs["demucs"] = lambda: theirs.separate_tensor(torch.from_numpy(song.copy()))[1]
+    for precision in ("float32", "bfloat16"):
+        if only in ("", f"unisep {precision}"):
+            separator = Separator(
+                "htdemucs", weights=folder, device=device, precision=precision, offline=True
+            )
+            runs[f"unisep {precision}"] = partial(separator.separate, audio)
+    if only in ("", "unisep text query"):
+        query = Separator(device=device, offline=True)
+        ask = partial(query.separate, query="electric guitar", route="conditioned")
+        try:
+            ask(Audio(song[:, :RATE_HZ], RATE_HZ))
+            runs["unisep text query"] = partial(ask, audio)
+        except UnisepError as error:
+            print(f"The query model is left out: {error}", file=sys.stderr)
     return runs
 
 
 def measure(seconds: float, n_rounds: int, device: str) -> dict[str, Any]:
     """Speeds, ratios to demucs and agreement with it."""
-    song = np.random.default_rng(0).normal(0, 0.1, (2, round(seconds * RATE_HZ))).astype(np.float32)
+    song = noise(seconds)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_weights(folder)
         runs = competitors(folder, song, device)
+        flops = segment_flops(folder) * n_segments(seconds)
         outputs = {name: run() for name, run in runs.items()}  # also warms up
-        rounds = [{name: timed(run) for name, run in runs.items()} for _ in range(n_rounds)]
+        rounds, limits = [], []
+        for _ in range(n_rounds):
+            limits.append({dtype: product_flops_per_second(dtype, device) for dtype in DTYPES.values()})
+            rounds.append({name: timed(run) for name, run in runs.items()})
+    best = {dtype: max(each[dtype] for each in limits) for dtype in DTYPES.values()}
     expected = np.stack([outputs["demucs"][stem].cpu().numpy() for stem in STEMS])
-    results = {}
+    results: dict[str, dict[str, float]] = {}
     for name, output in outputs.items():
+        taken = statistics.median(each[name] for each in rounds)
         results[name] = {
-            "times_real_time": seconds / statistics.median(each[name] for each in rounds),
+            "times_real_time": seconds / taken,
             "ratio_to_demucs": statistics.median(each["demucs"] / each[name] for each in rounds),
+            "peak_memory_mib": peak_memory_mib(name, min(seconds, 7.8), device),
         }
-        if name in ("unisep float32", "unisep bfloat16"):
+        if name in DTYPES:
+            results[name]["of_the_limit"] = flops / best[DTYPES[name]] / taken
+        if name.startswith("unisep") and name in DTYPES:
             ours = np.stack([output[stem].samples for stem in STEMS])
             results[name]["agreement_db"] = agreement_db(ours, expected)
-    return {"machine": machine(device), "seconds": seconds, "rounds": n_rounds, "results": results}
+    products = {str(dtype): value / 1e9 for dtype, value in best.items()}
+    facts = {
+        "seconds": seconds,
+        "rounds": n_rounds,
+        "gflop": flops / 1e9,
+        "product_gflop_per_second": products,
+    }
+    return {"machine": machine(device), **facts, "results": results}
+
+
+def n_segments(seconds: float) -> int:
+    """How many segments of 7.8 s at 25 % overlap cover a song."""
+    return math.ceil(seconds / (0.75 * 7.8))
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -131,16 +213,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", default="", help="print the peak memory of one competitor, in MiB")
     arguments = parser.parse_args()
+    if arguments.only:
+        run_only(arguments.only, arguments.seconds, arguments.device)
+        return
     figures = measure(arguments.seconds, arguments.rounds, arguments.device)
     if arguments.json:
         print(json.dumps(figures, indent=2))
         return
     print(", ".join(f"{key} {value}" for key, value in figures["machine"].items()))
-    print(f"{'':20}{'x real time':>12}{'x demucs':>10}{'agreement':>12}   ({arguments.rounds} rounds)")
+    print(f"Largest product, GFLOP/s: {figures['product_gflop_per_second']}; {arguments.rounds} rounds")
+    columns = ("times_real_time", "ratio_to_demucs", "of_the_limit", "agreement_db", "peak_memory_mib")
+    print(f"{'':20}" + "".join(f"{column:>17}" for column in columns))
     for name, values in figures["results"].items():
-        agreement = f"{values['agreement_db']:9.1f} dB" if "agreement_db" in values else ""
-        print(f"{name:20}{values['times_real_time']:12.2f}{values['ratio_to_demucs']:10.2f}{agreement:>12}")
+        cells = (f"{values[column]:17.2f}" if column in values else f"{'':17}" for column in columns)
+        print(f"{name:20}" + "".join(cells))
 
 
 if __name__ == "__main__":
