@@ -16,7 +16,7 @@ MAX_LINES = 300
 FLOORS = [
     ["errors"],
     ["audio"],
-    ["progress"],
+    ["progress", "cancelling"],
     ["names", "naming", "formats", "headers", "ffmpeg", "tags", "stamps", "writing", "fileset", "files"],
     ["convert"],
     ["segments", "chunks"],

@@ -7,17 +7,16 @@ around short segments and the crossfade are those of the released HT Demucs mode
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from unisep.errors import BackendError, Cancelled, OptionError
+from unisep.cancelling import CancelFlag, stop_if
+from unisep.errors import BackendError, OptionError
 from unisep.segments import Cutter, Segment, grid, hop_samples, take, trim
 
 __all__ = [
     "ENDLESS",
-    "CancelFlag",
     "Chunker",
     "Cutter",
     "OverlapAdd",
@@ -25,7 +24,6 @@ __all__ = [
     "grid",
     "hop_samples",
     "separate_chunks",
-    "stop_if",
     "take",
     "trim",
 ]
@@ -33,19 +31,6 @@ __all__ = [
 SegmentCall = Callable[[Tensor, list[Segment]], Tensor]
 OnSegment = Callable[[int], None]
 ENDLESS = 2**62  # where a recording ends, as long as nobody knows
-
-
-class CancelFlag(Protocol):
-    """Anything that tells whether the caller wants to stop, such as a `threading.Event`."""
-
-    def is_set(self) -> bool:
-        """True once the work is to stop."""
-
-
-def stop_if(cancel: CancelFlag | None) -> None:
-    """Nothing. Raises Cancelled once the caller wants to stop."""
-    if cancel is not None and cancel.is_set():
-        raise Cancelled("Cancelled: the separation was stopped on request.")
 
 
 class OverlapAdd:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unisep.backend import Backend
 from unisep.buffers import Samples
-from unisep.chunks import CancelFlag
+from unisep.cancelling import CancelFlag
 from unisep.convert import StreamResampler, with_channels
 from unisep.errors import BackendError
 from unisep.inference import Caller

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from unisep.buffers import SampleQueue, Samples
-from unisep.chunks import ENDLESS, CancelFlag, stop_if
+from unisep.cancelling import CancelFlag, stop_if
+from unisep.chunks import ENDLESS
 from unisep.convert import delay_seconds
 from unisep.errors import OptionError
 from unisep.options import Options

@@ -13,7 +13,7 @@ import torch
 
 from unisep.audio import Audio
 from unisep.backend import Backend
-from unisep.chunks import CancelFlag
+from unisep.cancelling import CancelFlag
 from unisep.errors import DownloadError
 from unisep.loading import Shelf
 from unisep.options import Options

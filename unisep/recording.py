@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from unisep import files
 from unisep.audio import Audio
-from unisep.chunks import CancelFlag, stop_if
+from unisep.cancelling import CancelFlag, stop_if
 from unisep.errors import AudioError, QueryError
 from unisep.formats import AudioFileInfo
 from unisep.opening import open_audio

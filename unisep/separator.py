@@ -12,7 +12,7 @@ import torch
 
 from unisep import files
 from unisep.audio import Audio, checked_rate
-from unisep.chunks import CancelFlag
+from unisep.cancelling import CancelFlag
 from unisep.ensemble import Ensemble
 from unisep.errors import QueryError
 from unisep.formats import choose_encoding

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from unisep.buffers import SampleQueue, Samples
-from unisep.chunks import CancelFlag, Chunker, SegmentCall
+from unisep.cancelling import CancelFlag
+from unisep.chunks import Chunker, SegmentCall
 from unisep.convert import resampled_length
 from unisep.options import Options
 from unisep.segments import Segment, grid

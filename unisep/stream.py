@@ -9,7 +9,7 @@ from typing import Any, Literal, final
 
 from unisep.audio import Audio, as_samples
 from unisep.buffers import Samples
-from unisep.chunks import CancelFlag
+from unisep.cancelling import CancelFlag
 from unisep.errors import AudioError, OptionError, QueryError
 from unisep.options import Options
 from unisep.pipeline import Engine, Piece, delay_samples

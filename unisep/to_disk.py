@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from unisep.chunks import CancelFlag, stop_if
+from unisep.cancelling import CancelFlag, stop_if
 from unisep.fileset import FileSet
 from unisep.formats import Encoding, check_size
 from unisep.pipeline import Engine
