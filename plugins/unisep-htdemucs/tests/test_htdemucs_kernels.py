@@ -108,3 +108,23 @@ def test_bfloat16_on_the_cpu_keeps_the_streams_in_float32(
     dtypes = {name: parameter.dtype for name, parameter in half_model.named_parameters()}
     assert dtypes["crosstransformer.layers.0.linear1.weight"] == torch.bfloat16
     assert dtypes["encoder.0.conv.weight"] == dtypes["decoder.3.conv_tr.weight"] == torch.float32
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError])
+def test_a_torch_without_the_operator_is_served_by_its_own(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def gone(*_: Any) -> Tensor:
+        raise error("no such operator")
+
+    monkeypatch.setattr(kernels, "_product", gone)
+    assert kernels._fast_dtypes() == ()
+    monkeypatch.setattr(kernels, "_DTYPES", ())
+    x, weight = random(3, 4), random(5, 4)
+    with torch.no_grad():
+        assert torch.equal(kernels.linear(x, weight), F.linear(x, weight))
+
+
+def test_a_wrong_product_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_product", lambda x, weight, bias: torch.zeros(2, 2))
+    assert kernels._fast_dtypes() == ()

@@ -17,10 +17,21 @@ _LARGEST_KEPT = 1 << 23  # numbers in a float32 buffer of 32 MiB, the most that 
 _TILE = 1 << 20  # numbers in a buffer of 4 MiB: a few of these fit in a processor's cache
 _N_ROWS = 336  # queries whose attention scores are computed at once
 
-_DTYPES: tuple[torch.dtype, ...] = ()  # in which oneDNN is there, and faster than torch's own choice
-if torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available():
-    _HAS_BFLOAT16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    _DTYPES = (torch.float32, torch.bfloat16) if _HAS_BFLOAT16 else (torch.float32,)
+
+def _fast_dtypes() -> tuple[torch.dtype, ...]:
+    """The dtypes in which oneDNN's product is there, and faster than torch's own choice.
+
+    The operator is not part of torch's public interface: it is tried, and done without where it is gone.
+    """
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return ()
+    ones = torch.ones(2, 2)
+    try:
+        works = torch.equal(_product(ones, ones, None), 2 * ones)
+        has_bfloat16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    except (AttributeError, RuntimeError, TypeError):
+        return ()
+    return (torch.float32, torch.bfloat16)[: works * (1 + has_bfloat16)]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -103,3 +114,6 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...]) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     return F.conv_transpose2d(x, weight, bias, stride).contiguous()
+
+
+_DTYPES = _fast_dtypes()
