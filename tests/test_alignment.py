@@ -49,6 +49,7 @@ from unisep.errors import (
     WeightsError,
 )
 from unisep.maps import MapStore, SpaceMap
+from unisep.precision import Precision
 from unisep.testing import EncoderContract, noise, tone
 
 N_LATENT = 16
@@ -587,7 +588,7 @@ def test_a_map_that_vanishes_between_planning_and_loading_is_an_error(tmp_path: 
     from unisep.progress import Meter
     from unisep.weights import WeightsStore
 
-    shelf = Shelf(WeightsStore(offline=True), CPU, torch.float32)
+    shelf = Shelf(WeightsStore(offline=True), Precision("float32", CPU))
     with pytest.raises(WeightsError, match="no fitted map from 'probe-1' to 'base-1' any more"):
         shelf.encoder_for(shelf.open_encoder("probe", Meter()), "base-1", Meter())
 

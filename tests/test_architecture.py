@@ -28,6 +28,7 @@ FLOORS = [
     ["plugins"],
     ["locks", "cards", "hub", "download", "hashes", "weights"],
     ["maps"],
+    ["precision"],
     ["resolve"],
     [
         "buffers",

@@ -79,7 +79,7 @@ def run(
 
 
 def separated(mixture: Audio, *tasks: Loaded, **options: object) -> dict[str, Estimate]:
-    chosen = Options(CPU, torch.float32, **options)  # type: ignore[arg-type]
+    chosen = Options(CPU, **options)  # type: ignore[arg-type]
     return run(mixture, tasks, chosen, Meter(), None)
 
 
@@ -333,7 +333,7 @@ def test_a_stem_that_the_backend_does_not_give_is_named() -> None:
 
 def test_progress_goes_from_nothing_to_all() -> None:
     seen: list[Progress] = []
-    run(song(), [loaded(Mean()), loaded(Mean())], Options(CPU, torch.float32), Meter(seen.append), None)
+    run(song(), [loaded(Mean()), loaded(Mean())], Options(CPU), Meter(seen.append), None)
     fractions = [progress.fraction for progress in seen]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
@@ -351,7 +351,7 @@ def test_cancelling_stops_before_the_next_segment() -> None:
             cancel.set()
 
     with pytest.raises(Cancelled):
-        run(song(8.0), [loaded(backend)], Options(CPU, torch.float32), Meter(after_two), cancel)
+        run(song(8.0), [loaded(backend)], Options(CPU), Meter(after_two), cancel)
     assert len(backend.batches) < 7
 
 
@@ -395,4 +395,4 @@ def test_spans_are_grown_and_merged() -> None:
 )
 def test_options_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
-        Options(CPU, torch.float32, **options)
+        Options(CPU, **options)

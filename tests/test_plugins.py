@@ -83,6 +83,8 @@ HOOK = "from unisep import BackendSpec, EncoderSpec, hookimpl\n@hookimpl\ndef un
         (HOOK.format("[" + SPEC.format("").replace("m:f", "m.f") + "]"), "load must be"),
         (HOOK.format("[" + SPEC.format(", card='card.toml'") + "]"), "card must be 'package"),
         (HOOK.format("[" + SPEC.format("").replace("('a',)", "'drums'") + "]"), "not a single text"),
+        (HOOK.format("[" + SPEC.format(", auto_precision={'cpu': 'int8'}") + "]"), "auto_precision maps"),
+        (HOOK.format("[" + SPEC.format(", auto_precision='bfloat16'") + "]"), "Error"),
         (HOOK.format("[" + SPEC.format("").replace("('a',)", "('a', 'a')") + "]"), "none twice"),
         (HOOK.format("[" + SPEC.format("").replace("('a',)", "()") + "]"), "at least one"),
         (HOOK.format("[" + SPEC.format("").replace("('a',)", "None") + "]"), "Error"),

@@ -288,16 +288,41 @@ def test_a_query_that_names_a_stem_goes_there() -> None:
     assert by_query.plan["low"].encoder == "toy"
 
 
-def test_half_precision_reaches_the_backend() -> None:
+@pytest.mark.parametrize(
+    ("precision", "vouched_for", "is_computed", "expected"),
+    [
+        ("bfloat16", {}, True, torch.bfloat16),
+        ("float32", {"cpu": "bfloat16"}, True, torch.float32),
+        ("auto", {"cpu": "bfloat16"}, True, torch.bfloat16),
+        ("auto", {"cpu": "bfloat16"}, False, torch.float32),
+        ("auto", {"cuda": "float16"}, True, torch.float32),
+        ("auto", {"cpu": "float16"}, True, torch.float32),
+        ("auto", {}, True, torch.float32),
+    ],
+)
+def test_the_precision_reaches_the_backend(
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    vouched_for: dict[str, str],
+    is_computed: bool,
+    expected: torch.dtype,
+) -> None:
     seen = {}
 
     def load(*, weights: object, device: object, dtype: torch.dtype) -> Backend:
         seen["dtype"] = dtype
         return ToyBackend()
 
-    with registered_backend(load):
-        Separator("mine", precision="bfloat16").separate(SONG)
-    assert seen["dtype"] == torch.bfloat16
+    monkeypatch.setattr("unisep.precision.cpu_computes_bfloat16", lambda: is_computed)
+    with registered_backend(load, auto_precision=vouched_for):
+        Separator("mine", precision=precision, device="cpu").separate(SONG)
+    assert seen["dtype"] == expected
+
+
+def test_a_type_that_the_processor_would_imitate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unisep.precision.cpu_computes_bfloat16", lambda: False)
+    with pytest.raises(OptionError, match="no bfloat16 arithmetic"):
+        Separator("toy", precision="bfloat16", device="cpu")
 
 
 # trust
@@ -416,7 +441,7 @@ class FourStems(Backend):
         return Output(torch.stack([mixture / n_sources] * n_sources, dim=1))
 
 
-def registered_backend(load: object, card: str = "", name: str = "mine"):  # type: ignore[no-untyped-def]
+def registered_backend(load: object, card: str = "", name: str = "mine", **more: object):  # type: ignore[no-untyped-def]
     """The backend `name` for a `with` block, loaded by the function `load`."""
     module = sys.modules[__name__]
     module.current_load = load  # type: ignore[attr-defined]
@@ -426,7 +451,7 @@ def registered_backend(load: object, card: str = "", name: str = "mine"):  # typ
         @hookimpl
         def unisep_backends(self) -> list[BackendSpec]:
             target = f"{__name__}:current_load"
-            return [BackendSpec(name=name, load=target, summary="", stems=stems, card=card)]
+            return [BackendSpec(name=name, load=target, summary="", stems=stems, card=card, **more)]  # type: ignore[arg-type]
 
     return plugins.registered(Hooks(), name)
 

@@ -6,13 +6,15 @@ Importing this module loads neither torch nor numpy, so that a plugin's hook mod
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PLUGIN_API = 1
+PRECISIONS = frozenset({"float32", "bfloat16", "float16"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class BackendSpec:
     licence: of the weights, an SPDX name or "not stated".
     plugin_api: the version of this contract that the plugin was written for.
     card: "package:path/to/card.toml", the weights' card; empty for a backend without weights.
+    auto_precision: kind of device -> "bfloat16" or "float16", the type that `precision="auto"` may take there: it is
+        faster, and the results agree with float32 by 40 dB or more. Float32 for kinds that are left out.
     """
 
     name: str
@@ -39,6 +43,7 @@ class BackendSpec:
     licence: str = ""
     plugin_api: int = PLUGIN_API
     card: str = ""
+    auto_precision: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from unisep.ensemble import Assembly, Ensemble, as_ensemble, assemble
 from unisep.errors import WeightsError
 from unisep.maps import MapStore
 from unisep.places import find_place, split_place
+from unisep.precision import Precision
 from unisep.progress import Meter
 from unisep.provenance import provenance
 from unisep.resolve import BackendOffer, Catalogue, EncoderOffer, Route, Task, catalogue
@@ -41,16 +42,15 @@ class Shelf:
     def __init__(
         self,
         store: WeightsStore,
-        device: torch.device,
-        dtype: torch.dtype,
+        precision: Precision,
         given: tuple[plugins.Plugin, ...] = (),
     ) -> None:
         self.own_weights: dict[str, Path] = {}
         self._store = store
         self._given = given
         self._maps = MapStore()
-        self._device = device
-        self._dtype = dtype
+        self._device = precision.device
+        self._precision = precision
         self._lock = threading.RLock()
         self._backends: dict[tuple[str, bool], Backend] = {}
         self._views: dict[tuple[str, str, tuple[str, ...], bool], Backend] = {}
@@ -128,7 +128,8 @@ class Shelf:
         def load() -> Backend:
             weights = self._weights(offer, meter)
             meter.stage("loading")
-            device, dtype = (_CPU, torch.float32) if on_cpu else (self._device, self._dtype)
+            device = _CPU if on_cpu else self._device
+            dtype = torch.float32 if on_cpu else self._precision.dtype_for(offer.spec)
             return plugins.load_backend(offer.spec, weights=weights, device=device, dtype=dtype)
 
         return self._once(self._backends, (offer.key, on_cpu), load)

@@ -11,12 +11,6 @@ from unisep.errors import OptionError, suggest
 from unisep.segments import MAX_OVERLAP_FRACTION
 
 ACCELERATOR_BATCH_SEGMENTS = 4
-_PRECISIONS = {
-    "auto": torch.float32,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 @dataclass(frozen=True)
@@ -27,7 +21,6 @@ class Options:
     """
 
     device: torch.device
-    dtype: torch.dtype
     seed: int = 0
     overlap_fraction: float = 0.25
     segment_seconds: float | None = None
@@ -100,19 +93,6 @@ def find_device(name: str) -> torch.device:
             f"device={name!r} is not available here. Use device='auto', which takes what there is."
         )
     return device
-
-
-def find_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype that `precision` stands for; "auto" is float32.
-
-    Raises:
-        OptionError: an unknown precision, or float16 on the CPU.
-    """
-    if precision not in _PRECISIONS:
-        raise OptionError(f"precision={precision!r} is unknown. {suggest(str(precision), _PRECISIONS)}")
-    if precision == "float16" and device.type == "cpu":
-        raise OptionError("precision='float16' needs an accelerator. On the CPU use 'float32' or 'bfloat16'.")
-    return _PRECISIONS[precision]
 
 
 def _is_number(value: object) -> bool:

@@ -19,6 +19,7 @@ from unisep.errors import OptionError
 from unisep.loading import Shelf
 from unisep.maps import MapCard, MapStore, SpaceMap
 from unisep.options import find_device
+from unisep.precision import Precision
 from unisep.progress import Meter, OnProgress
 from unisep.request import read_asks
 from unisep.resolve import EncoderOffer, Request, resolve
@@ -50,7 +51,7 @@ def align(
         EncoderError, AudioFileError: an encoder that fails, or too few clips.
     """
     meter = Meter(on_progress)
-    shelf = Shelf(WeightsStore(offline), find_device(device), torch.float32)
+    shelf = Shelf(WeightsStore(offline), Precision("float32", find_device(device)))
     try:
         theirs = shelf.open_encoder(encoder, meter)
         ours, target = _trained_with(shelf, query_backend)

@@ -84,8 +84,9 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     from unisep.options import find_device
+    from unisep.precision import cpu_computes_bfloat16
 
-    names = ["cpu"]
+    names = ["cpu (computes in bfloat16)" if cpu_computes_bfloat16() else "cpu"]
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
@@ -154,11 +155,12 @@ def _answers() -> Iterator[Finding]:
 
     from unisep.errors import UnisepError
     from unisep.loading import Shelf
+    from unisep.precision import Precision
     from unisep.request import read_asks
     from unisep.resolve import Request, resolve
     from unisep.weights import WeightsStore
 
-    catalogue = Shelf(WeightsStore(offline=True), torch.device("cpu"), torch.float32).catalogue()
+    catalogue = Shelf(WeightsStore(offline=True), Precision("float32", torch.device("cpu"))).catalogue()
     asked = {"fixed stems": None, "text queries": read_asks("electric guitar")}
     problems = []
     for what, asks in asked.items():

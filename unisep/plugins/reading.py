@@ -12,7 +12,7 @@ from typing import Any
 import pluggy
 
 from unisep import hookspecs
-from unisep.backend import PLUGIN_API, BackendSpec
+from unisep.backend import PLUGIN_API, PRECISIONS, BackendSpec
 from unisep.encoder import EncoderSpec
 from unisep.errors import OptionError
 from unisep.plugins.plugin import KINDS, Plugin, Spec
@@ -117,6 +117,10 @@ def _check_model(spec: BackendSpec | EncoderSpec) -> None:
     if any(isinstance(given, str) for given in lists) or not all(isinstance(n, str) and n for n in names):
         raise ValueError(
             f"'{spec.name}': stems, spaces and modalities are tuples of names, not a single text"
+        )
+    if isinstance(spec, BackendSpec) and not set(spec.auto_precision.values()) <= PRECISIONS:
+        raise ValueError(
+            f"'{spec.name}': auto_precision maps kinds of device to {' or '.join(sorted(PRECISIONS))}"
         )
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"'{spec.name}': give at least one stem or space, and none twice")

@@ -35,7 +35,7 @@ def save_repository(folder: Path, models: list[nn.Module], definition: str = "")
 def separated(folder: Path, song: Tensor) -> dict[str, Tensor]:
     """The stems of `song [channels, samples]` through unisep's own pipeline."""
     with registered(plugin, "htdemucs-under-test"):
-        separator = Separator("registered:htdemucs", weights=folder, device="cpu")
+        separator = Separator("registered:htdemucs", weights=folder, device="cpu", precision="float32")
         stems = separator.separate(Audio(song.numpy(), 44100))
     return {name: torch.from_numpy(audio.samples.copy()) for name, audio in stems.items()}
 
@@ -84,7 +84,7 @@ def test_one_stem_of_a_bag_equals_demucs(tmp_path: Path, reference: Reference) -
     theirs = ReferenceSeparator("htdemucs", repo=folder, device="cpu", shifts=0, overlap=0.25)
     wanted = theirs.separate_tensor(song.clone())[1]["vocals"]
     with registered(plugin, "htdemucs-under-test"):
-        separator = Separator("registered:htdemucs", weights=folder, device="cpu")
+        separator = Separator("registered:htdemucs", weights=folder, device="cpu", precision="float32")
         stems = separator.separate(Audio(song.numpy(), 44100), stems="vocals")
     assert list(stems) == ["vocals"]
     vocals = torch.from_numpy(stems["vocals"].samples.copy())

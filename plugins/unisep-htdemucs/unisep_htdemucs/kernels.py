@@ -34,6 +34,11 @@ def _fast_dtypes() -> tuple[torch.dtype, ...]:
     return (torch.float32, torch.bfloat16)[: works * (1 + has_bfloat16)]
 
 
+def computes_bfloat16() -> bool:
+    """Whether this processor computes in bfloat16; others imitate it, many times slower than float32."""
+    return torch.bfloat16 in _DTYPES
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x [..., in]` times `weight [out, in]`, plus `bias`, in the dtype of the weight."""
     x = x.to(weight.dtype)

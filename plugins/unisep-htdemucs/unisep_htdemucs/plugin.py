@@ -17,6 +17,7 @@ def _spec(name: str, summary: str, stems: tuple[str, ...]) -> BackendSpec:
         stems=stems,
         licence="not stated",
         card=f"unisep_htdemucs:cards/{name}.toml",
+        auto_precision={"cpu": "bfloat16"},  # 47 dB; on accelerators no type has been measured
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from unisep_htdemucs.kernels import computes_bfloat16
 
 from unisep_film.model import FilmHTDemucs
 
@@ -65,7 +66,7 @@ class Run:
             group["lr"] = learning_rate(self.recipe, self.step)
         batch = batch.to(self.place.device)
         asked = self._asked_now()
-        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
+        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self._in_bfloat16()):
             estimate, logits = asked(batch.mixture, batch.queries, batch.negatives)
         loss, parts = separation_loss(
             estimate, batch.target, batch.mixture, logits, batch.present, self.recipe.losses
@@ -78,6 +79,10 @@ class Run:
         self._follow()
         self.step += 1
         return {**parts, "loss": loss.detach(), "norm": norm}
+
+    def _in_bfloat16(self) -> bool:
+        """Whether the recipe's bfloat16 is used: not on a CPU that would only imitate it, a hundred times slower."""
+        return self.recipe.bfloat16 and (self.place.device.type != "cpu" or computes_bfloat16())
 
     def _asked_now(self) -> nn.Module:
         """The differentiated module; made again when another set of parameters is to be trained."""
