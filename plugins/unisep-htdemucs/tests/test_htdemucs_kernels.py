@@ -29,7 +29,19 @@ def near(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and float((a - b).abs().max()) <= 1e-5 * float(b.abs().max())
 
 
+@pytest.fixture(params=["chosen for this processor", "oneDNN", "torch's own"])
+def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every way of computing products, whichever this processor would take."""
+    if request.param == "oneDNN":
+        if not torch.backends.mkldnn.is_available():
+            pytest.skip("this torch has no oneDNN")
+        monkeypatch.setattr(kernels, "_DTYPES", (torch.float32,))
+    elif request.param == "torch's own":
+        monkeypatch.setattr(kernels, "_DTYPES", ())
+
+
 @torch.no_grad()
+@pytest.mark.usefixtures("route")
 @pytest.mark.parametrize("n_queries", [1, 336, 700])
 def test_attention_equals_torchs(n_queries: int) -> None:
     q, k, v = random(2, 3, n_queries, 16), random(2, 3, 400, 16), random(2, 3, 400, 16)
@@ -37,6 +49,7 @@ def test_attention_equals_torchs(n_queries: int) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.usefixtures("route")
 def test_products_equal_torchs() -> None:
     x, weight, bias = random(2, 50, 24), random(40, 24), random(40)
     assert near(kernels.linear(x, weight, bias), F.linear(x, weight, bias))
@@ -81,6 +94,7 @@ def test_frequencies_taken_in_parts_equal_all_at_once(monkeypatch: pytest.Monkey
 
 
 @torch.inference_mode()
+@pytest.mark.usefixtures("route")
 def test_a_model_taken_in_parts_equals_the_reference(
     monkeypatch: pytest.MonkeyPatch, reference: Reference, ours: Ours, music: Music
 ) -> None:
@@ -117,6 +131,7 @@ def test_a_torch_without_the_operator_is_served_by_its_own(
     def gone(*_: Any) -> Tensor:
         raise error("no such operator")
 
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(kernels, "_product", gone)
     assert kernels._fast_dtypes() == ()
     monkeypatch.setattr(kernels, "_DTYPES", ())
@@ -125,6 +140,15 @@ def test_a_torch_without_the_operator_is_served_by_its_own(
         assert torch.equal(kernels.linear(x, weight), F.linear(x, weight))
 
 
+@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+def test_products_stay_with_torch_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, capability: str
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert kernels._fast_dtypes() == ()
+
+
 def test_a_wrong_product_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(kernels, "_product", lambda x, weight, bias: torch.zeros(2, 2))
     assert kernels._fast_dtypes() == ()

@@ -1,8 +1,8 @@
 """The same arithmetic by the routes that a CPU takes fastest; elsewhere, and while training, torch's own.
 
 Two facts are behind all of it. Torch gives float32 matrix products to MKL, which on other makers' processors uses
-half the width of their vectors, while oneDNN, which torch carries too, uses all of it. And a buffer above 32 MiB
-is fetched from the system anew each time, page by page, where smaller ones are kept.
+half the width of AVX-512, while oneDNN, which torch carries too, uses all of it (with AVX2 MKL is the faster one). And
+a buffer above 32 MiB is fetched from the system anew each time, page by page, where smaller ones are kept.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ def _fast_dtypes() -> tuple[torch.dtype, ...]:
     """
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return ()
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return ()
     ones = torch.ones(2, 2)
     try:
         works = torch.equal(_product(ones, ones, None), 2 * ones)
@@ -42,7 +44,7 @@ def computes_bfloat16() -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x [..., in]` times `weight [out, in]`, plus `bias`, in the dtype of the weight."""
     x = x.to(weight.dtype)
-    return _product(x, weight, bias) if _is_open(x) else F.linear(x, weight, bias)
+    return _product(x, weight, bias) if _is_open(x) and x.dtype in _DTYPES else F.linear(x, weight, bias)
 
 
 def pointwise(convolution: nn.Module, x: Tensor) -> Tensor:
@@ -54,7 +56,7 @@ def pointwise(convolution: nn.Module, x: Tensor) -> Tensor:
         and x.shape[0] == 1
         and _is_open(x)
     ):
-        flat = _product(convolution.weight.flatten(1), x[0].flatten(1).t(), None)
+        flat = linear(convolution.weight.flatten(1), x[0].flatten(1).t())
         return flat.add_(convolution.bias[:, None]).unflatten(1, x.shape[2:])[None]
     out: Tensor = convolution(x)
     return out
@@ -73,7 +75,7 @@ def transposed(convolution: nn.Module, x: Tensor) -> Tensor:
 
 def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
     """What queries `q [b, h, n, c]` find in values `v` by keys `k [b, h, m, c]`; a block of scores lives at a time."""
-    if dropout or not _is_open(q):
+    if dropout or not (_is_open(q) and q.dtype in _DTYPES):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     shape = q.shape
     q = (q * shape[-1] ** -0.5).contiguous().flatten(0, 1)
@@ -107,7 +109,8 @@ def by_frequency(layer: Callable[[Tensor], Tensor], x: Tensor, n_widest: int, co
 
 def _is_open(x: Tensor) -> bool:
     """Whether `x` may take the short cuts: on the CPU, with no gradient to be kept."""
-    return x.device.type == "cpu" and x.dtype in _DTYPES and not torch.is_grad_enabled()
+    is_fast = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and computes_bfloat16())
+    return x.device.type == "cpu" and is_fast and not torch.is_grad_enabled()
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
