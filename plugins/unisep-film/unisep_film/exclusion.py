@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from unisep_htdemucs.spectrogram import spectrogram
 
-from .mask import resynthesised
+from .mask import analysis_fade, resynthesised
 
 NFFT = 4096
 LEAST_GAIN = 0.1
@@ -22,4 +22,4 @@ def without(target: Tensor, excluded: Tensor) -> Tensor:
     bins, other = spectrogram(target.float(), NFFT), spectrogram(excluded.float(), NFFT).abs()
     wanted = (bins.abs() - other).clamp_min(0).square()
     share = (wanted + _FLOOR) / (wanted + other.square() + _FLOOR)
-    return resynthesised(bins * share.clamp_min(LEAST_GAIN), target.shape[-1])
+    return resynthesised(bins * share.clamp_min(LEAST_GAIN), analysis_fade(bins, target.shape[-1]))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unisep_htdemucs.blocks import DecoderLayer, EncoderLayer, ScaledEmbedding, rescale_convolutions
 from unisep_htdemucs.model import BeforeLayer
 from unisep_htdemucs.spectrogram import spectrogram, waveform
-from unisep_htdemucs.transformer import AfterLayer, CrossTransformer
+from unisep_htdemucs.transformer import CrossTransformer
 
 from .config import FilmConfig
 from .core import Core
@@ -34,7 +34,7 @@ class MaskEncoded:
     skips: tuple[Tensor, ...]  # [b, c, f, t] each, outermost first
     n_freqs: tuple[int, ...]  # frequencies that enter each encoder layer
     bins: Tensor  # the mixture's complex spectrogram [b, channels, f, t]
-    n_samples: int
+    fade: Tensor  # what is left of a constant after analysis and synthesis [l]
 
 
 class MaskHTDemucs(Core):
@@ -83,15 +83,23 @@ class MaskHTDemucs(Core):
             if index == 0:
                 x = x + self.config.freq_emb * self.freq_emb()[:, :, None]
             skips.append(x)
-        return MaskEncoded(x, xt, tuple(skips), tuple(n_freqs), bins, mixture.shape[-1])
+        fade = analysis_fade(bins, mixture.shape[-1])
+        return MaskEncoded(x, xt, tuple(skips), tuple(n_freqs), bins, fade)
 
-    def bottleneck(self, x: Tensor, xt: Tensor, after_layer: AfterLayer) -> tuple[Tensor, Tensor]:
-        """Both branches after the cross-transformer; see `HTDemucs.bottleneck`."""
-        n_freqs = x.shape[2]
-        x = rearrange(self.widen(rearrange(x, "b c f t -> b c (f t)")), "b c (f t) -> b c f t", f=n_freqs)
-        x, xt = self.crosstransformer(x, self.widen_t(xt), after_layer)
-        x = rearrange(self.narrow(rearrange(x, "b c f t -> b c (f t)")), "b c (f t) -> b c f t", f=n_freqs)
-        return x, xt
+    @property
+    def transformer(self) -> CrossTransformer:
+        """The one between the encoders and the decoder."""
+        return self.crosstransformer
+
+    def widened(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
+        """Both bottoms with as many channels as the transformer has."""
+        flat = self.widen(rearrange(x, "b c f t -> b c (f t)"))
+        return rearrange(flat, "b c (f t) -> b c f t", f=x.shape[2]), self.widen_t(xt)
+
+    def narrowed(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
+        """`x` with as many channels as the decoder takes; the time branch has none, and stays as it is."""
+        flat = self.narrow(rearrange(x, "b c f t -> b c (f t)"))
+        return rearrange(flat, "b c (f t) -> b c f t", f=x.shape[2]), xt
 
     def decode(
         self, x: Tensor, xt: Tensor, encoded: MaskEncoded, mix: Tensor, before_layer: tuple[BeforeLayer, ...]
@@ -107,18 +115,25 @@ class MaskHTDemucs(Core):
             x = layer(*before_layer[0](index, x, skip), encoded.n_freqs[level])
         parts = rearrange(split_bins(x.float(), self.bands), "b (c p) f t -> p b c f t", p=2)
         bins = repeat(encoded.bins, "b ... -> (b n) ...", n=n_queries)
-        return mix.float()[..., None] * resynthesised(bins * polar_mask(*parts), encoded.n_samples)
+        return mix.float()[..., None] * resynthesised(bins * polar_mask(*parts), encoded.fade)
 
 
-def resynthesised(bins: Tensor, n_samples: int) -> Tensor:
-    """The waveform `[..., n_samples]` of masked `bins`; unmasked ones give the recording back, ends included.
+def analysis_fade(bins: Tensor, n_samples: int) -> Tensor:
+    """What is left of a constant `[n_samples]` after `spectrogram`, as it made `bins`, and `waveform`.
 
     `spectrogram` leaves out the frames that lie mostly beyond the ends, so that `waveform` fades there (HT Demucs
-    fills in from its time branch); what is left of a constant says by how much.
+    fills in from its time branch).
     """
     ones = torch.ones(n_samples, device=bins.device)
-    fade = waveform(spectrogram(ones, 2 * bins.shape[-2]), n_samples)
-    return waveform(bins, n_samples) / fade.clamp_min(0.1)
+    return waveform(spectrogram(ones, 2 * bins.shape[-2]), n_samples)
+
+
+def resynthesised(bins: Tensor, fade: Tensor) -> Tensor:
+    """The waveform `[..., samples]` of masked `bins`; unmasked ones give the recording back, ends included.
+
+    fade: `[samples]`, see `analysis_fade`.
+    """
+    return waveform(bins, fade.shape[-1]) / fade.clamp_min(0.1)
 
 
 def features(bins: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ mixture holds past the transformer, so they must hear the query too.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -73,13 +74,28 @@ class FilmHTDemucs(nn.Module):
     def forward(self, mixture: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
         """Targets `[b, n, c, l]` and presence `[b, n]` in log-odds, of `mixture [b, c, l]`.
 
-        conditions: `[b, n, k]`, n queries for each item of the batch.
+        conditions: `[b, n, k]`, n queries for each item of the batch. On a CPU that only separates they are answered
+        one after the other, which needs less memory and no more time.
         """
+        transformer, encoded = self.core.transformer, self.core.encode(mixture)
+        tokens = transformer.layer(0, *transformer.begin(*self.core.widened(encoded.x, encoded.xt)))
+        together = torch.is_grad_enabled() or mixture.device.type != "cpu"
+        n_at_once = conditions.shape[1] if together else 1
+        answers = [
+            self._answered(mixture, encoded, tokens, some) for some in conditions.split(n_at_once, dim=1)
+        ]
+        if len(answers) == 1:
+            return answers[0]
+        targets, logits = zip(*answers, strict=True)
+        return torch.cat(targets, dim=1), torch.cat(logits, dim=1)
+
+    def _answered(
+        self, mixture: Tensor, encoded: Any, tokens: tuple[Tensor, Tensor], conditions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Targets and presence as `forward` gives them, from what all queries share."""
         n_samples, n_queries = mixture.shape[-1], conditions.shape[1]
         condition = rearrange(conditions, "b n k -> (b n) k")
-        encoded = self.core.encode(mixture)
-        hear = partial(self._film_tokens, condition=condition, n_queries=n_queries)
-        x, xt = self.core.bottleneck(encoded.x, encoded.xt, hear)
+        x, xt = self._bottom(tokens, encoded.x.shape[2], condition, n_queries)
         logits = rearrange(self._presence(x, xt, condition), "(b n) -> b n", n=n_queries)
         films = tuple(
             partial(self._film_decoder, condition=condition, branch=branch)
@@ -97,14 +113,20 @@ class FilmHTDemucs(nn.Module):
         turned: Tensor = self.gate(logits[..., None].to(self.mix.weight.dtype)).float()
         return torch.sigmoid(turned)[..., None]
 
-    def _film_tokens(
-        self, index: int, x: Tensor, xt: Tensor, *, condition: Tensor, n_queries: int
+    def _bottom(
+        self, tokens: tuple[Tensor, Tensor], n_freqs: int, condition: Tensor, n_queries: int
     ) -> tuple[Tensor, Tensor]:
-        """Tokens of both branches after transformer layer `index`; the first one is shared by all queries."""
-        if index == 0:
-            x, xt = (repeat(tokens, "b s c -> (b n) s c", n=n_queries) for tokens in (x, xt))
-        film, film_t = self.film_tokens[_N_BRANCHES * index], self.film_tokens[_N_BRANCHES * index + 1]
-        return film(x, condition, channel_axis=2), film_t(xt, condition, channel_axis=2)
+        """Both branches `[(b n), c, f, t]`, `[(b n), c, s]` after the transformer, from the tokens of its first layer."""
+        transformer = self.core.transformer
+        x, xt = (
+            repeat(each, "b s c -> (b n) s c", n=n_queries) if n_queries > 1 else each for each in tokens
+        )
+        for index in range(self.config.separator.t_layers):
+            if index:
+                x, xt = transformer.layer(index, x, xt)
+            film, film_t = self.film_tokens[_N_BRANCHES * index], self.film_tokens[_N_BRANCHES * index + 1]
+            x, xt = film(x, condition, channel_axis=2), film_t(xt, condition, channel_axis=2)
+        return self.core.narrowed(*transformer.end(x, xt, n_freqs))
 
     def _film_decoder(
         self, index: int, x: Tensor, skip: Tensor, *, condition: Tensor, branch: int

@@ -8,7 +8,7 @@ from torch import Tensor
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import BeforeLayer, Encoded, HTDemucs
 from unisep_htdemucs.spectrogram import waveform
-from unisep_htdemucs.transformer import AfterLayer
+from unisep_htdemucs.transformer import CrossTransformer
 
 from .core import Core
 
@@ -30,9 +30,19 @@ class StemsHTDemucs(Core):
         """Both encoders' outputs for `mixture [b, c, l]`, padded to the training segment when not training."""
         return self.demucs.encode(self.demucs.padded(mixture))
 
-    def bottleneck(self, x: Tensor, xt: Tensor, after_layer: AfterLayer) -> tuple[Tensor, Tensor]:
-        """See `HTDemucs.bottleneck`."""
-        return self.demucs.bottleneck(x, xt, after_layer)
+    @property
+    def transformer(self) -> CrossTransformer:
+        """HT Demucs' own; a config without one is refused."""
+        assert self.demucs.crosstransformer is not None
+        return self.demucs.crosstransformer
+
+    def widened(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
+        """See `HTDemucs.widened`."""
+        return self.demucs.widened(x, xt)
+
+    def narrowed(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
+        """See `HTDemucs.narrowed`."""
+        return self.demucs.narrowed(x, xt)
 
     def decode(
         self, x: Tensor, xt: Tensor, encoded: Encoded, mix: Tensor, before_layer: tuple[BeforeLayer, ...]

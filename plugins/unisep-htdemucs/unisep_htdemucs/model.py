@@ -120,10 +120,18 @@ class HTDemucs(nn.Module):
         """
         if self.crosstransformer is None:
             return x, xt
+        return self.narrowed(*self.crosstransformer(*self.widened(x, xt), after_layer))
+
+    def widened(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
+        """Both branches with as many channels as the cross-transformer has."""
         if not self.config.bottom_channels:
-            return self.crosstransformer(x, xt, after_layer)
-        x, xt = _flat(self.channel_upsampler, x), pointwise(self.channel_upsampler_t, xt)
-        x, xt = self.crosstransformer(x, xt, after_layer)
+            return x, xt
+        return _flat(self.channel_upsampler, x), pointwise(self.channel_upsampler_t, xt)
+
+    def narrowed(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
+        """Both branches with as many channels as the encoders gave."""
+        if not self.config.bottom_channels:
+            return x, xt
         return _flat(self.channel_downsampler, x), pointwise(self.channel_downsampler_t, xt)
 
     def decode_branches(

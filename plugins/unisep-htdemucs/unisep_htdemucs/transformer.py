@@ -124,7 +124,7 @@ class CrossLayer(TransformerLayer):
 class CrossTransformer(nn.Module):
     """Layers in pairs, one for each branch: `layers` for frequency tokens, `layers_t` for time tokens.
 
-    The steps are separate so that other models can work between them: `begin`, `layer` (one pair), `end`.
+    The steps are separate so that other models can work between them: `begin`, `layer` (one pair at a time), `end`.
     """
 
     def __init__(self, config: HTDemucsConfig) -> None:
