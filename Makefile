@@ -19,7 +19,7 @@ APART := unisep-torchaudio unisep-laion-clap unisep-audiosep
 DEFINITIONS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 SOURCES := unisep tests benchmarks examples plugins
 
-.PHONY: demo test test-plugins test-plugins-apart lint fuzz bench docs clean
+.PHONY: demo test test-plugins test-plugins-apart lint fuzz bench bench-all docs clean
 
 ## Isolate a text query and an example query from the recording in examples/audio, offline.
 demo: $(VENV)/.ready
@@ -59,10 +59,16 @@ fuzz: $(VENV)/.test-ready
 	$(BIN)/python tests/fuzz/run.py
 	UNISEP_FUZZ_EXAMPLES=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
-## Speed against demucs 4.1.0 on the same weights in the same run, and import time.
+## Speed against demucs 4.1.0 on the same weights in the same run, and import time: a few minutes.
 bench: $(VENV)/.test-ready
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/against_demucs.py
+
+## The same for a four-minute song and a folder of files too, and how cost grows: about an hour on two cores.
+bench-all: $(VENV)/.test-ready
+	mkdir -p $(OUT)
+	$(BIN)/python benchmarks/against_demucs.py --loads segment song folder --rounds 3 --json $(OUT)/benchmarks.json
+	$(BIN)/python benchmarks/growth.py --json $(OUT)/growth.json --draw $(OUT)/growth.png
 
 docs: $(VENV)/.docs-ready
 	$(BIN)/mkdocs build --strict --site-dir $(OUT)/docs

@@ -1,16 +1,18 @@
-"""Seconds of audio separated per second: unisep against demucs 4.1.0, on the same weights in the same run.
+"""unisep against demucs 4.1.0, on the same weights and audio, in one process, interleaved.
 
-    python benchmarks/against_demucs.py [--seconds 30] [--rounds 5] [--json]
+    python benchmarks/against_demucs.py                               # a segment: a minute or two
+    python benchmarks/against_demucs.py --loads segment song folder   # all of it: half an hour on two cores
+    python benchmarks/against_demucs.py --cpu-time --json figures.json
 
-The weights are random (speed does not depend on their values; LayerScales are drawn from 0.25-0.75 so that the
-agreement of the two means something), saved once and loaded by both. Both separate the same stereo noise with
-segments of 7.8 s, 25 % overlap and no shifts, one after the other in every round; the ratio is the median of the
-rounds' ratios, which a busy machine disturbs least. The query model, if its weights are here, is measured
-beside them.
+A *segment* is the model alone, on 7.8 s; a *song* of four minutes goes through both programs' separators (25 % overlap, no
+shifts); a *folder* of files is separated from disk to disk, loading and writing included. The weights are random: speed does
+not depend on their values; LayerScales are drawn from 0.25-0.75, so that agreement means something. Every round runs everyone
+once, and a ratio is the median of the rounds' ratios, which a busy machine disturbs least. Where onnxruntime and
+OpenVINO are installed (with onnx and onnxscript), they compute the same segment.
 
-`of_the_limit` is the arithmetic of the model over what a large matrix product did in the same precision and the
-same rounds: what is left up to 1 went into everything that is no product, and into products of small shapes.
-`peak_memory_mib` is the most that a process of its own held, which loads torch and separates one segment at most.
+`of_the_limit` is the arithmetic of the segments over what a large matrix product did in the same precision between the same
+rounds: what is left up to 1 went into everything that is no product, and into products of small shapes.
+`peak_memory_mib` is the most that a process of its own held, which loads torch and does the load once.
 """
 
 from __future__ import annotations
@@ -18,217 +20,173 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from fractions import Fraction
-from functools import partial
-from importlib import metadata
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from demucs.api import Separator as Demucs
-from demucs.htdemucs import HTDemucs
-from demucs.states import get_state
-from numpy.typing import NDArray
+from competitors import (
+    DTYPES,
+    LOADS,
+    QUERY,
+    REFERENCE,
+    Scene,
+    auto_precision,
+    competitors,
+    precision_of,
+    precisions,
+)
+from measuring import (
+    RATE_HZ,
+    agreement_db,
+    clock,
+    machine,
+    median_of,
+    most_held_mib,
+    paired_rounds,
+    product_flops_per_second,
+    ratio_of,
+)
+from runtimes import RUNTIMES
 from torch.utils.flop_counter import FlopCounterMode
+from unisep_htdemucs.backend import load_htdemucs
+from weights import RELEASED, TINY, save_weights
 
-from unisep import Audio, Separator
-from unisep.errors import UnisepError
-
-RATE_HZ = 44_100
-SIGNATURE = "955717e8"
-STEMS = ["drums", "bass", "other", "vocals"]
-DTYPES = {"demucs": torch.float32, "unisep float32": torch.float32, "unisep bfloat16": torch.bfloat16}
+COLUMNS = ("times_real_time", "ratio_to_demucs", "of_the_limit", "agreement_db", "peak_memory_mib")
 
 
-def save_weights(folder: Path) -> None:
-    """A model of the released size with random parameters, where both look for `htdemucs`."""
-    torch.manual_seed(0)
-    kwargs: dict[str, Any] = {"sources": STEMS, "bottom_channels": 512, "segment": Fraction(39, 5)}
-    kwargs |= {"t_heads": 8, "t_layers": 5, "t_hidden_scale": 4.0, "dconv_mode": 3}
-    model = HTDemucs(**kwargs).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1 and name.endswith("scale"):
-                parameter.uniform_(0.25, 0.75, generator=generator)
-    package = {"klass": HTDemucs, "args": (), "kwargs": kwargs, "state": get_state(model, None)}
-    torch.save(package, folder / f"{SIGNATURE}.th")
-    (folder / "htdemucs.yaml").write_text(f"models: ['{SIGNATURE}']\n")
-
-
-def timed(run: Callable[[], object]) -> float:
-    """Wall seconds of one call, finished on the accelerator too."""
-    started = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def agreement_db(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """Energy of what both gave over the energy of their difference, in decibels."""
-    difference = float(np.sum((ours.astype(np.float64) - theirs) ** 2))
-    return 10 * float(np.log10(np.sum(theirs.astype(np.float64) ** 2) / max(difference, 1e-30)))
-
-
-def product_flops_per_second(dtype: torch.dtype, device: str) -> float:
-    """Operations a second of a large matrix product, by the fastest of the routes that torch has."""
-    n = 2048
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    routes: list[Callable[[], object]] = [lambda: a @ b]
-    if device == "cpu" and torch.backends.mkldnn.is_available():
-        routes.append(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
-    seconds = [timed(route) for route in routes for _ in range(3)]
-    return 2 * n**3 / min(seconds)
-
-
-def segment_flops(folder: Path) -> float:
-    """Operations of the products and convolutions of demucs's model for one segment."""
-    model = Demucs("htdemucs", repo=folder, device="cpu").model.models[0]
+def segment_flops(scene: Scene) -> float:
+    """Operations of the products and convolutions of the model for one segment."""
+    model = load_htdemucs(weights=scene.weights, device=torch.device("cpu"), dtype=torch.float32)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 2, round(7.8 * RATE_HZ)))
+        model.separate(torch.zeros(1, 2, round(scene.segment_seconds * RATE_HZ)))
     return float(counter.get_total_flops())
 
 
-def peak_memory_mib(name: str, seconds: float, device: str) -> float:
-    """The most memory that a process of its own held, which separates once as `name` does."""
-    command = [sys.executable, __file__, "--only", name, "--seconds", str(seconds), "--device", device]
+def n_segments(load: str, scene: Scene) -> int:
+    """How many segments at 25 % overlap a load is for demucs."""
+    step_seconds = 0.75 * scene.segment_seconds
+    each = {"song": scene.song_seconds, "folder": scene.file_seconds}
+    count = 1 if load == "segment" else math.ceil(each[load] / step_seconds)
+    return count * (scene.n_files if load == "folder" else 1)
+
+
+def measure(load: str, scene: Scene, n_rounds: int, cpu_time: bool, memory: bool) -> dict[str, Any]:
+    """What everyone did with one load."""
+    now, runs = clock(cpu_time), competitors(load, scene)
+    outputs = {name: run() for name, run in runs.items()}  # also warms up
+    limits: dict[str, float] = dict.fromkeys(precisions(scene.device), 0.0)
+    rounds = []
+    for _ in range(n_rounds):
+        for name in limits:
+            found = product_flops_per_second(DTYPES[name], scene.device, now)
+            limits[name] = max(limits[name], found)
+        rounds += paired_rounds(runs, 1, now)
+    flops, reference = segment_flops(scene) * n_segments(load, scene), outputs[REFERENCE]
+    results: dict[str, dict[str, float]] = {}
+    for name in runs:
+        taken, found_sources = median_of(rounds, name), outputs[name]
+        results[name] = {
+            "times_real_time": scene.seconds(load) / taken,
+            "ratio_to_demucs": ratio_of(rounds, name, REFERENCE),
+        }
+        if name != QUERY:
+            results[name]["of_the_limit"] = flops / limits[precision_of(name)] / taken
+        if name != REFERENCE and found_sources is not None and reference is not None:
+            results[name]["agreement_db"] = agreement_db(found_sources, reference)
+        if memory and name not in RUNTIMES:  # their export alone would hold more
+            results[name]["peak_memory_mib"] = peak_memory_mib(name, load, scene)
+    facts = {"seconds": scene.seconds(load), "rounds": n_rounds, "clock": "processor" if cpu_time else "wall"}
+    products = {name: value / 1e9 for name, value in limits.items()}
+    return {**facts, "gflop": flops / 1e9, "product_gflop_per_second": products, "results": results}
+
+
+def peak_memory_mib(name: str, load: str, scene: Scene) -> float:
+    """The most memory that a process of its own held, which does the load once as `name` does."""
+    given = {**asdict(scene), "weights": str(scene.weights), "place": str(scene.place)}
+    command = [sys.executable, __file__, "--only", name, "--loads", load, "--scene", json.dumps(given)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def run_only(name: str, seconds: float, device: str) -> None:
-    """Separate once as `name` does and print the most memory that was held, in MiB."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_weights(Path(folder))
-        competitors(Path(folder), noise(seconds), device, name)[name]()
+def run_only(name: str, load: str, scene: Scene) -> None:
+    """Do the load once as `name` does and print the most memory that was held, in MiB."""
+    competitors(load, scene, name)[name]()
     print(most_held_mib())
 
 
-def most_held_mib() -> float:
-    """The most memory this program held so far; where Linux tells, without what its parent held before the start."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    held_kib = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return float(held_kib[0] if held_kib else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
-
-
-def noise(seconds: float) -> NDArray[np.float32]:
-    """The stereo song that all separate."""
-    return np.random.default_rng(0).normal(0, 0.1, (2, round(seconds * RATE_HZ))).astype(np.float32)
-
-
-def competitors(
-    folder: Path, song: NDArray[np.float32], device: str, only: str = ""
-) -> dict[str, Callable[[], Any]]:
-    """What is measured, by name; each call separates the whole song into four stems, or by one query."""
-    audio = Audio(song, RATE_HZ)
-    runs: dict[str, Callable[[], Any]] = {}
-    if only in ("", "demucs"):
-        theirs = Demucs("htdemucs", repo=folder, device=device, shifts=0, overlap=0.25)
-        runs["demucs"] = lambda: theirs.separate_tensor(torch.from_numpy(song.copy()))[1]
-    for precision in ("float32", "bfloat16"):
-        if only in ("", f"unisep {precision}"):
-            separator = Separator(
-                "htdemucs", weights=folder, device=device, precision=precision, offline=True
-            )
-            runs[f"unisep {precision}"] = partial(separator.separate, audio)
-    if only in ("", "unisep text query"):
-        query = Separator(device=device, offline=True)
-        ask = partial(query.separate, query="electric guitar", route="conditioned")
-        try:
-            ask(Audio(song[:, :RATE_HZ], RATE_HZ))
-            runs["unisep text query"] = partial(ask, audio)
-        except UnisepError as error:
-            print(f"The query model is left out: {error}", file=sys.stderr)
-    return runs
-
-
-def measure(seconds: float, n_rounds: int, device: str) -> dict[str, Any]:
-    """Speeds, ratios to demucs and agreement with it."""
-    song = noise(seconds)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        save_weights(folder)
-        runs = competitors(folder, song, device)
-        flops = segment_flops(folder) * n_segments(seconds)
-        outputs = {name: run() for name, run in runs.items()}  # also warms up
-        rounds, limits = [], []
-        for _ in range(n_rounds):
-            limits.append({dtype: product_flops_per_second(dtype, device) for dtype in DTYPES.values()})
-            rounds.append({name: timed(run) for name, run in runs.items()})
-    best = {dtype: max(each[dtype] for each in limits) for dtype in DTYPES.values()}
-    expected = np.stack([outputs["demucs"][stem].cpu().numpy() for stem in STEMS])
-    results: dict[str, dict[str, float]] = {}
-    for name, output in outputs.items():
-        taken = statistics.median(each[name] for each in rounds)
-        results[name] = {
-            "times_real_time": seconds / taken,
-            "ratio_to_demucs": statistics.median(each["demucs"] / each[name] for each in rounds),
-            "peak_memory_mib": peak_memory_mib(name, min(seconds, 7.8), device),
-        }
-        if name in DTYPES:
-            results[name]["of_the_limit"] = flops / best[DTYPES[name]] / taken
-        if name.startswith("unisep") and name in DTYPES:
-            ours = np.stack([output[stem].samples for stem in STEMS])
-            results[name]["agreement_db"] = agreement_db(ours, expected)
-    products = {str(dtype): value / 1e9 for dtype, value in best.items()}
-    facts = {
-        "seconds": seconds,
-        "rounds": n_rounds,
-        "gflop": flops / 1e9,
-        "product_gflop_per_second": products,
-    }
-    return {"machine": machine(device), **facts, "results": results}
-
-
-def n_segments(seconds: float) -> int:
-    """How many segments of 7.8 s at 25 % overlap cover a song."""
-    return math.ceil(seconds / (0.75 * 7.8))
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What the figures were measured on."""
-    versions = {name: metadata.version(name) for name in ("torch", "demucs", "unisep")}
-    name = (
-        torch.cuda.get_device_name()
-        if device.startswith("cuda")
-        else platform.processor() or platform.machine()
+def arguments_of_main(given: list[str] | None) -> argparse.Namespace:
+    """The command line's arguments."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    return {"device": device, "name": name, "threads": torch.get_num_threads(), **versions}
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description="unisep against demucs on the same weights.")
-    parser.add_argument("--seconds", type=float, default=30.0, help="length of the song")
+    parser.add_argument("--loads", nargs="+", choices=LOADS, default=["segment"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--song-seconds", type=float, default=240.0)
+    parser.add_argument("--files", type=int, default=4, help="in the folder")
+    parser.add_argument("--file-seconds", type=float, default=12.0)
+    parser.add_argument("--cpu-time", action="store_true", help="processor time, for busy machines")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a model too small to mean anything, to try this out"
+    )
+    parser.add_argument("--threads", type=int, help="of torch; its own choice without")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--only", default="", help="print the peak memory of one competitor, in MiB")
-    arguments = parser.parse_args()
-    if arguments.only:
-        run_only(arguments.only, arguments.seconds, arguments.device)
-        return
-    figures = measure(arguments.seconds, arguments.rounds, arguments.device)
-    if arguments.json:
-        print(json.dumps(figures, indent=2))
-        return
-    print(", ".join(f"{key} {value}" for key, value in figures["machine"].items()))
-    print(f"Largest product, GFLOP/s: {figures['product_gflop_per_second']}; {arguments.rounds} rounds")
-    columns = ("times_real_time", "ratio_to_demucs", "of_the_limit", "agreement_db", "peak_memory_mib")
-    print(f"{'':20}" + "".join(f"{column:>17}" for column in columns))
+    parser.add_argument("--json", type=Path, help="write the figures into this file too")
+    parser.add_argument("--only", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--scene", type=json.loads, help=argparse.SUPPRESS)
+    return parser.parse_args(given)
+
+
+def shown(load: str, figures: dict[str, Any]) -> str:
+    """The figures of one load as a table."""
+    products = ", ".join(f"{name} {value:.0f}" for name, value in figures["product_gflop_per_second"].items())
+    lines = [
+        f"{load}: {figures['seconds']:g} s of audio, {figures['rounds']} rounds, {figures['clock']} time; "
+        f"{figures['gflop']:.0f} GFLOP; largest product, GFLOP/s: {products}",
+        f"{'':20}" + "".join(f"{column:>17}" for column in COLUMNS),
+    ]
     for name, values in figures["results"].items():
-        cells = (f"{values[column]:17.2f}" if column in values else f"{'':17}" for column in columns)
-        print(f"{name:20}" + "".join(cells))
+        cells = (f"{values[column]:17.2f}" if column in values else f"{'':17}" for column in COLUMNS)
+        lines.append(f"{name:20}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def main(given: list[str] | None = None) -> None:
+    """Measure and print."""
+    arguments = arguments_of_main(given)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.only:
+        paths = {key: Path(arguments.scene[key]) for key in ("weights", "place")}
+        run_only(arguments.only, arguments.loads[0], Scene(**{**arguments.scene, **paths}))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        shape = TINY if arguments.tiny else RELEASED
+        scene = Scene(
+            Path(name), Path(name), arguments.device, float(shape["segment"]), arguments.song_seconds,
+            arguments.files, arguments.file_seconds,
+        )  # fmt: skip
+        save_weights(scene.weights, shape)
+        figures: dict[str, Any] = {"machine": machine(arguments.device), "loads": {}}
+        figures["auto_precision"] = auto_precision(arguments.device)
+        print(", ".join(f"{key} {value}" for key, value in figures["machine"].items()))
+        for load in arguments.loads:
+            place = scene.place / load
+            place.mkdir()
+            here = replace(scene, place=place)
+            started = time.monotonic()
+            figures["loads"][load] = measure(
+                load, here, arguments.rounds, arguments.cpu_time, not arguments.no_memory
+            )
+            print(
+                f"\n{shown(load, figures['loads'][load])}\n({time.monotonic() - started:.0f} s)", flush=True
+            )
+        if arguments.json:
+            arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
