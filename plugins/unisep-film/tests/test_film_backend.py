@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -184,3 +186,18 @@ def test_what_is_excluded_is_taken_from_the_target() -> None:
     untouched = without(low[None, None], torch.zeros(1, 1, 44100))[0, 0]
     torch.testing.assert_close(untouched, low, rtol=0, atol=1e-5)
     assert energy(without(low[None, None], low[None, None])) == pytest.approx(0.01 * energy(low), rel=1e-3)
+
+
+def test_loading_and_separating_do_not_make_torch_import_its_compiler(file: Path) -> None:
+    """That alone takes longer than all the rest of a first separation."""
+    program = (
+        "import sys, torch; from pathlib import Path; from unisep_film.backend import load; "
+        "backend = load(weights=Path(sys.argv[1]), device=torch.device('cpu'), dtype=torch.float32); "
+        "space = backend.model.config.spaces[backend.space]; "
+        "backend.separate(torch.ones(1, 2, 9000), torch.ones(1, space)); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False"]

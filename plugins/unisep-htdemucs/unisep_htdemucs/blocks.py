@@ -76,15 +76,20 @@ class ScaledEmbedding(nn.Module):
 
     def __init__(self, n_vectors: int, channels: int, scale: float, smooth: bool) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(n_vectors, channels)
+        self.embedding = nn.Embedding.from_pretrained(torch.empty(n_vectors, channels), freeze=False)
         self.scale = scale
-        with torch.no_grad():
-            weight = self.embedding.weight
-            if smooth:
-                # A random walk over frequency; dividing by the square root keeps its variance level.
-                counts = torch.arange(1, n_vectors + 1, dtype=weight.dtype)
-                weight.copy_(weight.cumsum(dim=0) / counts.sqrt()[:, None])
-            weight.div_(scale)
+        if not self.embedding.weight.is_meta:  # see `rescale_convolutions`
+            self._draw(smooth)
+
+    @torch.no_grad()
+    def _draw(self, smooth: bool) -> None:
+        weight = self.embedding.weight
+        nn.init.normal_(weight)
+        if smooth:
+            # A random walk over frequency; dividing by the square root keeps its variance level.
+            counts = torch.arange(1, len(weight) + 1, dtype=weight.dtype, device=weight.device)
+            weight.copy_(weight.cumsum(dim=0) / counts.sqrt()[:, None])
+        weight.div_(self.scale)
 
     def forward(self) -> Tensor:
         """All vectors, `[c, f]`."""
@@ -195,7 +200,9 @@ def rescale_convolutions(module: nn.Module, reference: float) -> None:
     """Bring every convolution's initial weights closer to the deviation `reference` (arXiv:1911.13254)."""
     kinds = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
     for layer in module.modules():
-        if isinstance(layer, kinds):
+        # Where parameters are to come from a file there are no values yet, and the deviation of what has none
+        # would make torch import its compiler, which takes longer than all the rest of loading.
+        if isinstance(layer, kinds) and not layer.weight.is_meta:
             with torch.no_grad():
                 factor = (layer.weight.std() / reference) ** 0.5
                 layer.weight.div_(factor)
