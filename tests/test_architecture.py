@@ -35,6 +35,7 @@ FLOORS = [
         "options",
         "vectors",
         "spans",
+        "silence",
         "scale",
         "inference",
         "stepping",

@@ -26,6 +26,7 @@ class Caller:
     name: of the backend, for messages. conditions: None asks for the fixed sources.
     outputs: which of the backend's outputs to keep, in order.
     presence_by_segment: for each segment so far how surely each kept output is there, if the backend says so.
+        Segments of digital silence, which are not computed, hold nothing that was asked for.
     on_cpu: gives the same backend on the CPU, for a device that has a memory of its own. A batch for
         which that memory is too small is halved until it fits; if one segment alone is too much, the
         rest of the stretch is computed on the CPU, with a warning.
@@ -50,7 +51,27 @@ class Caller:
         self._n_at_once: int | None = None
         self._segments: list[Segment] = []
         self._n_called = 0
-        self.presence_by_segment: list[tuple[Segment, list[float]]] = []
+        self._has_answered = self._says_presence = False
+        self._said: list[tuple[Segment, list[float]]] = []
+        self._silent: list[Segment] = []
+
+    @property
+    def presence_by_segment(self) -> list[tuple[Segment, list[float]]]:
+        """How surely each kept output is there, segment by segment; empty where the backend does not say."""
+        says = self._says_presence if self._has_answered else self._conditions is not None
+        nothing = [(segment, [0.0] * len(self._outputs)) for segment in self._silent if says]
+        return sorted([*self._said, *nothing], key=lambda entry: entry[0])
+
+    def forget_before(self, sample: float) -> None:
+        """Nothing; drops what was said of segments that ended before this sample."""
+        self._said = [(segment, values) for segment, values in self._said if segment.stop > sample]
+        self._silent = [segment for segment in self._silent if segment.stop > sample]
+
+    def silence(self, batch: Tensor, segments: Sequence[Segment]) -> Tensor:
+        """The outputs [batch, n, channels, samples] of segments of digital silence: silence, uncomputed."""
+        self._silent += segments
+        n_batch, n_channels, n_samples = batch.shape
+        return batch.new_zeros(n_batch, len(self._outputs), n_channels, n_samples)
 
     def begin(self, segments: list[Segment]) -> None:
         """Say which segments come next, so that messages can name the time."""
@@ -111,10 +132,12 @@ class Caller:
 
     def _kept(self, output: Output, batch: Tensor) -> Tensor:
         self._check(output, batch)
+        self._has_answered = True
         if output.presence is not None:
+            self._says_presence = True
             segments = self._segments[self._n_called : self._n_called + batch.shape[0]]
             presence = output.presence[:, self._outputs].float().tolist()
-            self.presence_by_segment += zip(segments, presence, strict=True)
+            self._said += zip(segments, presence, strict=True)
         return output.sources[:, self._outputs].float()
 
     def _check(self, output: object, batch: Tensor) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from unisep.backend import Backend
 from unisep.buffers import Samples
 from unisep.cancelling import CancelFlag
+from unisep.chunks import ENDLESS
 from unisep.convert import StreamResampler, with_channels
 from unisep.errors import BackendError
 from unisep.inference import Caller
@@ -18,8 +20,9 @@ from unisep.options import Options
 from unisep.recording import Layout, Statistics
 from unisep.resolve import Task
 from unisep.scale import Scale, by_segment
-from unisep.segments import Segment
+from unisep.segments import Segment, heard
 from unisep.separation import Presence
+from unisep.silence import Silence
 from unisep.spans import Span, Stretch, at_model_rate
 from unisep.stepping import Stepper, Steps
 from unisep.vectors import Conditions
@@ -78,7 +81,9 @@ class Pass:
         self._caller = _caller(loaded, stretch.indices, options)
         normalises = info.normalisation == "song"
         self._scale = Scale.of(statistics) if normalises and statistics is not None else Scale()
-        self._call = by_segment(self._caller) if normalises and statistics is None else self._caller
+        each_its_own = normalises and statistics is None
+        self._call = by_segment(self._caller) if each_its_own else self._scale.restoring(self._caller)
+        self._silence = Silence(self.steps.segment_samples or ENDLESS)
         self._stepper = Stepper(self._called, self.steps, on_segment, cancel)
         self._to_model = StreamResampler(rate_hz, info.sample_rate_hz, info.channels)
         self._to_source = StreamResampler(info.sample_rate_hz, rate_hz, len(wants) * n_channels)
@@ -89,7 +94,7 @@ class Pass:
     def presence(self) -> dict[str, tuple[Presence, ...]]:
         """How surely each result is there, segment by segment; empty where the backend does not say."""
         rate_hz = self._info.sample_rate_hz
-        found = sorted(self._caller.presence_by_segment, key=lambda entry: entry[0])
+        found = self._caller.presence_by_segment
         return {
             name: tuple(
                 Presence(max(0, segment.start) / rate_hz, segment.stop / rate_hz, values[row])
@@ -100,9 +105,7 @@ class Pass:
 
     def forget_presence_before(self, seconds: float) -> None:
         """Nothing; drops what was said of segments that ended before this time."""
-        first = seconds * self._info.sample_rate_hz
-        said = self._caller.presence_by_segment
-        said[:] = [(segment, values) for segment, values in said if segment.stop > first]
+        self._caller.forget_before(seconds * self._info.sample_rate_hz)
 
     def push(self, block: Samples) -> None:
         """Nothing; takes the next block of the recording."""
@@ -117,18 +120,32 @@ class Pass:
             self._put(self._to_source.finish())
 
     def _called(self, batch: Tensor, segments: list[Segment]) -> Tensor:
-        self._caller.begin(segments)
-        return self._call(batch)
+        """The outputs of a batch on the recording's scale; only what is not digital silence is computed."""
+        sounding = [not self._silence.covers(heard(segment, batch.shape[-1])) for segment in segments]
+        if all(sounding):
+            self._caller.begin(segments)
+            return self._call(batch)
+        silent = [segment for segment, sounds in zip(segments, sounding, strict=True) if not sounds]
+        parts = torch.tensor(sounding, device=batch.device)
+        nothing = self._caller.silence(batch[~parts], silent)
+        if not any(sounding):
+            return nothing
+        self._caller.begin([segment for segment, sounds in zip(segments, sounding, strict=True) if sounds])
+        found = self._call(batch[parts])
+        outputs = found.new_zeros(batch.shape[0], *found.shape[1:])
+        outputs[parts] = found
+        return outputs
 
     def _separate(self, samples: Samples) -> None:
         if samples.shape[-1]:
+            self._silence.push(samples)
             self._give(self._stepper.push(self._scale.normalised(samples)))
 
     def _give(self, outputs: Samples | None) -> None:
         """Bring outputs [n, channels, samples] at the model's rate back to the recording's."""
         if outputs is None:
             return
-        restored = with_channels(self._scale.restored(outputs), self._n_channels)
+        restored = with_channels(outputs, self._n_channels)
         n_samples = outputs.shape[-1]
         self._put(self._to_source.push(restored.reshape(-1, n_samples)))
         self._n_to_find -= n_samples

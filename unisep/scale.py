@@ -33,12 +33,11 @@ class Scale:
         result: Samples = (samples - self.mean) / self.deviation
         return result
 
-    def restored(self, samples: Samples) -> Samples:
-        """`samples` back on the recording's own scale."""
+    def restoring(self, call: Call) -> Call:
+        """`call`, with what it returns brought back to the recording's own scale."""
         if self == Scale():
-            return samples
-        result: Samples = samples * self.deviation + self.mean
-        return result
+            return call
+        return lambda batch: call(batch) * self.deviation + self.mean
 
 
 def by_segment(call: Call) -> Call:

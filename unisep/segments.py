@@ -73,6 +73,11 @@ def take(mixture: Tensor, segment: Segment, segment_samples: int) -> Tensor:
     return _window(mixture, start, start + segment_samples)
 
 
+def heard(segment: Segment, segment_samples: int) -> Segment:
+    """The stretch of the recording that `take` reads for the segment; it may reach beyond the ends."""
+    return Segment(segment.start - (segment_samples - segment.length) // 2, segment_samples)
+
+
 def trim(output: Tensor, segment: Segment) -> Tensor:
     """The part of `output` [..., segment samples] that belongs to the segment: the reverse of `take`."""
     left = (output.shape[-1] - segment.length) // 2
