@@ -31,25 +31,21 @@ class HTDemucsBackend(Backend):
     `separate` takes songs that the host has normalised as a whole (`info.normalisation`).
     """
 
-    def __init__(self, members: tuple[Member, ...], sources: tuple[str, ...] | None = None) -> None:
-        """A backend of `members` that gives `sources`, by default all that the models have."""
+    def __init__(self, members: tuple[Member, ...]) -> None:
         config = members[0].model.config
         if any(_shared(member) != _shared(members[0]) for member in members):
             raise WeightsError("The models of a bag differ in sources, sample rate, channels or segment.")
         if any(len(member.weights) != len(config.sources) for member in members):
             raise WeightsError(f"A bag needs {len(config.sources)} weights a model, one for each source.")
         self.members = members
-        self._kept = [
-            index for index, name in enumerate(config.sources) if sources is None or name in sources
-        ]
-        self._sums = [sum(member.weights[index] for member in members) for index in self._kept]
+        self._sums = [sum(weights) for weights in zip(*(member.weights for member in members), strict=True)]
         self._segment_samples = config.segment_samples
-        if not self._kept or min(self._sums) <= 0:
+        if min(self._sums) <= 0:
             raise WeightsError(
                 "A bag must count at least one model for every source; some weights are all 0."
             )
         self.info = BackendInfo(
-            sources=tuple(config.sources[index] for index in self._kept),
+            sources=config.sources,
             sample_rate_hz=config.samplerate,
             channels=config.audio_channels,
             segment_seconds=float(config.segment),
@@ -77,27 +73,28 @@ class HTDemucsBackend(Backend):
         return Output(sources[..., before : before + n_samples])
 
     def for_sources(self, names: tuple[str, ...]) -> HTDemucsBackend:
-        """A backend of only those models that count for `names`, giving only those sources."""
-        wanted = tuple(name for name in self.info.sources if name in names)
-        columns = [self.members[0].model.config.sources.index(name) for name in wanted]
-        needed = tuple(m for m in self.members if any(m.weights[column] > 0 for column in columns))
-        return self if len(needed) in (0, len(self.members)) else HTDemucsBackend(needed, wanted)
+        """A backend that computes no source but `names`, by only those models that count for them."""
+        columns = [index for index, name in enumerate(self.info.sources) if name in names]
+        if len(columns) in (0, len(self.info.sources)) or not all(
+            m.model.can_give_fewer for m in self.members
+        ):
+            return self
+        wanted = tuple(self.info.sources[column] for column in columns)
+        needed = [m for m in self.members if any(m.weights[column] > 0 for column in columns)]
+        return HTDemucsBackend(
+            tuple(Member(m.model.giving(wanted), tuple(m.weights[c] for c in columns)) for m in needed)
+        )
 
     def _weighted(self, padded: Tensor) -> Tensor:
         """The mean of all members' outputs, each source by its weights."""
         if len(self.members) == 1:
-            return self._chosen(self.members[0].model(padded))
+            return self.members[0].model(padded)  # type: ignore[no-any-return]
         total = torch.zeros(())
         for member in self.members:
-            weights = [
-                member.weights[index] / whole for index, whole in zip(self._kept, self._sums, strict=True)
-            ]
-            estimate = self._chosen(member.model(padded))
+            weights = [weight / whole for weight, whole in zip(member.weights, self._sums, strict=True)]
+            estimate = member.model(padded)
             total = total.to(estimate) + estimate * estimate.new_tensor(weights)[:, None, None]
         return total
-
-    def _chosen(self, sources: Tensor) -> Tensor:
-        return sources if len(self._kept) == sources.shape[1] else sources[:, self._kept]
 
     def _check(self, mixture: Tensor) -> None:
         if mixture.dim() != 3 or mixture.shape[1] != self.info.channels or not mixture.shape[-1]:

@@ -7,7 +7,7 @@ are summed. The four steps (`encode`, `bottleneck`, `decode_branches`, `combine`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange, repeat
@@ -196,6 +196,27 @@ class HTDemucs(nn.Module):
                 f"{self.config.segment_samples}. Cut the recording into segments of that length."
             )
         return F.pad(mixture, (0, missing))
+
+    @property
+    def can_give_fewer(self) -> bool:
+        """Whether each source has channels of its own to the very end, as in all released models."""
+        return all(isinstance(each[-1].norm2, nn.Identity) for each in (self.decoder, self.tdecoder))
+
+    def giving(self, sources: tuple[str, ...]) -> HTDemucs:
+        """This model for some of its sources, sharing the parameters: its last layers compute no others.
+
+        Ask `can_give_fewer` first.
+        """
+        rows = [self.config.sources.index(name) for name in sources]
+        state = self.state_dict()
+        for name in (f"{branch}.{self.config.depth - 1}.conv_tr" for branch in ("decoder", "tdecoder")):
+            for kind, axis in (("weight", 1), ("bias", 0)):
+                of_each = state[f"{name}.{kind}"].chunk(len(self.config.sources), dim=axis)
+                state[f"{name}.{kind}"] = torch.cat([of_each[row] for row in rows], dim=axis)
+        with torch.device("meta"):
+            model = HTDemucs(replace(self.config, sources=sources))
+        model.load_state_dict(state, assign=True)
+        return model.train(self.training).requires_grad_(False)
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Sources `[b, s, c, l]` of `mixture [b, c, l]`; when not training, `l` is a segment at most."""
