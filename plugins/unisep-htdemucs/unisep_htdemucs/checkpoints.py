@@ -18,10 +18,11 @@ from torch import Tensor
 from unisep.errors import OptionError, WeightsError
 
 from .config import HTDemucsConfig
+from .eight_bit import KEY, dequantised
 from .model import HTDemucs
 from .torch_file import HTDEMUCS, read_torch_file
 
-_CLASS = "demucs.htdemucs.HTDemucs"
+CLASS = "demucs.htdemucs.HTDemucs"
 _LARGEST_HEADER_BYTES = 1 << 24
 # How many of the model's options may be given by place, and their names in that order.
 _BY_PLACE = ("sources", "audio_channels", "channels", "channels_time", "growth", "nfft")
@@ -136,12 +137,16 @@ def _read_safetensors(path: Path) -> Checkpoint:
             state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is damaged or no safetensors file ({error}). Fetch it again.") from error
-    if metadata.get("klass") != _CLASS:
+    if metadata.get("klass") != CLASS:
         raise WeightsError(
-            f"{path} is for {metadata.get('klass')!r:.80}, not for {_CLASS!r}. Use its own backend."
+            f"{path} is for {metadata.get('klass')!r:.80}, not for {CLASS!r}. Use its own backend."
         )
     if "structure" in metadata:
-        raise WeightsError(f"{path} is quantised, which no HT Demucs checkpoint is. Use the plain one.")
+        raise WeightsError(
+            f"{path} is quantised in a way that no HT Demucs checkpoint is. Use the plain one."
+        )
+    if KEY in metadata:
+        state = dequantised(path, metadata[KEY], state)
     return _checkpoint(
         path, _decoded(path, metadata, "args", "[]"), _decoded(path, metadata, "kwargs", "{}"), state
     )
