@@ -6,19 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeInt, model_validator
 
 from unisep_film.config import FilmConfig
 
 from .losses import LossWeights
 from .mix_config import MixConfig
+from .pace import Pace
 from .queries import QueryMix
 from .start import Start, model_at_start
 
 RECIPE_FILE = "recipe.json"
 
 
-class Recipe(BaseModel):
+class Recipe(Pace):
     """All that decides what a run learns; saved beside its checkpoint and never changed after.
 
     start: the weights the first step begins with; nothing by default.
@@ -26,28 +27,15 @@ class Recipe(BaseModel):
         weights, presence), then everything. For starts from weights that separate already.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     model: FilmConfig
     start: Start = Start()
     mix: MixConfig = MixConfig()
     queries: QueryMix = QueryMix()
     losses: LossWeights = LossWeights()
-    n_steps: PositiveInt
-    warmup_steps: PositiveInt = 100
     conditioning_steps: NonNegativeInt = 0
-    learning_rate: PositiveFloat = 1.5e-3
-    weight_decay: float = 0.01
-    clip_norm: PositiveFloat = 5.0
-    average_decay: float = 0.999
-    decay_share: float = 0.3  # share of the run, at its end, in which the learning rate falls to zero
     absent_from: int = (
         1500  # step from which a queried sound may be absent: a model that knows nothing falls silent
     )
-    bfloat16: bool = True
-    seed: int = 0
-    log_every: PositiveInt = 25
-    save_every: PositiveInt = 250
 
     @model_validator(mode="after")
     def _asks_in_one_space(self) -> Recipe:

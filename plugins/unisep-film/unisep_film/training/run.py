@@ -1,4 +1,4 @@
-"""A training run: model, its running average, optimiser and step, saved together."""
+"""A training run of a FiLM HT Demucs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from unisep_htdemucs.kernels import computes_bfloat16
 
 from unisep_film.model import FilmHTDemucs
 
 from .distributed import Place
+from .learner import ALONE, CHECKPOINT_FILE, Learner
 from .losses import separation_loss
 from .queries import TrainingBatch
 from .recipe import Recipe
-from .schedule import learning_rate, set_stage, trains_separator
+from .schedule import set_stage, trains_separator
 from .start import begin
 
-CHECKPOINT_FILE = "checkpoint.pt"
-ALONE = Place()
+__all__ = ["ALONE", "CHECKPOINT_FILE", "Asked", "Run"]
 Change = Callable[[FilmHTDemucs], FilmHTDemucs]
 
 
@@ -37,7 +36,7 @@ class Asked(nn.Module):
         return targets[:, 0], logits[:, 0]
 
 
-class Run:
+class Run(Learner[FilmHTDemucs]):
     """A training run in this process; `place` says which share of it is computed here."""
 
     def __init__(
@@ -45,44 +44,26 @@ class Run:
     ) -> None:
         """The run in `folder`; `change` alters the new model, for experiments."""
         torch.manual_seed(recipe.seed)
-        self.recipe, self.folder, self.place = recipe, folder, place
         model = FilmHTDemucs(recipe.model)
-        self.model = (change(model) if change else model).to(place.device)
-        self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            betas=(0.9, 0.98),
-            fused=True,
-        )
-        self.step = 0
+        super().__init__(change(model) if change else model, recipe, folder, place)
+        self.recipe = recipe
         self._asked: nn.Module | None = None
         self._with_separator = True
 
     def train_step(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """One update; returns the parts of the loss for the log."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.step)
         batch = batch.to(self.place.device)
         asked = self._asked_now()
-        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self._in_bfloat16()):
+        with self.in_bfloat16:
             estimate, logits = asked(batch.mixture, batch.queries, batch.negatives)
         loss, parts = separation_loss(
             estimate, batch.target, batch.mixture, logits, batch.present, self.recipe.losses
         )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
-        if torch.isfinite(norm):
-            self.optimizer.step()
-        self._follow()
-        self.step += 1
-        return {**parts, "loss": loss.detach(), "norm": norm}
+        return {**parts, "norm": self.learn(loss), "loss": loss.detach()}
 
-    def _in_bfloat16(self) -> bool:
-        """Whether the recipe's bfloat16 is used: not on a CPU that would only imitate it, a hundred times slower."""
-        return self.recipe.bfloat16 and (self.place.device.type != "cpu" or computes_bfloat16())
+    def begin(self) -> None:
+        """Give the model the weights that the recipe names."""
+        begin(self.model, self.recipe.start)
 
     def _asked_now(self) -> nn.Module:
         """The differentiated module; made again when another set of parameters is to be trained."""
@@ -92,36 +73,3 @@ class Run:
             set_stage(self.model, with_separator)
             self._asked = self.place.averaging(Asked(self.model, self.recipe.space))
         return self._asked
-
-    def save(self) -> None:
-        """Replace the checkpoint, whole or not at all. Only the first process writes."""
-        if not self.place.is_first:
-            return
-        state = {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
-        }
-        partial = self.folder / f"{CHECKPOINT_FILE}.part"
-        torch.save(state, partial)
-        partial.replace(self.folder / CHECKPOINT_FILE)
-
-    def restore(self) -> None:
-        """Go on from the folder's checkpoint; without one, begin with the weights the recipe names."""
-        path = self.folder / CHECKPOINT_FILE
-        if not path.exists():
-            begin(self.model, self.recipe.start)
-            self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-            return
-        state = torch.load(path, weights_only=True, map_location=self.place.device)
-        self.step, self.average = state["step"], state["average"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the average towards the model, faster at first so that it forgets the start."""
-        decay = min(self.recipe.average_decay, (1 + self.step) / (10 + self.step))
-        for name, value in self.model.state_dict().items():
-            self.average[name].lerp_(value, 1 - decay)

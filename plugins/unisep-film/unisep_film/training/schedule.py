@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from unisep_film.model import FilmHTDemucs
 
+from .pace import Pace
 from .recipe import Recipe
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
+def learning_rate(pace: Pace, step: int) -> float:
     """Linear warm-up, a plateau, and a linear fall to zero; what precedes the fall is the same for any `n_steps`."""
-    rise = (step + 1) / recipe.warmup_steps
-    fall = (recipe.n_steps - step) / max(1.0, recipe.decay_share * recipe.n_steps)
-    return recipe.learning_rate * min(1.0, rise, fall)
+    rise = (step + 1) / pace.warmup_steps
+    fall = (pace.n_steps - step) / max(1.0, pace.decay_share * pace.n_steps)
+    return pace.learning_rate * min(1.0, rise, fall)
 
 
 def trains_separator(recipe: Recipe, step: int) -> bool:
