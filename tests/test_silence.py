@@ -11,7 +11,19 @@ import soundfile
 import torch
 from torch import Tensor
 
-from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Separator, files, hookimpl, plugins
+from unisep import (
+    Audio,
+    Backend,
+    BackendInfo,
+    BackendSpec,
+    Output,
+    Query,
+    Separator,
+    files,
+    hookimpl,
+    plugins,
+)
+from unisep.ensemble import Ensemble
 from unisep.segments import Segment
 from unisep.silence import Silence
 from unisep.testing import noise, toy_plugin
@@ -137,6 +149,52 @@ def test_a_stream_skips_too(n_block: int) -> None:
     assert np.array_equal(joined, whole["whole"].samples)
 
 
+@pytest.mark.parametrize("n_block", [100, 3_000, 40_000])
+@pytest.mark.parametrize("n_silent", [0.8, 0.95])
+def test_a_silent_start_under_shifts_is_skipped_however_it_arrives(n_block: int, n_silent: float) -> None:
+    """A shifted segment may begin before the recording, so that a start shorter than a segment fills it."""
+    made["normalisation"] = "none"
+    late = song(("silence", n_silent), ("sound", 2.0))
+    blocks = [late.samples[:, start : start + n_block] for start in range(0, late.n_samples, n_block)]
+    parts = list(Separator("never", shifts=2, seed=1).stream(blocks, sample_rate_hz=RATE_HZ))
+    n_streamed = len(calls)
+    whole = Separator("never", shifts=2, seed=1).separate(late)
+    assert n_streamed == len(calls) - n_streamed and all(heard.any() for heard in calls)
+    joined = np.concatenate([part["whole"].samples for part in parts], axis=1)
+    assert np.array_equal(joined, whole["whole"].samples)
+
+
+def test_in_a_time_range_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    gap = song(*GAP)
+    separator = Separator(query_backend="never-asked", encoder="toy")
+    query = Query(text="one", time_range=(1.0, 7.0))
+    part = separator.separate(gap, query=query, route="conditioned")
+    n_part = len(calls)
+    assert all(np.ptp(heard.numpy()) > 0 for heard in calls), (
+        "a silent segment is constant once it is normalised"
+    )
+    whole = separator.separate(gap, query="one", route="conditioned")
+    inside = seconds(1.1, 6.9)
+    assert np.array_equal(part.target.samples[:, inside], whole.target.samples[:, inside])
+    calls.clear()
+    monkeypatch.setattr(Silence, "covers", lambda self, stretch: False)
+    separator.separate(gap, query=query, route="conditioned")
+    assert len(calls) == n_part + 4
+
+
+def test_a_silent_segment_goes_to_no_member_of_an_ensemble(monkeypatch: pytest.MonkeyPatch) -> None:
+    gap = song(*GAP)
+    ensemble = Ensemble(members=({"backend": "never"}, {"backend": "never"}))
+    skipped = Separator(ensemble).separate(gap)["whole"].samples
+    n_skipped = len(calls)
+    monkeypatch.setattr(Silence, "covers", lambda self, stretch: False)
+    computed = Separator(ensemble).separate(gap)["whole"].samples
+    assert len(calls) - n_skipped == n_skipped + 2 * 4
+    assert not skipped[:, seconds(2.5, 5.25)].any()
+    for heard in (seconds(0, 2.25), seconds(5.5, 8.0)):
+        assert np.array_equal(skipped[:, heard], computed[:, heard])
+
+
 def test_in_a_batch_only_what_sounds_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     gap = song(*GAP)
     one_by_one = Separator("never").separate(gap)
@@ -198,3 +256,32 @@ def test_stretches_are_found_across_blocks_of_any_size() -> None:
         assert not silence.covers(Segment(999, 1_000)) and not silence.covers(Segment(1_500, 1_001))
         assert not silence.covers(Segment(3_100, 500))
         assert silence.covers(Segment(4_200, 800)) and silence.covers(Segment(4_500, 2_000))
+
+
+def test_a_start_shorter_than_a_segment_covers_what_begins_before_the_recording() -> None:
+    samples = np.ones((2, 2_000), dtype=np.float32)
+    samples[:, :400] = 0
+    samples[:, 1_000:1_400] = 0  # as long, but with sound on both sides
+    for size in (1, 300, 2_000):
+        silence = Silence(500)
+        for start in range(0, 2_000, size):
+            silence.push(samples[:, start : start + size])
+        assert silence.covers(Segment(-100, 500)) and not silence.covers(Segment(-99, 500))
+        assert not silence.covers(Segment(1_000, 400))
+
+
+def test_what_is_over_is_forgotten() -> None:
+    made["normalisation"] = "none"
+    stretch = song(*GAP).samples
+    stream = Separator("never").stream((stretch for _ in range(20)), sample_rate_hz=RATE_HZ)
+    counts = []
+    with pytest.MonkeyPatch.context() as patch:
+        push = Silence.push
+
+        def counting(self: Silence, block: np.ndarray) -> None:
+            push(self, block)
+            counts.append(len(self._over))
+
+        patch.setattr(Silence, "push", counting)
+        parts = list(stream)
+    assert len(parts) > 1 and max(counts) <= 2

@@ -149,6 +149,9 @@ class Pass:
         n_samples = outputs.shape[-1]
         self._put(self._to_source.push(restored.reshape(-1, n_samples)))
         self._n_to_find -= n_samples
+        # What is computed next touches no earlier sample, but may begin a segment before and hear half of one more.
+        n_heard = 2 * (self.steps.segment_samples or ENDLESS)
+        self._silence.forget_before(self.steps.span.stop - self._n_to_find - n_heard)
         if not self._n_to_find:
             self._put(self._to_source.finish())
 
