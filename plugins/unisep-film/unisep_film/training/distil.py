@@ -1,0 +1,240 @@
+"""Distils an HT Demucs into a smaller and faster one: the student learns to give what the teacher gives.
+
+    python -m unisep_film.training.distil STORE RUN --config distil.json
+    python -m unisep_film.training.distil STORE RUN            # goes on where RUN stopped
+    python -m unisep_film.training.distil STORE RUN --release student.safetensors
+
+Only the mixtures of the store's examples are used, never what is in them: what is right is what the teacher gives. Both hear a mixture with mean 0 and deviation 1, as songs are given to HT Demucs. A run
+folder is what it is in `unisep_film.training.train`; the student that is released is its running average, as a checkpoint that
+`Separator("htdemucs", weights="student.safetensors")` takes. Knowledge distillation: Hinton, Vinyals, Dean 2015,
+arXiv:1503.02531; here the teacher's waveforms are the soft targets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from unisep_htdemucs.checkpoints import build_model, read_checkpoint
+from unisep_htdemucs.config import HTDemucsConfig
+from unisep_htdemucs.model import HTDemucs
+from unisep_htdemucs.saving import save_checkpoint
+
+from unisep.errors import OptionError, UnisepError
+
+from .distributed import Place, joined
+from .learner import ALONE, Learner
+from .losses import plain_sdr_db
+from .mixing import ExampleStream, MixConfig
+from .pace import Pace
+from .recipe import RECIPE_FILE
+from .spectral import log_spectral_distance
+from .store import Store
+
+SHARED = ("sources", "audio_channels", "samplerate")  # what a student has in common with its teacher
+
+
+class Distillation(Pace):
+    """All that decides what a student learns; saved beside its checkpoint and never changed after.
+
+    teacher: a checkpoint of HT Demucs (.safetensors or .th).
+    student: options of `HTDemucsConfig` in which the student differs from the teacher.
+    mix: how the mixtures are made; `segment_seconds` is best that of the teacher, which is given silence to fill its own.
+    l1: weight of the mean absolute difference of the waveforms; spectral: of the distance of their log spectra.
+    """
+
+    teacher: Path
+    student: dict[str, Any]
+    mix: MixConfig = MixConfig(segment_seconds=7.8)
+    l1: float = 1.0
+    spectral: float = 0.0
+    spectral_windows: tuple[int, ...] = (512, 1024, 2048, 4096)
+
+
+class DistilRun(Learner[HTDemucs]):
+    """A student with its teacher; `place` says which share of the run is computed here."""
+
+    def __init__(self, recipe: Distillation, folder: Path, place: Place = ALONE) -> None:
+        """The run in `folder`.
+
+        Raises OptionError for a student that cannot learn from this teacher, WeightsError for a teacher that cannot be read.
+        """
+        teacher = build_model(read_checkpoint(recipe.teacher), place.device, torch.float32)
+        torch.manual_seed(recipe.seed)
+        student = HTDemucs(student_config(teacher.config, recipe.student)).train()
+        super().__init__(student, recipe, folder, place)
+        self.recipe, self.teacher = recipe, teacher
+        self._taught: nn.Module = place.averaging(self.model)
+
+    def train_step(self, mixture: Tensor) -> dict[str, Tensor]:
+        """One update on `mixture [batch, channels, samples]`; returns figures `[batch]` or a single one for the log."""
+        mixture = standardised(mixture.to(self.place.device))
+        with torch.no_grad():
+            wanted = self.teacher(mixture)
+        with self.in_bfloat16:
+            found = self._taught(mixture).float()
+        loss = self.recipe.l1 * (found - wanted).abs().mean()
+        if self.recipe.spectral:
+            ours, theirs = (rearrange(x, "b s c l -> (b s c) l") for x in (found, wanted))
+            distance = log_spectral_distance(ours, theirs, self.recipe.spectral_windows)
+            loss = loss + self.recipe.spectral * distance.mean()
+        norm = self.learn(loss)
+        return {"loss": loss.detach(), "norm": norm, "agreement_db": agreement_db(found.detach(), wanted)}
+
+    def student(self) -> HTDemucs:
+        """The running average as a model, ready to separate."""
+        model = HTDemucs(self.model.config)
+        model.load_state_dict(self.average)
+        return model.eval().requires_grad_(False)
+
+
+class Mixtures(IterableDataset[Tensor]):
+    """Mixtures `[items, channels, samples]` of the steps of a run, the same for the same seed and step.
+
+    items: the places of the batch to yield; several workers of a loader take turns, so that the steps come in order.
+    """
+
+    def __init__(self, store_folder: str, recipe: Distillation, first_step: int, items: range) -> None:
+        self.store_folder, self.recipe, self.first_step, self.items = store_folder, recipe, first_step, items
+
+    def __iter__(self) -> Iterator[Tensor]:
+        torch.set_num_threads(1)
+        stream = ExampleStream(Store(self.store_folder), self.recipe.mix, self.recipe.seed)
+        worker = get_worker_info()
+        turn, n_turns = (worker.id, worker.num_workers) if worker else (0, 1)
+        for step in range(self.first_step + turn, self.recipe.n_steps, n_turns):
+            yield torch.from_numpy(stream.batch(step, self.items).mixture)
+
+
+def student_config(teacher: HTDemucsConfig, changes: dict[str, Any]) -> HTDemucsConfig:
+    """The teacher's options with the student's changes.
+
+    Raises OptionError for what both must share, for unknown options, and for numbers that make no model.
+    """
+    if set(changes) & set(SHARED):
+        raise OptionError(
+            f"A student has the {', '.join(SHARED)} of its teacher. Leave them out of `student`."
+        )
+    try:
+        return dataclasses.replace(teacher, **changes)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise OptionError(f"`student` makes no HT Demucs: {error}") from error
+
+
+def standardised(mixture: Tensor) -> Tensor:
+    """`mixture [batch, channels, samples]` with mean 0 and deviation 1, both of the mean of its channels."""
+    mono = mixture.mean(1)
+    deviation, mean = torch.std_mean(mono, -1)
+    return (mixture - mean[:, None, None]) / (deviation[:, None, None] + 1e-5)
+
+
+def agreement_db(found: Tensor, wanted: Tensor) -> Tensor:
+    """Energy of what is wanted over that of the difference, in dB `[batch]`, of sources `[batch, s, c, l]`."""
+    return plain_sdr_db(rearrange(found, "b s c l -> b (s c l)"), rearrange(wanted, "b s c l -> b (s c l)"))
+
+
+def distil(store: str, run: DistilRun, stop_after_seconds: float = math.inf, n_workers: int = 1) -> DistilRun:
+    """The run after its last step, or after `stop_after_seconds` with its state saved for another call.
+
+    Raises OptionError when store and teacher have different sample rates.
+    """
+    recipe, place = run.recipe, run.place
+    if (rate_hz := Store(store).sample_rate_hz) != run.teacher.config.samplerate:
+        raise OptionError(
+            f"The store is at {rate_hz} Hz, the teacher at {run.teacher.config.samplerate}. Build a store at its rate."
+        )
+    run.restore()
+    place.wait()  # no one saves before all have read
+    mixtures = Mixtures(store, recipe, run.step, place.share(recipe.mix.batch))
+    seen: dict[str, list[Tensor]] = defaultdict(list)
+    started = time.monotonic()
+    for mixture in DataLoader(mixtures, batch_size=None, num_workers=n_workers):
+        for name, value in run.train_step(mixture).items():
+            seen[name].append(value.reshape(-1))
+        if run.step % recipe.log_every == 0:
+            _log(run, seen)
+            seen.clear()
+        if run.step % recipe.save_every == 0:
+            run.save()
+        if stop_after_seconds < math.inf and place.agreed(time.monotonic() - started > stop_after_seconds):
+            break
+    run.save()
+    place.wait()
+    return run
+
+
+def _log(run: DistilRun, seen: dict[str, list[Tensor]]) -> None:
+    """Write one line of what all processes have seen: medians of decibels, means of all else."""
+    values = run.place.gathered({name: torch.cat(parts) for name, parts in seen.items()})
+    if not run.place.is_first:
+        return
+    middle = {name: each.median() if name.endswith("_db") else each.mean() for name, each in values.items()}
+    line = json.dumps({"step": run.step, **{name: round(float(value), 4) for name, value in middle.items()}})
+    with (run.folder / "log.jsonl").open("a") as file:
+        file.write(line + "\n")
+    print(line, flush=True)
+
+
+def load_distillation(folder: Path, given: Path | None) -> Distillation:
+    """The run's own recipe if it has one, else the given one, which is then the run's.
+
+    Raises OptionError when there is none, or it cannot be understood.
+    """
+    own = folder / RECIPE_FILE
+    source = own if own.exists() else given
+    if source is None:
+        raise OptionError(f"{folder} holds no run yet: give --config with a recipe to start one.")
+    try:
+        recipe = Distillation.model_validate_json(source.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise OptionError(f"{source} is no recipe of a distillation: {error}") from error
+    if source != own:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = own.with_name(own.name + ".part")
+        partial.write_text(recipe.model_dump_json(indent=1), encoding="utf-8")
+        partial.replace(own)
+    return recipe
+
+
+def main(given: list[str] | None = None) -> None:
+    """Distil from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("store", help="folder made by unisep_film.training.corpus")
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--config", type=Path, help="recipe (JSON) for a new run")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads a process")
+    parser.add_argument("--workers", type=int, default=1, help="mixing processes for each training process")
+    parser.add_argument("--stop-after", type=float, default=math.inf, metavar="SECONDS")
+    parser.add_argument("--release", type=Path, help="write the student here at the end: a .safetensors file")
+    args = parser.parse_args(given)
+    torch.set_num_threads(args.threads)
+    try:
+        with joined(args.device) as place:
+            if place.is_first:
+                load_distillation(args.run, args.config)
+            place.wait()
+            run = DistilRun(load_distillation(args.run, args.config), args.run, place)
+            distil(args.store, run, args.stop_after, args.workers)
+            if args.release and place.is_first:
+                save_checkpoint(args.release, run.model.config, run.average)
+    except UnisepError as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()
