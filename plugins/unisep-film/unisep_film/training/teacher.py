@@ -126,5 +126,5 @@ def taught_loss(
     if teacher.spectral:
         loss = loss + teacher.spectral * log_spectral_distance(found, wanted, weights.spectral_windows).mean()
     loss = loss + weights.presence * F.binary_cross_entropy_with_logits(logits.float(), said.logits.sigmoid())
-    flat = (rearrange(x.detach().float(), "b c l -> b (c l)") for x in (estimate, said.targets))
-    return loss, {"agreement_db": plain_sdr_db(*flat)}
+    whole, reference = (rearrange(x.detach().float(), "b c l -> b (c l)") for x in (estimate, said.targets))
+    return loss, {"agreement_db": plain_sdr_db(whole, reference)}
