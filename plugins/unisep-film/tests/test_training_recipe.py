@@ -477,7 +477,7 @@ def test_the_plot_shows_several_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_the_full_size_recipe_in_the_docs_is_a_recipe(htdemucs: Path, tmp_path: Path) -> None:
     page = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    (block,) = (each for each in re.findall(r"```json\n(.*?)```", page, re.DOTALL) if '"start"' in each)
     given = tmp_path / "full.json"
     given.write_text(json.dumps(json.loads(block) | {"start": {"htdemucs": str(htdemucs)}}))
     recipe = read_recipe(given)

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from unisep_htdemucs import eight_bit
 from unisep_htdemucs.model import HTDemucs
 
 from unisep.errors import WeightsError
@@ -20,18 +21,30 @@ FORMAT = "unisep-film-1"
 MAX_CONFIG_CHARACTERS = 100_000
 
 
-def save_model(path: Path, model: FilmHTDemucs, dtype: torch.dtype = torch.float16) -> Path:
-    """The file written, at `dtype`, complete or not at all."""
-    state = {name: value.detach().to(dtype).contiguous() for name, value in model.state_dict().items()}
+def save_model(
+    path: Path, model: FilmHTDemucs, dtype: torch.dtype = torch.float16, *, in_8_bits: bool = False
+) -> Path:
+    """The file written, at `dtype`, complete or not at all.
+
+    in_8_bits: tensors with two axes or more as whole numbers with scales (`unisep_htdemucs.eight_bit`); `dtype` then
+        is that of the rest.
+    """
+    state = {name: value.detach() for name, value in model.state_dict().items()}
+    metadata = {"format": FORMAT, "config": model.config.model_dump_json()}
+    large = {name: value for name, value in state.items() if in_8_bits and value.dim() >= 2}
+    values = {name: value.to(dtype).contiguous() for name, value in state.items() if name not in large}
+    if in_8_bits:
+        values |= eight_bit.quantised(large)
+        metadata[eight_bit.KEY] = eight_bit.FORMAT
     partial = path.with_name(path.name + ".part")
-    save_file(state, partial, metadata={"format": FORMAT, "config": model.config.model_dump_json()})
+    save_file(values, partial, metadata=metadata)
     return partial.replace(path)
 
 
 def load_model(
     path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> FilmHTDemucs:
-    """The model in a file made by `save_model`, in evaluation mode.
+    """The model in a file made by `save_model`, in evaluation mode; numbers of 8 bits become `dtype` again.
 
     The shapes are compared before any memory is taken for them, so a damaged or hostile file costs nothing.
 
@@ -40,19 +53,25 @@ def load_model(
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            config = _config(path, file.metadata() or {})
+            metadata = file.metadata() or {}
+            config, form = _config(path, metadata), metadata.get(eight_bit.KEY)
             with torch.device("meta"):
                 model = FilmHTDemucs(config)
             _check_shapes(
                 path,
                 model,
                 {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()},  # noqa: SIM118
+                in_8_bits=form is not None,
             )
-            state = {name: file.get_tensor(name).to(device, dtype) for name in file.keys()}  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise WeightsError(
             f"{path} cannot be read as safetensors: {error}. Fetch the weights again, or leave them out."
         ) from error
+    if form is not None:
+        state = eight_bit.dequantised(path, form, state)
+    _check_real(path, state)
+    state = {name: value.to(device, dtype) for name, value in state.items()}
     _check_finite(path, state)
     model.load_state_dict(state, assign=True)
     return model.eval()
@@ -82,8 +101,11 @@ def _config(path: Path, metadata: dict[str, str]) -> FilmConfig:
     return FilmConfig.from_json(metadata.get("config", ""))
 
 
-def _check_shapes(path: Path, model: FilmHTDemucs, found: dict[str, tuple[int, ...]]) -> None:
+def _check_shapes(
+    path: Path, model: FilmHTDemucs, found: dict[str, tuple[int, ...]], *, in_8_bits: bool
+) -> None:
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    expected = eight_bit.stored_shapes(expected) if in_8_bits else expected
     if found != expected:
         wrong = sorted(
             name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
@@ -91,6 +113,12 @@ def _check_shapes(path: Path, model: FilmHTDemucs, found: dict[str, tuple[int, .
         raise WeightsError(
             f"{path} does not hold the model its config describes: {len(wrong)} parameters differ, such as {wrong[0]!r}."
         )
+
+
+def _check_real(path: Path, state: dict[str, Tensor]) -> None:
+    for name, value in state.items():
+        if not value.is_floating_point():
+            raise WeightsError(f"{path}: the parameter {name!r} holds {value.dtype}, not real numbers.")
 
 
 def _check_finite(path: Path, state: dict[str, Tensor]) -> None:

@@ -21,6 +21,7 @@ PANELS = {
     "si_sdr_gain_db": "SI-SDR improvement in dB (median)",
     "sdr_db": "SDR in dB (median)",
     "level_db": "output level of absent sounds in dB",
+    "agreement_db": "agreement with the teacher in dB (median)",
     "presence": "presence: cross-entropy",
     "spectral": "distance of log spectra",
     "audio_seconds_per_second": "seconds of audio a second",

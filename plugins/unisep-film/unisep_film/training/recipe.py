@@ -15,6 +15,7 @@ from .mix_config import MixConfig
 from .pace import Pace
 from .queries import QueryMix
 from .start import Start, model_at_start
+from .teacher import Teacher, pinned
 
 RECIPE_FILE = "recipe.json"
 
@@ -25,10 +26,12 @@ class Recipe(Pace):
     start: the weights the first step begins with; nothing by default.
     conditioning_steps: in the first so many steps only what hears the query is trained (FiLMs, projectors, source
         weights, presence), then everything. For starts from weights that separate already.
+    teacher: a larger model whose answers are learnt, beside the true targets or instead of them; none by default.
     """
 
     model: FilmConfig
     start: Start = Start()
+    teacher: Teacher | None = None
     mix: MixConfig = MixConfig()
     queries: QueryMix = QueryMix()
     losses: LossWeights = LossWeights()
@@ -55,11 +58,15 @@ def read_recipe(path: Path) -> Recipe:
 
     Raises:
         pydantic.ValidationError: an unknown field or an impossible value.
-        OptionError, WeightsError: a start that does not go with the model, or cannot be read.
+        OptionError, WeightsError: a start or a teacher that does not go with the model, or cannot be read.
     """
     given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     start = Start.model_validate(given.get("start", {}))
-    return Recipe.model_validate({**given, "model": model_at_start(start, given.get("model", {}))})
+    recipe = Recipe.model_validate({**given, "model": model_at_start(start, given.get("model", {}))})
+    if recipe.teacher is None:
+        return recipe
+    teacher = pinned(recipe.teacher, recipe.model, recipe.mix.segment_seconds)
+    return recipe.model_copy(update={"teacher": teacher})
 
 
 def load_recipe(folder: Path, given: Path | None) -> Recipe:

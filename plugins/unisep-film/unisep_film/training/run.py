@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from .queries import TrainingBatch
 from .recipe import Recipe
 from .schedule import set_stage, trains_separator
 from .start import begin
+from .teacher import answers, load_teacher, taught_loss
 
 __all__ = ["ALONE", "CHECKPOINT_FILE", "Asked", "Run"]
 Change = Callable[[FilmHTDemucs], FilmHTDemucs]
@@ -59,7 +61,18 @@ class Run(Learner[FilmHTDemucs]):
         loss, parts = separation_loss(
             estimate, batch.target, batch.mixture, logits, batch.present, self.recipe.losses
         )
+        if (teacher := self.recipe.teacher) is not None:
+            said = answers(self.taught_by, batch, self.recipe.space)
+            taught, figures = taught_loss(estimate, logits, said, batch.mixture, teacher, self.recipe.losses)
+            loss, parts = teacher.share * taught + (1 - teacher.share) * loss, {**parts, **figures}
         return {**parts, "norm": self.learn(loss), "loss": loss.detach()}
+
+    @cached_property
+    def taught_by(self) -> FilmHTDemucs:
+        """The recipe's teacher, read when the first step asks it: a finished run does not need it."""
+        recipe = self.recipe
+        assert recipe.teacher is not None
+        return load_teacher(recipe.teacher, recipe.model, recipe.mix.segment_seconds, self.place.device)
 
     def begin(self) -> None:
         """Give the model the weights that the recipe names."""
