@@ -65,7 +65,8 @@ def _command(ffmpeg: str, source: Path, target: Path, max_bytes: int) -> list[st
     limits = ["-max_alloc", str(MAX_ALLOCATED_BYTES)]
     limits += ["-protocol_whitelist", "file,pipe", "-format_whitelist", DEMUXERS]
     only_audio = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-map_metadata", "-1"]
-    output = ["-c:a", "pcm_f32le", "-fs", str(max_bytes), "-f", "w64", f"file:{target}"]
+    # Not w64: libsndfile reads some bytes of the header of ffmpeg 5.1's as samples.
+    output = ["-c:a", "pcm_f32le", "-fs", str(max_bytes), "-rf64", "auto", "-f", "wav", f"file:{target}"]
     return [*quiet, *limits, "-i", f"file:{source.absolute()}", *only_audio, *output]
 
 

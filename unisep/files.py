@@ -194,7 +194,7 @@ def opened(source: Source) -> Iterator[OpenFile]:
             format, subtype = _NAMES.get(sound.format, sound.format.lower()), sound.subtype
             format = "opus" if subtype == "OPUS" else format
         except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-            readable = Path(folder) / "decoded.w64"
+            readable = Path(folder) / "decoded.wav"
             sound = _through_ffmpeg(path, label, readable, error)
             format, subtype = path.suffix.lower().removeprefix(".") or "unknown", FFMPEG
         with sound:
