@@ -44,6 +44,9 @@ def test_everyone_does_every_load_and_agrees(tmp_path: Path) -> None:
         ours = found["results"]["unisep float32"]
         assert found["gflop"] > 0 and ours["times_real_time"] > 0 and ours["ratio_to_demucs"] > 0
         assert load == "folder" or ours["agreement_db"] > 80
+    assert figures["loads"]["segment"]["gflop"] == pytest.approx(
+        0.67958, rel=1e-4
+    )  # demucs's own model, counted so too
     assert "unisep text query" in figures["loads"]["song"]["results"]
 
 
