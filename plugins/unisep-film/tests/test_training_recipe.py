@@ -242,6 +242,37 @@ def test_a_start_from_film_weights_can_learn_another_space(tmp_path: Path) -> No
     assert state["projectors.each.0.wanted.0.weight"].shape[1] == 24
 
 
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+def test_a_start_from_film_weights_can_be_given_more_layers(tmp_path: Path, n_layers: int) -> None:
+    """They change next to nothing at first, hear the query, and all of them are trained."""
+    torch.manual_seed(6)
+    donor = FilmHTDemucs(FilmConfig(**MASK.model_dump() | {"demucs": {**SHAPE, "t_layers": n_layers}})).eval()
+    for film in donor.film_tokens:
+        torch.nn.init.normal_(film.scale.weight, std=0.1)
+        torch.nn.init.normal_(film.shift.weight, std=0.1)
+    path = save_model(tmp_path / "donor.safetensors", donor, torch.float32)
+    deeper = {"demucs": {"t_layers": n_layers + 2}}
+    run = Run(read_recipe(written(tmp_path, start={"film": str(path)}, model=deeper)), tmp_path)
+    run.restore()
+    mixture, queries = torch.randn(1, 2, RATE_HZ), normalize(torch.randn(1, 3, 16), dim=-1)
+    heard: list[torch.Tensor] = []  # by the decoder, for each model and query
+    for model in (donor, run.model.eval()):
+        model.film_inputs[0].register_forward_pre_hook(lambda _, given: heard.append(given[0]))
+        with torch.no_grad():
+            model(mixture, model.conditions(queries, "toy-1"))
+    wanted, found = torch.cat(heard[:3]), torch.cat(heard[3:])
+    energy = wanted.square().sum()
+    assert energy > 100 * (wanted - found).square().sum()
+    assert energy < 100 * (wanted - wanted[:1]).square().sum()  # the queries do differ
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    for _ in range(2):  # what stands behind a new layer's LayerScale has a gradient from the second step on
+        run.train_step(a_batch())
+    new = {f"crosstransformer.layers_t.{n_layers - 1 + index}." for index in range(2)}
+    new |= {f"film_tokens.{2 * (n_layers - 1) + index}.scale." for index in range(4)}
+    for part in new:
+        assert any(part in name for name in changed(before, run)), part
+
+
 def test_starts_that_make_no_sense_are_refused(htdemucs: Path, tmp_path: Path) -> None:
     film = save_model(tmp_path / "film.safetensors", FilmHTDemucs(MASK))
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -249,6 +280,9 @@ def test_starts_that_make_no_sense_are_refused(htdemucs: Path, tmp_path: Path) -
         ({"start": {"htdemucs": str(htdemucs)}}, OptionError, "needs model.spaces"),
         ({"start": {"htdemucs": str(htdemucs)}, "model": {"spaces": SPACES, "output": "mask"}}, OptionError, "output"),
         ({"start": {"film": str(film)}, "model": {"condition_channels": 8}}, OptionError, "condition_channels"),
+        ({"start": {"film": str(film)}, "model": {"demucs": {"t_layers": 2}}}, OptionError, "two more layers"),
+        ({"start": {"film": str(film)}, "model": {"demucs": {"t_layers": 3, "channels": 9}}}, OptionError, "demucs"),
+        ({"start": {"htdemucs": str(htdemucs)}, "model": {"demucs": {"t_layers": 3}}}, OptionError, "demucs"),
         ({"start": {"film": str(tmp_path / "none")}}, WeightsError, "cannot be read"),
         ({"start": {"htdemucs": str(film)}, "model": {"spaces": SPACES}}, WeightsError, "not for"),
         ({"start": {"weights": "x"}}, ValidationError, "weights"),

@@ -20,7 +20,7 @@ from .film import FiLM, Projectors
 from .mask import MaskHTDemucs
 from .stems import StemsHTDemucs
 
-_N_BRANCHES = 2  # frequency and time
+N_BRANCHES = 2  # frequency and time
 
 
 class FilmHTDemucs(nn.Module):
@@ -38,7 +38,7 @@ class FilmHTDemucs(nn.Module):
         self.core: Core = MaskHTDemucs(config) if config.output == "mask" else StemsHTDemucs(shape)
         self.projectors = Projectors(config.spaces, k)
         tokens, widths = shape.transformer_channels, shape.encoder_channels[::-1] * self.core.n_decoders
-        self.film_tokens = nn.ModuleList(FiLM(k, tokens) for _ in range(_N_BRANCHES * shape.t_layers))
+        self.film_tokens = nn.ModuleList(FiLM(k, tokens) for _ in range(N_BRANCHES * shape.t_layers))
         self.film_inputs = nn.ModuleList(FiLM(k, width) for width in widths)
         self.film_skips = nn.ModuleList(FiLM(k, width) for width in widths)
         self.mix = nn.Linear(k, len(shape.sources))
@@ -124,7 +124,7 @@ class FilmHTDemucs(nn.Module):
         for index in range(self.config.separator.t_layers):
             if index:
                 x, xt = transformer.layer(index, x, xt)
-            film, film_t = self.film_tokens[_N_BRANCHES * index], self.film_tokens[_N_BRANCHES * index + 1]
+            film, film_t = self.film_tokens[N_BRANCHES * index], self.film_tokens[N_BRANCHES * index + 1]
             x, xt = film(x, condition, channel_axis=2), film_t(xt, condition, channel_axis=2)
         return self.core.narrowed(*transformer.end(x, xt, n_freqs))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from unisep_htdemucs.checkpoints import build_model, read_checkpoint
 from unisep.errors import OptionError
 from unisep_film.checkpoints import from_htdemucs, load_model
 from unisep_film.config import FilmConfig
-from unisep_film.model import FilmHTDemucs
+from unisep_film.model import N_BRANCHES, FilmHTDemucs
 
 CPU = torch.device("cpu")
 OF_THE_QUERY = frozenset({"spaces", "condition_channels"})  # what a recipe may set of a model it starts from
@@ -23,7 +24,8 @@ class Start(BaseModel):
 
     htdemucs: a checkpoint of HT Demucs (.safetensors or .th). Encoders, transformer and decoders are kept; until
         trained, the target of every query is the mean of its sources.
-    film: weights of a FiLM HT Demucs. A projector of an embedding space they do not know is new.
+    film: weights of a FiLM HT Demucs. A projector of an embedding space they do not know is new, and so are the
+        layers of a transformer with more of them, which change next to nothing until they are trained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,15 +47,21 @@ def model_at_start(start: Start, asked: dict[str, Any]) -> dict[str, Any]:
     """
     if start.htdemucs is None and start.film is None:
         return asked
+    n_layers = None
+    if start.film is not None and set(asked.get("demucs", ())) == {"t_layers"}:
+        n_layers = asked["demucs"]["t_layers"]
+        asked = {name: value for name, value in asked.items() if name != "demucs"}
     if set(asked) - OF_THE_QUERY:
         raise OptionError(
             f"The recipe starts from weights, which fix the model's {sorted(set(asked) - OF_THE_QUERY)}. "
-            f"Leave these out; only {' and '.join(sorted(OF_THE_QUERY))} can be chosen."
+            f"Leave these out; only {' and '.join(sorted(OF_THE_QUERY))} can be chosen, and demucs.t_layers with "
+            "a start from `film`."
         )
     if start.film is not None:
         if "condition_channels" in asked:
             raise OptionError("The weights in `start.film` fix condition_channels. Leave it out.")
-        return load_model(start.film).config.model_dump() | asked
+        config = load_model(start.film).config
+        return _deeper(config, n_layers or config.separator.t_layers).model_dump() | asked
     if "spaces" not in asked:
         raise OptionError(
             'A start from HT Demucs needs model.spaces: {"<embedding space>": <length of vectors>}.'
@@ -76,10 +84,40 @@ def _around_htdemucs(path: Path | None, asked: FilmConfig) -> FilmHTDemucs:
     return from_htdemucs(separator, dict(asked.spaces), asked.condition_channels)
 
 
+def _deeper(config: FilmConfig, n_layers: int) -> FilmConfig:
+    """The config with `n_layers` in its transformer. Raises OptionError when the old ones would not fit among them."""
+    n_new = n_layers - config.separator.t_layers
+    if n_new < 0 or n_new % 2 or (n_new and not config.separator.t_layer_scale):
+        raise OptionError(
+            f"demucs.t_layers is {n_layers} and {config.separator.t_layers} in `start.film`: self-attention and "
+            "cross-attention take turns, so a transformer with LayerScales can get two more layers, or four, and so on."
+        )
+    return FilmConfig.model_validate(config.model_dump() | {"demucs": config.demucs | {"t_layers": n_layers}})
+
+
 def _continue(model: FilmHTDemucs, donor: FilmHTDemucs) -> None:
-    """Everything of `donor`, but projectors only of the spaces that both know."""
-    state = {name: v for name, v in donor.state_dict().items() if not name.startswith("projectors.")}
+    """Everything of `donor`, but projectors only of the spaces that both know; layers it lacks come before its last."""
+    n_new = model.config.separator.t_layers - donor.config.separator.t_layers
+    last = donor.config.separator.t_layers - 1
+    state = {
+        _moved(name, last, n_new): v
+        for name, v in donor.state_dict().items()
+        if not name.startswith("projectors.")
+    }
     kept = {name: v for name, v in model.state_dict().items() if name.startswith("projectors.")}
-    model.load_state_dict({**kept, **state})
+    new = {name: v for name, v in model.state_dict().items() if name not in kept.keys() | state.keys()}
+    silent = {name: torch.zeros_like(v) for name, v in new.items() if ".gamma_" in name}
+    model.load_state_dict({**kept, **new, **silent, **state})
     for space in set(model.config.spaces) & set(donor.config.spaces):
         model.projectors.of(space).load_state_dict(donor.projectors.of(space).state_dict())
+
+
+def _moved(name: str, last: int, n_new: int) -> str:
+    """A parameter's name in a transformer with `n_new` layers before the `last`; the FiLMs after a layer go with it."""
+    layer = re.fullmatch(r"(.*crosstransformer\.layers(?:_t)?\.)(\d+)(\..*)", name)
+    if layer and int(layer[2]) == last:
+        return f"{layer[1]}{last + n_new}{layer[3]}"
+    film = re.fullmatch(r"film_tokens\.(\d+)(\..*)", name)
+    if film and int(film[1]) // N_BRANCHES == last:
+        return f"film_tokens.{int(film[1]) + N_BRANCHES * n_new}{film[2]}"
+    return name
