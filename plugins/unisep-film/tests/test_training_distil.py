@@ -128,7 +128,29 @@ def test_the_student_separates(
     stems = separator.separate(Audio(song.samples, RATE_HZ))
     assert tuple(stems) == FOUR and stems["bass"].samples.any()
     assert out.stat().st_size < 0.6 * teacher.stat().st_size
-    main([store, str(tmp_path / "run"), "--device", "cpu", "--workers", "0"])  # done already: nothing to do
+
+
+def test_a_run_that_has_ended_needs_no_teacher_and_one_that_goes_on_takes_no_other(
+    store: str, teacher: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "teacher.safetensors"
+    own.write_bytes(teacher.read_bytes())
+    config = tmp_path / "distil.json"
+    config.write_text(recipe(own).model_dump_json())
+    call = [store, str(tmp_path / "run"), "--device", "cpu", "--workers", "0"]
+    main([*call, "--config", str(config), "--stop-after", "0"])
+    torch.manual_seed(6)
+    save_checkpoint(own, TEACHER, HTDemucs(TEACHER).state_dict())
+    with pytest.raises(SystemExit, match="not the teacher this run began with"):
+        main(call)
+    own.unlink()
+    with pytest.raises(SystemExit, match="No checkpoint"):
+        main(call)
+    own.write_bytes(teacher.read_bytes())
+    main(call)
+    own.unlink()
+    main([*call, "--release", str(tmp_path / "student.safetensors")])
+    assert Separator("htdemucs", weights=tmp_path / "student.safetensors", offline=True)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +161,16 @@ def test_a_student_that_cannot_learn_from_this_teacher(
 ) -> None:
     with pytest.raises(OptionError):
         DistilRun(recipe(teacher, student=student), tmp_path)
+
+
+def test_segments_longer_than_the_teacher_takes_are_refused_before_a_run_begins(
+    store: str, teacher: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "distil.json"
+    config.write_text(recipe(teacher, mix=MixConfig(segment_seconds=0.6, batch=4)).model_dump_json())
+    with pytest.raises(SystemExit, match=r"takes 0\.5 s at most"):
+        main([store, str(tmp_path / "run"), "--config", str(config)])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_store_of_another_rate_and_a_teacher_that_is_not_there(

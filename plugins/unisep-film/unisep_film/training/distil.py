@@ -4,10 +4,11 @@
     python -m unisep_film.training.distil STORE RUN            # goes on where RUN stopped
     python -m unisep_film.training.distil STORE RUN --release student.safetensors
 
-Only the mixtures of the store's examples are used, never what is in them: what is right is what the teacher gives. Both hear a mixture with mean 0 and deviation 1, as songs are given to HT Demucs. A run
-folder is what it is in `unisep_film.training.train`; the student that is released is its running average, as a checkpoint that
-`Separator("htdemucs", weights="student.safetensors")` takes. Knowledge distillation: Hinton, Vinyals, Dean 2015,
-arXiv:1503.02531; here the teacher's waveforms are the soft targets.
+Only the mixtures of the store's examples are used, never what is in them: what is right is what the teacher gives. Both
+hear a mixture with mean 0 and deviation 1, as songs are given to HT Demucs. A run folder is what it is in
+`unisep_film.training.train`; a run that goes on takes no other teacher, and one that has ended needs none. The student that
+is released is the running average, as a checkpoint that `Separator("htdemucs", weights="student.safetensors")` takes.
+Knowledge distillation: Hinton, Vinyals, Dean 2015, arXiv:1503.02531; here the teacher's waveforms are the soft targets.
 """
 
 from __future__ import annotations
@@ -19,20 +20,22 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from unisep_htdemucs.checkpoints import build_model, read_checkpoint
+from unisep_htdemucs.checkpoints import build_model, file_sha256, read_checkpoint
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
 from unisep_htdemucs.saving import save_checkpoint
 
-from unisep.errors import OptionError, UnisepError
+from unisep.errors import OptionError, UnisepError, WeightsError
 
 from .distributed import Place, joined
 from .learner import ALONE, Learner
@@ -53,9 +56,12 @@ class Distillation(Pace):
     student: options of `HTDemucsConfig` in which the student differs from the teacher.
     mix: how the mixtures are made; `segment_seconds` is best that of the teacher, which is given silence to fill its own.
     l1: weight of the mean absolute difference of the waveforms; spectral: of the distance of their log spectra.
+    teacher_sha256, teacher_options: what the run holds on to of the teacher; filled in when it starts.
     """
 
     teacher: Path
+    teacher_sha256: str = ""
+    teacher_options: dict[str, Any] = Field(default_factory=dict)
     student: dict[str, Any]
     mix: MixConfig = MixConfig(segment_seconds=7.8)
     l1: float = 1.0
@@ -67,16 +73,21 @@ class DistilRun(Learner[HTDemucs]):
     """A student with its teacher; `place` says which share of the run is computed here."""
 
     def __init__(self, recipe: Distillation, folder: Path, place: Place = ALONE) -> None:
-        """The run in `folder`.
-
-        Raises OptionError for a student that cannot learn from this teacher, WeightsError for a teacher that cannot be read.
-        """
-        teacher = build_model(read_checkpoint(recipe.teacher), place.device, torch.float32)
+        """The run in `folder`. Raises as `pinned` does, for a recipe whose teacher is not pinned yet."""
+        self.recipe = recipe if recipe.teacher_sha256 else pinned(recipe)
         torch.manual_seed(recipe.seed)
-        student = HTDemucs(student_config(teacher.config, recipe.student)).train()
+        student = HTDemucs(student_config(_config(self.recipe.teacher_options), recipe.student)).train()
         super().__init__(student, recipe, folder, place)
-        self.recipe, self.teacher = recipe, teacher
         self._taught: nn.Module = place.averaging(self.model)
+
+    @cached_property
+    def teacher(self) -> HTDemucs:
+        """Who is learnt from. Raises WeightsError when the file cannot be read, or is another than at the start."""
+        path = self.recipe.teacher
+        checkpoint = read_checkpoint(path)
+        if file_sha256(path) != self.recipe.teacher_sha256:
+            raise WeightsError(f"{path} is not the teacher this run began with. Bring that file back.")
+        return build_model(checkpoint, self.place.device, torch.float32)
 
     def train_step(self, mixture: Tensor) -> dict[str, Tensor]:
         """One update on `mixture [batch, channels, samples]`; returns figures `[batch]` or a single one for the log."""
@@ -118,6 +129,30 @@ class Mixtures(IterableDataset[Tensor]):
             yield torch.from_numpy(stream.batch(step, self.items).mixture)
 
 
+def pinned(recipe: Distillation) -> Distillation:
+    """The recipe with the hash and the options of its teacher.
+
+    Raises WeightsError for a teacher that cannot be read, OptionError for a student or a segment that does not go with it.
+    """
+    teacher = read_checkpoint(recipe.teacher).config
+    student_config(teacher, recipe.student)
+    n_samples = round(recipe.mix.segment_seconds * teacher.samplerate)
+    if teacher.use_train_segment and n_samples > teacher.segment_samples:
+        raise OptionError(
+            f"mix.segment_seconds is {recipe.mix.segment_seconds}; this teacher takes {float(teacher.segment):g} s at most."
+        )
+    options = dataclasses.asdict(teacher) | {"segment": str(teacher.segment)}
+    return recipe.model_copy(
+        update={"teacher_sha256": file_sha256(recipe.teacher), "teacher_options": options}
+    )
+
+
+def _config(options: dict[str, Any]) -> HTDemucsConfig:
+    """The options that a recipe keeps, as a config."""
+    segment, sources = Fraction(options["segment"]), tuple(options["sources"])
+    return HTDemucsConfig(**options | {"segment": segment, "sources": sources})
+
+
 def student_config(teacher: HTDemucsConfig, changes: dict[str, Any]) -> HTDemucsConfig:
     """The teacher's options with the student's changes.
 
@@ -151,9 +186,9 @@ def distil(store: str, run: DistilRun, stop_after_seconds: float = math.inf, n_w
     Raises OptionError when store and teacher have different sample rates.
     """
     recipe, place = run.recipe, run.place
-    if (rate_hz := Store(store).sample_rate_hz) != run.teacher.config.samplerate:
+    if (rate_hz := Store(store).sample_rate_hz) != run.model.config.samplerate:
         raise OptionError(
-            f"The store is at {rate_hz} Hz, the teacher at {run.teacher.config.samplerate}. Build a store at its rate."
+            f"The store is at {rate_hz} Hz, the teacher at {run.model.config.samplerate}. Build a store at its rate."
         )
     run.restore()
     place.wait()  # no one saves before all have read
@@ -190,7 +225,7 @@ def _log(run: DistilRun, seen: dict[str, list[Tensor]]) -> None:
 def load_distillation(folder: Path, given: Path | None) -> Distillation:
     """The run's own recipe if it has one, else the given one, which is then the run's.
 
-    Raises OptionError when there is none, or it cannot be understood.
+    Raises OptionError when there is none, or it cannot be understood, and as `pinned` does.
     """
     own = folder / RECIPE_FILE
     source = own if own.exists() else given
@@ -201,6 +236,7 @@ def load_distillation(folder: Path, given: Path | None) -> Distillation:
     except (OSError, ValidationError) as error:
         raise OptionError(f"{source} is no recipe of a distillation: {error}") from error
     if source != own:
+        recipe = pinned(recipe)
         folder.mkdir(parents=True, exist_ok=True)
         partial = own.with_name(own.name + ".part")
         partial.write_text(recipe.model_dump_json(indent=1), encoding="utf-8")
