@@ -15,10 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
-import time
-from collections import defaultdict
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cached_property
@@ -39,6 +36,7 @@ from unisep.errors import OptionError, UnisepError, WeightsError
 
 from .distributed import Place, joined
 from .learner import ALONE, Learner
+from .loop import keep_learning
 from .losses import plain_sdr_db
 from .mixing import ExampleStream, MixConfig
 from .pace import Pace
@@ -193,33 +191,12 @@ def distil(store: str, run: DistilRun, stop_after_seconds: float = math.inf, n_w
     run.restore()
     place.wait()  # no one saves before all have read
     mixtures = Mixtures(store, recipe, run.step, place.share(recipe.mix.batch))
-    seen: dict[str, list[Tensor]] = defaultdict(list)
-    started = time.monotonic()
-    for mixture in DataLoader(mixtures, batch_size=None, num_workers=n_workers):
-        for name, value in run.train_step(mixture).items():
-            seen[name].append(value.reshape(-1))
-        if run.step % recipe.log_every == 0:
-            _log(run, seen)
-            seen.clear()
-        if run.step % recipe.save_every == 0:
-            run.save()
-        if stop_after_seconds < math.inf and place.agreed(time.monotonic() - started > stop_after_seconds):
-            break
-    run.save()
-    place.wait()
+    loader = DataLoader(mixtures, batch_size=None, num_workers=n_workers)
+    keep_learning(
+        run, loader, run.train_step, audio_seconds=recipe.mix.batch * recipe.mix.segment_seconds,
+        stop_after_seconds=stop_after_seconds,
+    )  # fmt: skip
     return run
-
-
-def _log(run: DistilRun, seen: dict[str, list[Tensor]]) -> None:
-    """Write one line of what all processes have seen: medians of decibels, means of all else."""
-    values = run.place.gathered({name: torch.cat(parts) for name, parts in seen.items()})
-    if not run.place.is_first:
-        return
-    middle = {name: each.median() if name.endswith("_db") else each.mean() for name, each in values.items()}
-    line = json.dumps({"step": run.step, **{name: round(float(value), 4) for name, value in middle.items()}})
-    with (run.folder / "log.jsonl").open("a") as file:
-        file.write(line + "\n")
-    print(line, flush=True)
 
 
 def load_distillation(folder: Path, given: Path | None) -> Distillation:

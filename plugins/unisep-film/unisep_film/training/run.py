@@ -53,7 +53,7 @@ class Run(Learner[FilmHTDemucs]):
         self._with_separator = True
 
     def train_step(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """One update; returns the parts of the loss for the log."""
+        """One update; returns the parts of the loss, and which targets were there, for the log."""
         batch = batch.to(self.place.device)
         asked = self._asked_now()
         with self.in_bfloat16:
@@ -65,7 +65,7 @@ class Run(Learner[FilmHTDemucs]):
             said = answers(self.taught_by, batch, self.recipe.space)
             taught, figures = taught_loss(estimate, logits, said, batch.mixture, teacher, self.recipe.losses)
             loss, parts = teacher.share * taught + (1 - teacher.share) * loss, {**parts, **figures}
-        return {**parts, "norm": self.learn(loss), "loss": loss.detach()}
+        return {**parts, "norm": self.learn(loss), "loss": loss.detach(), "present": batch.present}
 
     @cached_property
     def taught_by(self) -> FilmHTDemucs:

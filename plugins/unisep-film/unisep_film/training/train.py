@@ -13,13 +13,9 @@ would have seen, and several processes share the batch that one would have had.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import time
-from collections import defaultdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +25,7 @@ from unisep.errors import UnisepError
 
 from .distributed import joined
 from .encoders import EMBEDDED, load_encoder
+from .loop import keep_learning
 from .queries import QueryStream, TextAudioEncoder
 from .recipe import Recipe, load_recipe
 from .run import Run
@@ -49,48 +46,21 @@ def train(
         last_step=recipe.n_steps, absent_from=recipe.absent_from, items=place.share(recipe.mix.batch),
     )  # fmt: skip
     loader = DataLoader(stream, batch_size=None, num_workers=n_workers, prefetch_factor=6)
-    seen: dict[str, list[Tensor]] = defaultdict(list)
-    started = logged = time.monotonic()
-    for batch in loader:
-        for name, value in run.train_step(batch).items():
-            seen[name].append(value.reshape(-1))
-        seen["present"].append(batch.present)
-        if run.step % recipe.log_every == 0:
-            now = time.monotonic()
-            _log(run, seen, audio_seconds_per_second(recipe, now - logged))
-            logged = now
-            seen.clear()
-        if run.step % recipe.save_every == 0:
-            run.save()
-        if stop_after_seconds < math.inf and place.agreed(time.monotonic() - started > stop_after_seconds):
-            break
-    run.save()
-    place.wait()
+    keep_learning(
+        run, loader, run.train_step, audio_seconds=recipe.mix.batch * recipe.mix.segment_seconds,
+        stop_after_seconds=stop_after_seconds, shown=by_presence,
+    )  # fmt: skip
     return run
 
 
-def audio_seconds_per_second(recipe: Recipe, seconds: float) -> float:
-    """Mixtures seen in `log_every` steps, in seconds of audio, for each second of wall time."""
-    return recipe.log_every * recipe.mix.batch * recipe.mix.segment_seconds / max(seconds, 1e-9)
-
-
-def _log(run: Run, seen: dict[str, list[Tensor]], speed: float) -> None:
-    """Write one line of what all processes have seen: medians of decibels, means of all else."""
-    values = run.place.gathered({name: torch.cat(parts) for name, parts in seen.items()})
-    present = values.pop("present") > 0.5
-    values["si_sdr_gain_db"], values["level_db"] = (
-        values["si_sdr_gain_db"][present],
-        values["level_db"][~present],
-    )
-    line: dict[str, Any] = {"step": run.step, "audio_seconds_per_second": round(speed, 1)}
-    for name, joined_values in values.items():
-        if joined_values.numel():
-            middle = joined_values.median() if name.endswith("_db") else joined_values.mean()
-            line[name] = round(float(middle), 3)
-    if run.place.is_first:
-        with (run.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+def by_presence(figures: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The figures of a batch, gains of the targets that are there and levels of those that are not."""
+    present = figures["present"] > 0.5
+    shown = {name: values for name, values in figures.items() if name != "present"}
+    return shown | {
+        "si_sdr_gain_db": shown["si_sdr_gain_db"][present],
+        "level_db": shown["level_db"][~present],
+    }
 
 
 def mini_encoder() -> object:
