@@ -26,7 +26,7 @@ FLOORS = [
     ["backend", "encoder", "extensions"],
     ["hookspecs"],
     ["plugins"],
-    ["locks", "cards", "hub", "download", "hashes", "weights"],
+    ["locks", "cards", "hub", "download", "hashes", "weights", "parameters"],
     ["maps"],
     ["precision"],
     ["resolve"],

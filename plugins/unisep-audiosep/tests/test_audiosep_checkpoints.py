@@ -87,7 +87,10 @@ def test_a_file_cut_short_is_refused(checkpoint):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda whole: whole["state_dict"].pop("ss_model.base.pre_conv.bias"), "1 missing"),
+        (
+            lambda whole: whole["state_dict"].pop("ss_model.base.pre_conv.bias"),
+            r"1 parameters missing \(base.pre_conv.bias\)",
+        ),
         (lambda whole: whole["state_dict"].update({"ss_model.base.extra": torch.ones(1)}), "1 unknown"),
         (
             lambda whole: whole["state_dict"].update({"ss_model.base.pre_conv.bias": torch.ones(9)}),

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unisep.errors import WeightsError
+from unisep.parameters import check_parameters
 
 from .config import BINS_MULTIPLE, N_ENCODERS, AudioSepConfig
 from .model import AudioSep, encoder_name
@@ -48,7 +49,7 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> AudioSep
     config = _config(path, state)
     with torch.device("meta"):  # no memory, no random numbers: every parameter comes from the file
         model = AudioSep(config)
-    _check_fit(path, state, model.state_dict())
+    check_parameters(path, state, model.state_dict(), "AudioSep")
     placed = {name: _placed(path, name, value, device, dtype) for name, value in state.items()}
     model.load_state_dict(placed, strict=True, assign=True)
     return model.to(device).eval().requires_grad_(False)
@@ -126,20 +127,6 @@ def _config(path: Path, state: Mapping[str, Tensor]) -> AudioSepConfig:
             f"{path} is for a spectrogram of {n_fft} samples, which this U-Net cannot halve evenly."
         )
     return AudioSepConfig(widths, query_dim, n_fft)
-
-
-def _check_fit(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
-    if missing or extra:
-        raise WeightsError(
-            f"{path} does not hold AudioSep's parameters: {len(missing)} missing {missing[:2]}, "
-            f"{len(extra)} unknown {extra[:2]}. It is damaged or for another model."
-        )
-    for name, value in state.items():
-        if value.shape != wanted[name].shape:
-            raise WeightsError(
-                f"{path}: {name} has shape {tuple(value.shape)}, not {tuple(wanted[name].shape)}. It is damaged."
-            )
 
 
 def _placed(path: Path, name: str, value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

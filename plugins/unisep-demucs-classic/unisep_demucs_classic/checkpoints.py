@@ -20,6 +20,7 @@ from unisep_htdemucs.checkpoints import check_name
 from unisep_htdemucs.torch_file import Marker, read_torch_file
 
 from unisep.errors import WeightsError
+from unisep.parameters import check_parameters
 
 from .released import PUBLISHED_SHA256
 
@@ -74,7 +75,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
         Exception
     ) as error:  # whatever strange options provoke in demucs, the caller sees one kind of error
         raise WeightsError(f"{checkpoint.path} does not make a model: {error}") from error
-    _check_fit(checkpoint, model.state_dict())
+    check_parameters(checkpoint.path, checkpoint.state, model.state_dict())
     state = {name: value.to(device, torch.float32).contiguous() for name, value in checkpoint.state.items()}
     for name, value in state.items():
         if not bool(value.isfinite().all()):
@@ -174,15 +175,3 @@ def _check_options(path: Path, options: Mapping[str, Any]) -> None:
     in_bounds = all(isinstance(n, int) and 0 <= n <= _MOST_LAYERS for n in layers)
     if not in_bounds or options.get("audio_channels", 2) not in (1, 2):
         raise WeightsError(f"{path} asks for layers or channels that no model has.")
-
-
-def _check_fit(checkpoint: Checkpoint, wanted: Mapping[str, Tensor]) -> None:
-    """Compare names and shapes in the file with those of the model its options describe."""
-    shapes = {name: tuple(value.shape) for name, value in checkpoint.state.items()}
-    expected = {name: tuple(value.shape) for name, value in wanted.items()}
-    wrong = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
-    if wrong:
-        raise WeightsError(
-            f"{checkpoint.path} does not fit its own options: {len(wrong)} parameters are missing, unknown or of "
-            f"another shape ({', '.join(wrong[:3])}). It is damaged or for another version."
-        )

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unisep.errors import OptionError, WeightsError
+from unisep.parameters import check_parameters
 
 from .config import HTDemucsConfig
 from .eight_bit import KEY, dequantised
@@ -74,7 +75,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
     try:
         with torch.device("meta"):  # no memory, no random numbers: every parameter comes from the file
             model = HTDemucs(checkpoint.config)
-        _check_fit(checkpoint, model.state_dict())
+        check_parameters(checkpoint.path, checkpoint.state, model.state_dict())
         keeps_sums = device.type == "cpu" and dtype == torch.bfloat16
         state = {
             name: value.to(
@@ -190,24 +191,3 @@ def _checkpoint(path: Path, args: Any, kwargs: Any, state: Mapping[Any, Any]) ->
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     return Checkpoint(path, config, dict(state))
-
-
-def _check_fit(checkpoint: Checkpoint, wanted: Mapping[str, Tensor]) -> None:
-    """Compare names and shapes in the file with those of the model its options describe."""
-    missing = sorted(set(wanted) - set(checkpoint.state))
-    extra = sorted(set(checkpoint.state) - set(wanted))
-    if missing or extra:
-        raise WeightsError(
-            f"{checkpoint.path} does not fit its own options: {len(missing)} parameters missing"
-            f"{_some(missing)}, {len(extra)} unknown{_some(extra)}. It is damaged or for another version."
-        )
-    for name, value in checkpoint.state.items():
-        if value.shape != wanted[name].shape:
-            raise WeightsError(
-                f"{checkpoint.path}: {name} has shape {tuple(value.shape)}, its options ask for "
-                f"{tuple(wanted[name].shape)}. It is damaged or for another version."
-            )
-
-
-def _some(names: list[str]) -> str:
-    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from unisep.errors import WeightsError
+from unisep.parameters import check_parameters
 
 from .model import OpenUnmix, Shape
 
@@ -103,7 +104,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
         name: value for name, value in checkpoint.state.items() if not name.endswith("num_batches_tracked")
     }
     state |= {name: torch.tensor(0) for name in wanted if name.endswith("num_batches_tracked")}
-    _check_fit(checkpoint.path, state, wanted)
+    check_parameters(checkpoint.path, state, wanted, "together")
     for name, value in state.items():
         kept = torch.float32 if name in _ALWAYS_FLOAT32 else dtype
         state[name] = value.to(device, kept if value.is_floating_point() else None).contiguous()
@@ -185,20 +186,4 @@ def _check_name(path: Path) -> None:
     if not actual.startswith(match["sha256"]):
         raise WeightsError(
             f"{path} is not the file its name promises: its sha256 is {actual}. Fetch it again."
-        )
-
-
-def _check_fit(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Compare names and shapes in the file with those of the network."""
-    odd = sorted(set(wanted) ^ set(state))
-    odd += [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
-    odd += [
-        name
-        for name in wanted
-        if name in state and wanted[name].is_floating_point() != state[name].is_floating_point()
-    ]
-    if odd:
-        raise WeightsError(
-            f"{path} does not fit together: {', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''} missing, unknown or "
-            "of another shape. It is damaged or for another version."
         )

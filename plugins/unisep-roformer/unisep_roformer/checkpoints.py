@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unisep.errors import WeightsError
+from unisep.parameters import check_parameters
 
 from .description import Description, read_description
 from .model import Roformer
@@ -68,7 +68,10 @@ def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
     """
     with torch.device("meta"):  # no memory, no random numbers: every parameter comes from the file
         model = Roformer(checkpoint.description.config)
-    _check_fit(checkpoint, model.state_dict())
+    check_parameters(
+        checkpoint.path, checkpoint.state, model.state_dict(), "its description",
+        "The .yaml is another model's, or it is no plain RoFormer.",
+    )  # fmt: skip
     state: dict[str, Tensor] = {}
     for name, value in checkpoint.state.items():
         kept = torch.float32 if name.endswith(_ALWAYS_FLOAT32) else dtype
@@ -136,24 +139,3 @@ def _read_parameters(path: Path) -> dict[str, Tensor]:
 def _first_line(error: Exception) -> str:
     lines = str(error).splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-
-def _check_fit(checkpoint: Checkpoint, wanted: Mapping[str, Tensor]) -> None:
-    """Compare names and shapes in the file with those of the model that the description asks for."""
-    missing = sorted(set(wanted) - set(checkpoint.state))
-    extra = sorted(set(checkpoint.state) - set(wanted))
-    if missing or extra:
-        raise WeightsError(
-            f"{checkpoint.path} does not fit its description: {len(missing)} parameters missing{_some(missing)}, "
-            f"{len(extra)} unknown{_some(extra)}. The .yaml is another model's, or it is no plain RoFormer."
-        )
-    for name, value in checkpoint.state.items():
-        if value.shape != wanted[name].shape:
-            raise WeightsError(
-                f"{checkpoint.path}: {name} has shape {tuple(value.shape)}, its description asks for "
-                f"{tuple(wanted[name].shape)}. The .yaml is another model's."
-            )
-
-
-def _some(names: list[str]) -> str:
-    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
