@@ -198,7 +198,12 @@ def test_interrupting_leaves_nothing_half_written(song, tmp_path, monkeypatch, s
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(PartialFile, "finish", lambda _self: signal.raise_signal(sign))
-    assert separate(song, "-q", "bass", "-o", tmp_path / "out") == code
+    # What is started in the background ignores SIGINT, this test run perhaps too.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert separate(song, "-q", "bass", "-o", tmp_path / "out") == code
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert files_in(tmp_path / "out") == []
     assert signal.getsignal(signal.SIGTERM) is before
 
