@@ -281,6 +281,8 @@ def test_starts_that_make_no_sense_are_refused(htdemucs: Path, tmp_path: Path) -
         ({"start": {"htdemucs": str(htdemucs)}, "model": {"spaces": SPACES, "output": "mask"}}, OptionError, "output"),
         ({"start": {"film": str(film)}, "model": {"condition_channels": 8}}, OptionError, "condition_channels"),
         ({"start": {"film": str(film)}, "model": {"demucs": {"t_layers": 2}}}, OptionError, "two more layers"),
+        ({"start": {"film": str(film)}, "model": {"demucs": {"t_layers": 0}}}, OptionError, "two more layers"),
+        ({"start": {"film": str(film)}, "model": {"demucs": {"t_layers": "3"}}}, OptionError, "two more layers"),
         ({"start": {"film": str(film)}, "model": {"demucs": {"t_layers": 3, "channels": 9}}}, OptionError, "demucs"),
         ({"start": {"htdemucs": str(htdemucs)}, "model": {"demucs": {"t_layers": 3}}}, OptionError, "demucs"),
         ({"start": {"film": str(tmp_path / "none")}}, WeightsError, "cannot be read"),

@@ -61,7 +61,9 @@ def model_at_start(start: Start, asked: dict[str, Any]) -> dict[str, Any]:
         if "condition_channels" in asked:
             raise OptionError("The weights in `start.film` fix condition_channels. Leave it out.")
         config = load_model(start.film).config
-        return _deeper(config, n_layers or config.separator.t_layers).model_dump() | asked
+        return (
+            _deeper(config, config.separator.t_layers if n_layers is None else n_layers).model_dump() | asked
+        )
     if "spaces" not in asked:
         raise OptionError(
             'A start from HT Demucs needs model.spaces: {"<embedding space>": <length of vectors>}.'
@@ -84,9 +86,9 @@ def _around_htdemucs(path: Path | None, asked: FilmConfig) -> FilmHTDemucs:
     return from_htdemucs(separator, dict(asked.spaces), asked.condition_channels)
 
 
-def _deeper(config: FilmConfig, n_layers: int) -> FilmConfig:
+def _deeper(config: FilmConfig, n_layers: object) -> FilmConfig:
     """The config with `n_layers` in its transformer. Raises OptionError when the old ones would not fit among them."""
-    n_new = n_layers - config.separator.t_layers
+    n_new = n_layers - config.separator.t_layers if isinstance(n_layers, int) else -1
     if n_new < 0 or n_new % 2 or (n_new and not config.separator.t_layer_scale):
         raise OptionError(
             f"demucs.t_layers is {n_layers} and {config.separator.t_layers} in `start.film`: self-attention and "
