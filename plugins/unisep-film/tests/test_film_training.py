@@ -20,6 +20,8 @@ from unisep_film.training.queries import QueryMix, TextAudioEncoder
 from unisep_film.training.train import Recipe, Run, learning_rate, load_recipe, train
 from unisep_film.training.validation import ValidationItem
 
+from unisep.errors import OptionError
+
 RATE_HZ = 8000
 HZ = {"kick drum": 100, "synth bass": 220, "lead vocal": 700, "synthesizer": 1300}
 RECIPE = Recipe(
@@ -159,7 +161,7 @@ def test_a_run_keeps_its_recipe(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "run", given) == RECIPE
     given.write_text(RECIPE.model_copy(update={"seed": 5}).model_dump_json())
     assert load_recipe(tmp_path / "run", given) == RECIPE
-    with pytest.raises(SystemExit, match="--config"):
+    with pytest.raises(OptionError, match="--config"):
         load_recipe(tmp_path / "other", None)
 
 

@@ -190,7 +190,7 @@ def test_a_store_of_another_rate_and_a_teacher_that_is_not_there(
 )
 def test_a_recipe_that_is_none(store: str, tmp_path: Path, text: str) -> None:
     (tmp_path / "distil.json").write_text(text)
-    with pytest.raises(SystemExit, match="no recipe of a distillation"):
+    with pytest.raises(SystemExit, match="cannot be read as a recipe"):
         main([store, str(tmp_path / "run"), "--config", str(tmp_path / "distil.json")])
     with pytest.raises(SystemExit, match="--config"):
         main([store, str(tmp_path / "run")])

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 from unisep_film.checkpoints import save_model
@@ -273,10 +272,37 @@ def test_a_start_from_film_weights_can_be_given_more_layers(tmp_path: Path, n_la
         assert any(part in name for name in changed(before, run)), part
 
 
+@pytest.mark.parametrize("mode", [1, 2, 3])
+def test_a_start_from_film_weights_can_be_given_residual_branches(tmp_path: Path, mode: int) -> None:
+    """They change nothing at first, and all of them are trained."""
+    torch.manual_seed(7)
+    donor = FilmHTDemucs(MASK).eval()
+    path = save_model(tmp_path / "donor.safetensors", donor, torch.float32)
+    branches = {"demucs": {"dconv_mode": mode, "dconv_comp": 2, "dconv_depth": 1}}
+    run = Run(read_recipe(written(tmp_path, start={"film": str(path)}, model=branches)), tmp_path)
+    run.restore()
+    mixture, queries = torch.randn(1, 2, RATE_HZ), normalize(torch.randn(1, 2, 16), dim=-1)
+    with torch.no_grad():
+        wanted, found = (m(mixture, m.conditions(queries, "toy-1"))[0] for m in (donor, run.model.eval()))
+    assert torch.equal(wanted, found)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    for _ in range(2):  # what stands behind a LayerScale of zero has a gradient from the second step on
+        run.train_step(a_batch())
+    new = {name for name in before if ".dconv." in name}
+    assert {name.split(".")[1] for name in new} == {
+        1: {"encoder", "tencoder"},
+        2: {"decoder"},
+        3: {"encoder", "tencoder", "decoder"},
+    }[mode]
+    assert new <= changed(before, run)
+
+
 def test_starts_that_make_no_sense_are_refused(htdemucs: Path, tmp_path: Path) -> None:
     film = save_model(tmp_path / "film.safetensors", FilmHTDemucs(MASK))
+    branched = FilmHTDemucs(FilmConfig(**MASK.model_dump() | {"demucs": {**SHAPE, "dconv_mode": 1}}))
+    branches = save_model(tmp_path / "branches.safetensors", branched)
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"start": {"htdemucs": str(htdemucs), "film": str(film)}}, ValidationError, "not from both"),
+        ({"start": {"htdemucs": str(htdemucs), "film": str(film)}}, OptionError, "not from both"),
         ({"start": {"htdemucs": str(htdemucs)}}, OptionError, "needs model.spaces"),
         ({"start": {"htdemucs": str(htdemucs)}, "model": {"spaces": SPACES, "output": "mask"}}, OptionError, "output"),
         ({"start": {"film": str(film)}, "model": {"condition_channels": 8}}, OptionError, "condition_channels"),
@@ -284,16 +310,33 @@ def test_starts_that_make_no_sense_are_refused(htdemucs: Path, tmp_path: Path) -
         ({"start": {"film": str(film)}, "model": {"demucs": {"t_layers": 0}}}, OptionError, "two more layers"),
         ({"start": {"film": str(film)}, "model": {"demucs": {"t_layers": "3"}}}, OptionError, "two more layers"),
         ({"start": {"film": str(film)}, "model": {"demucs": {"t_layers": 3, "channels": 9}}}, OptionError, "demucs"),
+        ({"start": {"film": str(film)}, "model": {"demucs": {"dconv_mode": 4}}}, OptionError, "dconv_mode"),
+        ({"start": {"film": str(film)}, "model": {"demucs": {"dconv_mode": "3"}}}, OptionError, "dconv_mode"),
+        ({"start": {"film": str(film)}, "model": {"demucs": {"dconv_mode": 3, "dconv_comp": 0}}}, OptionError, "dconv_comp"),
+        ({"start": {"film": str(branches)}, "model": {"demucs": {"dconv_mode": 2}}}, OptionError, "not taken away"),
+        ({"start": {"film": str(branches)}, "model": {"demucs": {"dconv_comp": 2}}}, OptionError, "dconv_comp"),
         ({"start": {"htdemucs": str(htdemucs)}, "model": {"demucs": {"t_layers": 3}}}, OptionError, "demucs"),
         ({"start": {"film": str(tmp_path / "none")}}, WeightsError, "cannot be read"),
         ({"start": {"htdemucs": str(film)}, "model": {"spaces": SPACES}}, WeightsError, "not for"),
-        ({"start": {"weights": "x"}}, ValidationError, "weights"),
-        ({"model": {"demucs": SHAPE, "output": "mask", "spaces": {"a": 1, "b": 2}}}, ValidationError, "one embedding"),
+        ({"start": {"film": str(film)}, "model": {"demucs": 5}}, OptionError, "demucs"),
+        ({"start": {"weights": "x"}}, OptionError, "weights"),
+        ({"model": {"demucs": SHAPE, "output": "mask", "spaces": {"a": 1, "b": 2}}}, OptionError, "one embedding"),
     ]  # fmt: skip
     for fields, error, said in cases:
         with pytest.raises(error, match=said):
             load_recipe(tmp_path / "run", written(tmp_path, **fields))
     assert not (tmp_path / "run" / "recipe.json").exists()
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"{}", b'{"model": 3}', b"\xff", b'{"start": {"film": 1}}', None]
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: bytes | None) -> None:
+    given = tmp_path / "recipe.json"
+    given.mkdir() if text is None else given.write_bytes(text)
+    with pytest.raises(OptionError, match="cannot be read as a recipe"):
+        load_recipe(tmp_path / "run", given)
+    assert not (tmp_path / "run").exists()
 
 
 def test_recipes_of_older_runs_stay_readable(tmp_path: Path) -> None:

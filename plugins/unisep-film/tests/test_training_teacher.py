@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch.nn.functional import normalize
 from unisep_film.checkpoints import load_model, save_model
 from unisep_film.config import FilmConfig
@@ -172,8 +171,8 @@ def test_teachers_that_cannot_teach_are_refused_before_a_run_exists(teacher: Pat
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"teacher": {"film": str(tmp_path / "none")}}, WeightsError, "cannot be read"),
         ({"teacher": {"film": str(tmp_path / "damaged")}}, WeightsError, "cannot be read"),
-        ({"teacher": {"film": str(teacher), "share": 0}}, ValidationError, "share"),
-        ({"teacher": {"film": str(teacher), "weight": 1}}, ValidationError, "weight"),
+        ({"teacher": {"film": str(teacher), "share": 0}}, OptionError, "share"),
+        ({"teacher": {"film": str(teacher), "weight": 1}}, OptionError, "weight"),
         (model(demucs=SHAPE | {"samplerate": 16000}), OptionError, "samplerate 8000"),
         (model(demucs=SHAPE | {"audio_channels": 1}), OptionError, "audio_channels 2"),
         (model(spaces={"toy-2": N_DIMS}), OptionError, "toy-2"),

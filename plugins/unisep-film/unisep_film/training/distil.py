@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from unisep_htdemucs.checkpoints import build_model, file_sha256, read_checkpoint
@@ -35,12 +35,12 @@ from unisep_htdemucs.saving import save_checkpoint
 from unisep.errors import OptionError, UnisepError, WeightsError
 
 from .distributed import Place, joined
+from .kept import kept_recipe
 from .learner import ALONE, Learner
 from .loop import keep_learning
 from .losses import plain_sdr_db
 from .mixing import ExampleStream, MixConfig
 from .pace import Pace
-from .recipe import RECIPE_FILE
 from .spectral import log_spectral_distance
 from .store import Store
 
@@ -200,25 +200,12 @@ def distil(store: str, run: DistilRun, stop_after_seconds: float = math.inf, n_w
 
 
 def load_distillation(folder: Path, given: Path | None) -> Distillation:
-    """The run's own recipe if it has one, else the given one, which is then the run's.
+    """The run's own recipe if it has one, else the given one with its teacher `pinned`; see `kept_recipe`."""
 
-    Raises OptionError when there is none, or it cannot be understood, and as `pinned` does.
-    """
-    own = folder / RECIPE_FILE
-    source = own if own.exists() else given
-    if source is None:
-        raise OptionError(f"{folder} holds no run yet: give --config with a recipe to start one.")
-    try:
-        recipe = Distillation.model_validate_json(source.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        raise OptionError(f"{source} is no recipe of a distillation: {error}") from error
-    if source != own:
-        recipe = pinned(recipe)
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = own.with_name(own.name + ".part")
-        partial.write_text(recipe.model_dump_json(indent=1), encoding="utf-8")
-        partial.replace(own)
-    return recipe
+    def read(path: Path) -> Distillation:
+        return pinned(Distillation.model_validate_json(path.read_bytes()))
+
+    return kept_recipe(folder, given, Distillation, read)
 
 
 def main(given: list[str] | None = None) -> None:

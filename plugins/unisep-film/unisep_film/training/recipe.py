@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import NonNegativeInt, model_validator
+from pydantic import NonNegativeInt, TypeAdapter, model_validator
 
 from unisep_film.config import FilmConfig
 
+from .kept import kept_recipe
 from .losses import LossWeights
 from .mix_config import MixConfig
 from .pace import Pace
 from .queries import QueryMix
 from .start import Start, model_at_start
 from .teacher import Teacher, pinned
-
-RECIPE_FILE = "recipe.json"
 
 
 class Recipe(Pace):
@@ -57,12 +55,13 @@ def read_recipe(path: Path) -> Recipe:
     """The recipe in a JSON file; the shape of the model may be left to the weights it starts from.
 
     Raises:
-        pydantic.ValidationError: an unknown field or an impossible value.
+        OSError, pydantic.ValidationError: no such file, no JSON, an unknown field or an impossible value.
         OptionError, WeightsError: a start or a teacher that does not go with the model, or cannot be read.
     """
-    given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    given = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
     start = Start.model_validate(given.get("start", {}))
-    recipe = Recipe.model_validate({**given, "model": model_at_start(start, given.get("model", {}))})
+    asked = TypeAdapter(dict[str, Any]).validate_python(given.get("model", {}))
+    recipe = Recipe.model_validate({**given, "model": model_at_start(start, asked)})
     if recipe.teacher is None:
         return recipe
     teacher = pinned(recipe.teacher, recipe.model, recipe.mix.segment_seconds)
@@ -70,14 +69,5 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def load_recipe(folder: Path, given: Path | None) -> Recipe:
-    """The run's own recipe if it has one, else the given one, which is then the run's."""
-    own = folder / RECIPE_FILE
-    if not own.exists():
-        if given is None:
-            raise SystemExit(f"{folder} holds no run yet: give --config with a recipe to start one.")
-        recipe = read_recipe(given)
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = own.with_name(own.name + ".part")
-        partial.write_text(recipe.model_dump_json(indent=1), encoding="utf-8")
-        partial.replace(own)
-    return Recipe.model_validate_json(own.read_text(encoding="utf-8"))
+    """The run's own recipe if it has one, else the given one, which is then the run's; see `kept_recipe`."""
+    return kept_recipe(folder, given, Recipe, read_recipe)

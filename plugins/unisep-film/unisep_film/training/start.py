@@ -17,6 +17,8 @@ from unisep_film.model import N_BRANCHES, FilmHTDemucs
 
 CPU = torch.device("cpu")
 OF_THE_QUERY = frozenset({"spaces", "condition_channels"})  # what a recipe may set of a model it starts from
+OF_BRANCHES = frozenset({"dconv_comp", "dconv_depth"})  # free where the old model has no residual branches
+GROWING = OF_BRANCHES | {"t_layers", "dconv_mode"}
 
 
 class Start(BaseModel):
@@ -25,7 +27,8 @@ class Start(BaseModel):
     htdemucs: a checkpoint of HT Demucs (.safetensors or .th). Encoders, transformer and decoders are kept; until
         trained, the target of every query is the mean of its sources.
     film: weights of a FiLM HT Demucs. A projector of an embedding space they do not know is new, and so are the
-        layers of a transformer with more of them, which change next to nothing until they are trained.
+        layers of a transformer with more of them and residual branches (`dconv_mode`) where they had none; both
+        change next to nothing until they are trained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,23 +50,20 @@ def model_at_start(start: Start, asked: dict[str, Any]) -> dict[str, Any]:
     """
     if start.htdemucs is None and start.film is None:
         return asked
-    n_layers = None
-    if start.film is not None and set(asked.get("demucs", ())) == {"t_layers"}:
-        n_layers = asked["demucs"]["t_layers"]
+    growing, changes = {}, asked.get("demucs", {})
+    if start.film is not None and isinstance(changes, dict) and set(changes) <= GROWING:
+        growing = changes
         asked = {name: value for name, value in asked.items() if name != "demucs"}
     if set(asked) - OF_THE_QUERY:
         raise OptionError(
             f"The recipe starts from weights, which fix the model's {sorted(set(asked) - OF_THE_QUERY)}. "
-            f"Leave these out; only {' and '.join(sorted(OF_THE_QUERY))} can be chosen, and demucs.t_layers with "
-            "a start from `film`."
+            f"Leave these out; only {' and '.join(sorted(OF_THE_QUERY))} can be chosen, and with a start from `film` "
+            f"demucs.{', demucs.'.join(sorted(GROWING))}."
         )
     if start.film is not None:
         if "condition_channels" in asked:
             raise OptionError("The weights in `start.film` fix condition_channels. Leave it out.")
-        config = load_model(start.film).config
-        return (
-            _deeper(config, config.separator.t_layers if n_layers is None else n_layers).model_dump() | asked
-        )
+        return _grown(load_model(start.film).config, growing).model_dump() | asked
     if "spaces" not in asked:
         raise OptionError(
             'A start from HT Demucs needs model.spaces: {"<embedding space>": <length of vectors>}.'
@@ -86,19 +86,43 @@ def _around_htdemucs(path: Path | None, asked: FilmConfig) -> FilmHTDemucs:
     return from_htdemucs(separator, dict(asked.spaces), asked.condition_channels)
 
 
-def _deeper(config: FilmConfig, n_layers: object) -> FilmConfig:
-    """The config with `n_layers` in its transformer. Raises OptionError when the old ones would not fit among them."""
-    n_new = n_layers - config.separator.t_layers if isinstance(n_layers, int) else -1
-    if n_new < 0 or n_new % 2 or (n_new and not config.separator.t_layer_scale):
+def _grown(old: FilmConfig, growing: dict[str, Any]) -> FilmConfig:
+    """The config with the fields of `growing`. Raises OptionError when the old parameters would not fit into it."""
+    _check_layers(old, growing.get("t_layers", old.separator.t_layers))
+    _check_branches(old, growing)
+    return FilmConfig.model_validate(old.model_dump() | {"demucs": old.demucs | growing})
+
+
+def _check_layers(old: FilmConfig, n_layers: object) -> None:
+    n_new = n_layers - old.separator.t_layers if isinstance(n_layers, int) else -1
+    if n_new < 0 or n_new % 2 or (n_new and not old.separator.t_layer_scale):
         raise OptionError(
-            f"demucs.t_layers is {n_layers} and {config.separator.t_layers} in `start.film`: self-attention and "
+            f"demucs.t_layers is {n_layers} and {old.separator.t_layers} in `start.film`: self-attention and "
             "cross-attention take turns, so a transformer with LayerScales can get two more layers, or four, and so on."
         )
-    return FilmConfig.model_validate(config.model_dump() | {"demucs": config.demucs | {"t_layers": n_layers}})
+
+
+def _check_branches(old: FilmConfig, growing: dict[str, Any]) -> None:
+    mode, asked = old.separator.dconv_mode, growing.get("dconv_mode", old.separator.dconv_mode)
+    if asked not in (0, 1, 2, 3) or asked & mode != mode:
+        raise OptionError(
+            f"demucs.dconv_mode is {asked!r} and {mode} in `start.film`: residual branches (1 in the encoders, "
+            "2 in the decoder, 3 in both) can be added, and not taken away."
+        )
+    other = [
+        name for name in sorted(OF_BRANCHES & set(growing)) if growing[name] != getattr(old.separator, name)
+    ]
+    if mode and other:
+        raise OptionError(
+            f"The residual branches of `start.film` fix demucs.{', demucs.'.join(other)}. Leave it out."
+        )
 
 
 def _continue(model: FilmHTDemucs, donor: FilmHTDemucs) -> None:
-    """Everything of `donor`, but projectors only of the spaces that both know; layers it lacks come before its last."""
+    """Everything of `donor`, but projectors only of the spaces that both know; what it lacks starts as the identity.
+
+    Transformer layers that it lacks come before its last.
+    """
     n_new = model.config.separator.t_layers - donor.config.separator.t_layers
     last = donor.config.separator.t_layers - 1
     state = {
@@ -108,7 +132,7 @@ def _continue(model: FilmHTDemucs, donor: FilmHTDemucs) -> None:
     }
     kept = {name: v for name, v in model.state_dict().items() if name.startswith("projectors.")}
     new = {name: v for name, v in model.state_dict().items() if name not in kept.keys() | state.keys()}
-    silent = {name: torch.zeros_like(v) for name, v in new.items() if ".gamma_" in name}
+    silent = {name: torch.zeros_like(v) for name, v in new.items() if name.endswith(".scale")}  # LayerScales
     model.load_state_dict({**kept, **new, **silent, **state})
     for space in set(model.config.spaces) & set(donor.config.spaces):
         model.projectors.of(space).load_state_dict(donor.projectors.of(space).state_dict())
