@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torch
 from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Separator, hookimpl, plugins
 from unisep.errors import BackendError
 from unisep.inference import Caller
-from unisep.options import ACCELERATOR_BATCH_SEGMENTS, Options
+from unisep.options import ACCELERATOR_BATCH_SEGMENTS, MAX_BATCH_SEGMENTS, Options
 from unisep.segments import Segment, grid
 from unisep.spans import Span
 from unisep.stepping import Stepper, Steps
@@ -115,8 +117,19 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
 
 def test_only_accelerators_get_several_segments_at_once() -> None:
     assert Options(CPU).n_at_once == 1
-    assert Options(torch.device("cuda")).n_at_once == ACCELERATOR_BATCH_SEGMENTS > 1
+    assert Options(torch.device("mps")).n_at_once == ACCELERATOR_BATCH_SEGMENTS > 1
     assert Options(torch.device("mps")).on_accelerator
+
+
+@pytest.mark.parametrize(("gib", "n_segments"), [(1, 1), (4, 2), (8, 4), (24, 12), (80, MAX_BATCH_SEGMENTS)])
+def test_a_gpu_gets_as_many_segments_as_all_of_its_memory_has_room_for(
+    monkeypatch: pytest.MonkeyPatch, gib: int, n_segments: int
+) -> None:
+    card = SimpleNamespace(total_memory=gib << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    options = Options(torch.device("cuda"))
+    assert options.n_at_once == n_segments
+    assert replace(options, batch_segments=3).n_at_once == 3
 
 
 # the whole way, with a Separator that takes the CPU for an accelerator

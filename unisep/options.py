@@ -10,7 +10,11 @@ import torch
 from unisep.errors import OptionError, suggest
 from unisep.segments import MAX_OVERLAP_FRACTION
 
-ACCELERATOR_BATCH_SEGMENTS = 4
+ACCELERATOR_BATCH_SEGMENTS = 4  # where the size of the memory is not known
+MAX_BATCH_SEGMENTS = 16
+_BYTES_PER_SEGMENT = (
+    2 << 30
+)  # twice what a segment of HT Demucs holds on to in float32, counted from its layers
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,16 @@ class Options:
 
     @property
     def n_at_once(self) -> int:
-        """How many segments a backend gets at once: one on the CPU, where more would only cost memory."""
+        """How many segments a backend gets at once: one on the CPU, where more would only cost memory.
+
+        On a GPU as many as its memory has room for, all of it and not what happens to be free, so that the same
+        recording gives the same samples next time. What does not fit after all is halved when it fails.
+        """
         if self.batch_segments is not None:
             return self.batch_segments
+        if self.device.type == "cuda":
+            n_bytes = torch.cuda.get_device_properties(self.device).total_memory
+            return min(max(1, n_bytes // _BYTES_PER_SEGMENT), MAX_BATCH_SEGMENTS)
         return ACCELERATOR_BATCH_SEGMENTS if self.on_accelerator else 1
 
     def __post_init__(self) -> None:
