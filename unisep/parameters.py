@@ -47,6 +47,18 @@ def check_parameters(
         raise WeightsError(f"{path} does not fit {described_by}: {', '.join(said)}. {advice}")
 
 
+def check_finite(path: Path, parameters: Mapping[str, Tensor]) -> None:
+    """Nothing; best asked of parameters in the dtype they will have, since a large float32 is infinite in float16.
+
+    Raises WeightsError that names the first one in which a number is NaN or infinite.
+    """
+    for name, value in parameters.items():
+        if not bool(value.isfinite().all()):
+            raise WeightsError(
+                f"{path}: {name:.200} holds numbers that are not finite in {value.dtype}. Fetch the file again."
+            )
+
+
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(f"{name:.200}" for name in names[:_N_NAMED])
     return shown + (", ..." if len(names) > _N_NAMED else "")

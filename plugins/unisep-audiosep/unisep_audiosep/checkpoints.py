@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unisep.errors import WeightsError
-from unisep.parameters import check_parameters
+from unisep.parameters import check_finite, check_parameters
 
 from .config import BINS_MULTIPLE, N_ENCODERS, AudioSepConfig
 from .model import AudioSep, encoder_name
@@ -50,7 +50,8 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> AudioSep
     with torch.device("meta"):  # no memory, no random numbers: every parameter comes from the file
         model = AudioSep(config)
     check_parameters(path, state, model.state_dict(), "AudioSep")
-    placed = {name: _placed(path, name, value, device, dtype) for name, value in state.items()}
+    placed = {name: _placed(value, device, dtype) for name, value in state.items()}
+    check_finite(path, placed)
     model.load_state_dict(placed, strict=True, assign=True)
     return model.to(device).eval().requires_grad_(False)
 
@@ -129,12 +130,9 @@ def _config(path: Path, state: Mapping[str, Tensor]) -> AudioSepConfig:
     return AudioSepConfig(widths, query_dim, n_fft)
 
 
-def _placed(path: Path, name: str, value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _placed(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A parameter on its device; counters stay whole numbers."""
     if not value.is_floating_point():
         return value.to(device)
     # A copy: the file may be mapped into memory, and is not to be held open or written to.
-    placed = value.to(device, dtype, copy=True)
-    if not bool(placed.isfinite().all()):
-        raise WeightsError(f"{path}: {name} holds numbers that are not finite in {dtype}.")
-    return placed
+    return value.to(device, dtype, copy=True)

@@ -20,7 +20,7 @@ from unisep_htdemucs.checkpoints import check_name
 from unisep_htdemucs.torch_file import Marker, read_torch_file
 
 from unisep.errors import WeightsError
-from unisep.parameters import check_parameters
+from unisep.parameters import check_finite, check_parameters
 
 from .released import PUBLISHED_SHA256
 
@@ -77,9 +77,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
         raise WeightsError(f"{checkpoint.path} does not make a model: {error}") from error
     check_parameters(checkpoint.path, checkpoint.state, model.state_dict())
     state = {name: value.to(device, torch.float32).contiguous() for name, value in checkpoint.state.items()}
-    for name, value in state.items():
-        if not bool(value.isfinite().all()):
-            raise WeightsError(f"{checkpoint.path}: {name} holds numbers that are not finite.")
+    check_finite(checkpoint.path, state)
     nn.Module.load_state_dict(model, state, strict=True, assign=True)
     return model.eval().requires_grad_(False)
 

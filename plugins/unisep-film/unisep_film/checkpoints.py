@@ -12,6 +12,7 @@ from unisep_htdemucs import eight_bit
 from unisep_htdemucs.model import HTDemucs
 
 from unisep.errors import WeightsError
+from unisep.parameters import check_finite
 
 from .config import FilmConfig
 from .model import FilmHTDemucs
@@ -72,7 +73,7 @@ def load_model(
         state = eight_bit.dequantised(path, form, state)
     _check_real(path, state)
     state = {name: value.to(device, dtype) for name, value in state.items()}
-    _check_finite(path, state)
+    check_finite(path, state)
     model.load_state_dict(state, assign=True)
     return model.eval()
 
@@ -119,11 +120,3 @@ def _check_real(path: Path, state: dict[str, Tensor]) -> None:
     for name, value in state.items():
         if not value.is_floating_point():
             raise WeightsError(f"{path}: the parameter {name!r} holds {value.dtype}, not real numbers.")
-
-
-def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
-    for name, value in state.items():
-        if not torch.isfinite(value).all():
-            raise WeightsError(
-                f"{path}: the parameter {name!r} holds NaN or infinity. Fetch the weights again."
-            )

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unisep.errors import OptionError, WeightsError
-from unisep.parameters import check_parameters
+from unisep.parameters import check_finite, check_parameters
 
 from .config import HTDemucsConfig
 from .eight_bit import KEY, dequantised
@@ -83,9 +83,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
             ).contiguous()
             for name, value in checkpoint.state.items()
         }
-        for name, value in state.items():
-            if not bool(value.isfinite().all()):
-                raise WeightsError(f"{checkpoint.path}: {name} holds numbers that are not finite in {dtype}.")
+        check_finite(checkpoint.path, state)
         model.load_state_dict(state, strict=True, assign=True)
     except (OptionError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, WeightsError):

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from unisep.errors import WeightsError
+from unisep.parameters import check_finite
 
 TOKENIZER_FILE = "tokenizer.json"
 _PREFIX = "module."
@@ -88,9 +89,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     state.pop(_DROPPED, None)
     if "logit_scale_a" not in state:
         raise WeightsError(f"{path} is no checkpoint of laion-clap: it lacks 'logit_scale_a'.")
-    for name, value in state.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise WeightsError(f"{path}: {name} holds numbers that are not finite. Fetch the file again.")
+    check_finite(path, state)
     return state
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from unisep.errors import WeightsError
-from unisep.parameters import check_parameters
+from unisep.parameters import check_finite, check_parameters
 
 from .model import OpenUnmix, Shape
 
@@ -108,8 +108,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
     for name, value in state.items():
         kept = torch.float32 if name in _ALWAYS_FLOAT32 else dtype
         state[name] = value.to(device, kept if value.is_floating_point() else None).contiguous()
-        if not bool(state[name].isfinite().all()):
-            raise WeightsError(f"{checkpoint.path}: {name} holds numbers that are not finite in {kept}.")
+    check_finite(checkpoint.path, state)
     model.load_state_dict(state, strict=True, assign=True)
     model.lstm.flatten_parameters()
     return model.eval().requires_grad_(False)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unisep.errors import WeightsError
-from unisep.parameters import check_parameters
+from unisep.parameters import check_finite, check_parameters
 
 from .description import Description, read_description
 from .model import Roformer
@@ -76,8 +76,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
     for name, value in checkpoint.state.items():
         kept = torch.float32 if name.endswith(_ALWAYS_FLOAT32) else dtype
         state[name] = value.to(device, kept).contiguous()
-        if not bool(state[name].isfinite().all()):
-            raise WeightsError(f"{checkpoint.path}: {name} holds numbers that are not finite in {kept}.")
+    check_finite(checkpoint.path, state)
     model.load_state_dict(state, strict=True, assign=True)
     return model.to(device).eval().requires_grad_(False)
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from unisep.errors import BackendError, OptionError, WeightsError
+from unisep.parameters import check_finite
 
 
 def torchaudio_models() -> Any:
@@ -48,9 +49,7 @@ def build(
         model.load_state_dict(state, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path} does not fit the model of {name!r}: {str(error)[:300]}") from error
-    for key, value in state.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise WeightsError(f"{path}: {key} holds numbers that are not finite. Fetch the file again.")
+    check_finite(path, state)
     return model.to(device).eval().requires_grad_(False)
 
 
