@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from unisep_clap.training.render import beat, phrase, timbres
 from unisep_clap.training.store import MEL, build, decoded, is_validation, read
 from unisep_clap.training.targets import Shift, draw_together, fit_projection
 from unisep_clap.training.teacher import embed, load_teacher
-from unisep_clap.training.text import start_from
+from unisep_clap.training.text import main, start_from
 from unisep_clap.wordpiece import WordPiece
 
 RATE_HZ = MEL.sample_rate_hz
@@ -158,13 +159,13 @@ def test_projection_keeps_the_widest_axes():
     assert projection.components.abs().sum(1).argsort(descending=True)[:2].sort().values.tolist() == [0, 2]
 
 
-def teacher_folder(folder: Path):
+def teacher_folder(folder: Path, width=64, n_layers=3, hidden_width=96, n_positions=32, n_pieces=40):
     """A small random sentence encoder in the layout of MiniLM's, and the model itself."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=40, hidden_size=64, num_hidden_layers=3, num_attention_heads=2, intermediate_size=96,
-        max_position_embeddings=32,
+        vocab_size=n_pieces, hidden_size=width, num_hidden_layers=n_layers, num_attention_heads=width // 32,
+        intermediate_size=hidden_width, max_position_embeddings=n_positions,
     )  # fmt: skip
     model = transformers.BertModel(config).eval()
     model.save_pretrained(folder)
@@ -174,7 +175,7 @@ def teacher_folder(folder: Path):
         "[CLS]",
         "[SEP]",
         *(chr(97 + i) for i in range(26)),
-        *(f"##{chr(97 + i)}" for i in range(10)),
+        *(f"##{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(n_pieces - 30)),
     ]
     (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
     return model
@@ -202,6 +203,33 @@ def test_a_student_of_full_size_starts_as_its_teacher(tmp_path):
         student.head.bias.zero_()
     texts = ["a b", "zz"]
     assert torch.allclose(embed(student, tokens, texts), embed(teacher, tokens, texts), atol=1e-4)
+
+
+def test_the_text_recipe_writes_a_tower_its_pieces_and_a_report(tmp_path, monkeypatch):
+    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    teacher.mkdir()
+    teacher_folder(teacher, width=384, n_layers=6, hidden_width=512, n_positions=64, n_pieces=150)
+    letters = [f"{chr(97 + i)}q{chr(97 + j)}zz" for i in range(26) for j in range(12)]
+    monkeypatch.setattr(phrases, "dictionary_phrases", lambda wordnet, words, sounds: sounds + letters)
+    (tmp_path / "names.txt").write_text("zither hum, y\n")
+    given = {
+        "--teacher": teacher,
+        "--wordnet": tmp_path,
+        "--out": out,
+        "--minutes": 0.02,
+        "--names": tmp_path / "names.txt",
+    }
+    monkeypatch.setattr(sys, "argv", ["text", *(str(word) for pair in given.items() for word in pair)])
+    main()
+    report = json.loads((out / "text.json").read_text())
+    assert report["n_steps"] > 0
+    assert report["n_phrases"] + report["held_out_words"]["n"] >= len(letters)
+    assert 0 < report["held_out_words"]["n"] < report["n_phrases"]
+    pieces = (out / "vocab.txt").read_text().splitlines()
+    tower = TextTower(TextTowerConfig(**report["tower"]))
+    tower.load_state_dict(load_file(out / "text.safetensors"))
+    assert tower.config.n_pieces == len(pieces) == 150
+    assert torch.isfinite(embed(tower.eval(), WordPiece(pieces), ["a b"])).all()
 
 
 def test_packed_weights_and_card(tmp_path):

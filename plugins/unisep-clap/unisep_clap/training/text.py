@@ -162,25 +162,13 @@ def main() -> None:
 
 def _train(config: TextTrainingConfig, arguments: argparse.Namespace) -> None:
     links = phrases.sound_links(arguments.manifest)
-    keep = frozenset(re.findall(r"[a-z]+", " ".join(links.names).lower()))
-    more = (
-        [name.strip() for name in arguments.names.read_text().replace(",", "\n").splitlines()]
-        if arguments.names
-        else []
-    )
-    sounds = list(links.names) + [name.lower() for name in more if name and name not in links.names]
-    everything = phrases.dictionary_phrases(arguments.wordnet, arguments.words, sounds)
-    held_out = [phrase for phrase in everything if phrases.is_held_out(phrase, keep)]
-    sounds = [name for name in sounds if not phrases.is_held_out(name, keep)]
-    known = [phrase for phrase in everything if not phrases.is_held_out(phrase, keep)]
-
+    sounds, known, held_out = _phrases(arguments, links)
     teacher, teacher_tokens = load_teacher(arguments.teacher)
     with torch.autocast("cpu", torch.bfloat16):
         u_sounds, u_known, u_held_out = (
             embed(teacher, teacher_tokens, group) for group in (sounds, known, held_out)
         )
-    n_dims = TextTowerConfig.n_dims
-    project = fit_projection(u_sounds, u_known, n_dims)
+    project = fit_projection(u_sounds, u_known, TextTowerConfig.n_dims)
     names = project(u_sounds[: len(links.names)])
     shift = Shift(names, draw_together(names, links) - names)
 
@@ -205,12 +193,28 @@ def _train(config: TextTrainingConfig, arguments: argparse.Namespace) -> None:
         "sounds": measure(student, tokens, sounds, target(u_sounds)),
         "held_out_words": measure(student, tokens, held_out, target(u_held_out)),
     }  # fmt: skip
-    print(json.dumps(report, indent=1))
-    save_file(
-        {k: v.contiguous() for k, v in student.state_dict().items()}, arguments.out / "text.safetensors"
-    )
-    (arguments.out / "vocab.txt").write_text("\n".join(tokens.pieces) + "\n", encoding="utf-8")
-    (arguments.out / "text.json").write_text(json.dumps(report, indent=1))
+    _write(arguments.out, student, tokens, json.dumps(report, indent=1))
+
+
+def _phrases(arguments: argparse.Namespace, links: phrases.Links) -> tuple[list[str], list[str], list[str]]:
+    """Names of sounds and all phrases to learn, and phrases held out: none of a word that the manifest's names use."""
+    keep = frozenset(re.findall(r"[a-z]+", " ".join(links.names).lower()))
+    listed = arguments.names.read_text().replace(",", "\n").splitlines() if arguments.names else []
+    more = [name.strip() for name in listed]
+    sounds = list(links.names) + [name.lower() for name in more if name and name not in links.names]
+    everything = phrases.dictionary_phrases(arguments.wordnet, arguments.words, sounds)
+    held_out = [phrase for phrase in everything if phrases.is_held_out(phrase, keep)]
+    sounds = [name for name in sounds if not phrases.is_held_out(name, keep)]
+    known = [phrase for phrase in everything if not phrases.is_held_out(phrase, keep)]
+    return sounds, known, held_out
+
+
+def _write(folder: Path, student: TextTower, tokens: WordPiece, report: str) -> None:
+    """Nothing; prints the report and puts it into the folder beside the tower and its pieces."""
+    print(report)
+    save_file({k: v.contiguous() for k, v in student.state_dict().items()}, folder / "text.safetensors")
+    (folder / "vocab.txt").write_text("\n".join(tokens.pieces) + "\n", encoding="utf-8")
+    (folder / "text.json").write_text(report)
 
 
 if __name__ == "__main__":
