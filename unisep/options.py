@@ -12,9 +12,8 @@ from unisep.segments import MAX_OVERLAP_FRACTION
 
 ACCELERATOR_BATCH_SEGMENTS = 4  # where the size of the memory is not known
 MAX_BATCH_SEGMENTS = 16
-_BYTES_PER_SEGMENT = (
-    2 << 30
-)  # twice what a segment of HT Demucs holds on to in float32, counted from its layers
+# Twice what a segment of HT Demucs holds on to in float32, counted from its layers.
+_BYTES_PER_SEGMENT = 2 << 30
 
 
 @dataclass(frozen=True)
