@@ -1,15 +1,84 @@
-"""Whether the parameters in a weights file are those of a model, said before any is given to it."""
+"""Weights files for plugins: read without running what they name, and compared with a model before it gets them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import pickle
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.serialization import safe_globals
 
 from unisep.errors import WeightsError
 
+_LARGEST_HEADER_BYTES = 1 << 24
 _N_NAMED = 3
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file by name, on the CPU and mapped from the disk, and its metadata.
+
+    Raises WeightsError for a file that is missing, cut short or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+        if header_bytes > min(path.stat().st_size - 8, _LARGEST_HEADER_BYTES):
+            raise WeightsError(
+                f"{path} is cut short, damaged or no safetensors file: its header claims {header_bytes} bytes."
+            )
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as safetensors ({error}): it is missing or damaged. Fetch it again."
+        ) from error
+
+
+def read_torch_file(path: Path, *, mapped: bool = False, stand_ins: Sequence[Any] = ()) -> Any:
+    """What torch's restricted loader makes of a file: tensors, plain values and containers, on the CPU.
+
+    mapped: leaves numbers on the disk until they are used, in files of torch 1.6 or later: for one that holds much else,
+        such as an optimiser's state; damage to the numbers is then not noticed. stand_ins: what replaces further names,
+        as `torch.serialization.safe_globals` takes it.
+
+    Raises WeightsError for a file that is missing, damaged, names anything else, or claims more numbers than it has.
+    """
+    try:
+        with safe_globals(list(stand_ins)), path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"
+            held = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
+        if any(value.nbytes > value.untyped_storage().nbytes() for value in _tensors(held)):
+            raise WeightsError(f"{path} claims more numbers than the file has. Do not use it.")
+    except WeightsError:
+        raise
+    except pickle.UnpicklingError as error:
+        named = re.search(
+            r"GLOBAL ([\w.]{1,200})", str(error)
+        )  # torch's own words tell people to trust the file
+        raise WeightsError(
+            f"{path} is damaged, or names more than tensors and plain values{f' ({named[1]})' if named else ''}; "
+            "nothing of it was run. Use the file that the model's authors publish."
+        ) from error
+    except Exception as error:  # whatever a damaged file provokes, the caller sees one kind of error
+        raise WeightsError(
+            f"{path} is damaged or no torch checkpoint ({_first_line(error)}). Fetch it again."
+        ) from error
+    return held
+
+
+def only_tensors(path: Path, held: object) -> dict[str, Tensor]:
+    """`held`, read from `path`, as tensors by name. Raises WeightsError if it is anything else, or nothing."""
+    if not isinstance(held, Mapping) or not held:
+        raise WeightsError(f"{path} holds no parameters by name.")
+    for name, value in held.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise WeightsError(f"{path}: {str(name)[:80]!r} is not the name of a tensor.")
+    return dict(held)
 
 
 def check_parameters(
@@ -62,3 +131,20 @@ def check_finite(path: Path, parameters: Mapping[str, Tensor]) -> None:
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(f"{name:.200}" for name in names[:_N_NAMED])
     return shown + (", ..." if len(names) > _N_NAMED else "")
+
+
+def _tensors(held: object) -> Iterator[Tensor]:
+    """Every tensor in what a file held, however deep."""
+    if isinstance(held, Tensor):
+        yield held
+    elif isinstance(held, Mapping):
+        for value in held.values():
+            yield from _tensors(value)
+    elif isinstance(held, list | tuple):
+        for value in held:
+            yield from _tensors(value)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__

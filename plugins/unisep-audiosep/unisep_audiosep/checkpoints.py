@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from unisep.errors import WeightsError
-from unisep.parameters import check_finite, check_parameters
+from unisep.parameters import check_finite, check_parameters, read_safetensors, read_torch_file
 
 from .config import BINS_MULTIPLE, N_ENCODERS, AudioSepConfig
 from .model import AudioSep, encoder_name
@@ -60,10 +55,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """The separator's parameters in a file, by the names they have in `AudioSep`."""
     if not path.is_file():
         raise WeightsError(f"No checkpoint at {path}. Give an AudioSep checkpoint: {', '.join(SUFFIXES)}.")
-    held = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
-    stored = held.get("state_dict", held)
+    # Mapped, so that the optimiser's state is never read.
+    held = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch_file(path, mapped=True)
+    stored = held.get("state_dict", held) if isinstance(held, Mapping) else None
     if not isinstance(stored, Mapping):
-        raise WeightsError(f"{path} holds no parameters under 'state_dict'.")
+        raise WeightsError(f"{path} holds no parameters by name, under 'state_dict' or without.")
     own = {
         name.removeprefix(_PREFIX): value
         for name, value in stored.items()
@@ -83,31 +79,6 @@ def _is_idle(name: str) -> bool:
     after = name.split(".")[2] if name.startswith("base.") and name.count(".") > 1 else ""
     second = after == "bn2" or (name.count("->") == 1 and "->beta2." in name)
     return name.startswith(_FIXED) or (in_decoder and second)
-
-
-def _safetensors(path: Path) -> dict[str, Any]:
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is damaged or no safetensors file ({error}). Fetch it again.") from error
-
-
-def _torch_file(path: Path) -> dict[str, Any]:
-    """What torch's restricted loader makes of a file: tensors, plain values and containers, or a refusal."""
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is damaged, or names more than tensors and plain values; nothing of it was run. "
-            "Use the file that the model's authors publish."
-        ) from error
-    except Exception as error:  # whatever a damaged file provokes, the caller sees one kind of error
-        raise WeightsError(
-            f"{path} is damaged or no torch checkpoint ({type(error).__name__}: {error})."
-        ) from error
-    if not isinstance(held, dict):
-        raise WeightsError(f"{path} holds a {type(held).__name__}, not the parameters of a model.")
-    return held
 
 
 def _config(path: Path, state: Mapping[str, Tensor]) -> AudioSepConfig:

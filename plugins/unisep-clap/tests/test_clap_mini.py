@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from unisep_clap.mini import SPACE, MiniEncoder, load, load_mini
 from unisep_clap.training.phrases import HELD_OUT_WORDS
 
@@ -191,5 +192,20 @@ def test_bad_weights_are_refused(tmp_path, content):
     file = tmp_path / "clap_mini.safetensors"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(WeightsError, match="embedded ones"):
+    with pytest.raises(WeightsError, match="missing or damaged"):
+        load_mini(file)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    good, file = load_file(DATA / "clap_mini.safetensors"), tmp_path / "clap_mini.safetensors"
+    name = next(name for name in good if name.startswith("audio.") and name.endswith("weight"))
+    for state, why in (
+        ({key: value for key, value in good.items() if key != name}, "1 parameters missing.*embedded ones"),
+        (good | {name: good[name] * float("nan")}, f"{name} holds numbers that are not finite"),
+    ):
+        save_file(state, file)
+        with pytest.raises(WeightsError, match=why):
+            load_mini(file)
+    (tmp_path / "vocab.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(WeightsError, match=r"vocab.txt is no vocabulary"):
         load_mini(file)

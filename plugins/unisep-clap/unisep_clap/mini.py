@@ -12,12 +12,11 @@ import soxr
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from unisep import Audio, QueryEncoder
 from unisep.errors import QueryError, WeightsError
+from unisep.parameters import check_finite, check_parameters, read_safetensors
 from unisep_clap.audio_tower import AudioTower, AudioTowerConfig
 from unisep_clap.text_tower import TextTower, TextTowerConfig, pad
 from unisep_clap.windows import loud_windows
@@ -90,26 +89,33 @@ def load_mini(weights: Path | None = None, device: torch.device | str = "cpu") -
     file = folder / WEIGHTS_FILE if weights is None else Path(weights)
     file = file / WEIGHTS_FILE if file.is_dir() else file
     beside = file.with_name(VOCABULARY_FILE)
-    pieces = (
-        (beside if beside.is_file() else folder / VOCABULARY_FILE).read_text(encoding="utf-8").splitlines()
-    )
+    pieces = _pieces(beside if beside.is_file() else folder / VOCABULARY_FILE)
     tokens = WordPiece(pieces)
-    try:
-        state = {name: tensor.float() for name, tensor in load_file(file).items()}
-        text = TextTower(TextTowerConfig(n_pieces=len(pieces)))
-        audio = AudioTower(AudioTowerConfig())
-        text.load_state_dict(_part(state, "text."))
-        audio.load_state_dict(_part(state, "audio."))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise WeightsError(
-            f"{file} does not hold clap-mini's weights: {error}. Leave out the file to use the embedded ones."
-        ) from error
+    state = read_safetensors(file)[0]
+    text, audio = TextTower(TextTowerConfig(n_pieces=len(pieces))), AudioTower(AudioTowerConfig())
+    towers: dict[str, nn.Module] = {"text.": text, "audio.": audio}
+    wanted = {
+        prefix + name: value for prefix, tower in towers.items() for name, value in tower.state_dict().items()
+    }
+    check_parameters(file, state, wanted, "clap-mini", "Leave out the file to use the embedded ones.")
+    check_finite(file, state)
+    for prefix, tower in towers.items():
+        tower.load_state_dict(_part(state, prefix))
     return MiniEncoder(tokens, text, audio, torch.device(device))
 
 
 def load(*, weights: Path | None, device: torch.device) -> QueryEncoder:
     """What unisep calls: clap-mini on the device."""
     return load_mini(weights, device)
+
+
+def _pieces(vocabulary: Path) -> list[str]:
+    try:
+        return vocabulary.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(
+            f"{vocabulary} is no vocabulary, a piece of a word on each line: {error}."
+        ) from error
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

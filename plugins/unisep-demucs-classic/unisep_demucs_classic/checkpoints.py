@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from demucs.demucs import Demucs
 from demucs.hdemucs import HDemucs
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from unisep_htdemucs.checkpoints import check_name
 from unisep_htdemucs.torch_file import Marker, read_torch_file
 
 from unisep.errors import WeightsError
-from unisep.parameters import check_finite, check_parameters
+from unisep.parameters import check_finite, check_parameters, read_safetensors
 
 from .released import PUBLISHED_SHA256
 
@@ -32,7 +31,6 @@ _CLASSES: Mapping[str, Marker] = {
     "demucs.wdemucs WDemucs": _HYBRID,
 }
 _MODELS: dict[int, type[nn.Module]] = {id(_TIME): Demucs, id(_HYBRID): HDemucs}
-_LARGEST_HEADER_BYTES = 1 << 24
 _LARGEST_OPTION = 1 << 20
 _MOST_LAYERS = 12
 
@@ -91,29 +89,13 @@ def _read_package(path: Path) -> Checkpoint:
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-    if header_bytes > min(path.stat().st_size - 8, _LARGEST_HEADER_BYTES):
-        raise WeightsError(
-            f"{path} is cut short or no safetensors file: its header claims {header_bytes} bytes."
-        )
+    state, about = read_safetensors(path)
     try:
-        with safe_open(str(path), framework="pt") as tensors:
-            about = tensors.metadata() or {}
-            state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
         args, kwargs = (
             json.loads(about.get(key, empty), object_hook=_restored) for key, empty in _EMPTY.items()
         )
-    except (
-        SafetensorError,
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
-        raise WeightsError(f"{path} is damaged or no safetensors file ({error}). Fetch it again.") from error
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+        raise WeightsError(f"{path} describes its options unreadably ({error}). Fetch it again.") from error
     marker = _CLASSES.get(" ".join(about.get("klass", "").rsplit(".", 1)))
     if marker is None:
         raise WeightsError(

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 from unisep_htdemucs import eight_bit
 from unisep_htdemucs.model import HTDemucs
 
 from unisep.errors import WeightsError
-from unisep.parameters import check_finite
+from unisep.parameters import check_finite, check_parameters, read_safetensors
 
 from .config import FilmConfig
 from .model import FilmHTDemucs
@@ -47,31 +45,16 @@ def load_model(
 ) -> FilmHTDemucs:
     """The model in a file made by `save_model`, in evaluation mode; numbers of 8 bits become `dtype` again.
 
-    The shapes are compared before any memory is taken for them, so a damaged or hostile file costs nothing.
-
     Raises:
-        WeightsError: not a file of this format, damaged, of other shapes than its config says, or not finite.
+        WeightsError: not a file of this format, damaged, of other parameters than its config says, or not finite.
     """
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            config, form = _config(path, metadata), metadata.get(eight_bit.KEY)
-            with torch.device("meta"):
-                model = FilmHTDemucs(config)
-            _check_shapes(
-                path,
-                model,
-                {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()},  # noqa: SIM118
-                in_8_bits=form is not None,
-            )
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"{path} cannot be read as safetensors: {error}. Fetch the weights again, or leave them out."
-        ) from error
-    if form is not None:
-        state = eight_bit.dequantised(path, form, state)
-    _check_real(path, state)
+    state, metadata = read_safetensors(path)
+    config = _config(path, metadata)
+    if eight_bit.KEY in metadata:
+        state = eight_bit.dequantised(path, metadata[eight_bit.KEY], state)
+    with torch.device("meta"):  # no memory, no random numbers: every parameter comes from the file
+        model = FilmHTDemucs(config)
+    check_parameters(path, state, model.state_dict(), "the config in it")
     state = {name: value.to(device, dtype) for name, value in state.items()}
     check_finite(path, state)
     model.load_state_dict(state, assign=True)
@@ -100,23 +83,3 @@ def _config(path: Path, metadata: dict[str, str]) -> FilmConfig:
             f"{path} is not a weights file of FiLM HT Demucs (format {metadata.get('format')!r}, not {FORMAT!r})."
         )
     return FilmConfig.from_json(metadata.get("config", ""))
-
-
-def _check_shapes(
-    path: Path, model: FilmHTDemucs, found: dict[str, tuple[int, ...]], *, in_8_bits: bool
-) -> None:
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    expected = eight_bit.stored_shapes(expected) if in_8_bits else expected
-    if found != expected:
-        wrong = sorted(
-            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
-        )
-        raise WeightsError(
-            f"{path} does not hold the model its config describes: {len(wrong)} parameters differ, such as {wrong[0]!r}."
-        )
-
-
-def _check_real(path: Path, state: dict[str, Tensor]) -> None:
-    for name, value in state.items():
-        if not value.is_floating_point():
-            raise WeightsError(f"{path}: the parameter {name!r} holds {value.dtype}, not real numbers.")

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unisep.errors import OptionError, WeightsError
-from unisep.parameters import check_finite, check_parameters
+from unisep.parameters import check_finite, check_parameters, read_safetensors
 
 from .config import HTDemucsConfig
 from .eight_bit import KEY, dequantised
@@ -24,7 +23,6 @@ from .model import HTDemucs
 from .torch_file import HTDEMUCS, read_torch_file
 
 CLASS = "demucs.htdemucs.HTDemucs"
-_LARGEST_HEADER_BYTES = 1 << 24
 # How many of the model's options may be given by place, and their names in that order.
 _BY_PLACE = ("sources", "audio_channels", "channels", "channels_time", "growth", "nfft")
 
@@ -123,19 +121,7 @@ def check_name(path: Path, published: Mapping[str, str] = PUBLISHED_SHA256) -> N
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-    if header_bytes > min(size - 8, _LARGEST_HEADER_BYTES):
-        raise WeightsError(
-            f"{path} is cut short or no safetensors file: its header claims {header_bytes} bytes."
-        )
-    try:
-        with safe_open(str(path), framework="pt") as tensors:
-            metadata = tensors.metadata() or {}
-            state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is damaged or no safetensors file ({error}). Fetch it again.") from error
+    state, metadata = read_safetensors(path)
     if metadata.get("klass") != CLASS:
         raise WeightsError(
             f"{path} is for {metadata.get('klass')!r:.80}, not for {CLASS!r}. Use its own backend."

@@ -33,16 +33,6 @@ def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def stored_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Shapes by name that `quantised` gives a state of `shapes`, so that a file can be checked before it is read.
-
-    >>> stored_shapes({"weight": (3, 2), "bias": (3,)})
-    {'weight': (3, 2), 'bias': (3,), 'weight.scale8': (3,)}
-    """
-    scales = {name + _SCALE: shape[:1] for name, shape in shapes.items() if len(shape) >= 2}
-    return {**shapes, **scales}
-
-
 def dequantised(path: Path, form: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state of a file in float32, where `form` is what its metadata say of it.
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import torch
 from torch import Tensor
-from torch.serialization import safe_globals
 
 from unisep.errors import WeightsError
-from unisep.parameters import check_finite
+from unisep.parameters import check_finite, read_torch_file
 
 TOKENIZER_FILE = "tokenizer.json"
 _PREFIX = "module."
@@ -79,7 +75,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises WeightsError for a file that is damaged, names anything but tensors, plain values and NumPy numbers,
     or holds no CLAP.
     """
-    held = _held(path)
+    # Mapped, so that the optimiser's state is never read.
+    held = read_torch_file(path, mapped=True, stand_ins=_STAND_INS)
     stored = held.get("state_dict", held) if isinstance(held, Mapping) else {}
     state = {
         name.removeprefix(_PREFIX): value
@@ -91,19 +88,3 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is no checkpoint of laion-clap: it lacks 'logit_scale_a'.")
     check_finite(path, state)
     return state
-
-
-def _held(path: Path) -> Any:
-    try:
-        with safe_globals(_STAND_INS):
-            # Mapped, so that the optimiser's state is never read.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is damaged, or names more than tensors, plain values and NumPy numbers; nothing of it was run. "
-            "Use the file that LAION publishes."
-        ) from error
-    except Exception as error:  # whatever a damaged file provokes, the caller sees one kind of error
-        raise WeightsError(
-            f"{path} is damaged or no torch checkpoint ({type(error).__name__}: {error})."
-        ) from error

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from unisep.errors import WeightsError
-from unisep.parameters import check_finite, check_parameters
+from unisep.parameters import check_finite, check_parameters, only_tensors, read_torch_file
 
 from .model import OpenUnmix, Shape
 
@@ -84,7 +83,8 @@ def read_checkpoint(target: str, path: Path) -> Checkpoint:
     Raises WeightsError for a file that is not what its name promises, damaged, unsafe, or no such network.
     """
     _check_name(path)
-    state = {name: value for name, value in _read(path).items() if not _LEFT_OVER.fullmatch(name)}
+    stored = only_tensors(path, read_torch_file(path))
+    state = {name: value for name, value in stored.items() if not _LEFT_OVER.fullmatch(name)}
     try:
         shape = _shape(state)
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
@@ -139,26 +139,6 @@ def read_framing(place: Path, n_fft: int) -> Framing:
             "at most half a window apart."
         )
     return framing
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        # Builds tensors and plain values only; any other name in the file is an error, before it is used.
-        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is damaged, or asks for more than numbers to be made; nothing was run. Use the publisher's file."
-        ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise WeightsError(f"{path} is damaged or no checkpoint ({error!r:.150}). Fetch it again.") from error
-    if not isinstance(stored, dict):
-        raise WeightsError(f"{path} holds no parameters by name.")
-    for name, value in stored.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise WeightsError(f"{path}: {str(name)[:80]!r} is not the name of a tensor.")
-        if value.nbytes > value.untyped_storage().nbytes():
-            raise WeightsError(f"{path}: {name[:80]!r} claims more numbers than the file has. Do not use it.")
-    return dict(stored)
 
 
 def _shape(state: Mapping[str, Tensor]) -> Shape:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from unisep.errors import WeightsError
-from unisep.parameters import check_finite, check_parameters
+from unisep.parameters import (
+    check_finite,
+    check_parameters,
+    only_tensors,
+    read_safetensors,
+    read_torch_file,
+)
 
 from .description import Description, read_description
 from .model import Roformer
@@ -107,34 +110,9 @@ def _partner(path: Path, suffixes: frozenset[str], what: str) -> Path:
 
 
 def _read_parameters(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix.lower() == ".safetensors":
-            stored: Any = load_file(path)
-        else:
-            # Builds tensors and plain values only; any other name in the file is an error, before it is used.
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is damaged, or asks for more than numbers to be made; nothing was run. "
-            f"Use a checkpoint of parameters alone. ({_first_line(error)})"
-        ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise WeightsError(
-            f"{path} is damaged or no checkpoint ({_first_line(error)}). Fetch it again."
-        ) from error
+    is_safe = path.suffix.lower() == ".safetensors"
+    stored: Any = read_safetensors(path)[0] if is_safe else read_torch_file(path)
     for name in _INNER:
         if isinstance(stored, dict) and isinstance(stored.get(name), dict):
             stored = stored[name]
-    if not isinstance(stored, dict) or not stored:
-        raise WeightsError(f"{path} holds no parameters by name.")
-    for key, value in stored.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor) or not value.is_floating_point():
-            raise WeightsError(f"{path}: {str(key)[:80]!r} is not the name of a tensor of real numbers.")
-        if value.nbytes > value.untyped_storage().nbytes():
-            raise WeightsError(f"{path}: {key[:80]!r} claims more numbers than the file has. Do not use it.")
-    return dict(stored)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return only_tensors(path, stored)

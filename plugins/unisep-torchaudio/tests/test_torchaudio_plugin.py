@@ -87,8 +87,8 @@ def test_a_file_that_names_a_function_is_refused_and_not_run(tmp_path):
     [
         ({"weight": torch.ones(2, 3)}, "does not fit"),
         ({"weight": torch.ones(2, 3), "bias": torch.tensor([1.0, torch.inf])}, "not finite"),
-        ({"weight": 3}, "something other"),
-        ([torch.ones(2)], "something other"),
+        ({"weight": 3}, "not the name of a tensor"),
+        ([torch.ones(2)], "no parameters by name"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, state, message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from unisep.errors import BackendError, OptionError, WeightsError
-from unisep.parameters import check_finite
+from unisep.parameters import check_finite, only_tensors, read_torch_file
 
 
 def torchaudio_models() -> Any:
@@ -43,7 +42,7 @@ def build(
     if weights is None:
         raise WeightsError(f"{name} has no weights here. Run `unisep models pull {name}`, or give a file.")
     path = _file(weights)
-    state = _state(path)
+    state = only_tensors(path, read_torch_file(path))
     model = make()
     try:
         model.load_state_dict(state, strict=True)
@@ -60,20 +59,3 @@ def _file(weights: Path) -> Path:
     if len(found) != 1:
         raise WeightsError(f"{weights} should be a .pt file, or a folder with one; found {len(found)}.")
     return found[0]
-
-
-def _state(path: Path) -> dict[str, torch.Tensor]:
-    """The parameters in a file, read by torch's restricted loader."""
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is damaged, or names more than tensors and plain values; nothing of it was run."
-        ) from error
-    except Exception as error:  # whatever a damaged file provokes, the caller sees one kind of error
-        raise WeightsError(
-            f"{path} is damaged or no torch checkpoint ({type(error).__name__}: {error})."
-        ) from error
-    if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
-        raise WeightsError(f"{path} holds something other than the parameters of a model.")
-    return held
