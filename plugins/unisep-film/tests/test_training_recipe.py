@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
-from unisep_film.checkpoints import save_model
+from unisep_film.checkpoints import load_model, save_model
 from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs
 from unisep_film.training import corpus, plot
@@ -31,6 +32,7 @@ from unisep_film.training.queries import QueryMix, QueryStream, TextAudioEncoder
 from unisep_film.training.recipe import Recipe, load_recipe, read_recipe
 from unisep_film.training.run import Run
 from unisep_film.training.spectral import log_spectral_distance
+from unisep_film.training.start import Start
 from unisep_film.training.store import StoreError
 from unisep_film.training.train import main, train
 from unisep_htdemucs.config import HTDemucsConfig
@@ -345,6 +347,13 @@ def test_recipes_of_older_runs_stay_readable(tmp_path: Path) -> None:
     del old["start"], old["conditioning_steps"], old["losses"]["spectral"], old["losses"]["spectral_windows"]
     (tmp_path / "recipe.json").write_text(json.dumps(old))
     assert load_recipe(tmp_path, None) == RECIPE
+
+
+def test_the_recipe_of_one_run_makes_the_embedded_model() -> None:
+    package = Path(str(resources.files("unisep_film")))
+    recipe = read_recipe(package / "training" / "recipes" / "embedded-anew.json")
+    assert recipe.model == load_model(package / "weights" / "unisep_film.safetensors").config
+    assert recipe.start == Start()
 
 
 # The spectral loss
