@@ -9,7 +9,8 @@ import pytest
 from unisep import Audio, Plan, Separation, files
 from unisep.errors import AudioError, AudioFileError, OptionError
 from unisep.formats import AudioFileInfo
-from unisep.separation import Choice, difference, total
+from unisep.plan import Choice
+from unisep.separation import difference, total
 from unisep.testing import noise, silence, tone
 
 PARTS = {"drums": tone(200, 0.1), "hi/hat": tone(3_000, 0.1)}

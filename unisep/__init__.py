@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from unisep.explaining import explain
     from unisep.extensions import CommandSpec, Direction, Question, ResultSpec, RouteSpec
     from unisep.hookspecs import hookimpl
+    from unisep.plan import Plan
     from unisep.progress import Progress
     from unisep.query import Embedding, Query
     from unisep.recording import Statistics
     from unisep.separated_files import SeparatedFiles
-    from unisep.separation import Plan, Separation
+    from unisep.separation import Separation
     from unisep.separator import Separator
     from unisep.stream import Stream
 
@@ -40,7 +41,7 @@ _HOME = {
     "EnsembleMember": "unisep.ensemble",
     "EnsemblePart": "unisep.ensemble",
     "Output": "unisep.backend",
-    "Plan": "unisep.separation",
+    "Plan": "unisep.plan",
     "Progress": "unisep.progress",
     "Query": "unisep.query",
     "Question": "unisep.extensions",

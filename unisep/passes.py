@@ -21,10 +21,10 @@ from unisep.recording import Layout, Statistics
 from unisep.resolve import Task
 from unisep.scale import Scale, by_segment
 from unisep.segments import Segment, heard
-from unisep.separation import Presence
 from unisep.silence import Silence
 from unisep.spans import Span, Stretch, at_model_rate
 from unisep.stepping import Stepper, Steps
+from unisep.targets import Presence
 from unisep.vectors import Conditions
 
 

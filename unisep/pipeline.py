@@ -17,8 +17,8 @@ from unisep.options import Options
 from unisep.passes import Loaded, Pass
 from unisep.progress import Meter
 from unisep.recording import Layout, Statistics
-from unisep.separation import Presence
 from unisep.spans import Span, stretches, with_fades
+from unisep.targets import Presence
 
 
 @dataclass(frozen=True, eq=False)

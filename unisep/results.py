@@ -12,7 +12,8 @@ from unisep.finishing import finish
 from unisep.pipeline import Engine, Piece, pieces
 from unisep.recording import BLOCK_SAMPLES, InMemory, Recording
 from unisep.resolve import STEMS_BY_QUERY, Route
-from unisep.separation import Presence, difference
+from unisep.separation import difference
+from unisep.targets import Presence
 
 REST = "rest"
 

@@ -1,82 +1,27 @@
-"""What a separation gives back: the targets, the rest, who answered and why."""
+"""What a separation gives back: the targets, the rest, and how they are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple, final
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unisep import files
 from unisep.audio import Audio
-from unisep.errors import AudioError, OptionError, suggest
+from unisep.errors import AudioError, OptionError
 from unisep.formats import AudioFileInfo, find_format
+from unisep.plan import Plan
 from unisep.tags import read_tags
+from unisep.targets import Presence, Targets
 
 Samples = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Who answers one name, and why.
-
-    backend, encoder: the names of the plugins' specs; encoder is None where none is needed.
-    reason: one sentence.
-    licence: of the backend's weights.
-    weights: "none", "embedded", "present", "missing" or "broken" (before it was loaded), or "local" (the
-        user's file).
-    """
-
-    backend: str
-    encoder: str | None
-    reason: str
-    licence: str
-    weights: str
-
-
-class Presence(NamedTuple):
-    """How surely a sound is there between two times: 0 to 1."""
-
-    start_seconds: float
-    stop_seconds: float
-    presence: float
-
-
 @final
-class Plan(Mapping[str, Choice]):
-    """An ordered, read-only mapping of result names to `Choice`."""
-
-    def __init__(self, choices: Mapping[str, Choice]) -> None:
-        self._choices = MappingProxyType(dict(choices))
-
-    def __getitem__(self, name: str) -> Choice:
-        return self._choices[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._choices)
-
-    def __len__(self) -> int:
-        return len(self._choices)
-
-    def __repr__(self) -> str:
-        return f"Plan({dict(self._choices)})"
-
-    @property
-    def reason(self) -> str:
-        """The reasons of all choices, each once, in order."""
-        return " ".join(dict.fromkeys(choice.reason for choice in self.values()))
-
-    def to_json(self) -> dict[str, dict[str, Any]]:
-        """The plan as plain dicts."""
-        return {name: asdict(choice) for name, choice in self.items()}
-
-
-@final
-class Separation(Mapping[str, Audio]):
+class Separation(Targets[Audio]):
     """An ordered, read-only mapping of names to `Audio`: the targets, at the input's rate, channels and length.
 
     target: the first of them. rest: the mixture minus their sum, so that all sum back to the mixture
@@ -102,47 +47,19 @@ class Separation(Mapping[str, Audio]):
         source_info: AudioFileInfo | None = None,
         source_path: Path | None = None,
     ) -> None:
-        self._targets = MappingProxyType(dict(targets))
+        super().__init__(targets, presence or {}, presence_over_time or {}, plan or Plan({}))
         self._rest = rest
         given = [*self._targets.values(), *([] if rest is None else [rest])]
         if not self._targets or len({(audio.samples.shape, audio.sample_rate_hz) for audio in given}) != 1:
             raise AudioError(
                 "A Separation needs at least one target, and all of the same rate, channels and length."
             )
-        self.presence: Mapping[str, float | None] = MappingProxyType(
-            {name: (presence or {}).get(name) for name in self._targets}
-        )
-        self.presence_over_time: Mapping[str, tuple[Presence, ...]] = MappingProxyType(
-            {name: tuple((presence_over_time or {}).get(name, ())) for name in self._targets}
-        )
-        self.plan = plan or Plan({})
         self.source_name = source_name
         self.source_info = source_info
         self.source_path = source_path
 
-    def __getitem__(self, name: str) -> Audio:
-        if name not in self._targets:
-            raise KeyError(
-                f"No target named {name!r}. {suggest(str(name), self._targets)} `.rest` is the rest."
-            )
-        return self._targets[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._targets)
-
-    def __len__(self) -> int:
-        return len(self._targets)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._targets
-
     def __repr__(self) -> str:
         return f"Separation({', '.join(self)}; {self.target})"
-
-    @property
-    def target(self) -> Audio:
-        """The first target."""
-        return next(iter(self._targets.values()))
 
     @property
     def rest(self) -> Audio:

@@ -13,13 +13,14 @@ from unisep.cancelling import CancelFlag
 from unisep.errors import AudioError, OptionError, QueryError
 from unisep.options import Options
 from unisep.pipeline import Engine, Piece, delay_samples
+from unisep.plan import Plan
 from unisep.planner import Job, Planner
 from unisep.progress import Meter
 from unisep.query import Range
 from unisep.recording import Layout, Statistics
 from unisep.resolve import Route
 from unisep.results import REST, composed, surest
-from unisep.separation import Plan, Separation
+from unisep.separation import Separation
 
 ScaleOf = Literal["none", "song", "segment"]
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from unisep.errors import DownloadError
 from unisep.extensions import ResultSpec
+from unisep.plan import Choice, Plan
 from unisep.query import Range
 from unisep.request import Ask
 from unisep.resolve.catalogue import BackendOffer, EncoderOffer, Extra
-from unisep.separation import Choice, Plan
 
 
 @dataclass(frozen=True)

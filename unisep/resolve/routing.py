@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from unisep.errors import DownloadError, OptionError, PluginError
+from unisep.plan import Plan
 from unisep.request import Ask
 from unisep.resolve.catalogue import BackendOffer, Catalogue, rank
 from unisep.resolve.plain import plainly_names
@@ -13,7 +14,6 @@ from unisep.resolve.queries import conditioned_tasks
 from unisep.resolve.route import Request, Route, Task, Want, choice, pull
 from unisep.resolve.rules import Directed, Heading, directed
 from unisep.resolve.stems import fixed_stems
-from unisep.separation import Plan
 
 ROUTES = ("auto", "fixed", "conditioned")
 

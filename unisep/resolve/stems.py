@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from unisep.errors import DownloadError, OptionError, PluginError
+from unisep.plan import Plan
 from unisep.query import Query
 from unisep.request import Ask
 from unisep.resolve.catalogue import BackendOffer, Catalogue, rank
 from unisep.resolve.queries import conditioned_tasks
 from unisep.resolve.route import Request, Route, Task, Want, choice, not_here, pull
-from unisep.separation import Plan
 
 REMAINDER = "other"
 STEMS_BY_QUERY = ("drums", "bass", REMAINDER, "vocals")
