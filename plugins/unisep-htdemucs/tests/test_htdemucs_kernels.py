@@ -69,6 +69,25 @@ def test_transposed_convolutions_equal_torchs(dims: int) -> None:
     assert near(out, convolution(x)) and out.is_contiguous()
 
 
+@pytest.mark.parametrize("most_scores", [1, kernels._MOST_SCORES])
+def test_attention_that_learns_in_bfloat16_agrees_with_float32(
+    monkeypatch: pytest.MonkeyPatch, most_scores: int
+) -> None:
+    """By head and, where the scores would be too many to keep, by torch's own; back and forth."""
+    monkeypatch.setattr(kernels, "_DTYPES", (torch.float32, torch.bfloat16))
+    monkeypatch.setattr(kernels, "_MOST_SCORES", most_scores)
+    found, wanted = [], []
+    for dtype, out in ((torch.bfloat16, found), (torch.float32, wanted)):
+        # as in the model: views into one product, heads last but one
+        given = [random(2, n, 3, 16).mul(1.5).bfloat16().to(dtype).requires_grad_() for n in (50, 40, 40)]
+        heard = kernels.attention(*(x.transpose(1, 2) for x in given))
+        heard.backward(random(2, 3, 50, 16).to(dtype))
+        out += [heard, *(x.grad for x in given)]
+    for ours, exact in zip(found, wanted, strict=True):
+        assert ours.shape == exact.shape and ours.dtype == torch.bfloat16
+        assert (ours.float() - exact).norm() < 0.02 * exact.norm()
+
+
 def test_gradients_flow_where_they_are_wanted() -> None:
     weight = random(8, 8).requires_grad_()
     kernels.linear(random(4, 8), weight).sum().backward()

@@ -1,4 +1,4 @@
-"""The same arithmetic by the routes that a CPU takes fastest; elsewhere, and while training, torch's own.
+"""The same arithmetic by the routes that a CPU takes fastest; elsewhere, and mostly while training, torch's own.
 
 Two facts are behind all of it. Torch gives float32 matrix products to MKL, which on other makers' processors uses
 half the width of AVX-512, while oneDNN, which torch carries too, uses all of it (with AVX2 MKL is the faster one). And
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 _LARGEST_KEPT = 1 << 23  # numbers in a float32 buffer of 32 MiB, the most that the C library keeps for reuse
 _TILE = 1 << 20  # numbers in a buffer of 4 MiB: a few of these fit in a processor's cache
 _N_ROWS = 336  # queries whose attention scores are computed at once
+_MOST_SCORES = 1 << 20  # of one head, that training keeps for the way back
 
 
 def _fast_dtypes() -> tuple[torch.dtype, ...]:
@@ -75,6 +76,8 @@ def transposed(convolution: nn.Module, x: Tensor) -> Tensor:
 
 def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
     """What queries `q [b, h, n, c]` find in values `v` by keys `k [b, h, m, c]`; a block of scores lives at a time."""
+    if _learns_in_bfloat16(q) and not dropout and q.shape[-2] * k.shape[-2] <= _MOST_SCORES:
+        return _by_head(q, k, v)
     if dropout or not (_is_open(q) and q.dtype in _DTYPES):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     shape = q.shape
@@ -86,6 +89,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
             scores = _product(some, keys, None)
             place.copy_(_product(torch.softmax(scores, dim=-1, out=scores), values, None))
     return out.view(shape)
+
+
+def _by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention in plain products: in bfloat16, back and forth, three times faster than torch's fused one."""
+    shape = q.shape
+    q, k, v = (q * shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    heads = [
+        torch.softmax(queries @ keys.t(), dim=-1) @ values
+        for queries, keys, values in zip(q, k, v, strict=True)
+    ]
+    return torch.stack(heads).view(shape)
 
 
 def by_frequency(layer: Callable[[Tensor], Tensor], x: Tensor, n_widest: int, context: int) -> Tensor:
@@ -111,6 +125,12 @@ def _is_open(x: Tensor) -> bool:
     """Whether `x` may take the short cuts: on the CPU, with no gradient to be kept."""
     is_fast = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and computes_bfloat16())
     return x.device.type == "cpu" and is_fast and not torch.is_grad_enabled()
+
+
+def _learns_in_bfloat16(x: Tensor) -> bool:
+    """Whether `x` is on a CPU that computes in bfloat16, with a gradient to be kept."""
+    of_cpu = x.device.type == "cpu" and x.dtype == torch.bfloat16
+    return of_cpu and x.requires_grad and torch.is_grad_enabled() and computes_bfloat16()
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
