@@ -5,13 +5,13 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.serialization import safe_globals
 
 from unisep.errors import WeightsError
 
@@ -44,12 +44,12 @@ def read_torch_file(path: Path, *, mapped: bool = False, stand_ins: Sequence[Any
 
     mapped: leaves numbers on the disk until they are used, in files of torch 1.6 or later: for one that holds much else,
         such as an optimiser's state; damage to the numbers is then not noticed. stand_ins: what replaces further names,
-        as `torch.serialization.safe_globals` takes it.
+        as `torch.serialization.safe_globals` takes it; needs torch 2.6.
 
     Raises WeightsError for a file that is missing, damaged, names anything else, or claims more numbers than it has.
     """
     try:
-        with safe_globals(list(stand_ins)), path.open("rb") as file:
+        with _knowing(stand_ins), path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"
             held = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
         if any(value.nbytes > value.untyped_storage().nbytes() for value in _tensors(held)):
@@ -131,6 +131,14 @@ def check_finite(path: Path, parameters: Mapping[str, Tensor]) -> None:
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(f"{name:.200}" for name in names[:_N_NAMED])
     return shown + (", ..." if len(names) > _N_NAMED else "")
+
+
+def _knowing(stand_ins: Sequence[Any]) -> AbstractContextManager[object]:
+    if not stand_ins:
+        return nullcontext()
+    from torch.serialization import safe_globals  # not in every torch that can do without
+
+    return safe_globals(list(stand_ins))
 
 
 def _tensors(held: object) -> Iterator[Tensor]:
