@@ -488,8 +488,9 @@ def test_a_place_without_plugins_is_refused(tmp_path: Path) -> None:
         plugins.given([tmp_path])
 
 
-def test_a_class_without_a_constructor_needs_no_load_function(local) -> None:
-    path = local("ten_lines", code=TEN_LINES)
+@pytest.mark.parametrize("constructor", ["", "    def __init__(self): self.gain = 1\n"])
+def test_a_class_whose_constructor_takes_nothing_needs_no_load_function(local, constructor: str) -> None:
+    path = local("ten_lines", code=TEN_LINES.replace("    def separate", constructor + "    def separate"))
     (plugin,) = plugins.given([path])
     assert load(plugin.backends[0]).info.sources == ("middle", "sides")
 

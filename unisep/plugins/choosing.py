@@ -20,10 +20,10 @@ class Choice:
 
     allowed: only these, if there are any. blocked: never these. Both may hold `*`.
 
-    >>> chosen = Choice.of("-film, -unisep-clap")
+    >>> chosen = Choice.of("-htdemucs-film, -unisep-clap")
     >>> chosen.allows("htdemucs", "unisep-htdemucs"), chosen.allows("clap", "unisep-clap")
     (True, False)
-    >>> Choice.of("htdemucs").allows("film", "unisep-film")
+    >>> Choice.of("htdemucs").allows("htdemucs-film", "unisep-film")
     False
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -66,7 +67,7 @@ def load_encoder(
 def _call(spec: Spec, kind: type[UnisepError], **arguments: Any) -> Any:
     function = load_function(spec)
     try:
-        return function() if _is_plain_class(function) else function(**arguments)
+        return function() if _takes_nothing(function) else function(**arguments)
     except UnisepError:
         raise
     except ImportError as error:
@@ -113,8 +114,9 @@ def wrong_facts(info: Any) -> str:
     return "" if info.normalisation in ("none", "song") else f"normalisation is {info.normalisation!r}"
 
 
-def _is_plain_class(function: Callable[..., Any]) -> bool:
-    """Whether it is a class without a constructor of its own, which needs neither weights nor a device."""
-    if not isinstance(function, type):
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    """Whether it is a class whose constructor takes nothing, since it needs neither weights nor a device."""
+    try:
+        return isinstance(function, type) and not inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a class written in C, which has no signature
         return False
-    return all({"__init__", "__new__"}.isdisjoint(vars(base)) for base in function.__mro__[:-1])

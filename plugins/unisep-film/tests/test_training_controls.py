@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,9 +130,11 @@ def test_the_louder_side_follows_the_weights(figures: dict) -> None:
 
 
 def test_the_command_prints_and_writes(store: Store, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(controls, "load_model", lambda path: path)
+    monkeypatch.setattr(
+        controls, "load_model", lambda path: SimpleNamespace(config=SimpleNamespace(spaces={}))
+    )
     monkeypatch.setattr(controls, "FilmBackend", lambda model: Filters())
-    monkeypatch.setattr(controls, "mini_encoder", LabelEncoder)
+    monkeypatch.setattr(controls, "asked_encoder", lambda args, spaces: TextAudioEncoder(LabelEncoder))
     out = tmp_path / "controls.json"
     controls.main([str(store.folder), "--weights", "any.safetensors", "--json", str(out)])
     assert "drums without kick drum" in capsys.readouterr().out

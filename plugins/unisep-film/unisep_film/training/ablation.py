@@ -33,12 +33,13 @@ from .conditioning import (
     with_conditioning,
     without_identity_start,
 )
+from .encoders import add_encoder, asked_encoder
 from .measure import Figures, measure, presence_auc
 from .queries import TextAudioEncoder
 from .recipe import Recipe
 from .run import Run
 from .store import Store
-from .train import mini_encoder, train
+from .train import train
 from .validation import ValidationConfig, validation_items
 
 PLACES = ("tokens", "inputs", "skips")
@@ -163,12 +164,13 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="length of every run, instead of the recipe's")
     parser.add_argument("--only", nargs="+", choices=[variant.name for variant in VARIANTS], metavar="NAME")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_encoder(parser)
     args = parser.parse_args(given)
     torch.set_num_threads(args.threads)
     shipped = resources.files("unisep_film.training") / "recipes" / "ablation.json"
     recipe = json.loads((args.config or shipped).read_text(encoding="utf-8"))
     recipe |= {"n_steps": args.steps} if args.steps else {}
-    encoder, found = TextAudioEncoder(mini_encoder), {}
+    encoder, found = asked_encoder(args, Recipe.model_validate(recipe).model.spaces), {}
     for variant in VARIANTS:
         if args.only and variant.name not in args.only:
             continue

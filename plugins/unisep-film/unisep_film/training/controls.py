@@ -33,11 +33,11 @@ from unisep_film.checkpoints import load_model
 
 from . import labels
 from .catalogue import Catalogue
+from .encoders import add_encoder, asked_encoder
 from .losses import si_sdr_db
 from .queries import TextAudioEncoder
 from .sources import Variation, one_sound
 from .store import Store
-from .train import mini_encoder
 from .windows import SongWindows
 
 WINDOW_SECONDS = 6.0
@@ -228,8 +228,10 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("store")
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--json", type=Path, help="write the figures here too")
+    add_encoder(parser)
     args = parser.parse_args(given)
-    asker = Asker(FilmBackend(load_model(args.weights)), TextAudioEncoder(mini_encoder))
+    model = load_model(args.weights)
+    asker = Asker(FilmBackend(model), asked_encoder(args, model.config.spaces))
     found = measure_controls(Store(args.store), asker)
     for key, row in found["exclusion"].items():
         print(f"{key:50s} " + "  ".join(f"{name} {value:6.2f}" for name, value in row.items()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import final
@@ -14,6 +16,8 @@ from torch import Tensor
 
 from unisep import Audio, QueryEncoder
 from unisep.errors import OptionError
+
+from .queries import TextAudioEncoder
 
 EMBEDDED = "unisep_clap.mini:load"
 
@@ -32,6 +36,19 @@ class ClipEncoder:
     def encode_audio_arrays(self, clips: Sequence[tuple[NDArray[np.float32], int]]) -> Tensor:
         """Unit vectors `[n, dim]` of (mono samples `[samples]`, rate in hertz) pairs."""
         return self.encoder.encode_audio([Audio(samples, rate_hz) for samples, rate_hz in clips])
+
+
+def add_encoder(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of a query encoder, which `asked_encoder` reads."""
+    parser.add_argument(
+        "--encoder", default=EMBEDDED, metavar="MODULE:FUNCTION", help="loads the query encoder (%(default)s)"
+    )
+    parser.add_argument("--encoder-weights", type=Path, help="its weights, if not its own")
+
+
+def asked_encoder(args: argparse.Namespace, spaces: dict[str, int]) -> TextAudioEncoder:
+    """The encoder that the command line asks for, loaded on first use; see `load_encoder`."""
+    return TextAudioEncoder(partial(load_encoder, args.encoder, args.encoder_weights, dict(spaces)))
 
 
 def load_encoder(load: str, weights: Path | None, spaces: dict[str, int]) -> ClipEncoder:

@@ -21,15 +21,17 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from unisep.errors import UnisepError
 from unisep.evaluation import roc_auc, sdr_db, si_sdr_db
 from unisep_film.backend import WEIGHTS_FILE
 from unisep_film.checkpoints import load_model, save_model
 from unisep_film.model import FilmHTDemucs
 
+from .encoders import add_encoder, asked_encoder
 from .queries import TextAudioEncoder
 from .release import update_card
 from .store import Store
-from .train import Recipe, mini_encoder
+from .train import Recipe
 from .validation import ValidationItem, validation_items
 
 CARD = "htdemucs-film.toml"
@@ -128,7 +130,7 @@ def averaged_model(run: Path) -> tuple[FilmHTDemucs, Recipe, int]:
     return model.eval(), recipe, int(state["step"])
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     """Measure from the command line."""
     parser = argparse.ArgumentParser(description="Measure a trained FiLM HT Demucs on held-out material.")
     parser.add_argument("store")
@@ -136,12 +138,20 @@ def main() -> None:
     parser.add_argument("--groups", nargs="+", help="validation groups, by default all")
     parser.add_argument("--ask", choices=["text", "audio"], nargs="+", default=["text"])
     parser.add_argument("--release", type=Path, help="folder that holds weights/ and cards/")
-    args = parser.parse_args()
+    add_encoder(parser)
+    args = parser.parse_args(given)
+    try:
+        _measured(args)
+    except UnisepError as error:
+        raise SystemExit(str(error)) from error
+
+
+def _measured(args: argparse.Namespace) -> None:
     model, recipe, n_steps = averaged_model(args.run)
     if args.release:
         file = save_model(args.release / "weights" / WEIGHTS_FILE, model)
         model = load_model(file)  # what is measured is what ships, at half precision
-    store, encoder = Store(args.store), TextAudioEncoder(mini_encoder)
+    store, encoder = Store(args.store), asked_encoder(args, model.config.spaces)
     tables: dict[str, dict[str, dict[str, float]]] = {}
     for ask in args.ask:
         items = validation_items(store, groups=args.groups)

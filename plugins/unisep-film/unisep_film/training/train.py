@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,14 +23,14 @@ from torch.utils.data import DataLoader
 from unisep.errors import UnisepError
 
 from .distributed import joined
-from .encoders import EMBEDDED, load_encoder
+from .encoders import add_encoder, asked_encoder
 from .loop import keep_learning
 from .queries import QueryStream, TextAudioEncoder
 from .recipe import Recipe, load_recipe
 from .run import Run
 from .schedule import learning_rate
 
-__all__ = ["Recipe", "Run", "learning_rate", "load_recipe", "mini_encoder", "train"]
+__all__ = ["Recipe", "Run", "learning_rate", "load_recipe", "train"]
 
 
 def train(
@@ -63,13 +62,6 @@ def by_presence(figures: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def mini_encoder() -> object:
-    """The embedded query encoder."""
-    from unisep_clap.mini import load_mini
-
-    return load_mini()
-
-
 def arguments_of_main(given: list[str] | None) -> argparse.Namespace:
     """The command line's arguments."""
     parser = argparse.ArgumentParser(
@@ -81,10 +73,7 @@ def arguments_of_main(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads a process")
     parser.add_argument("--workers", type=int, default=1, help="mixing processes for each training process")
-    parser.add_argument(
-        "--encoder", default=EMBEDDED, metavar="MODULE:FUNCTION", help="loads the query encoder"
-    )
-    parser.add_argument("--encoder-weights", type=Path, help="its weights, if not its own")
+    add_encoder(parser)
     parser.add_argument("--stop-after", type=float, default=math.inf, metavar="SECONDS")
     return parser.parse_args(given)
 
@@ -99,9 +88,8 @@ def main(given: list[str] | None = None) -> None:
                 load_recipe(args.run, args.config)
             place.wait()
             recipe = load_recipe(args.run, args.config)
-            load = partial(load_encoder, args.encoder, args.encoder_weights, dict(recipe.model.spaces))
             run = Run(recipe, args.run, place)
-            train(args.store, run, TextAudioEncoder(load), args.stop_after, args.workers)
+            train(args.store, run, asked_encoder(args, recipe.model.spaces), args.stop_after, args.workers)
     except UnisepError as error:
         raise SystemExit(str(error)) from error
 
