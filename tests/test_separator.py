@@ -110,6 +110,18 @@ def test_the_users_own_example_runs_as_written() -> None:
     assert result.target.samples[:, 30_000:].any()
 
 
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100, 48_000])
+@pytest.mark.parametrize("stop", [0.9, 2.0, 2.5, 2.9, 2.999, 3.0])
+def test_a_time_range_may_end_anywhere_at_any_rate(rate_hz: int, stop: float) -> None:
+    audio = noise(3.0, rate_hz)
+    whole = toy_separator().separate(audio, "bass").target.samples
+    part = toy_separator().separate(audio, {"text": "bass", "time_range": (0.5, stop)}).target.samples
+    inside = slice(round(0.6 * rate_hz), round((stop - 0.1) * rate_hz))
+    assert part.shape == whole.shape and not part[:, : round(0.49 * rate_hz)].any()
+    assert not part[:, round((stop + 0.01) * rate_hz) :].any()
+    assert np.abs(part - whole)[:, inside].max() < 0.02 < np.abs(whole[:, inside]).max()
+
+
 def test_everything_at_once() -> None:
     result = toy_separator().separate(
         SONG,

@@ -117,6 +117,8 @@ class Pass:
         if self._n_to_find:
             self._separate(self._to_model.finish())
             self._give(self._stepper.finish())
+        if self._n_to_find:  # not all of the stretch was in the recording
+            self._n_to_find = 0
             self._put(self._to_source.finish())
 
     def _called(self, batch: Tensor, segments: list[Segment]) -> Tensor:
