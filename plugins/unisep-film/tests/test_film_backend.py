@@ -150,7 +150,8 @@ def test_a_config_that_claims_a_giant_takes_no_memory(file: Path) -> None:
     [
         {"output": "anything"}, {"spaces": {}}, {"spaces": {"a": -1}}, {"unknown": 1}, {"bands": [[100, 1]]},
         {"demucs": {"no_such_field": 1}}, {"demucs": {"t_layers": 0}}, {"demucs": {"segment": "no number"}},
-        {"demucs": {"channels": "many"}}, {"demucs": {"sources": 3}},
+        {"demucs": {"channels": "many"}}, {"demucs": {"sources": 3}}, {"demucs": {"segment": "1e30000000"}},
+        {"demucs": {"segment": "1/0"}}, {"demucs": {"segment": "-6"}}, {"demucs": {"segment": True}},
     ],
 )  # fmt: skip
 def test_a_config_that_makes_no_model(file: Path, change: dict[str, object]) -> None:

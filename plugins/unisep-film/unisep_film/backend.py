@@ -29,7 +29,7 @@ class FilmBackend(Backend):
             sources=(),
             sample_rate_hz=shape.samplerate,
             channels=shape.audio_channels,
-            segment_seconds=float(shape.segment),
+            segment_seconds=shape.segment_samples / shape.samplerate,
             # The mask reads each segment at its own level; whole HT Demucs was trained on normalised songs.
             normalisation="song" if model.config.output == "spectrogram" else "none",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -65,7 +66,7 @@ class FilmConfig(BaseModel):
         values = {"sources": ("target",), **self.demucs}
         values["sources"] = tuple(values["sources"])
         if "segment" in values:
-            values["segment"] = Fraction(values["segment"])
+            values["segment"] = _seconds(values["segment"])
         return HTDemucsConfig(**values)
 
     @property
@@ -84,3 +85,10 @@ class FilmConfig(BaseModel):
             return cls.model_validate_json(text)
         except (ValidationError, ValueError) as error:
             raise WeightsError(f"The weights describe no FiLM HT Demucs model: {error}") from error
+
+
+def _seconds(value: object) -> Fraction:
+    """A length like 6, "39/5" or 7.8; an exponent could ask for more digits than there is memory."""
+    if not re.fullmatch(r"\d{1,9}(?:/\d{1,9}|\.\d{1,9})?", str(value), flags=re.ASCII):
+        raise ValueError(f"segment={value!s:.80} is not a number of seconds")
+    return Fraction(str(value))

@@ -21,6 +21,7 @@ from unisep_htdemucs.backend import (
 from unisep_htdemucs.bags import RELEASED, read_bag
 
 from unisep.errors import AudioError, BackendError, WeightsError
+from unisep.options import Options
 
 CPU = torch.device("cpu")
 FOUR = ("drums", "bass", "other", "vocals")
@@ -55,6 +56,15 @@ def test_facts_of_one_model(tmp_path: Path, reference: Reference) -> None:
     assert (backend.info.sample_rate_hz, backend.info.channels) == (44100, 2)
     assert backend.info.segment_seconds == 7.8
     assert backend.info.normalisation == "song"
+
+
+@pytest.mark.parametrize("segment", [0.7, 1.4, Fraction(1, 3)])
+def test_a_segment_of_no_whole_samples_is_as_long_as_the_model_takes(
+    tmp_path: Path, reference: Reference, segment: float
+) -> None:
+    path = save(tmp_path / "model.th", reference(segment=segment, t_layers=1))
+    info = load_htdemucs(weights=path, device=CPU, dtype=torch.float32).info
+    assert Options(CPU).segment_samples(info.segment_seconds, 44_100, "htdemucs") == int(segment * 44_100)
 
 
 def test_six_sources_and_a_folder_with_one_file(tmp_path: Path, reference: Reference, music: Music) -> None:

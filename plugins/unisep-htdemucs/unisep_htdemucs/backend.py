@@ -48,7 +48,7 @@ class HTDemucsBackend(Backend):
             sources=config.sources,
             sample_rate_hz=config.samplerate,
             channels=config.audio_channels,
-            segment_seconds=float(config.segment),
+            segment_seconds=config.segment_samples / config.samplerate,
             normalisation="song",
         )
 
