@@ -336,12 +336,20 @@ def test_the_command_measures_fixed_stems_as_json(halves_folder, capsys):
     values = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert values["mode"] == "stems" and {r["name"] for r in values["records"]} == {"low", "high"}
     assert {r["audio_seconds"] for r in values["records"]} == {1.0}
+    assert values["about"]["route"] == values["about"]["options"]["route"] == "auto"
+    with toy_plugin():
+        assert (
+            command(halves_folder, "--mode", "stems", "--backend", "toy", "--route", "fixed", "--json") == 0
+        )
+    assert json.loads(capsys.readouterr().out)["about"]["route"] == "fixed"
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["--mode", "stems", "--ask", "audio"], 2, "--mode query"),
+        (["--mode", "stems", "--window", "2"], 2, "--mode query"),
+        (["--mode", "stems", "--absent", "piano"], 2, "--mode query"),
         (["--stems", "drums"], 2, "--mode stems"),
         (["--plot", "figures.txt"], 2, ".png"),
         (["--within-db", "-3"], 2, "within_db"),

@@ -25,7 +25,7 @@ def add_evaluate(commands: argparse._SubParsersAction, parents: Sequence[argpars
         "or (--mode stems) the fixed stems of whole songs. Tables go to stdout, each figure with its formula.",
         epilog="example: unisep evaluate musdb18hq --mode stems --bsseval --report musdb.json",
     )
-    parser.set_defaults(command="evaluate", route="conditioned")
+    parser.set_defaults(command="evaluate", route=None)
     parser.add_argument(
         "data", type=Path, metavar="FOLDER", help="song/stem.wav folders, MUSDB18-HQ, or a manifest.jsonl"
     )

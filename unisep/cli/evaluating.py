@@ -16,7 +16,7 @@ from unisep.errors import OptionError
 from unisep.query import Embedding
 
 if TYPE_CHECKING:
-    from unisep.evaluation import Dataset, Evaluation, Record
+    from unisep.evaluation import Dataset, Evaluation, Record, WindowOptions
     from unisep.separator import Separator
 
 
@@ -58,33 +58,42 @@ def _warn_once() -> None:
 
 
 def _queries(arguments: Namespace, console: Console, dataset: Dataset) -> Evaluation:
-    from unisep.evaluation import Asking, WindowOptions, evaluate, query_items
+    from unisep.evaluation import Asking, evaluate, query_items
 
     if arguments.stems or arguments.seconds:
         raise OptionError("--stems and --seconds belong to --mode stems.")
+    arguments.route = arguments.route or "conditioned"
     asking = Asking(
         tuple(arguments.ask), _vectors(arguments.vectors), route=arguments.route, bsseval=arguments.bsseval
     )
-    options = WindowOptions(
-        window_seconds=arguments.window, n_per_class=arguments.per_class, n_absent=arguments.n_absent,
-        within_db=arguments.within_db, classes=arguments.classes, absent=arguments.absent, seed=arguments.draw_seed,
-    )  # fmt: skip
-    items = query_items(dataset, options)
+    items = query_items(dataset, _window_options(arguments))
     return evaluate(
         _separator(arguments), items, asking, about=_about(arguments, dataset), on_record=_progress(console)
     )
 
 
 def _stems(arguments: Namespace, console: Console, dataset: Dataset) -> Evaluation:
-    from unisep.evaluation import evaluate_stems, songs
+    from unisep.evaluation import WindowOptions, evaluate_stems, songs
 
-    if arguments.ask != ["text"] or arguments.classes or arguments.vectors:
-        raise OptionError("--ask, --classes and --vectors belong to --mode query; choose stems with --stems.")
+    arguments.route = arguments.route or "auto"
+    if arguments.ask != ["text"] or arguments.vectors or _window_options(arguments) != WindowOptions():
+        raise OptionError(
+            "--ask, --vectors, and what windows are taken belong to --mode query; see --stems and --seconds."
+        )
     if arguments.seconds is not None and not 0 < arguments.seconds < math.inf:
         raise OptionError(f"--seconds {arguments.seconds}: give a number above 0.")
     return evaluate_stems(
-        _separator(arguments), songs(dataset, arguments.seconds), arguments.stems, bsseval=arguments.bsseval,
-        about=_about(arguments, dataset), on_record=_progress(console),
+        _separator(arguments), songs(dataset, arguments.seconds), arguments.stems, route=arguments.route,
+        bsseval=arguments.bsseval, about=_about(arguments, dataset), on_record=_progress(console),
+    )  # fmt: skip
+
+
+def _window_options(arguments: Namespace) -> WindowOptions:
+    from unisep.evaluation import WindowOptions
+
+    return WindowOptions(
+        window_seconds=arguments.window, n_per_class=arguments.per_class, n_absent=arguments.n_absent,
+        within_db=arguments.within_db, classes=arguments.classes, absent=arguments.absent, seed=arguments.draw_seed,
     )  # fmt: skip
 
 

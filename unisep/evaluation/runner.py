@@ -110,6 +110,7 @@ def evaluate_stems(
     songs: Iterable[Song],
     stems: Sequence[str] | None = None,
     *,
+    route: str = "auto",
     bsseval: bool = False,
     about: Mapping[str, Any] | None = None,
     on_record: OnRecord | None = None,
@@ -117,7 +118,7 @@ def evaluate_stems(
     """The figures of the fixed stems of every song.
 
     A stem that the songs do not have by name counts to their "other", if they have one. The first song is
-    separated once before, to load the models.
+    separated once before, to load the models. route: as `Separator.separate` takes it.
 
     Raises:
         DatasetError: no song, or none with a stem of the backend's.
@@ -128,7 +129,7 @@ def evaluate_stems(
     records: list[Record] = []
     loading_seconds = math.nan
     for song in songs:
-        separate = partial(separator.separate, song.mixture, stems=stems)
+        separate = partial(separator.separate, song.mixture, stems=stems, route=route)
         if not records:
             loading_seconds = _timed(separate)[1]
         separation, seconds = _timed(separate)
@@ -140,7 +141,7 @@ def evaluate_stems(
         raise DatasetError(
             "There is nothing to measure: no song, or none with a stem that the backend gives."
         )
-    return _evaluation("stems", records, loading_seconds, dict(about or {}))
+    return _evaluation("stems", records, loading_seconds, {"route": route, **(about or {})})
 
 
 def _query(separator: Separator, item: Item, ask: str, asking: Asking) -> Query:
