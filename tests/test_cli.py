@@ -1,12 +1,15 @@
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 import unisep
+from unisep import files
 from unisep.cli import arguments, console, main
 from unisep.errors import AudioFileError, OptionError, QueryError
+from unisep.testing.signals import noise
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,7 @@ def test_help_and_version_go_to_stdout_with_code_0(argv, capsys):
     [
         ([], "COMMAND"),
         (["seperate"], "seperate"),
+        ([""], "COMMAND"),
         (["separate"], "INPUT"),
         (["separate", "x.wav", "--nope"], "--nope"),
         (["separate", "x.wav", "--time-range", "60-30"], "30-60"),
@@ -113,6 +117,25 @@ def test_interrupt_has_code_130(monkeypatch, capsys):
     monkeypatch.setattr("unisep.cli.listing.plugins", interrupted)
     assert main(["plugins"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_names_that_the_terminal_cannot_show_are_no_failure(tmp_path, more):
+    """As on Windows, where a redirected stdout takes the letters of one code page only."""
+    song = tmp_path / "日本.wav"
+    files.write(song, noise(0.2))
+    code = (
+        "import sys; from unisep.cli import main; from unisep.testing import toy_plugin\n"
+        "with toy_plugin():\n    sys.exit(main(sys.argv[1:]))"
+    )
+    asked = ["separate", str(song), "--backend", "toy", "--stems", "low", "-o", str(tmp_path / "out"), *more]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *asked],
+        capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert rb"\u65e5\u672c" in done.stdout
+    assert not more or json.loads(done.stdout.decode("cp1252"))["n_done"] == 1
 
 
 def test_a_reader_that_leaves_early_is_no_error():

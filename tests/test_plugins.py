@@ -86,6 +86,10 @@ HOOK = "from unisep import BackendSpec, EncoderSpec, hookimpl\n@hookimpl\ndef un
         (HOOK.format("[" + SPEC.format(", auto_precision={'cpu': 'int8'}") + "]"), "auto_precision maps"),
         (HOOK.format("[" + SPEC.format(", auto_precision='bfloat16'") + "]"), "Error"),
         (HOOK.format("[" + SPEC.format("").replace("('a',)", "('a', 'a')") + "]"), "none twice"),
+        (
+            HOOK.format("[" + SPEC.format("").replace("('a',)", "('a', 'Rest')") + "]"),
+            "results of unisep's own",
+        ),
         (HOOK.format("[" + SPEC.format("").replace("('a',)", "()") + "]"), "at least one"),
         (HOOK.format("[" + SPEC.format("").replace("('a',)", "None") + "]"), "Error"),
         (HOOK.replace("unisep_backends", "unisep_backend").format("[]"), "unisep_backend"),
@@ -197,6 +201,7 @@ def crash(**_): raise ValueError("oops")
         ("sources=('a',), sample_rate_hz=0, channels=2", "sample_rate_hz is 0"),
         ("sources=('a',), sample_rate_hz=8000, channels=3", "channels is 3"),
         ("sources=('a', 'a'), sample_rate_hz=8000, channels=1", "names one twice"),
+        ("sources=('a', 'rest'), sample_rate_hz=8000, channels=1", "'rest', which is what unisep calls"),
         ("sources=('a',), sample_rate_hz=8000, channels=1, segment_seconds=0.0", "segment_seconds is 0.0"),
         ("sources=('a',), sample_rate_hz=8000, channels=1, normalisation='loud'", "normalisation is 'loud'"),
     ],

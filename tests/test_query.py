@@ -9,8 +9,9 @@ import torch
 
 from unisep import Audio, Embedding, Query
 from unisep.errors import AudioError, AudioFileError, EmbeddingError, QueryError, UnisepError
+from unisep.names import is_there
 from unisep.recording import InMemory
-from unisep.request import doubtful_texts, example_of, read_asks
+from unisep.request import doubtful_texts, example_of, is_file, read_asks
 from unisep.testing import noise, tone
 from unisep.testing.toy import ToyEncoder
 from unisep.vectors import conditions
@@ -247,3 +248,17 @@ def test_files_that_are_no_embedding_are_refused(tmp_path: Path) -> None:
     for name in ("noise.safetensors", "empty.safetensors", "missing.safetensors"):
         with pytest.raises(EmbeddingError, match="unisep embed"):
             Embedding.load(tmp_path / name)
+
+
+def test_an_embedding_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for place in ("folder", "none/vector.safetensors"):
+        with pytest.raises(EmbeddingError, match="Cannot write"):
+            Embedding(np.ones(3), "a").save(tmp_path / place)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("text", ["a" * 5000, "a\0b", "", "~nosuchuser/x"])
+def test_a_text_that_is_no_path_can_be_asked_for_one(text: str) -> None:
+    assert not is_file(text)
+    assert not is_there(Path(text)) or text == ""

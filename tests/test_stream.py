@@ -217,6 +217,7 @@ def test_blocks_that_do_not_fit_are_refused() -> None:
         ([np.zeros((2, 9)), np.zeros(9)], "channels"),
         ([Audio(np.zeros(9), 8_000)], "8000 Hz"),
         ([np.full(9, np.nan)], "NaN"),
+        ([np.array(0.5)], "samples"),
     ):
         with pytest.raises(AudioError, match=said):
             list(toy().stream(blocks, "bass", sample_rate_hz=RATE_HZ))

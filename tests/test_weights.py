@@ -438,6 +438,7 @@ def test_a_file_in_the_hubs_own_cache_is_used_even_offline(
     card = card_of(f"{hub.HUB}/owner/repo/resolve/{revision}/a.safetensors")
     offline = WeightsStore(True, store.folder)
     assert offline.state(card) == "present"
+    assert [check.state for check in offline.verify(card)] == ["ok"]
     path = offline.ensure(card) / "a.safetensors"
     assert path.read_bytes() == CONTENT
     assert not path.is_symlink()

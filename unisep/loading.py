@@ -21,6 +21,7 @@ from unisep.encoder import EncoderSpec, QueryEncoder
 from unisep.ensemble import Assembly, Ensemble, as_ensemble, assemble
 from unisep.errors import WeightsError
 from unisep.maps import MapStore
+from unisep.names import is_there
 from unisep.places import find_place, split_place
 from unisep.precision import Precision
 from unisep.progress import Meter
@@ -227,6 +228,6 @@ def _give_back(device: torch.device) -> None:
 def existing(path: str | Path, option: str) -> Path:
     """The path. Raises WeightsError when there is no file or folder."""
     found = Path(path)
-    if not found.exists():
-        raise WeightsError(f"{option}={str(path)!r}: there is no such file or folder.")
+    if not is_there(found):
+        raise WeightsError(f"{option}={str(path)!r:.300}: there is no such file or folder.")
     return found

@@ -1,12 +1,14 @@
-"""File names that are safe on every system, made from names that may hold anything."""
+"""Names that may hold anything: made safe for files on every system, or asked whether they are there."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
 MAX_NAME_BYTES = 150
 _FORBIDDEN = set('<>:"/\\|?*')
+RESERVED_NAMES = ("rest", "mixture")  # of results that unisep gives by itself
 _RESERVED = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$"} | {
     port + digit for port in ("COM", "LPT") for digit in "0123456789¹²³"
 }
@@ -50,3 +52,11 @@ def safe_names(names: Iterable[str]) -> list[str]:
         taken.add(candidate.casefold())
         result.append(candidate)
     return result
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder; a path that is too long or too strange to exist is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False

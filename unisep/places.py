@@ -11,6 +11,7 @@ from pathlib import Path
 
 from unisep.errors import DownloadError, OptionError, WeightsError
 from unisep.hub import cached_commit
+from unisep.names import is_there
 
 _HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w.-]+))?")
 _LOCAL_STARTS = (".", "/", "~", "\\")
@@ -47,7 +48,7 @@ def find_place(place: str, *, offline: bool) -> Path:
         DownloadError: offline, and the cache does not hold the repository.
     """
     local = Path(os.path.expanduser(place))
-    if local.exists():
+    if is_there(local):
         return local.resolve()
     name = None if place.startswith(_LOCAL_STARTS) else _HUB_NAME.fullmatch(place)
     if name is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -59,14 +60,23 @@ class Embedding:
         return int(self.vector.shape[0])
 
     def save(self, path: str | Path) -> Path:
-        """The path written: a safetensors file with the vector, its space and its provenance."""
+        """The path written: a safetensors file with the vector, its space and its provenance.
+
+        Raises EmbeddingError when it cannot be written there; then nothing is.
+        """
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         path = Path(path)
         metadata = {"space": self.space, "provenance": json.dumps(self.provenance)}
         partial = path.with_name(path.name + ".part")
-        save_file({"embedding": np.ascontiguousarray(self.vector)}, partial, metadata=metadata)
-        return partial.replace(path)
+        try:
+            save_file({"embedding": np.ascontiguousarray(self.vector)}, partial, metadata=metadata)
+            return partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            with suppress(OSError):
+                partial.unlink()
+            raise EmbeddingError(f"Cannot write {path} ({error}). Choose another place.") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Embedding:
@@ -80,7 +90,7 @@ class Embedding:
             return cls(vector, metadata.get("space", ""), _provenance(metadata.get("provenance", "{}")))
         except EmbeddingError:
             raise
-        except (OSError, SafetensorError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, SafetensorError, AttributeError, ValueError, TypeError, RecursionError) as error:
             raise EmbeddingError(
                 f"{path} is no unisep embedding ({error}). Make one with: unisep embed 'a text' -o query.safetensors"
             ) from error

@@ -9,11 +9,10 @@ from typing import Any
 
 from unisep.audio import Audio
 from unisep.errors import QueryError
+from unisep.names import RESERVED_NAMES
 from unisep.opening import Opened, open_audio
 from unisep.query import Embedding, Query, Range
 from unisep.recording import InMemory
-
-RESERVED_NAMES = ("rest", "mixture")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +82,12 @@ def doubtful_texts(query: Any) -> list[str]:
         f"The query {item!r} is taken as text, though a file of that name exists. "
         f"For an example clip pass Path({item!r})."
         for item in items
-        if isinstance(item, str) and _is_file(item)
+        if isinstance(item, str) and is_file(item)
     ]
 
 
-def _is_file(text: str) -> bool:
+def is_file(text: str) -> bool:
+    """Whether there is a file of this name; no text is too long or too strange to ask."""
     try:
         return Path(text).is_file()
     except (OSError, ValueError):

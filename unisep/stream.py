@@ -107,7 +107,7 @@ class Stream(Iterator[Separation]):
                     "Resample it first."
                 )
             block = block.samples
-        if getattr(block, "shape", (1,))[-1] == 0:
+        if (getattr(block, "shape", (1,)) or (1,))[-1] == 0:
             return None
         samples = as_samples(block).copy()
         if n_channels and samples.shape[0] != n_channels:

@@ -153,9 +153,10 @@ class WeightsStore:
         return n_bytes
 
     def _check(self, card: Card, file: CardFile) -> FileCheck:
-        path = self.path(card) / file.name
+        own = self.path(card) / file.name
+        path = own if own.is_file() else cached_file(file)
         expected = self._expected(file, self._records(card))
-        if not path.is_file():
+        if path is None:
             return FileCheck(file.name, "missing", "", expected)
         sha256 = remember(path, sha256_of(path))
         state: CheckState = "ok" if sha256 == expected else "damaged" if expected else "unrecorded"

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -42,6 +43,9 @@ _COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of the command in `argv` (without it, of this process's arguments)."""
     words = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no name of a file makes a success fail
     with ExitStack() as stack:
         try:
             arguments = _understood(words, stack)
@@ -58,7 +62,7 @@ def _understood(words: Sequence[str], stack: ExitStack) -> Namespace:
     rest = prepare(words, stack)
     first = rest[0] if rest else "--help"
     if first in {command.split()[0] for command in _COMMANDS} or (
-        first[0] == "-" and first not in ("-h", "--help")
+        first.startswith("-") and first not in ("-h", "--help")
     ):
         return parse(words)
     commands = added()

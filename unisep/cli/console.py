@@ -51,7 +51,8 @@ class Console:
     def data(self, value: Any) -> None:
         """Print `value` on stdout as JSON, if JSON was asked for."""
         if self.as_json:
-            print(json.dumps(value, indent=2, ensure_ascii=False, default=str), flush=True)
+            is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+            print(json.dumps(value, indent=2, ensure_ascii=not is_utf8, default=str), flush=True)
 
     def lines(self, lines: Sequence[str]) -> None:
         """Print lines on stdout, unless JSON was asked for."""

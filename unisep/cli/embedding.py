@@ -25,9 +25,9 @@ def embed(arguments: Namespace, console: Console) -> int:
     out: Path = arguments.out
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        embedding.save(out)
     except OSError as error:
         raise EmbeddingError(f"Cannot write {out} ({error}). Choose another place with -o.") from error
+    embedding.save(out)
     console.data(
         {"path": str(out), "space": embedding.space, "dim": embedding.dim, "provenance": embedding.provenance}
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from unisep.errors import OptionError
 from unisep.query import Embedding, Query
-from unisep.request import read_asks
+from unisep.request import is_file, read_asks
 
 
 def questions(arguments: Namespace) -> list[Query] | None:
@@ -66,7 +66,7 @@ _FLAGS = {"exclude": "--exclude", "time_range": "--time-range", "weights": "--mi
 def _parts(arguments: Namespace) -> list[dict[str, Any]]:
     """The parts of each question: several of one kind are several questions, one of each is one."""
     for text in arguments.query:
-        if Path(text).is_file():
+        if is_file(text):
             warnings.warn(
                 f"-q {text} is taken as text; for an example clip write --query-audio {text}.", stacklevel=3
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from unisep.cards import Card
 from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
 from unisep.ensemble.definition import Ensemble, EnsembleMember, normalised
 from unisep.errors import EnsembleError, PluginError, WeightsError, suggest
+from unisep.names import is_there
 from unisep.resolve import BackendOffer, Catalogue, Offer
 from unisep.weights import read_card
 
@@ -122,11 +124,12 @@ def _found(member: EnsembleMember, ensemble: Ensemble, catalogue: Catalogue) -> 
         _check_stems(member, weights, offer)
         return Found(member, offer, weights)
     if member.path:
-        path = (ensemble.folder / Path(member.path).expanduser()).resolve()
-        if not path.exists():
+        path = ensemble.folder / os.path.expanduser(member.path)
+        if not is_there(path):
             raise EnsembleError(
-                f"The member '{member.backend}' has path={member.path!r}: there is no {path}."
+                f"The member '{member.backend}' has path={member.path!r:.300}: there is no {str(path)!r:.300}."
             )
+        path = path.resolve()
         return Found(member, replace(offer, place=str(path), weights="local"), weights, path=path)
     card = _card_of_one_file(member, catalogue)
     own = replace(offer, place=f"{member.card}/{member.file}", weights="local")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -144,7 +145,7 @@ def as_ensemble(asked: object) -> Ensemble | None:
         return None
     if asked == AT:
         raise EnsembleError("backend='ensemble@' is incomplete. Write 'ensemble@file.toml'.")
-    ensemble = read_ensemble(Path(asked.removeprefix(AT)).expanduser())
+    ensemble = read_ensemble(Path(os.path.expanduser(asked.removeprefix(AT))))
     return ensemble.model_copy(update={"name": asked})
 
 

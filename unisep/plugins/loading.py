@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unisep.backend import Backend, BackendInfo, BackendSpec
 from unisep.encoder import EncoderSpec, QueryEncoder
 from unisep.errors import BackendError, EncoderError, PluginError, UnisepError
+from unisep.names import RESERVED_NAMES
 from unisep.plugins.plugin import Spec
 
 if TYPE_CHECKING:
@@ -109,6 +110,9 @@ def wrong_facts(info: Any) -> str:
         return f"sample_rate_hz is {info.sample_rate_hz!r}"
     if info.segment_seconds is not None and not info.segment_seconds * info.sample_rate_hz >= 1:
         return f"segment_seconds is {info.segment_seconds!r}"
+    taken = [name for name in info.sources if name.casefold() in RESERVED_NAMES]
+    if taken:
+        return f"sources names {taken[0]!r}, which is what unisep calls a result of its own"
     if len(set(info.sources)) != len(info.sources):
         return f"sources names one twice: {', '.join(info.sources)}"
     return "" if info.normalisation in ("none", "song") else f"normalisation is {info.normalisation!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ def read_local(path: Path) -> tuple[Plugin, ...]:
     Raises:
         PluginError: nothing is there, or no plugin in it.
     """
-    path = path.expanduser().resolve()
+    path = Path(os.path.expanduser(path)).resolve()
     if path.is_file():
         return (_file(path),)
     if (path / "pyproject.toml").is_file():

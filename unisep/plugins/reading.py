@@ -15,6 +15,7 @@ from unisep import hookspecs
 from unisep.backend import PLUGIN_API, PRECISIONS, BackendSpec
 from unisep.encoder import EncoderSpec
 from unisep.errors import OptionError
+from unisep.names import RESERVED_NAMES
 from unisep.plugins.plugin import KINDS, Plugin, Spec
 
 DEFAULT_LIMIT_SECONDS = 30.0
@@ -117,6 +118,10 @@ def _check_model(spec: BackendSpec | EncoderSpec) -> None:
     if any(isinstance(given, str) for given in lists) or not all(isinstance(n, str) and n for n in names):
         raise ValueError(
             f"'{spec.name}': stems, spaces and modalities are tuples of names, not a single text"
+        )
+    if isinstance(spec, BackendSpec) and {stem.casefold() for stem in spec.stems} & set(RESERVED_NAMES):
+        raise ValueError(
+            f"'{spec.name}': {' and '.join(RESERVED_NAMES)} are results of unisep's own, and no stems"
         )
     if isinstance(spec, BackendSpec) and not set(spec.auto_precision.values()) <= PRECISIONS:
         raise ValueError(
