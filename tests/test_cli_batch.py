@@ -238,6 +238,51 @@ def test_one_bad_file_anywhere_does_not_stop_the_rest(
 
 
 @pytest.mark.usefixtures("only_toys")
+def test_results_never_replace_another_input_of_the_batch(
+    album: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inner = album / "b" / "low.wav"
+    inner.parent.mkdir()
+    (album / "c.wav").rename(inner)
+    before = inner.read_bytes()
+    asked = [album, "-r", "-o", album, "--backend", "toy", "--stems", "low"]
+    code, result = run_json(capsys, *asked)
+    assert code == 1
+    states = {Path(file["input"]).relative_to(album).as_posix(): file for file in result["files"]}
+    assert {name: file["state"] for name, file in states.items()} == {
+        "a.wav": "done",
+        "b.wav": "failed",
+        "b/low.wav": "done",
+        "d.wav": "done",
+    }
+    assert f"'low' would replace the recording '{inner}'." in states["b.wav"]["error"]
+    assert inner.read_bytes() == before and not (album / "b" / "rest.wav").exists()
+    assert main(["separate", *map(str, asked[2:]), str(album / "b.wav")]) == 0  # alone, it may
+
+
+@pytest.mark.usefixtures("only_toys")
+def test_names_that_are_not_utf_8_are_done_and_known_again(
+    album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe4lter"))
+    try:
+        (album / "a.wav").rename(os.fsdecode(os.fsencode(album) + b"/Bj\xf6rk.wav"))
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes UTF-8 only")
+    asked = [album, "-q", "bass", "-o", out, "--resume"]
+    assert main(["separate", *map(str, asked)]) == 0
+    assert "/Bjrk/bass.wav" in capsys.readouterr().out
+    assert b"\\udcf6" in (out / FILE_NAME).read_bytes()
+    code, result = run_json(capsys, *asked)
+    assert (code, result["n_skipped"]) == (0, 4)
+    assert "Bj\\udcf6rk.wav" in result["files"][0]["input"]
+    for path in album.glob("Bj*"):
+        path.write_bytes(b"RIFF, but no more")
+    code, result = run_json(capsys, *asked)
+    assert (code, result["n_failed"], result["n_skipped"]) == (1, 1, 3)
+
+
+@pytest.mark.usefixtures("only_toys")
 def test_the_summary_counts_and_names_what_failed(
     album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import struct
+import subprocess
 import sys
 import tracemalloc
 import unicodedata
@@ -18,7 +19,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unisep import Audio, ffmpeg, files
+from unisep import Audio, ffmpeg, files, writing
 from unisep.errors import AudioError, AudioFileError
 from unisep.formats import AudioFileInfo
 
@@ -148,6 +149,43 @@ def test_bytes_and_file_objects_read_like_the_path(tmp_path: Path) -> None:
         with path.open("rb") as file:
             np.testing.assert_array_equal(files.read(file).samples, expected)
         assert files.probe(io.BytesIO(path.read_bytes())).format == format
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype"),
+    [("wav", "GSM610"), ("wav", "NMS_ADPCM_16"), ("aiff", "GSM610"), ("w64", "GSM610"), ("au", "G721_32")],
+)
+def test_telephone_recordings_that_cannot_seek_are_read(tmp_path: Path, format: str, subtype: str) -> None:
+    path = tmp_path / f"a.{format}"
+    soundfile.write(path, music(20_001, 1, rate_hz=8_000).samples[0], 8_000, subtype=subtype)
+    with soundfile.SoundFile(path) as sound:
+        assert not sound.seekable()
+        expected = sound.read(sound.frames, dtype="float32")
+    np.testing.assert_array_equal(files.read(path).samples[0], expected)
+    with files.opened(path) as opened:
+        for start in (0, 1, 7_000, len(expected) - 1):
+            blocks = list(opened.blocks(3_000, start))
+            np.testing.assert_array_equal(np.concatenate(blocks, axis=1)[0], expected[start:])
+
+
+@pytest.fixture
+def latin_1(tmp_path: Path) -> Path:
+    """A path that is no UTF-8, as old archives give."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Bj\xf6rk.wav"))
+    try:
+        path.touch()
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes UTF-8 only")
+    return path
+
+
+def test_names_that_are_not_utf_8_are_read_and_written(latin_1: Path) -> None:
+    audio = music(1000)
+    assert files.write(latin_1, audio, subtype="FLOAT") == latin_1
+    np.testing.assert_array_equal(files.read(latin_1).samples, audio.samples)
+    assert files.probe(latin_1).n_samples == 1000
+    folder = latin_1.with_suffix("")
+    assert [path.name for path in files.write(folder / "a.flac", audio).parent.iterdir()] == ["a.flac"]
 
 
 # what cannot be read
@@ -452,6 +490,98 @@ def test_a_full_disk_is_a_typed_error_and_leaves_nothing(
     with pytest.raises(AudioFileError, match="free space"):
         files.write(tmp_path / "a.wav", music(100))
     assert list(tmp_path.iterdir()) == []
+
+
+FORMAT_RATES = [
+    *[("mp3", rate_hz) for rate_hz in (8_000, 11_025, 16_000, 22_050, 44_100, 48_000)],
+    *[("ogg", rate_hz) for rate_hz in (8_000, 44_100, 192_000)],
+    *[("opus", rate_hz) for rate_hz in (8_000, 24_000, 48_000)],
+    *[(format, 44_100) for format in ("wav", "flac", "aiff", "caf", "w64")],
+]
+
+
+@pytest.mark.parametrize(("format", "rate_hz"), FORMAT_RATES)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_good_files_of_any_length_are_found_whole(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], format: str, rate_hz: int, channels: int
+) -> None:
+    for n_samples in (1, 575, 576, 577, 1151, 1152, 1153, 4095, 4097, 70_001):
+        path = files.write(tmp_path / f"a.{format}", music(n_samples, channels, rate_hz=rate_hz))
+        assert files.probe(path).n_samples == n_samples
+    assert capfd.readouterr().err == ""  # mpg123 has not been asked to start in the middle
+
+
+@pytest.mark.parametrize("format", ["flac", "ogg", "opus", "mp3", "wav", "aiff", "caf", "w64"])
+@pytest.mark.parametrize("n_lost_bytes", [1, 700, 9_000])
+def test_what_is_lost_while_a_file_is_closed_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, n_lost_bytes: int
+) -> None:
+    close = soundfile.SoundFile.close
+
+    def losing(self: soundfile.SoundFile) -> None:
+        was_open = not self.closed
+        close(self)
+        if was_open and self.mode == "w":
+            os.truncate(self.name, os.path.getsize(self.name) - n_lost_bytes)
+
+    monkeypatch.setattr(soundfile.SoundFile, "close", losing)
+    path = tmp_path / f"a.{format}"
+    path.write_bytes(b"what was there before")
+    with pytest.raises(AudioFileError, match=r"not complete.*free space"):
+        files.write(path, music(48_000, rate_hz=48_000))
+    assert path.read_bytes() == b"what was there before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("format", ["flac", "ogg", "opus", "mp3"])
+def test_tags_do_not_hide_what_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+    pytest.importorskip("mutagen")
+    from unisep import tags
+
+    given = tags.Tags({"title": ["a"]}, (tags.Picture(bytes(50_000), "image/png"),))
+    whole = {tmp_path / f"a.{format}": music(48_000, rate_hz=48_000)}
+    assert files.write_all(whole, tags=given)
+
+    def half_written(path: Path, *_: object) -> None:
+        tags.write_tags(path, format, given)
+        os.truncate(path, path.stat().st_size - 1)
+
+    monkeypatch.setattr(writing, "write_tags", half_written)
+    with pytest.raises(AudioFileError, match="not complete"):
+        files.write_all(whole, tags=given)
+
+
+# Ends with 3 unless each file that does not fit within a limit on its size is refused, and nothing is left of it.
+LIMITED = """
+import os, resource, signal, sys
+from pathlib import Path
+import numpy as np
+from unisep import Audio, files
+from unisep.errors import AudioFileError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+folder, format, rate_hz = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+audio = Audio(np.random.default_rng(0).normal(0, 0.1, (2, rate_hz)), rate_hz)
+n_bytes = files.write(folder / f"whole.{format}", audio).stat().st_size
+for n_lost in (1, 100, 1000, 5000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes - n_lost, resource.RLIM_INFINITY))
+    try:
+        files.write(folder / f"cut.{format}", audio)
+        sys.exit(3)
+    except AudioFileError:
+        pass
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    if sorted(os.listdir(folder)) != [f"whole.{format}"]:
+        sys.exit(4)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of the size of files")
+@pytest.mark.parametrize("format", ["flac", "ogg", "opus", "mp3", "wav"])
+def test_a_disk_that_fills_during_the_last_flush_is_noticed(tmp_path: Path, format: str) -> None:
+    argv = [sys.executable, "-c", LIMITED, str(tmp_path), format, "48000"]
+    done = subprocess.run(argv, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
+    assert done.returncode == 0
 
 
 def test_beyond_four_gigabytes_a_wav_is_rf64(tmp_path: Path) -> None:

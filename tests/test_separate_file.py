@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import warnings
@@ -337,6 +338,43 @@ def test_the_recording_itself_is_never_replaced(tmp_path: Path, separator: Separ
     with pytest.raises(OptionError, match="replace the recording"):
         separator.separate_file(path, tmp_path, "bass", filename="{stem}.{ext}")
     assert path.read_bytes() == before
+
+
+def test_the_recording_is_known_by_any_of_its_names(tmp_path: Path, separator: Separator) -> None:
+    """As on file systems where "Bass.wav" is "bass.wav" too."""
+    path = on_disk(tmp_path, song(seconds=0.2), "Bass.wav")
+    if not (tmp_path / "bass.wav").exists():
+        (tmp_path / "bass.wav").hardlink_to(path)
+    before = path.read_bytes()
+    with pytest.raises(OptionError, match="replace the recording"):
+        separator.separate_file(path, tmp_path, "bass", filename="{stem}.{ext}")
+    assert path.read_bytes() == (tmp_path / "bass.wav").read_bytes() == before
+
+
+def test_a_name_that_is_not_utf_8(tmp_path: Path, separator: Separator) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe4lter"))
+    path = Path(os.fsdecode(os.fsencode(folder) + b"/Bj\xf6rk.wav"))
+    plain = on_disk(tmp_path, song(seconds=0.2))
+    try:
+        folder.mkdir()
+        shutil.copy(plain, path)
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes UTF-8 only")
+    for subtype in ("FLOAT", "PCM_16"):
+        found = separator.separate_file(path, folder, "bass", subtype=subtype, format="wav")
+        assert found.target == folder / "Bjrk" / "bass.wav"
+        assert files.probe(found.target).subtype == subtype
+    whole = separator.separate(path, "bass")
+    assert np.array_equal(whole.target.samples, separator.separate(plain, "bass").target.samples)
+    assert whole.save(folder / "saved").paths[0] == folder / "saved" / "Bjrk" / "bass.wav"
+
+
+def test_a_folder_below_a_file_is_a_typed_error(tmp_path: Path, separator: Separator) -> None:
+    (tmp_path / "afile").write_text("x")
+    for subtype in ("PCM_16", "FLOAT"):
+        path = on_disk(tmp_path, song(seconds=0.2), subtype=subtype)
+        with pytest.raises(AudioFileError, match="Cannot write"):
+            separator.separate_file(path, tmp_path / "afile" / "sub", "bass")
 
 
 def test_damage_at_the_end_is_found_before_any_work(

@@ -117,6 +117,20 @@ def test_names_cannot_leave_the_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_saving_never_replaces_the_recording(tmp_path: Path) -> None:
+    path = files.write(tmp_path / "drums" / "drums.wav", tone(100, 0.1))
+    before = path.read_bytes()
+    result = Separation(PARTS, source_name="drums", source_path=path)
+    for folder in (tmp_path, tmp_path / "drums" / ".."):
+        with pytest.raises(OptionError, match=r"'drums' would replace the recording .* itself"):
+            result.save(folder)
+    assert path.read_bytes() == before
+    assert [each.name for each in path.parent.iterdir()] == ["drums.wav"]
+    assert result.save(tmp_path / "elsewhere").paths
+    path.unlink()
+    assert path in result.save(tmp_path, tags=False).paths  # what is no longer there cannot be replaced
+
+
 def test_saving_in_an_unknown_format_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(AudioFileError, match="xyz"):
         Separation(PARTS).save(tmp_path, format="xyz")

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from unisep import ffmpeg
 from unisep.audio import MAX_CHANNELS, Audio, checked_rate
 from unisep.errors import AudioError, AudioFileError
+from unisep.fileset import write, write_all
 from unisep.formats import AudioFileInfo, default_format, default_subtype, lossy
 from unisep.headers import claimed_end_bytes
 from unisep.names import safe_name, safe_names
-from unisep.writing import PartialFile, WriteReport, write, write_all
+from unisep.writing import PartialFile, WriteReport, name_for_libsndfile
 
 __all__ = [
     "AudioFileInfo",
@@ -74,7 +75,7 @@ class OpenFile:
 
         Raises AudioFileError where the file is damaged, once that is reached.
         """
-        with soundfile.SoundFile(self.path) as sound:
+        with soundfile.SoundFile(name_for_libsndfile(self.path)) as sound:
             n_read = _skip(sound, start, self)
             yield from _blocks(self, sound, block_samples, n_read)
 
@@ -134,9 +135,13 @@ def _gather(
 
 
 def _skip(sound: soundfile.SoundFile, n_samples: int, file: OpenFile) -> int:
-    """How many samples were passed over. Where a decoder must have heard what comes before, they are read."""
+    """How many samples were passed over. Where a decoder must have heard what comes before, they are read.
+
+    So are they where libsndfile cannot seek at all, not even to the start: in GSM 6.10 and G.72x, of telephones.
+    """
+    is_exact = file.info.format in _EXACT_FORMATS or file.info.subtype == FFMPEG
     try:
-        if file.info.format in _EXACT_FORMATS or file.info.subtype == FFMPEG:
+        if n_samples and is_exact and sound.seekable():
             return int(sound.seek(n_samples))
         n_skipped = 0
         while n_skipped < n_samples and (n := len(sound.read(min(_BLOCK_SAMPLES, n_samples - n_skipped)))):
@@ -190,7 +195,7 @@ def opened(source: Source) -> Iterator[OpenFile]:
         _check_complete(path, label)
         readable = path
         try:
-            sound = soundfile.SoundFile(path)
+            sound = soundfile.SoundFile(name_for_libsndfile(path))
             format, subtype = _NAMES.get(sound.format, sound.format.lower()), sound.subtype
             format = "opus" if subtype == "OPUS" else format
         except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
@@ -205,7 +210,7 @@ def opened(source: Source) -> Iterator[OpenFile]:
 def _through_ffmpeg(path: Path, label: str, target: Path, first: Exception) -> soundfile.SoundFile:
     try:
         ffmpeg.decode(path, target)
-        return soundfile.SoundFile(target)
+        return soundfile.SoundFile(name_for_libsndfile(target))
     except (AudioFileError, soundfile.SoundFileError, RuntimeError) as second:
         reason = str(first).split(": ")[-1].strip().rstrip(".")
         raise AudioFileError(

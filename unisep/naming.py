@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from unisep.errors import OptionError
 from unisep.names import safe_name, safe_names
 
 FIELDS = ("track", "trackext", "folder", "stem", "ext")
 DEFAULT_TEMPLATE = "{track}/{stem}.{ext}"
+_Identity = tuple[int, ...]  # device and number of a file; empty where there is none
+_protected: ContextVar[Mapping[_Identity, Path]] = ContextVar("protected", default=MappingProxyType({}))
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,45 @@ class Template:
         }
 
     def paths(self, folder: Path, source: Path, stems: Sequence[str], ext: str) -> dict[str, Path]:
-        """The whole path of each result. Raises OptionError where one would replace the recording itself."""
+        """The whole path of each result. Raises OptionError as `check_recordings_stay` does."""
         found = {stem: folder / place for stem, place in self.place(source, stems, ext).items()}
-        for stem, path in found.items():
-            if path.resolve() == source.resolve():
-                raise OptionError(
-                    f"'{stem}' would replace the recording '{source}' itself. Choose another folder."
-                )
+        check_recordings_stay(found, source)
         return found
+
+
+def check_recordings_stay(paths: Mapping[str, Path], source: Path) -> None:
+    """Nothing. Raises OptionError where a result would replace `source`, or a recording that is protected.
+
+    Files count, not names: one file may have several, and "Vocals.wav" may also be "vocals.wav".
+    """
+    recordings = {**_protected.get(), **_identified([source])}
+    for stem, path in paths.items():
+        recording = recordings.get(_identity(path))
+        if recording is not None:
+            itself = " itself" if recording == source else ""
+            raise OptionError(
+                f"'{stem}' would replace the recording '{recording}'{itself}. Choose another folder."
+            )
+
+
+@contextmanager
+def protected(recordings: Iterable[Path]) -> Iterator[None]:
+    """A block in which no result, in this thread, may replace any of `recordings`: all the inputs of a batch."""
+    token = _protected.set({**_protected.get(), **_identified(recordings)})
+    try:
+        yield
+    finally:
+        _protected.reset(token)
+
+
+def _identified(recordings: Iterable[Path]) -> dict[_Identity, Path]:
+    return {identity: path for path in recordings if (identity := _identity(path))}
+
+
+def _identity(path: Path) -> _Identity:
+    """What tells the file at `path` from all others, as `os.path.samefile` does."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return found.st_dev, found.st_ino

@@ -13,6 +13,7 @@ from unisep import files
 from unisep.audio import Audio
 from unisep.errors import AudioError, OptionError
 from unisep.formats import AudioFileInfo, find_format
+from unisep.naming import check_recordings_stay
 from unisep.plan import Plan
 from unisep.tags import read_tags
 from unisep.targets import Presence, Targets
@@ -89,14 +90,18 @@ class Separation(Targets[Audio]):
 
         Raises:
             AudioFileError: a format that is unknown or cannot hold the rate, or a full disk.
+            OptionError: a file would replace the recording itself.
         """
         known = find_format(Path(), files.default_format(self.source_info) if format is None else format)
         subtype = files.default_subtype(known.name, self.source_info) if subtype is None else subtype
         audio = dict(self) if self._rest is None else {**self, "rest": self._rest}
         place = Path(folder) / files.safe_name(self.source_name)
-        paths = [place / f"{name}.{known.name}" for name in files.safe_names(audio)]
+        names = zip(audio, files.safe_names(audio), strict=True)
+        paths = {name: place / f"{file}.{known.name}" for name, file in names}
+        if self.source_path is not None:
+            check_recordings_stay(paths, self.source_path)
         return files.write_all(
-            dict(zip(paths, audio.values(), strict=True)),
+            {path: audio[name] for name, path in paths.items()},
             format=known.name,
             subtype=subtype,
             bitrate_kbps=bitrate_kbps,

@@ -78,7 +78,7 @@ class Ledger:
             for name, path in outputs.items()
         }
         entry = Entry(str(source.resolve()), sha256, asked, written, details)
-        line = json.dumps(asdict(entry), ensure_ascii=False)
+        line = json.dumps(asdict(entry))  # in ASCII, which holds names of files that are not UTF-8 too
         torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
         with self._path.open("a", encoding="utf-8") as file:
             file.write(("\n" if torn else "") + line + "\n")

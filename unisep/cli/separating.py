@@ -16,7 +16,7 @@ from unisep.cli.ledger import Ledger, sha256_or_nothing
 from unisep.cli.questions import asked, questions
 from unisep.errors import AudioFileError, Cancelled, OptionError, PluginError, UnisepError, WeightsError
 from unisep.formats import checked_subtype, find_format, lossy
-from unisep.naming import Template
+from unisep.naming import Template, protected
 
 if TYPE_CHECKING:
     from unisep.separated_files import SeparatedFiles
@@ -40,7 +40,8 @@ def separate(arguments: Namespace, console: Console) -> int:
     check_distinct([path for path in found if isinstance(path, Path)], template)
     progress = BatchProgress(console, [item if isinstance(item, Path) else None for item in found])
     batch = _Batch(arguments, console, ledger, progress)
-    results = [batch.result(index, item) for index, item in enumerate(found)]
+    with protected(path for path in found if isinstance(path, Path)):
+        results = [batch.result(index, item) for index, item in enumerate(found)]
     counts = {
         state: sum(result["state"] == state for result in results) for state in ("done", "skipped", "failed")
     }
@@ -84,23 +85,27 @@ class _Batch:
     def _result(self, index: int, item: Path | AudioFileError) -> dict[str, Any]:
         if isinstance(item, AudioFileError):
             self._console.error(item)
-            return {"input": "", "state": "failed", "error": str(item)}
+            return {"input": "", "state": "failed", "error": _printable(str(item))}
         try:
             return self._skipped(item) or self._done(index, item)
         except Exception as error:
             hopeless = isinstance(error, _SAME_FOR_ALL) and not self._n_done
             if hopeless or isinstance(error, Cancelled) or self._arguments.debug:
                 raise
-            self._console.error(error, f"{item}: ")
-            return {"input": str(item), "state": "failed", "error": describe(error)}
+            name = _printable(item)
+            self._console.error(error, f"{name}: ")
+            return {"input": name, "state": "failed", "error": _printable(describe(error))}
 
     def _skipped(self, source: Path) -> dict[str, Any] | None:
         entry = self._ledger.completed(source, self._basis()) if self._arguments.resume else None
         if entry is None:
             return None
-        self._console.note(f"unisep: {source}: done before, and intact")
-        outputs = {name: str(self._arguments.out / place) for name, (place, _) in entry.outputs.items()}
-        return {"input": str(source), "state": "skipped", "outputs": outputs, **entry.details}
+        shown = _printable(source)
+        self._console.note(f"unisep: {shown}: done before, and intact")
+        outputs = {
+            name: _printable(self._arguments.out / place) for name, (place, _) in entry.outputs.items()
+        }
+        return {"input": shown, "state": "skipped", "outputs": outputs, **entry.details}
 
     def _basis(self) -> dict[str, Any]:
         """All that decides a result beside the recording: what was asked, and the content of who answers."""
@@ -131,9 +136,9 @@ class _Batch:
         }
         self._ledger.add(source, sha256, self._basis(), outputs, details)
         self._tell(source, found, seconds, self._progress.label(index))
-        self._console.lines([str(path) for path in outputs.values()])
-        paths = {name: str(path) for name, path in outputs.items()}
-        return {"input": str(source), "state": "done", "outputs": paths, **details, "seconds": seconds}
+        paths = {name: _printable(path) for name, path in outputs.items()}
+        self._console.lines(list(paths.values()))
+        return {"input": _printable(source), "state": "done", "outputs": paths, **details, "seconds": seconds}
 
     def _ready(self) -> Separator:
         if self._separator is None:
@@ -142,7 +147,7 @@ class _Batch:
 
     def _tell(self, source: Path, found: SeparatedFiles, seconds: float, label: str) -> None:
         say = self._console.note
-        say(f"unisep: {label}{source}: {found.seconds:.1f} s of audio in {seconds:.1f} s")
+        say(f"unisep: {label}{_printable(source)}: {found.seconds:.1f} s of audio in {seconds:.1f} s")
         answers: dict[str, list[str]] = {}
         for name, choice in found.plan.items():
             by = choice.backend + (f" with {choice.encoder}" if choice.encoder else "")
@@ -153,6 +158,11 @@ class _Batch:
             say(
                 f"unisep:   all files are scaled by {found.gain:.4f}, so that none clips; --format wav --subtype FLOAT keeps the level"
             )
+
+
+def _printable(name: str | Path) -> str:
+    """The name as it can be printed, with escapes for bytes that are not UTF-8."""
+    return str(name).encode(errors="backslashreplace").decode()
 
 
 def _with_presence(name: str, found: SeparatedFiles) -> str:
