@@ -313,7 +313,20 @@ def test_a_rate_out_of_range_is_refused() -> None:
         files.read(buffer.getvalue())
 
 
-@pytest.mark.parametrize("source", [io.StringIO("text"), 7, None])
+def closed() -> io.BytesIO:
+    stream = io.BytesIO(b"audio")
+    stream.close()
+    return stream
+
+
+class Unreadable(io.RawIOBase):
+    """As a file that was opened for writing."""
+
+    def read(self, size: int = -1) -> bytes:
+        raise io.UnsupportedOperation("not readable")
+
+
+@pytest.mark.parametrize("source", [io.StringIO("text"), closed(), Unreadable(), 7, None])
 def test_other_objects_are_refused(source: Any) -> None:
     with pytest.raises(AudioFileError, match="binary mode"):
         files.read(source)

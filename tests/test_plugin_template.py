@@ -1,5 +1,6 @@
 """The plugin template is what `unisep new-plugin` writes; built and installed where nothing else of ours is, it works."""
 
+import ast
 import json
 import os
 import shutil
@@ -117,15 +118,33 @@ def test_the_template_is_what_new_plugin_writes(tmp_path):
     assert made == {path: content for path, content in kept.items() if path.suffix != ".pyc"}
 
 
-@pytest.mark.parametrize("kind", VARIANTS)
-def test_what_new_plugin_writes_passes_its_own_tests(kind, tmp_path):
-    folder = write_plugin("my-2nd-model", tmp_path, kind).folder
+@pytest.mark.parametrize(
+    "name", ["output", "backend", "backend-info", "backend-contract", "none", "path", "tensor"]
+)
+def test_a_class_never_takes_the_name_of_what_it_is_made_of(name):
+    for kind in VARIANTS:
+        for place, text in rendered(name, kind).items():
+            if place.suffix == ".py":
+                tree = ast.parse(text)
+                imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+                            for alias in node.names if node.module != f"unisep_{name.replace('-', '_')}.{kind}"}  # fmt: skip
+                defined = {
+                    node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)
+                }
+                assert not imported & defined, (kind, place)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [*((kind, "my-2nd-model") for kind in VARIANTS), ("backend", "output")]
+)
+def test_what_new_plugin_writes_passes_its_own_tests(kind, name, tmp_path):
+    folder = write_plugin(name, tmp_path, kind).folder
     said = run(
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=folder, PYTHONPATH=str(folder)
     )
     assert " passed" in said and " failed" not in said
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"] == {"unisep": {"my-2nd-model": "unisep_my_2nd_model.plugin"}}
+    assert project["entry-points"] == {"unisep": {name: f"unisep_{name.replace('-', '_')}.plugin"}}
 
 
 @pytest.mark.parametrize("kind", VARIANTS)

@@ -271,14 +271,14 @@ def _copy(stream: Any, copy: IO[bytes]) -> None:
         while piece := stream.read(2**20):
             n_copied += copy.write(piece)
             if n_copied > MAX_STREAM_BYTES:
-                raise AudioFileError(
-                    f"The file object holds more than {MAX_STREAM_BYTES // 2**30} GiB. Pass a path."
-                )
-    except (TypeError, AttributeError) as error:
+                break
+    except (TypeError, AttributeError, ValueError, OSError) as error:  # of another mode, closed, or failing
         raise AudioFileError(
-            f"Cannot read audio from {type(stream).__name__}: give a path, bytes, or a file opened in binary mode "
-            "(open(path, 'rb'))."
+            f"Cannot read audio from {type(stream).__name__} ({error}): give a path, bytes, or a file opened in binary "
+            "mode (open(path, 'rb'))."
         ) from error
+    if n_copied > MAX_STREAM_BYTES:
+        raise AudioFileError(f"The file object holds more than {MAX_STREAM_BYTES // 2**30} GiB. Pass a path.")
 
 
 def _check_path(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 import tempfile
 from dataclasses import dataclass
@@ -59,17 +60,21 @@ def write_plugin(name: str, folder: Path, variant: str = "backend") -> Written:
 
 def rendered(short: str, variant: str) -> dict[PurePosixPath, str]:
     """The files of the distribution unisep-`short`, by their place in it."""
+    templates = sorted(_templates(files(__name__) / variant, PurePosixPath()))
+    texts = {place: template.read_text(encoding="utf-8") for place, template in templates}
     words = "".join(part.capitalize() for part in short.split("-"))
+    is_taken = keyword.iskeyword(words) or any(re.search(rf"\b{words}\b", text) for text in texts.values())
+    words += "Model" if is_taken else ""  # what the templates import keeps its name
     names = {"name": short, "package": f"unisep_{short.replace('-', '_')}", "Class": words}
     found = {}
-    for place, template in sorted(_templates(files(__name__) / variant, PurePosixPath())):
+    for place, text in texts.items():
         path = (
             str(place)
             .removesuffix(".txt")
             .replace("package/", f"{names['package']}/")
             .replace("test_name", f"test_{short.replace('-', '_')}")
         )
-        found[PurePosixPath(path)] = Template(template.read_text(encoding="utf-8")).substitute(names)
+        found[PurePosixPath(path)] = Template(text).substitute(names)
     return found
 
 

@@ -19,9 +19,9 @@ from unisep_clap.text_tower import TextTower, TextTowerConfig
 from unisep_clap.training import phrases
 from unisep_clap.training.audio import AudioTrainingConfig, Names, hear, n_frames_of, retrieval, train
 from unisep_clap.training.listening import Listener, RougheningConfig, roughened
-from unisep_clap.training.release import card, pack
+from unisep_clap.training.release import _table, card, pack
 from unisep_clap.training.render import beat, phrase, timbres
-from unisep_clap.training.store import MEL, build, decoded, is_validation, read
+from unisep_clap.training.store import MEL, ManifestError, build, decoded, is_validation, read
 from unisep_clap.training.targets import Shift, draw_together, fit_projection
 from unisep_clap.training.teacher import embed, load_teacher
 from unisep_clap.training.text import main, start_from
@@ -77,6 +77,30 @@ def test_store_leaves_out_excluded_repositories_and_keeps_what_the_tower_sees(st
     powers = torch.from_numpy(made.powers(clip, 0, clip.n_frames))[None].transpose(1, 2)
     stored = level_free(powers[:, :-1], powers[:, -1].mean(-1), MEL)
     assert (LogMel(MEL)(samples) - stored).abs().mean() < 0.02
+
+
+def test_an_interrupted_build_leaves_no_store(tmp_path):
+    folder = corpus(tmp_path / "corpus")
+    build(folder, tmp_path / "out", frozenset())
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text(manifest.read_text() + '\n{"path": "missing.wav", "label": "x"}\n')
+    with pytest.raises(ManifestError, match=r"line \d+: .*missing.wav"):
+        build(folder, tmp_path / "out", frozenset())
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "out")
+
+
+def test_a_path_and_a_label_are_enough_of_a_manifest(tmp_path):
+    folder = corpus(tmp_path / "corpus")
+    (folder / "manifest.jsonl").write_text('{"path": "1.wav", "label": "Bell"}\n')
+    build(folder, tmp_path / "out", frozenset())
+    (clip,) = read(tmp_path / "out").clips
+    assert (clip.label, clip.kind, clip.song, clip.synonyms) == ("bell", "solo", None, ())
+
+
+def test_a_card_is_readable_whatever_the_families_are_called():
+    text = _table(["measured", "audio"], {"sound effect": {"top 1": 0.5}, "n": 3})
+    assert tomllib.loads(text) == {"measured": {"audio": {"n": 3, "sound effect": {"top 1": 0.5}}}}
 
 
 def test_split_is_by_song_and_by_hash(store):

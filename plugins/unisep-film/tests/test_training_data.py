@@ -3,6 +3,7 @@
 Every label sounds at frequencies of its own, so a spectrum tells what is in a mixture and what is not.
 """
 
+import dataclasses
 import json
 import pickle
 
@@ -15,6 +16,8 @@ from unisep_film.training.mixing import ExampleStream, MixConfig
 from unisep_film.training.sources import Variation
 from unisep_film.training.store import PartWriter, Store, StoreError
 from unisep_film.training.validation import ValidationConfig, validation_items
+
+from unisep.errors import OptionError
 
 RATE_HZ = 8000
 SECONDS = 6
@@ -187,6 +190,8 @@ def test_a_finished_part_is_not_overwritten(store, source):
         ('{"path": "missing.wav", "label": "x"}\n', "cannot be decoded"),
         ('{"path": "text.wav", "label": "x"}\n', "cannot be decoded"),
         ('{"path": "empty.wav", "label": "x"}\n', "no samples"),
+        ('{"path": "a.wav", "label": "x"}\n' * 2, "line 2: 'a.wav' stands in line 1 already"),
+        ('{"path": "a.wav", "label": "x", "split": "test"}\n', "No sound of"),
     ],
 )
 def test_bad_sources_are_refused_by_name(tmp_path, manifest, message):
@@ -214,6 +219,56 @@ def test_a_damaged_store_is_refused(tmp_path):
     (tmp_path / "one" / "index.jsonl").write_text('{"id": "a"}\n')
     with pytest.raises(StoreError, match="damaged"):
         Store(tmp_path, ("one",))
+
+
+FACTS = dict(kind="solo", stem="", synonyms=(), family="x", four_stem="none", split="train", licence="",
+             source_rate_hz=RATE_HZ, label="a")  # fmt: skip
+
+
+def test_a_build_goes_on_at_its_own_rate_only(tmp_path):
+    with pytest.raises(ZeroDivisionError), PartWriter(tmp_path, "one", RATE_HZ) as writer:
+        writer.add(np.ones((10, 1), np.float32), id="a", song="", **FACTS)
+        raise ZeroDivisionError
+    with (
+        pytest.raises(StoreError, match=f"begun at {RATE_HZ} Hz, not 44100"),
+        PartWriter(tmp_path, "one", 44100),
+    ):
+        pass
+    with PartWriter(tmp_path, "one", RATE_HZ) as writer:
+        assert writer.done == {"a"}
+        with pytest.raises(StoreError, match=r"a is in .* already"):
+            writer.add(np.ones((10, 1), np.float32), id="a", song="", **FACTS)
+        writer.add(np.ones((10, 1), np.float32), id="b", song="", **FACTS)
+    assert [item.id for item in Store(tmp_path).items] == ["a", "b"]
+    with pytest.raises(OptionError, match=f"store is at {RATE_HZ} Hz, the model at 44100"):
+        Store(tmp_path).at_rate(44100)
+
+
+def test_songs_of_two_parts_are_two_songs_whatever_they_are_called(tmp_path):
+    for part, songs in {"one": ("Intro", "Only here"), "two": ("Intro",), "none": ()}.items():
+        with PartWriter(tmp_path, part, RATE_HZ) as writer:
+            for song in songs:
+                for stem in ("drums", "bass"):
+                    sound = np.ones((RATE_HZ, 1), np.float32)
+                    writer.add(
+                        sound, id=f"{song}/{stem}", song=song, **{**FACTS, "stem": stem, "label": stem}
+                    )
+    store = Store(tmp_path)
+    assert {song: len(stems) for song, stems in Catalogue(store).songs.items()} == {
+        "one/Intro": 2, "Only here": 2, "two/Intro": 2,
+    }  # fmt: skip
+    assert store.read(store.items[0], 0, 5).max() == pytest.approx(1)
+
+
+def test_what_is_left_out_as_a_stranger_is_no_kin_of_anything_that_answers(tmp_path):
+    with PartWriter(tmp_path, "one", RATE_HZ) as writer:
+        for label, four_stem in {"synth bass": "bass", "synth lead": "other", "dog bark": "none"}.items():
+            facts = {**FACTS, "label": label, "four_stem": four_stem}
+            writer.add(np.ones((2 * RATE_HZ, 1), np.float32), id=label, song="", **facts)
+    stream = ExampleStream(Store(tmp_path), dataclasses.replace(PLAIN, negative_probability=3.0))
+    rng = np.random.default_rng(0)
+    said = {stream._negative("bass", None, rng) for _ in range(200)} - {None}
+    assert said and not [prompt for prompt in said if "synth" in prompt]
 
 
 def test_two_equal_channels_are_stored_as_one(tmp_path):

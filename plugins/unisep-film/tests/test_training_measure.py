@@ -12,12 +12,18 @@ import pytest
 import soundfile
 import torch
 from torch import Tensor
+from unisep_film.backend import WEIGHTS_FILE
 from unisep_film.checkpoints import load_model
 from unisep_film.config import FilmConfig
+from unisep_film.model import FilmHTDemucs
 from unisep_film.training import corpus, measure
+from unisep_film.training.encoders import ClipEncoder
 from unisep_film.training.mix_config import MixConfig
+from unisep_film.training.queries import TextAudioEncoder
 from unisep_film.training.recipe import Recipe
 from unisep_film.training.run import Run
+from unisep_film.training.store import Store
+from unisep_film.training.validation import validation_items
 
 from unisep import QueryEncoder
 
@@ -75,6 +81,19 @@ def test_a_run_is_measured_and_released_with_its_own_encoder(
         (package / name).mkdir(parents=True)
     (package / "cards" / measure.CARD).write_text('summary = "toy"\n\n[[files]]\n')
     asked = [str(store), str(run), "--ask", "text", "audio"]
+    shipped = package / "weights" / WEIGHTS_FILE
+    shipped.write_bytes(b"the old ones")
+    for more, why in (
+        (["--release", str(package)], "256 values"),
+        (["--release", str(package), "--groups", "single"], "all groups"),
+        (["--release", str(tmp_path)], "no card"),
+    ):
+        with pytest.raises(SystemExit, match=why):
+            measure.main([*asked, *more])
+        assert [path.name for path in shipped.parent.iterdir()] == [WEIGHTS_FILE]
+        assert shipped.read_bytes() == b"the old ones"
+    with pytest.raises(SystemExit, match="holds no run"):
+        measure.main([str(store), str(tmp_path / "none")])
     with pytest.raises(SystemExit, match=r"256 values of the space 'clap-mini-1'.*toy-3"):
         measure.main(asked)
     capsys.readouterr()
@@ -84,3 +103,28 @@ def test_a_run_is_measured_and_released_with_its_own_encoder(
     card = tomllib.loads((package / "cards" / measure.CARD).read_text())
     assert card["summary"] == "toy" and card["measured"]["training"]["n_steps"] == 0
     assert load_model(package / "weights" / card["files"][0]["name"]).config == RECIPE.model
+
+
+@pytest.mark.parametrize(("output", "channels"), [("mask", 1), ("spectrogram", 2)])
+def test_mono_models_and_short_segments_are_measured_on_what_they_take(
+    store: Path, output: str, channels: int
+) -> None:
+    shape = SHAPE | {"audio_channels": channels, "use_train_segment": True}
+    config = FilmConfig(demucs=shape, output=output, spaces={"toy-3": 3}, condition_channels=16)
+    model = FilmHTDemucs(config).eval()
+    windows = measure.windows_for(model)
+    assert windows.segment_seconds == (6.0 if output == "mask" else 1.0)
+    items = list(validation_items(Store(store), windows))
+    encoder = TextAudioEncoder(lambda: ClipEncoder(FirstLetters()))
+    figures = measure.measure(model, items, encoder, RATE_HZ, "audio")
+    assert len(figures) == len(items) == 3 and all(np.isfinite(row.sdr_db) for row in figures)
+
+
+def test_windows_without_anything_beside_the_target_are_left_out(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.ones(8 * RATE_HZ), RATE_HZ)
+    lines = [{"path": "a.wav", "label": "speech", "split": "valid"}]
+    soundfile.write(tmp_path / "b.wav", np.ones(8 * RATE_HZ), RATE_HZ)
+    lines.append({"path": "b.wav", "label": "speech", "split": "train"})
+    (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    corpus.build(tmp_path, tmp_path / "store", RATE_HZ)
+    assert list(validation_items(Store(tmp_path / "store"))) == []

@@ -513,6 +513,37 @@ def test_the_command_trains_with_a_plugins_encoder_and_goes_on(
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
 
 
+def test_a_store_at_another_rate_is_refused(store: str, encoder: TextAudioEncoder, tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(
+        update={"model": MASK.model_copy(update={"demucs": SHAPE | {"samplerate": 16000}})}
+    )
+    with pytest.raises(OptionError, match=f"store is at {RATE_HZ} Hz, the model at 16000"):
+        train(store, Run(recipe, tmp_path), encoder, 600)
+
+
+def test_a_recipe_mixes_as_many_channels_as_its_model_hears() -> None:
+    with pytest.raises(ValueError, match=r"mix.n_channels is 1, and the model hears 2"):
+        Recipe.model_validate(RECIPE.model_dump() | {"mix": {"n_channels": 1}})
+
+
+def test_mixing_may_happen_in_the_process_itself(
+    store: str, encoder: TextAudioEncoder, tmp_path: Path
+) -> None:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert train(store, Run(RECIPE, tmp_path), encoder, 600, n_workers=0).step == RECIPE.n_steps
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said() -> None:
+    with pytest.raises(OptionError, match="no GPU of its own: torch sees 0"), joined("cuda"):
+        pass
+
+
 def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with joined("cpu") as place:

@@ -174,7 +174,7 @@ def test_teachers_that_cannot_teach_are_refused_before_a_run_exists(teacher: Pat
         ({"teacher": {"film": str(teacher), "share": 0}}, OptionError, "share"),
         ({"teacher": {"film": str(teacher), "weight": 1}}, OptionError, "weight"),
         (model(demucs=SHAPE | {"samplerate": 16000}), OptionError, "samplerate 8000"),
-        (model(demucs=SHAPE | {"audio_channels": 1}), OptionError, "audio_channels 2"),
+        (model(demucs=SHAPE | {"audio_channels": 1}) | {"mix": {"n_channels": 1}}, OptionError, "audio_channels 2"),
         (model(spaces={"toy-2": N_DIMS}), OptionError, "toy-2"),
         (model(spaces={SPACE: 8}), OptionError, "understands"),
     ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,16 @@ resource = "data/{path.name}"
 
 def _table(path: list[str], values: dict[str, Any]) -> str:
     numbers = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    lines = [f"\n[{'.'.join(path)}]"] + [f"{key} = {value}" for key, value in numbers.items()]
+    lines = [f"\n[{'.'.join(map(_key, path))}]"] + [
+        f"{_key(key)} = {value}" for key, value in numbers.items()
+    ]
     nested = {key: value for key, value in values.items() if isinstance(value, dict)}
     own = "\n".join(lines) + "\n" if numbers else ""
     return own + "".join(_table([*path, key], value) for key, value in nested.items())
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
 
 
 def main() -> None:

@@ -17,11 +17,17 @@ import soxr
 import torch
 from einops import rearrange
 
+from unisep.errors import UnisepError
 from unisep_clap.log_mel import LogMel, LogMelConfig
 
 MEL = LogMelConfig()
+FRAMES, CLIPS = "frames.f16", "clips.json"
 _QUIET_BELOW_DB = -30.0
 _SMALLEST = 1e-10
+
+
+class ManifestError(UnisepError, ValueError):
+    """A manifest, or a file it names, that no store can be made of."""
 
 
 @dataclass(frozen=True)
@@ -61,33 +67,47 @@ def is_validation(clip: Clip, songs: frozenset[str]) -> bool:
 
 
 def build(folder: Path, out: Path, excluded_repos: frozenset[str]) -> None:
-    """Decode the files of `folder/manifest.jsonl` into `out`, less those of the excluded repositories."""
+    """Decode the files of `folder/manifest.jsonl` into `out`, less those of the excluded repositories.
+
+    Both files of the store appear when all is done; while they are written, `out` holds no store.
+    Raises ManifestError for a file that cannot be decoded, or a line that lacks what a clip needs.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    (out / CLIPS).unlink(missing_ok=True)
     mel, clips, position = LogMel(MEL), [], 0
-    with (out / "frames.f16").open("wb") as file:
-        for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            samples = decoded(folder / row["path"])
+    partial = out / f"{FRAMES}.part"
+    with partial.open("wb") as file:
+        for number, line in enumerate(
+            (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines(), 1
+        ):
+            try:
+                row = {"kind": "solo", "song": None, "synonyms": (), "family": "other"} | json.loads(line)
+                samples, label = decoded(folder / row["path"]), row["label"].lower()
+            except (OSError, ValueError, TypeError, KeyError, soundfile.SoundFileError) as error:
+                raise ManifestError(f"{folder / 'manifest.jsonl'}, line {number}: {error!r}") from error
             if row.get("repo") in excluded_repos or len(samples) < MEL.window_samples:
                 continue
             frames = _frames(mel, samples)
             frames.tofile(file)
             clips.append(Clip(
-                row["path"], row["kind"], row["song"], row["label"].lower(), tuple(s.lower() for s in row["synonyms"]),
+                row["path"], row["kind"], row["song"], label, tuple(s.lower() for s in row["synonyms"]),
                 row["family"], position, len(frames), _active(frames),
             ))  # fmt: skip
             position += len(frames)
-    (out / "clips.json").write_text(json.dumps([asdict(clip) for clip in clips]))
+    partial.replace(out / FRAMES)
+    listed = out / f"{CLIPS}.part"
+    listed.write_text(json.dumps([asdict(clip) for clip in clips]))
+    listed.replace(out / CLIPS)
 
 
 def read(folder: Path) -> Store:
     """The store that `build` wrote."""
-    rows = json.loads((folder / "clips.json").read_text())
+    rows = json.loads((folder / CLIPS).read_text())
     clips = tuple(
         Clip(**{**row, "synonyms": tuple(row["synonyms"]), "active_frames": tuple(row["active_frames"])})
         for row in rows
     )
-    frames = np.memmap(folder / "frames.f16", dtype=np.float16, mode="r")
+    frames = np.memmap(folder / FRAMES, dtype=np.float16, mode="r")
     return Store(clips, frames.reshape(-1, MEL.n_bands + 1))
 
 
@@ -126,7 +146,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--exclude-repo", action="append", default=[])
     arguments = parser.parse_args()
-    build(arguments.folder, arguments.out, frozenset(arguments.exclude_repo))
+    try:
+        build(arguments.folder, arguments.out, frozenset(arguments.exclude_repo))
+    except (OSError, UnisepError) as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

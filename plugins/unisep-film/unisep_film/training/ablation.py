@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from unisep.errors import OptionError, UnisepError
 from unisep_film.model import FilmHTDemucs
 
 from .conditioning import (
@@ -34,13 +35,14 @@ from .conditioning import (
     without_identity_start,
 )
 from .encoders import add_encoder, asked_encoder
-from .measure import Figures, measure, presence_auc
+from .kept import RECIPE_FILE
+from .measure import Figures, measure, presence_auc, windows_for
 from .queries import TextAudioEncoder
 from .recipe import Recipe
 from .run import Run
 from .store import Store
 from .train import train
-from .validation import ValidationConfig, validation_items
+from .validation import validation_items
 
 PLACES = ("tokens", "inputs", "skips")
 GROUPS = ("song", "remix", "single", "absent")
@@ -94,8 +96,17 @@ def merged(recipe: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
 
 def run_variant(variant: Variant, store: Path, folder: Path, recipe: dict[str, Any], **loop: Any) -> Run:
     """The variant's run after its last step."""
-    run = Run(Recipe.model_validate(merged(recipe, variant.patch)), folder, change=variant.change)
+    run = Run(_kept(variant, folder, recipe), folder, change=variant.change)
     return train(str(_parts_of(store, variant.parts, folder)), run, **loop)
+
+
+def _kept(variant: Variant, folder: Path, recipe: dict[str, Any]) -> Recipe:
+    """The variant's recipe, kept in its folder. Raises OptionError when another one began there."""
+    own, path = Recipe.model_validate(merged(recipe, variant.patch)), folder / RECIPE_FILE
+    if path.exists() and Recipe.model_validate_json(path.read_bytes()) != own:
+        raise OptionError(f"{folder} holds a run of another recipe. Give another folder for this series.")
+    path.write_text(own.model_dump_json(indent=1), encoding="utf-8")
+    return own
 
 
 def _parts_of(store: Path, parts: tuple[str, ...], folder: Path) -> Path:
@@ -113,8 +124,9 @@ def _parts_of(store: Path, parts: tuple[str, ...], folder: Path) -> Path:
 def summary(figures: list[Figures], model: FilmHTDemucs) -> dict[str, float | None]:
     """Medians over windows of songs and of single recordings, absent level, presence, and the model's size."""
 
-    def middle(groups: tuple[str, ...], name: str) -> float:
-        return round(median(getattr(row, name) for row in figures if row.group in groups), 2)
+    def middle(groups: tuple[str, ...], name: str) -> float | None:
+        values = [getattr(row, name) for row in figures if row.group in groups]
+        return round(median(values), 2) if values else None
 
     songs, singles = ("song", "remix"), ("single",)
     return {
@@ -135,20 +147,26 @@ def table(found: dict[str, dict[str, float | None]]) -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, row in found.items():
+        songs, singles = (
+            f"{_said(row[f'{kind}_si_sdr_gain_db'], 1)} ({_said(row[f'{kind}_sdr_db'], 1)})"
+            for kind in ("songs", "singles")
+        )
+        absent, auc = _said(row["absent_db"], 0), _said(row["presence_auc"], 2)
         lines.append(
-            f"| {name} | {(row['parameters'] or 0) / 1e6:.2f} M "
-            f"| {row['songs_si_sdr_gain_db']:.1f} ({row['songs_sdr_db']:.1f}) "
-            f"| {row['singles_si_sdr_gain_db']:.1f} ({row['singles_sdr_db']:.1f}) "
-            f"| {row['absent_db']:.0f} | {row['presence_auc']:.2f} |"
+            f"| {name} | {(row['parameters'] or 0) / 1e6:.2f} M | {songs} | {singles} | {absent} | {auc} |"
         )
     return "\n".join(lines)
+
+
+def _said(value: float | None, n_digits: int) -> str:
+    return "-" if value is None else f"{value:.{n_digits}f}"
 
 
 def figures_of(run: Run, store: Path, encoder: TextAudioEncoder) -> dict[str, float | None]:
     """The summary of a finished run's running average, asked by text."""
     run.model.load_state_dict(run.average)
     opened = Store(store)
-    items = validation_items(opened, ValidationConfig(n_per_name=N_WINDOWS), GROUPS)
+    items = validation_items(opened, windows_for(run.model, N_WINDOWS), GROUPS)
     figures = measure(run.model.eval(), items, encoder, opened.sample_rate_hz)
     return summary(figures, run.model)
 
@@ -171,17 +189,21 @@ def main(given: list[str] | None = None) -> None:
     recipe = json.loads((args.config or shipped).read_text(encoding="utf-8"))
     recipe |= {"n_steps": args.steps} if args.steps else {}
     encoder, found = asked_encoder(args, Recipe.model_validate(recipe).model.spaces), {}
-    for variant in VARIANTS:
-        if args.only and variant.name not in args.only:
-            continue
-        folder = args.out / re.sub(r"\W+", "-", variant.name.lower())
-        folder.mkdir(parents=True, exist_ok=True)
-        done = folder / "figures.json"
-        if not done.exists():
-            loop = {"encoder": encoder, "stop_after_seconds": math.inf}
-            run = run_variant(variant, args.store, folder, recipe, **loop)
-            done.write_text(json.dumps(figures_of(run, args.store, encoder), indent=1), encoding="utf-8")
-        found[variant.name] = json.loads(done.read_text(encoding="utf-8"))
+    try:
+        for variant in VARIANTS:
+            if args.only and variant.name not in args.only:
+                continue
+            folder = args.out / re.sub(r"\W+", "-", variant.name.lower())
+            folder.mkdir(parents=True, exist_ok=True)
+            done = folder / "figures.json"
+            _kept(variant, folder, recipe)
+            if not done.exists():
+                loop = {"encoder": encoder, "stop_after_seconds": math.inf}
+                run = run_variant(variant, args.store, folder, recipe, **loop)
+                done.write_text(json.dumps(figures_of(run, args.store, encoder), indent=1), encoding="utf-8")
+            found[variant.name] = json.loads(done.read_text(encoding="utf-8"))
+    except UnisepError as error:
+        raise SystemExit(str(error)) from error
     print(table(found))
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unisep import Backend
+from unisep.errors import UnisepError
 from unisep_film.backend import FilmBackend
 from unisep_film.checkpoints import load_model
 
@@ -230,9 +231,12 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the figures here too")
     add_encoder(parser)
     args = parser.parse_args(given)
-    model = load_model(args.weights)
-    asker = Asker(FilmBackend(model), asked_encoder(args, model.config.spaces))
-    found = measure_controls(Store(args.store), asker)
+    try:
+        model = load_model(args.weights)
+        asker = Asker(FilmBackend(model), asked_encoder(args, model.config.spaces))
+        found = measure_controls(Store(args.store), asker)
+    except UnisepError as error:
+        raise SystemExit(str(error)) from error
     for key, row in found["exclusion"].items():
         print(f"{key:50s} " + "  ".join(f"{name} {value:6.2f}" for name, value in row.items()))
     for key in ("exclusion_over_all", "first_over_second_db_by_share_of_text"):

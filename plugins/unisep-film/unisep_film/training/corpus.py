@@ -92,6 +92,8 @@ def build(
     offered = layouts.rows(source, layout)
     rows = [row for row in offered if rule.split(row) != "test" and _wanted(row, songs)]
     log.info("%d of %d sounds are for training or validation", len(rows), len(offered))
+    if not rows:
+        raise StoreError(f"No sound of {source} is for training or validation.")
     with PartWriter(store, part, sample_rate_hz) as writer:
         todo = [row for row in rows if row.path not in writer.done]
         for count, row in enumerate(todo, start=1):

@@ -26,7 +26,7 @@ import torch
 from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset
 from unisep_htdemucs.checkpoints import build_model, file_sha256, read_checkpoint
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
@@ -41,6 +41,7 @@ from .loop import keep_learning
 from .losses import plain_sdr_db
 from .mixing import ExampleStream, MixConfig
 from .pace import Pace
+from .queries import turns
 from .spectral import log_spectral_distance
 from .store import Store
 
@@ -119,10 +120,8 @@ class Mixtures(IterableDataset[Tensor]):
         self.store_folder, self.recipe, self.first_step, self.items = store_folder, recipe, first_step, items
 
     def __iter__(self) -> Iterator[Tensor]:
-        torch.set_num_threads(1)
         stream = ExampleStream(Store(self.store_folder), self.recipe.mix, self.recipe.seed)
-        worker = get_worker_info()
-        turn, n_turns = (worker.id, worker.num_workers) if worker else (0, 1)
+        turn, n_turns = turns()
         for step in range(self.first_step + turn, self.recipe.n_steps, n_turns):
             yield torch.from_numpy(stream.batch(step, self.items).mixture)
 
@@ -184,10 +183,7 @@ def distil(store: str, run: DistilRun, stop_after_seconds: float = math.inf, n_w
     Raises OptionError when store and teacher have different sample rates.
     """
     recipe, place = run.recipe, run.place
-    if (rate_hz := Store(store).sample_rate_hz) != run.model.config.samplerate:
-        raise OptionError(
-            f"The store is at {rate_hz} Hz, the teacher at {run.model.config.samplerate}. Build a store at its rate."
-        )
+    Store(store).at_rate(run.model.config.samplerate)
     run.restore()
     place.wait()  # no one saves before all have read
     mixtures = Mixtures(store, recipe, run.step, place.share(recipe.mix.batch))

@@ -87,6 +87,9 @@ def joined(device: str = "auto") -> Iterator[Place]:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     place_device = torch.device("cuda", local_rank) if kind == "cuda" else torch.device(kind)
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and local_rank >= n_cuda:
+        raise OptionError(f"Process {local_rank} of this machine has no GPU of its own: torch sees {n_cuda}.")
     if kind == "cuda":
         torch.cuda.set_device(place_device)
     if n_ranks == 1:

@@ -46,6 +46,7 @@ def read_manifest(source: Path) -> Iterator[ManifestRow]:
         raise StoreError(
             f"{path} cannot be read ({error.strerror}). SOURCE needs a manifest.jsonl."
         ) from error
+    seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -55,4 +56,7 @@ def read_manifest(source: Path) -> Iterator[ManifestRow]:
             raise StoreError(f"{path}, line {number}: {error}") from error
         if not (source / row.path).resolve().is_relative_to(source.resolve()):
             raise StoreError(f"{path}, line {number}: {row.path!r} lies outside {source}.")
+        if row.path in seen:
+            raise StoreError(f"{path}, line {number}: {row.path!r} stands in line {seen[row.path]} already.")
+        seen[row.path] = number
         yield row

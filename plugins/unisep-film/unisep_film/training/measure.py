@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from unisep.errors import UnisepError
+from unisep.errors import OptionError, UnisepError
 from unisep.evaluation import roc_auc, sdr_db, si_sdr_db
 from unisep_film.backend import WEIGHTS_FILE
 from unisep_film.checkpoints import load_model, save_model
@@ -31,10 +33,11 @@ from .encoders import add_encoder, asked_encoder
 from .queries import TextAudioEncoder
 from .release import update_card
 from .store import Store
-from .train import Recipe
-from .validation import ValidationItem, validation_items
+from .train import Recipe, load_recipe
+from .validation import ValidationConfig, ValidationItem, validation_items
 
 CARD = "htdemucs-film.toml"
+GROUPS = ("song", "remix", "single", "absent", "rendered")
 # What the kinds of a store are to a reader: notes and phrases come from recordings of instruments never trained on.
 KINDS = {"song": "stems of songs", "rendered": "rendered scores", "solo": "instruments", "notes": "instruments",
          "voice": "voices", "universal": "everyday sounds"}  # fmt: skip
@@ -58,7 +61,7 @@ class Figures:
 def measure_item(model: FilmHTDemucs, item: ValidationItem, query: Tensor) -> Figures:
     """The figures of one window asked for by `query [dim]`."""
     (space,) = model.config.spaces
-    mixture, target = torch.from_numpy(item.mixture), torch.from_numpy(item.target)
+    mixture, target = (_heard(model, sound) for sound in (item.mixture, item.target))
     targets, logits = model(mixture[None], model.conditions(query[None, None], space))
     estimate = targets[0, 0]
     level = 10 * torch.log10(estimate.square().sum() / mixture.square().sum() + 1e-12)
@@ -67,6 +70,20 @@ def measure_item(model: FilmHTDemucs, item: ValidationItem, query: Tensor) -> Fi
         item.name, item.group, item.kind, gain, sdr_db(estimate, target), sdr_db(mixture, target), float(level),
         float(torch.sigmoid(logits[0, 0])),
     )  # fmt: skip
+
+
+def _heard(model: FilmHTDemucs, sound: NDArray[np.float32]) -> Tensor:
+    """`[1 or 2, samples]` of `sound [2, samples]`: one channel where the model hears one."""
+    stereo = torch.from_numpy(sound)
+    return stereo.mean(0, keepdim=True) if model.config.separator.audio_channels == 1 else stereo
+
+
+def windows_for(model: FilmHTDemucs, n_per_name: int = ValidationConfig.n_per_name) -> ValidationConfig:
+    """Windows that the model can take at once: of 6 s, or as long as a segment of a spectrogram model is."""
+    shape, longest = model.config.separator, ValidationConfig.segment_seconds
+    if model.config.output == "spectrogram":
+        longest = min(longest, shape.segment_samples / shape.samplerate)
+    return ValidationConfig(segment_seconds=longest, n_per_name=n_per_name)
 
 
 def measure(
@@ -102,7 +119,7 @@ def by_kind(figures: Sequence[Figures]) -> dict[str, dict[str, float]]:
     grouped: dict[str, list[Figures]] = defaultdict(list)
     for row in figures:
         if row.group != "absent":
-            grouped[f"all: {KINDS[row.kind]}"].append(row)
+            grouped[f"all: {KINDS.get(row.kind, row.kind)}"].append(row)
     return {key: _medians(rows, absent=False) for key, rows in sorted(grouped.items())}
 
 
@@ -122,8 +139,13 @@ def presence_auc(figures: Sequence[Figures]) -> float | None:
 
 
 def averaged_model(run: Path) -> tuple[FilmHTDemucs, Recipe, int]:
-    """The run's running average as a model, its recipe, and the steps it took."""
-    recipe = Recipe.model_validate_json((run / "recipe.json").read_text())
+    """The run's running average as a model, its recipe, and the steps it took.
+
+    Raises OptionError when there is no such run, or it has saved nothing yet.
+    """
+    recipe = load_recipe(run, None)
+    if not (run / "checkpoint.pt").exists():
+        raise OptionError(f"{run} has saved no step yet. Let `unisep_film.training.train` go on with it.")
     state = torch.load(run / "checkpoint.pt", weights_only=True, map_location="cpu")
     model = FilmHTDemucs(recipe.model)
     model.load_state_dict(state["average"])
@@ -135,7 +157,7 @@ def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure a trained FiLM HT Demucs on held-out material.")
     parser.add_argument("store")
     parser.add_argument("run", type=Path)
-    parser.add_argument("--groups", nargs="+", help="validation groups, by default all")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, help="validation groups, by default all")
     parser.add_argument("--ask", choices=["text", "audio"], nargs="+", default=["text"])
     parser.add_argument("--release", type=Path, help="folder that holds weights/ and cards/")
     add_encoder(parser)
@@ -148,13 +170,32 @@ def main(given: list[str] | None = None) -> None:
 
 def _measured(args: argparse.Namespace) -> None:
     model, recipe, n_steps = averaged_model(args.run)
-    if args.release:
-        file = save_model(args.release / "weights" / WEIGHTS_FILE, model)
-        model = load_model(file)  # what is measured is what ships, at half precision
-    store, encoder = Store(args.store), asked_encoder(args, model.config.spaces)
+    store = Store(args.store).at_rate(model.config.separator.samplerate)
+    if not args.release:
+        _tables(args, model, store, n_steps)
+        return
+    if args.groups:
+        raise OptionError("--release states all groups in the card: leave out --groups.")
+    file, card = args.release / "weights" / WEIGHTS_FILE, args.release / "cards" / CARD
+    if not card.is_file():
+        raise OptionError(f"There is no card {card} to put the figures into.")
+    measured = save_model(file.with_name(f"{file.name}.measured"), model)
+    try:
+        # What is measured is what ships, at half precision; until it is, the old weights stay.
+        tables = _tables(args, load_model(measured), store, n_steps)
+        update_card(card, measured.replace(file), recipe, n_steps, tables)
+    finally:
+        measured.unlink(missing_ok=True)
+
+
+def _tables(
+    args: argparse.Namespace, model: FilmHTDemucs, store: Store, n_steps: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The figures by kind and class for each way of asking; printed as they come."""
+    encoder = asked_encoder(args, model.config.spaces)
     tables: dict[str, dict[str, dict[str, float]]] = {}
     for ask in args.ask:
-        items = validation_items(store, groups=args.groups)
+        items = validation_items(store, windows_for(model), args.groups)
         figures = measure(model, items, encoder, store.sample_rate_hz, ask)
         tables[ask] = by_kind(figures) | by_class(figures)
         auc = presence_auc(figures)
@@ -165,8 +206,7 @@ def _measured(args: argparse.Namespace) -> None:
             print(
                 f"{key:40s} " + "  ".join(f"{name} {value:7.2f}" for name, value in row.items()), flush=True
             )
-    if args.release:
-        update_card(args.release / "cards" / CARD, file, recipe, n_steps, tables)
+    return tables
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ class ExampleStream:
         self.catalogue = Catalogue(store)
         self.wishes = Wishes(self.catalogue, self.config)
         self.n_samples = round(self.config.segment_seconds * store.sample_rate_hz)
+        self._tags_of: dict[str, frozenset[str]] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.first_step
@@ -263,9 +264,16 @@ class ExampleStream:
         """A prompt for what is left out, or now and then for a sound that has nothing to do with `name`."""
         if left_out is None and rng.random() < self.config.negative_probability / 3:
             other = self.catalogue.names[self.wishes.beside(name, rng)]
-            apart = {name, *labels.ancestors(name)}.isdisjoint({other, *labels.ancestors(other)})
+            apart = self._heard_as(name).isdisjoint({other, *labels.ancestors(other)})
             left_out = other if apart and other not in labels.MIXED else None
         return None if left_out is None else prompts.phrase(left_out, rng)
+
+    def _heard_as(self, name: str) -> frozenset[str]:
+        """All that sounds which answer to `name` answer to, and what contains it."""
+        if name not in self._tags_of:
+            tags = (self.catalogue.tags[i] for i in self.catalogue.by_tag.get(name, ()))
+            self._tags_of[name] = frozenset({name, *labels.ancestors(name)}).union(*tags)
+        return self._tags_of[name]
 
     def _clip(self, name: str, index: int, rng: np.random.Generator) -> NDArray[np.float32] | None:
         """A mono clip of the same name from another song or file, or None."""

@@ -102,7 +102,11 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("progress.png"))
     args = parser.parse_args(given)
     try:
-        draw({run.name or str(run): read_log(run) for run in args.runs}, args.out)
+        names = [run.name for run in args.runs]
+        draw(
+            {run.name if names.count(run.name) == 1 else str(run): read_log(run) for run in args.runs},
+            args.out,
+        )
     except (StoreError, OptionError) as error:
         parser.exit(1, f"{error}\n")
     print(args.out)

@@ -85,6 +85,15 @@ class TextAudioEncoder:
         return self._encoder
 
 
+def turns() -> tuple[int, int]:
+    """Which turn is this loader process's, of how many; a worker computes with one thread."""
+    worker = get_worker_info()
+    if worker is None:
+        return 0, 1
+    torch.set_num_threads(1)
+    return worker.id, worker.num_workers
+
+
 class QueryStream(IterableDataset[TrainingBatch]):
     """Yields `TrainingBatch`es from `first_step` to `last_step`; the same for the same seed and step.
 
@@ -116,12 +125,10 @@ class QueryStream(IterableDataset[TrainingBatch]):
         self.items = items if items is not None else range(mix.batch)
 
     def __iter__(self) -> Iterator[TrainingBatch]:
-        torch.set_num_threads(1)
+        turn, n_turns = turns()
         store = Store(self.store_folder)
         late = ExampleStream(store, self.mix, self.seed)
         early = ExampleStream(store, replace(self.mix, absent_probability=0.0), self.seed)
-        worker = get_worker_info()
-        turn, n_turns = (worker.id, worker.num_workers) if worker else (0, 1)
         for step in range(self.first_step + turn, self.last_step, n_turns):
             yield self._batch(late if step >= self.absent_from else early, step)
 

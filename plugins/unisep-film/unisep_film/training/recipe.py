@@ -39,9 +39,12 @@ class Recipe(Pace):
     )
 
     @model_validator(mode="after")
-    def _asks_in_one_space(self) -> Recipe:
+    def _fits_its_model(self) -> Recipe:
         if len(self.model.spaces) != 1:
             raise ValueError("training takes queries of one embedding space: give `model.spaces` one entry")
+        n_channels = self.model.separator.audio_channels
+        if self.mix.n_channels != n_channels:
+            raise ValueError(f"mix.n_channels is {self.mix.n_channels}, and the model hears {n_channels}")
         return self
 
     @property

@@ -5,6 +5,7 @@ A store is a folder with a subfolder for every part (`corpus`, `rendered`, ...).
 - `samples.i16`: all sounds one after another, channels interleaved, each scaled to use the full range;
 - `activity.i8`: loudness in dBFS of every 0.1 s of every sound, in its original scale;
 - `index.jsonl`: one line a sound (`Item`);
+- `rate_hz`: the rate, written first, so that an interrupted build goes on at no other;
 - `part.json`: the rate and the number of sounds. It is written last: a folder without it is unfinished.
 """
 
@@ -23,7 +24,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from unisep.errors import UnisepError
+from unisep.errors import OptionError, UnisepError
 
 FORMAT_VERSION = 1
 ACTIVITY_SECONDS = 0.1
@@ -92,11 +93,21 @@ class PartWriter:
         if (self.folder / "part.json").exists():
             raise StoreError(f"{self.folder} is a finished part. Delete that folder to build it again.")
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._keep_rate()
         kept = self._recover()
         self._samples = _open_at(self.folder / "samples.i16", 2 * self._n_values)
         self._activity = _open_at(self.folder / "activity.i8", self._n_activity)
         self._index = _open_at(self.folder / "index.jsonl", len(kept))
         return self
+
+    def _keep_rate(self) -> None:
+        path = self.folder / "rate_hz"
+        begun = path.read_text().strip() if path.exists() else ""
+        if begun and begun != str(self.sample_rate_hz):
+            raise StoreError(
+                f"{self.folder} was begun at {begun} Hz, not {self.sample_rate_hz}. Go on at that rate, or delete it."
+            )
+        path.write_text(f"{self.sample_rate_hz}\n")
 
     def _recover(self) -> bytes:
         """The complete lines an earlier run left; positions are moved behind the sounds they name."""
@@ -114,6 +125,10 @@ class PartWriter:
         """Append `samples [samples, channels]`; `facts` are the fields of `Item` that are not positions."""
         if samples.ndim != 2 or len(samples) == 0 or not np.isfinite(samples).all():
             raise StoreError(f"{facts.get('id')}: expected finite [samples, channels], got {samples.shape}.")
+        if facts.get("id") in self.done:
+            raise StoreError(
+                f"{facts.get('id')} is in {self.folder} already: each sound has a name of its own."
+            )
         if samples.shape[1] == 2 and np.array_equal(samples[:, 0], samples[:, 1]):
             samples = samples[:, :1]  # half the bytes to read during training
         peak = float(np.abs(samples).max())
@@ -184,7 +199,7 @@ class Store:
         if len(rates) != 1:
             raise StoreError(f"{self.folder}: parts at different rates {sorted(rates)}; build them alike.")
         self.sample_rate_hz: int = rates.pop()
-        self.items: tuple[Item, ...] = tuple(item for part in self.parts for item in self._index(part))
+        self.items = _songs_apart([item for part in self.parts for item in self._index(part)])
         if len(self.items) != sum(fact["n_items"] for fact in facts):
             raise StoreError(f"{self.folder}: the index does not match the sounds. Build it again.")
 
@@ -197,7 +212,12 @@ class Store:
 
     @cached_property
     def _samples(self) -> dict[str, NDArray[np.int16]]:
-        return {p: np.memmap(self.folder / p / "samples.i16", dtype="<i2", mode="r") for p in self.parts}
+        files = {part: self.folder / part / "samples.i16" for part in self.parts}
+        return {
+            part: np.memmap(path, dtype="<i2", mode="r")
+            for part, path in files.items()
+            if path.stat().st_size
+        }
 
     @cached_property
     def _activity(self) -> dict[str, NDArray[np.int8]]:
@@ -219,11 +239,32 @@ class Store:
             )
         return out
 
+    def at_rate(self, sample_rate_hz: int) -> Store:
+        """This store. Raises OptionError when its sounds are not at the model's `sample_rate_hz`."""
+        if self.sample_rate_hz != sample_rate_hz:
+            raise OptionError(
+                f"The store is at {self.sample_rate_hz} Hz, the model at {sample_rate_hz}. Build a store at its rate."
+            )
+        return self
+
     def loudness_db(self, item: Item) -> float:
         """Level of the sound while it sounds: mean power of the 0.1 s within 25 dB of its loudest."""
         activity = self.activity(item).astype(np.float64)
         sounding = activity[activity >= max(activity.max() - 25, SILENCE_DB)]
         return 10 * math.log10(np.mean(10 ** (sounding / 10)))
+
+
+def _songs_apart(items: list[Item]) -> tuple[Item, ...]:
+    """The items, songs that only share their name with one of another part named apart."""
+    parts: dict[str, set[str]] = {}
+    for item in items:
+        parts.setdefault(item.song, set()).add(item.part)
+    return tuple(
+        dataclasses.replace(item, song=f"{item.part}/{item.song}")
+        if item.song and len(parts[item.song]) > 1
+        else item
+        for item in items
+    )
 
 
 def _finished_parts(folder: Path) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from .queries import QueryStream, TextAudioEncoder
 from .recipe import Recipe, load_recipe
 from .run import Run
 from .schedule import learning_rate
+from .store import Store
 
 __all__ = ["Recipe", "Run", "learning_rate", "load_recipe", "train"]
 
@@ -36,15 +37,21 @@ __all__ = ["Recipe", "Run", "learning_rate", "load_recipe", "train"]
 def train(
     store: str, run: Run, encoder: TextAudioEncoder, stop_after_seconds: float, n_workers: int = 1
 ) -> Run:
-    """The run after its last step, or after `stop_after_seconds` with its state saved for another call."""
+    """The run after its last step, or after `stop_after_seconds` with its state saved for another call.
+
+    Raises OptionError when store and model have different sample rates.
+    """
     recipe, place = run.recipe, run.place
+    Store(store).at_rate(recipe.model.separator.samplerate)
     run.restore()
     place.wait()  # no one saves before all have read
     stream = QueryStream(
         store, recipe.mix, recipe.queries, encoder, seed=recipe.seed, first_step=run.step,
         last_step=recipe.n_steps, absent_from=recipe.absent_from, items=place.share(recipe.mix.batch),
     )  # fmt: skip
-    loader = DataLoader(stream, batch_size=None, num_workers=n_workers, prefetch_factor=6)
+    loader = DataLoader(
+        stream, batch_size=None, num_workers=n_workers, prefetch_factor=6 if n_workers else None
+    )
     keep_learning(
         run, loader, run.train_step, audio_seconds=recipe.mix.batch * recipe.mix.segment_seconds,
         stop_after_seconds=stop_after_seconds, shown=by_presence,

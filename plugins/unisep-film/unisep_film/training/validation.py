@@ -137,27 +137,35 @@ class _Builder:
         for name, indices in sorted(by_label.items()):
             n_windows = self.config.n_per_name if len(indices) > 2 else 1
             for number in range(n_windows):
-                index = indices[number % len(indices)]
-                yield self._single_item(name, index, number)
+                others = self._others(name)
+                if others:
+                    yield self._single_item(name, indices[number % len(indices)], number, others)
 
-    def _single_item(self, name: str, index: int, number: int) -> ValidationItem:
+    def _single_item(self, name: str, index: int, number: int, others: set[int]) -> ValidationItem:
         rng = np.random.default_rng((zlib.crc32(name.encode()), number))
         target = sources.one_sound(self.held_out, index, self.n_samples, UNCHANGED, rng)
         rest = np.zeros_like(target)
         for _ in range(int(rng.integers(*self.config.n_other_sources, endpoint=True))):
-            other = sources.one_sound(self.held_out, self._other(name, rng), self.n_samples, UNCHANGED, rng)
+            other = sources.one_sound(self.held_out, self._other(others, rng), self.n_samples, UNCHANGED, rng)
             rest = rest + augment.to_level(other, rng.uniform(-25, -20))
         limit = self.config.single_difference_db
         target = self._levelled(target, rest, rng.uniform(-limit, limit))
         item = self.held_out.items[index]
         return self._item(name, "single", item.id, item.kind, 0, target, rest)
 
-    def _other(self, name: str, rng: np.random.Generator) -> int:
-        """A held-out sound that neither answers nor might answer to the name."""
+    def _others(self, name: str) -> set[int]:
+        """The held-out sounds that neither answer nor might answer to the name."""
+        tags, items = self.held_out.tags, self.held_out.items
+        return {
+            index for index, item in enumerate(items)
+            if name not in tags[index] and not labels.unclear(name, item.label, tags[index])
+        }  # fmt: skip
+
+    def _other(self, others: set[int], rng: np.random.Generator) -> int:
+        """One of them."""
         while True:
             index = int(rng.integers(len(self.held_out.items)))
-            tags, label = self.held_out.tags[index], self.held_out.items[index].label
-            if name not in tags and not labels.unclear(name, label, tags):
+            if index in others:
                 return index
 
     def absent_items(self) -> Iterator[ValidationItem]:
