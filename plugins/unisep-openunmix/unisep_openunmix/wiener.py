@@ -28,13 +28,13 @@ def wiener(
 
     Computed in double precision: sources of one channel's worth leave the covariances nearly singular.
     """
-    place = torch.device("cpu") if mixture.device.type == "mps" else mixture.device  # mps has no doubles
+    place = torch.device("cpu") if mixture.device.type == "mps" else mixture.device  # mps has no doubles, not even to copy from
     n_frames = mixture.shape[-1]
     length = stretch_frames or max(n_frames, 1)
     pieces = [
         _filtered(
-            magnitudes[..., start : start + length].to(place, torch.float64),
-            mixture[..., start : start + length].to(place, torch.complex128),
+            magnitudes[..., start : start + length].to(place).to(torch.float64),
+            mixture[..., start : start + length].to(place).to(torch.complex128),
             iterations,
         )
         for start in range(0, n_frames, length)
