@@ -28,7 +28,8 @@ def wiener(
 
     Computed in double precision: sources of one channel's worth leave the covariances nearly singular.
     """
-    place = torch.device("cpu") if mixture.device.type == "mps" else mixture.device  # mps has no doubles, not even to copy from
+    # mps has no doubles, not even to copy from
+    place = torch.device("cpu") if mixture.device.type == "mps" else mixture.device
     n_frames = mixture.shape[-1]
     length = stretch_frames or max(n_frames, 1)
     pieces = [
