@@ -115,6 +115,34 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     assert backend.asked == [4]
 
 
+LACKS = {
+    "an operator": NotImplementedError(
+        "The operator 'aten::polar.out' is not currently implemented for the MPS device."
+    ),
+    "a backend": NotImplementedError(
+        "Could not run 'aten::_fft_c2r' with arguments from the 'MPS' backend.\nmore"
+    ),
+    "doubles": TypeError(
+        "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+    ),
+}
+
+
+@pytest.mark.parametrize("lack", LACKS)
+def test_a_device_that_lacks_an_operator_leaves_the_rest_to_the_cpu(lack: str) -> None:
+    backend, spare = Small(0, LACKS[lack]), Small(99)
+    call, given = caller(backend, spare), batch(3)
+    with pytest.warns(
+        UserWarning, match=r"cpu cannot do all of 'small' \(.*\): it goes on on the CPU"
+    ) as caught:
+        found = call(given)
+    assert len(caught) == 1 and "more" not in str(caught[0].message)
+    assert torch.equal(found, torch.stack([given / 2, given / 2], dim=1))
+    assert backend.asked == [3] and spare.asked == [3], "smaller batches would not help"
+    with pytest.raises(BackendError, match=r"'small' failed at 0\.0 s"):
+        caller(Small(0, LACKS[lack]))(given)
+
+
 def test_only_accelerators_get_several_segments_at_once() -> None:
     assert Options(CPU).n_at_once == 1
     assert Options(torch.device("mps")).n_at_once == ACCELERATOR_BATCH_SEGMENTS > 1

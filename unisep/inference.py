@@ -16,6 +16,10 @@ from unisep.segments import Segment
 from unisep.vectors import Conditions
 
 _CPU = torch.device("cpu")
+# What a device cannot do at all: an operator that torch has not made for it, or doubles on mps.
+_NOT_THERE = re.compile(
+    r"not (currently )?implemented for the \S+ device|Could not run 'aten::|MPS framework doesn't support"
+)
 _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED")
 log = logging.getLogger(__name__)
 
@@ -28,8 +32,8 @@ class Caller:
     presence_by_segment: for each segment so far how surely each kept output is there, if the backend says so.
         Segments of digital silence, which are not computed, hold nothing that was asked for.
     on_cpu: gives the same backend on the CPU, for a device that has a memory of its own. A batch for
-        which that memory is too small is halved until it fits; if one segment alone is too much, the
-        rest of the stretch is computed on the CPU, with a warning.
+        which that memory is too small is halved until it fits; if one segment alone is too much, or the device lacks
+        an operator, the rest of the stretch is computed on the CPU, with a warning.
 
     Used by one thread.
     """
@@ -99,12 +103,18 @@ class Caller:
             raise
         except Exception as error:
             memory = _is_out_of_memory(error)
-            if not memory or (batch.shape[0] == 1 and self._on_cpu is None):
+            lacks = "" if memory else _lacking(error)
+            can_go_on = (memory and batch.shape[0] > 1) or ((memory or lacks) and self._on_cpu is not None)
+            if not can_go_on:
                 advice = " Use a shorter segment_seconds, or device='cpu'." if memory else ""
                 raise BackendError(
                     f"The backend '{self._name}' failed at {self._seconds():.1f} s: {type(error).__name__}: {error}{advice}"
                 ) from error
-        self._make_room(batch)  # only here, where nothing holds on to the tensors of the call that failed
+        # Only here, where nothing holds on to the tensors of the call that failed.
+        if lacks:
+            self._go_to_cpu(f"{batch.device} cannot do all of '{self._name}' ({lacks}): it")
+        else:
+            self._make_room(batch)
         return None
 
     def _answer(self, batch: Tensor) -> Output:
@@ -121,12 +131,13 @@ class Caller:
             self._n_at_once = batch.shape[0] // 2
             log.info("%s: %d segments at once from here on.", where, self._n_at_once)
             return
-        assert self._on_cpu is not None
-        warnings.warn(
-            f"{where}, with a single segment: '{self._name}' goes on on the CPU, which is slower. "
-            "A shorter segment_seconds needs less memory.",
-            stacklevel=2,
+        self._go_to_cpu(
+            f"{where}, with a single segment: '{self._name}'", "A shorter segment_seconds needs less memory."
         )
+
+    def _go_to_cpu(self, what: str, advice: str = "") -> None:
+        assert self._on_cpu is not None
+        warnings.warn(f"{what} goes on on the CPU, which is slower. {advice}".strip(), stacklevel=2)
         self._backend, self._on_cpu, self._device = self._on_cpu(), None, _CPU
         self._conditions = None if self._conditions is None else self._conditions.to(_CPU)
 
@@ -185,3 +196,11 @@ def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def _lacking(error: Exception) -> str:
+    """The first line of what torch says of an operator or a type that the device does not have; "" for other errors."""
+    is_lack = isinstance(error, NotImplementedError | RuntimeError | TypeError) and _NOT_THERE.search(
+        str(error)
+    )
+    return str(error).splitlines()[0][:200] if is_lack else ""
