@@ -15,8 +15,10 @@ import soundfile
 
 from unisep import (
     Audio,
+    BackendSpec,
     CommandSpec,
     Direction,
+    EncoderSpec,
     Question,
     ResultSpec,
     RouteSpec,
@@ -30,6 +32,7 @@ from unisep.request import read_asks
 from unisep.resolve import Request, catalogue, resolve
 from unisep.separation import total
 from unisep.testing import signals, toy_plugin
+from unisep.testing.toy import SPACE
 
 HOOKS = Path(__file__).parents[1] / "examples" / "hooks"
 ASKED: list[object] = []  # what the hooks below were called with
@@ -247,6 +250,26 @@ def test_a_direction_that_cannot_be_followed_is_left_out_aloud(direction: object
     assert route.plan["x"].reason == "'toy' answers queries."
     assert "The rule 'mine' of registered was left out for 'x': " in route.warning
     assert why in route.warning
+
+
+@pytest.mark.parametrize(
+    ("direction", "request_", "query"),
+    [
+        (Direction(encoder="foreign"), {"query_backend": "toy"}, "x"),
+        (Direction(encoder="deaf"), {"query_backend": "toy"}, {"audio": signals.noise(0.2), "name": "x"}),
+        (Direction(backend="foreign"), {"encoder": "toy"}, "x"),
+    ],
+)
+def test_a_direction_that_does_not_fit_is_left_out_aloud(direction, request_, query) -> None:
+    encoders = [
+        EncoderSpec(name="foreign", load="a:b", space="other-1"),
+        EncoderSpec(name="deaf", load="a:b", space=SPACE, modalities=frozenset({"text"})),
+    ]
+    backend = BackendSpec(name="foreign", load="a:b", summary="", spaces=("other-1",))
+    with extended("unisep_encoders", *encoders, name="one"), extended("unisep_backends", backend, name="two"):
+        route = planned(query, direction=direction, **request_)
+    assert route.plan["x"].backend == "toy"
+    assert "The rule 'mine' of registered was left out for 'x': " in route.warning
 
 
 def test_a_rule_never_sends_where_weights_are_missing(monkeypatch) -> None:

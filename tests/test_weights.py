@@ -31,6 +31,7 @@ class Server:
     content: bytes = CONTENT
     status: int = 200
     cut_after: int | None = None
+    cuts: list[int] = field(default_factory=list)  # after that
     ignores_range: bool = False
     tag: str = TAG
     announces: int | None = None
@@ -75,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
         if first:
             sent["Content-Range"] = f"bytes {first}-{len(state.content) - 1}/{len(state.content)}"
         self._head(206 if first else 200, sent)
-        cut, state.cut_after = state.cut_after, None
+        cut, state.cut_after = state.cut_after, state.cuts.pop(0) if state.cuts else None
         self.wfile.write(body if cut is None else body[:cut])
 
     def _head(self, status: int, headers: dict[str, str]) -> None:
@@ -146,6 +147,15 @@ def test_a_cut_connection_is_resumed_where_it_broke(server: Server, store: Weigh
     assert (folder / "a.safetensors").read_bytes() == CONTENT
     assert server.seen[1][1]["range"] == "bytes=100000-"
     assert server.seen[1][1]["if-range"] == TAG
+
+
+def test_a_bad_part_of_an_earlier_time_costs_no_attempt(server: Server, tmp_path: Path) -> None:
+    target, n_attempts = tmp_path / "a.safetensors", download.N_ATTEMPTS
+    target.with_name(f".{target.name}.part").write_bytes(b"x" * 1000)
+    server.cut_after, server.cuts = 1000, [1000] * (n_attempts - 2)
+    request = download.Request(f"{server.url}/a", SHA256, len(CONTENT))
+    assert download.fetch(request, target).sha256 == SHA256
+    assert len(server.seen) == n_attempts + 1
 
 
 def test_an_interrupted_download_goes_on_in_the_next_run(server: Server, store: WeightsStore) -> None:

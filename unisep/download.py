@@ -62,16 +62,18 @@ def fetch(request: Request, target: Path, on_bytes: OnBytes | None = None) -> Fe
     """
     part = target.with_name(f".{target.name}.part")
     problem: Exception | None = None
-    for n_tried in range(N_ATTEMPTS):
-        if n_tried:
-            time.sleep(PAUSE_SECONDS * 2 ** (n_tried - 1))
+    n_failed, was_bad = 0, False
+    while n_failed < N_ATTEMPTS:
+        if n_failed:
+            time.sleep(PAUSE_SECONDS * 2 ** (n_failed - 1))
         try:
             resumed = part.is_file()
             hub = _receive(request, part, on_bytes)
             fetched = Fetched(sha256_of(part), hub.commit)
             if not _is_expected(fetched.sha256, request, hub):
                 _forget(part)
-                if resumed:
+                if resumed and not was_bad:  # what was left of an earlier time was bad: once more, all of it
+                    was_bad = True
                     continue
                 raise _unexpected(request, hub, fetched.sha256)
             part.replace(target)
@@ -89,6 +91,7 @@ def fetch(request: Request, target: Path, on_bytes: OnBytes | None = None) -> Fe
             problem = error
         except (OSError, http.client.HTTPException, _Broken) as error:
             problem = error
+        n_failed += 1
     raise DownloadError(
         f"{request.url} could not be fetched ({_reason(problem)}). Check the connection and try again: "
         "what has arrived is kept, and the download goes on from there."

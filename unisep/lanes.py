@@ -19,9 +19,15 @@ class Lane:
         whole = wanted == Span(0, ENDLESS)
         self._wanted = wanted
         self._faded = wanted if whole else with_fades(wanted, sample_rate_hz)
+        self._rate_hz = sample_rate_hz
         self._n_put = start
         self._n_channels = n_channels
         self._inside = SampleQueue()
+
+    def wants(self, start_seconds: float, stop_seconds: float) -> bool:
+        """Whether anything between these two times of the recording is wanted."""
+        start, stop = start_seconds * self._rate_hz, stop_seconds * self._rate_hz
+        return start < self._wanted.stop and stop > self._wanted.start
 
     @property
     def ready(self) -> int:

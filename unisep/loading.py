@@ -56,7 +56,7 @@ class Shelf:
         self._backends: dict[tuple[str, bool], Backend] = {}
         self._views: dict[tuple[str, str, tuple[str, ...], bool], Backend] = {}
         self._encoders: dict[str, QueryEncoder] = {}
-        self._aligned: dict[tuple[str, str], AlignedEncoder] = {}
+        self._aligned: dict[tuple[str, str, str], AlignedEncoder] = {}
         self._own_encoders: dict[str, EncoderOffer] = {}
         self._ensembles: dict[str, Assembly] = {}
 
@@ -171,15 +171,16 @@ class Shelf:
         if encoder.space == space:
             return encoder
 
+        card = self._maps.card(encoder.space, space)
+        if card is None or not card.is_fit:
+            raise WeightsError(
+                f"There is no fitted map from '{encoder.space}' to '{space}' any more. Run: unisep align {offer.name}"
+            )
+
         def through() -> AlignedEncoder:
-            card = self._maps.card(encoder.space, space)
-            if card is None or not card.is_fit:
-                raise WeightsError(
-                    f"There is no fitted map from '{encoder.space}' to '{space}' any more. Run: unisep align {offer.name}"
-                )
             return AlignedEncoder(encoder, self._maps.load(card), space)
 
-        return self._once(self._aligned, (offer.key, space), through)
+        return self._once(self._aligned, (offer.key, space, card.tensors_sha256), through)
 
     def close(self) -> None:
         """Close and forget everything; what is asked for later is loaded again."""

@@ -92,15 +92,17 @@ class Pass:
 
     @property
     def presence(self) -> dict[str, tuple[Presence, ...]]:
-        """How surely each result is there, segment by segment; empty where the backend does not say."""
+        """How surely each result is there, in the segments where it is wanted; empty where the backend does not say."""
         rate_hz = self._info.sample_rate_hz
-        found = self._caller.presence_by_segment
+        found = [
+            (max(0, segment.start) / rate_hz, segment.stop / rate_hz, values)
+            for segment, values in self._caller.presence_by_segment
+        ]
         return {
             name: tuple(
-                Presence(max(0, segment.start) / rate_hz, segment.stop / rate_hz, values[row])
-                for segment, values in found
+                Presence(start, stop, values[row]) for start, stop, values in found if lane.wants(start, stop)
             )
-            for row, name in enumerate(self.lanes)
+            for row, (name, lane) in enumerate(self.lanes.items())
         }
 
     def forget_presence_before(self, seconds: float) -> None:

@@ -47,7 +47,7 @@ class EnsembleBackend(Backend):
     It works at the highest rate of its parts and in stereo if one of them does; a part of another rate or of one
     channel is converted for, there and back. It takes segments as long as the longest that a part takes; a part that
     takes less is given shorter ones, overlapping by a quarter. If all parts want the song normalised, the host does
-    it. If only some do, recordings are taken whole, since only then their statistics are known here: each part then
+    it. If only some do (`is_mixed`), recordings are taken whole, since only then their statistics are known here: each part then
     works exactly as it does alone, but progress is told and memory used as for one segment.
 
     Raises:
@@ -69,8 +69,8 @@ class EnsembleBackend(Backend):
         self._shares = [(part, share) for part, share in zip(parts, shares, strict=True) if share]
         self._domain: Domain = domain
         infos = [part.backend.info for part, _ in self._shares]
-        self._is_mixed = len({info.normalisation for info in infos}) > 1
-        self.info = _common(infos, self._sources, self._is_mixed)
+        self.is_mixed = len({info.normalisation for info in infos}) > 1
+        self.info = _common(infos, self._sources, self.is_mixed)
 
     def separate(
         self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
@@ -121,7 +121,7 @@ class EnsembleBackend(Backend):
         """What one part gives, `[batch, its sources, channels, samples]` like the mixture."""
         info, own = part.backend.info, self.info
         fits = info.segment_seconds is None or mixture.shape[-1] <= _segment_samples(info)
-        plain = info.normalisation == "none" or not self._is_mixed
+        plain = info.normalisation == "none" or not self.is_mixed
         if fits and plain and (info.sample_rate_hz, info.channels) == (own.sample_rate_hz, own.channels):
             return _called(part, mixture)
         return torch.stack([self._converted(part, recording) for recording in mixture])
@@ -131,7 +131,7 @@ class EnsembleBackend(Backend):
         info, rate_hz = part.backend.info, self.info.sample_rate_hz
         heard = to_model(recording.detach().cpu().numpy(), rate_hz, info.sample_rate_hz, info.channels)
         samples = torch.tensor(heard).to(recording.device)
-        mean, deviation = _scale(samples) if self._is_mixed and info.normalisation == "song" else (0.0, 1.0)
+        mean, deviation = _scale(samples) if self.is_mixed and info.normalisation == "song" else (0.0, 1.0)
         estimates = separate_chunks(
             (samples - mean) / deviation,
             lambda batch: _called(part, batch),

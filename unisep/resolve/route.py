@@ -30,6 +30,10 @@ class Request:
     own_stems: tuple[str, ...] | None = None
     download_failed: str = ""
 
+    def stems_of(self, offer: BackendOffer) -> tuple[str, ...]:
+        """The fixed stems of a backend: those of the caller's own weights, where they are for it."""
+        return self.own_stems if self.own_stems and offer.key == self.backend else offer.spec.stems
+
 
 @dataclass(frozen=True, eq=False)
 class Want:

@@ -123,7 +123,7 @@ def _naming(ask: Ask, request: Request, catalogue: Catalogue) -> list[tuple[Back
     found = []
     for offer in sorted(offers, key=rank):
         stem = next(
-            (stem for stem in request.own_stems or offer.spec.stems if plainly_names(ask.plain_text, stem)),
+            (stem for stem in request.stems_of(offer) if plainly_names(ask.plain_text, stem)),
             None,
         )
         if stem is not None:
@@ -195,7 +195,7 @@ def _no_fixed_answer(
     backends = (
         catalogue.usable_backends() if request.backend is None else [catalogue.backend(request.backend)]
     )
-    stems = sorted({stem for offer in backends for stem in offer.spec.stems})
+    stems = sorted({stem for offer in backends for stem in request.stems_of(offer)})
     return OptionError(
         f"route='fixed': '{ask.name}' names no stem of an installed backend (stems: {', '.join(stems) or 'none'}). "
         "Use route='auto' for anything else."

@@ -10,6 +10,7 @@ from unisep.extensions import Direction, Question, RouteSpec
 from unisep.plugins import load_function
 from unisep.request import Ask
 from unisep.resolve.catalogue import BackendOffer, Catalogue, Extra, rank
+from unisep.resolve.queries import conditioned_tasks
 from unisep.resolve.route import Request
 
 Rule = Extra[RouteSpec]
@@ -54,14 +55,14 @@ def directed(asks: tuple[Ask, ...], request: Request, catalogue: Catalogue) -> D
     return Directed(tuple(found), headings, tuple(dict.fromkeys(said)))
 
 
-def question_of(ask: Ask, catalogue: Catalogue) -> Question:
+def question_of(ask: Ask, request: Request, catalogue: Catalogue) -> Question:
     """What a rule may know of the ask."""
-    stems = {offer.name: offer.spec.stems for offer in catalogue.usable_backends() if offer.spec.stems}
+    stems = {offer.name: request.stems_of(offer) for offer in catalogue.usable_backends() if offer.spec.stems}
     return Question(ask.name, ask.query.texts, ask.query.parts, bool(ask.query.exclude), stems)
 
 
 def _heading(ask: Ask, request: Request, catalogue: Catalogue, said: list[str]) -> Heading | None:
-    question = question_of(ask, catalogue)
+    question = question_of(ask, request, catalogue)
     for rule in catalogue.rules:
         try:
             direction = _answer(rule, question)
@@ -108,13 +109,21 @@ def _followed(heading: Heading, ask: Ask, request: Request, catalogue: Catalogue
     if encoder and not catalogue.encoder(encoder).is_here:
         raise PluginError(f"the weights of '{encoder}' are not here")
     kept = replace(asked, backend=backend, encoder=encoder)
+    if kept.backend or kept.encoder:
+        own = replace(
+            request, query_backend=backend or request.query_backend, encoder=encoder or request.encoder
+        )
+        try:
+            conditioned_tasks((_in_other_words(ask, kept.text),), own, catalogue)
+        except UnisepError as error:
+            raise PluginError(str(error)) from error
     return replace(heading, direction=kept) if kept.text or kept.backend or kept.encoder else None
 
 
 def _with_stem(asked: Direction, request: Request, catalogue: Catalogue) -> BackendOffer:
     name = request.backend or asked.backend
     offers = [catalogue.backend(name)] if name else sorted(catalogue.usable_backends(), key=rank)
-    here = [offer for offer in offers if asked.stem in offer.spec.stems and offer.is_here]
+    here = [offer for offer in offers if asked.stem in request.stems_of(offer) and offer.is_here]
     if not here:
         who = f"'{name}'" if name else "no backend whose weights are here"
         raise PluginError(f"{who} has {'no ' if name else 'the '}stem '{asked.stem}' ready")

@@ -65,8 +65,7 @@ def _fixed_offers(request: Request, catalogue: Catalogue) -> list[BackendOffer]:
 
 
 def _chosen_stems(request: Request, offer: BackendOffer) -> tuple[str, ...]:
-    known = request.own_stems or offer.spec.stems
-    return _checked_stems(request.stems, known, f"'{offer.name}'")
+    return _checked_stems(request.stems, request.stems_of(offer), f"'{offer.name}'")
 
 
 def _checked_stems(asked: tuple[str, ...] | None, known: tuple[str, ...], who: str) -> tuple[str, ...]:
