@@ -328,6 +328,7 @@ def test_the_command_prints_a_table_and_writes_report_and_picture(songs_folder, 
     assert plot.is_file()
     about = json.loads(report.read_text())["about"]
     assert about["songs"] == ["one", "two"] and about["options"]["window"] == 1.0
+    assert about["route"] == about["options"]["route"] == "conditioned"
 
 
 def test_the_command_measures_fixed_stems_as_json(halves_folder, capsys):
@@ -393,4 +394,4 @@ def test_separate_keeps_its_own_default_route():
     from unisep.cli.arguments import parse
 
     assert parse(["separate", "x.wav"]).route == "auto"
-    assert parse(["evaluate", "x"]).route == "conditioned"
+    assert parse(["evaluate", "x"]).route is None

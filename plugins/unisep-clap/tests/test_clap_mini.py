@@ -192,7 +192,7 @@ def test_bad_weights_are_refused(tmp_path, content):
     file = tmp_path / "clap_mini.safetensors"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(WeightsError, match="missing or damaged"):
+    with pytest.raises(WeightsError, match="damaged"):
         load_mini(file)
 
 
