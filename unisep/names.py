@@ -14,6 +14,15 @@ _RESERVED = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$"} | {
 }
 
 
+def is_reserved(name: str) -> bool:
+    """Whether it is what unisep calls a result of its own, in whatever case.
+
+    >>> is_reserved("Rest"), is_reserved("restless")
+    (True, False)
+    """
+    return name.casefold() in RESERVED_NAMES
+
+
 def safe_name(name: str) -> str:
     """A file name, without suffix, for `name`: one part of a path that cannot leave its folder.
 

@@ -57,9 +57,8 @@ def read_torch_file(path: Path, *, mapped: bool = False, stand_ins: Sequence[Any
     except WeightsError:
         raise
     except pickle.UnpicklingError as error:
-        named = re.search(
-            r"GLOBAL ([\w.]{1,200})", str(error)
-        )  # torch's own words tell people to trust the file
+        # Only the name: torch's own words tell people to trust the file.
+        named = re.search(r"GLOBAL ([\w.]{1,200})", str(error))
         raise WeightsError(
             f"{path} is damaged, or names more than tensors and plain values{f' ({named[1]})' if named else ''}; "
             "nothing of it was run. Use the file that the model's authors publish."

@@ -9,7 +9,7 @@ from typing import Any
 
 from unisep.audio import Audio
 from unisep.errors import QueryError
-from unisep.names import RESERVED_NAMES, safe_name
+from unisep.names import is_reserved, safe_name
 from unisep.opening import Opened, open_audio
 from unisep.query import Embedding, Query, Range
 from unisep.recording import InMemory
@@ -127,7 +127,7 @@ def _names(queries: list[Query]) -> list[str]:
 
 def _check_name(name: str, taken: list[str]) -> None:
     advice = "Name it yourself: Query(text=..., name='lead')."
-    if {name.casefold(), safe_name(name).casefold()} & set(RESERVED_NAMES):
+    if is_reserved(name) or is_reserved(safe_name(name)):
         raise QueryError(f"The name {name!r} is reserved for what unisep returns by itself. {advice}")
     if name in taken:
         raise QueryError(f"Two queries are named {name!r}; results are told apart by name. {advice}")

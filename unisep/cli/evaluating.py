@@ -121,14 +121,8 @@ def _about(arguments: Namespace, dataset: Dataset) -> dict[str, Any]:
         "data": dataset.name,
         "songs": [track.name for track in dataset.tracks],
         "n_single_sounds": len(dataset.singles),
-        "options": {key: _plain(value) for key, value in options.items()},
+        "options": options,
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _progress(console: Console) -> Any:

@@ -13,7 +13,7 @@ from unisep.cards import Card
 from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
 from unisep.ensemble.definition import Ensemble, EnsembleMember, normalised
 from unisep.errors import EnsembleError, PluginError, WeightsError, suggest
-from unisep.names import RESERVED_NAMES, is_there
+from unisep.names import is_reserved, is_there
 from unisep.resolve import BackendOffer, Catalogue, Offer
 from unisep.weights import read_card
 
@@ -94,7 +94,7 @@ def assemble(ensemble: Ensemble, catalogue: Catalogue) -> Assembly:
     members = tuple(_found(member, ensemble, catalogue) for member in ensemble.members)
     rows = [found.weights for found in members]
     sources = ensemble.sources or tuple(dict.fromkeys(stem for row in rows for stem in row))
-    reserved = [stem for stem in sources if stem.casefold() in RESERVED_NAMES]
+    reserved = [stem for stem in sources if is_reserved(stem)]
     if reserved:
         raise EnsembleError(
             f"{reserved[0]!r} is what unisep calls a result of its own. Give the stem another name."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unisep.backend import Backend, BackendInfo, BackendSpec
 from unisep.encoder import EncoderSpec, QueryEncoder
 from unisep.errors import BackendError, EncoderError, PluginError, UnisepError
-from unisep.names import RESERVED_NAMES
+from unisep.names import is_reserved
 from unisep.plugins.plugin import Spec
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def wrong_facts(info: Any) -> str:
         return f"sample_rate_hz is {info.sample_rate_hz!r}"
     if info.segment_seconds is not None and not info.segment_seconds * info.sample_rate_hz >= 1:
         return f"segment_seconds is {info.segment_seconds!r}"
-    taken = [name for name in info.sources if name.casefold() in RESERVED_NAMES]
+    taken = [name for name in info.sources if is_reserved(name)]
     if taken:
         return f"sources names {taken[0]!r}, which is what unisep calls a result of its own"
     if len(set(info.sources)) != len(info.sources):

@@ -15,7 +15,7 @@ from unisep import hookspecs
 from unisep.backend import PLUGIN_API, PRECISIONS, BackendSpec
 from unisep.encoder import EncoderSpec
 from unisep.errors import OptionError
-from unisep.names import RESERVED_NAMES
+from unisep.names import RESERVED_NAMES, is_reserved
 from unisep.plugins.plugin import KINDS, Plugin, Spec
 
 DEFAULT_LIMIT_SECONDS = 30.0
@@ -119,7 +119,7 @@ def _check_model(spec: BackendSpec | EncoderSpec) -> None:
         raise ValueError(
             f"'{spec.name}': stems, spaces and modalities are tuples of names, not a single text"
         )
-    if isinstance(spec, BackendSpec) and {stem.casefold() for stem in spec.stems} & set(RESERVED_NAMES):
+    if isinstance(spec, BackendSpec) and any(map(is_reserved, spec.stems)):
         raise ValueError(
             f"'{spec.name}': {' and '.join(RESERVED_NAMES)} are results of unisep's own, and no stems"
         )

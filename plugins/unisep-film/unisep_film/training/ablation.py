@@ -196,8 +196,9 @@ def main(given: list[str] | None = None) -> None:
             folder = args.out / re.sub(r"\W+", "-", variant.name.lower())
             folder.mkdir(parents=True, exist_ok=True)
             done = folder / "figures.json"
-            _kept(variant, folder, recipe)
-            if not done.exists():
+            if done.exists():
+                _kept(variant, folder, recipe)
+            else:
                 loop = {"encoder": encoder, "stop_after_seconds": math.inf}
                 run = run_variant(variant, args.store, folder, recipe, **loop)
                 done.write_text(json.dumps(figures_of(run, args.store, encoder), indent=1), encoding="utf-8")

@@ -136,10 +136,9 @@ class _Builder:
                 by_label.setdefault(self.held_out.names[index], []).append(index)
         for name, indices in sorted(by_label.items()):
             n_windows = self.config.n_per_name if len(indices) > 2 else 1
-            for number in range(n_windows):
-                others = self._others(name)
-                if others:
-                    yield self._single_item(name, indices[number % len(indices)], number, others)
+            others = self._others(name)
+            for number in range(n_windows if others else 0):
+                yield self._single_item(name, indices[number % len(indices)], number, others)
 
     def _single_item(self, name: str, index: int, number: int, others: set[int]) -> ValidationItem:
         rng = np.random.default_rng((zlib.crc32(name.encode()), number))
