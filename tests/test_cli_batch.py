@@ -261,6 +261,21 @@ def test_results_never_replace_another_input_of_the_batch(
 
 
 @pytest.mark.usefixtures("only_toys")
+def test_results_never_replace_an_example(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = album / "b" / "example-1.wav"
+    clip.parent.mkdir()
+    (album / "c.wav").rename(clip)
+    before = clip.read_bytes()
+    toys = ["--query-backend", "toy", "--encoder", "toy"]
+    code, result = run_json(
+        capsys, album / "a.wav", album / "b.wav", "--query-audio", clip, *toys, "-o", album
+    )
+    assert code == 1
+    assert f"would replace the recording '{clip}'." in result["files"][1]["error"]
+    assert clip.read_bytes() == before and not (album / "b" / "rest.wav").exists()
+
+
+@pytest.mark.usefixtures("only_toys")
 def test_names_that_are_not_utf_8_are_done_and_known_again(
     album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,7 +41,7 @@ from unisep.errors import (
 )
 from unisep.separation import total
 from unisep.testing import mix, noise, tone, toy_plugin
-from unisep.testing.toy import SPACE, ToyBackend
+from unisep.testing.toy import SPACE, ToyBackend, ToyEncoder
 from unisep.weights import WeightsStore
 
 BASS, HAT = tone(100, 1.5), tone(8_000, 1.5)
@@ -587,6 +587,19 @@ def test_a_query_becomes_a_portable_vector(tmp_path: Path) -> None:
     assert np.array_equal(again.vector, vector.vector)
     result = separator.separate(SONG, Query(embedding=again, name="bass"))
     assert error_inside(result.target, BASS) < 0.02
+
+
+def test_queries_are_encoded_on_the_cpu_in_place_of_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = []
+
+    def load(*, weights: Path | None, device: torch.device) -> ToyEncoder:
+        devices.append(device.type)
+        return ToyEncoder()
+
+    monkeypatch.setattr("unisep.testing.toy.load_encoder", load)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    toy_separator(device="mps").embed("bass")
+    assert devices == ["cpu"]
 
 
 @pytest.mark.parametrize("query", [["a", "b"], {"text": "a", "exclude": "b"}, {"example_range": (0, 1)}])

@@ -152,13 +152,17 @@ class Shelf:
         return self._once(self._views, (offer.key, space, stems, on_cpu), view)
 
     def encoder(self, offer: EncoderOffer, meter: Meter) -> QueryEncoder:
-        """The loaded encoder; its weights are downloaded if they are missing."""
+        """The loaded encoder; its weights are downloaded if they are missing.
+
+        In place of mps, which lacks operators and types, it gets the CPU: a text or a clip is soon encoded there.
+        """
 
         def load() -> QueryEncoder:
             weights = self._weights(offer, meter)
             meter.stage("loading")
             unknown = bool(offer.place) and offer.key not in self._own_encoders
-            return plugins.load_encoder(offer.spec, weights=weights, device=self._device, any_space=unknown)
+            device = _CPU if self._device.type == "mps" else self._device
+            return plugins.load_encoder(offer.spec, weights=weights, device=device, any_space=unknown)
 
         return self._once(self._encoders, offer.key, load)
 

@@ -94,7 +94,7 @@ def check_recordings_stay(paths: Mapping[str, Path], source: Path) -> None:
 
 @contextmanager
 def protected(recordings: Iterable[Path]) -> Iterator[None]:
-    """A block in which no result, in this thread, may replace any of `recordings`: all the inputs of a batch."""
+    """A block in which no result, in this thread, may replace any of `recordings`: the inputs and examples of a batch."""
     token = _protected.set({**_protected.get(), **_identified(recordings)})
     try:
         yield

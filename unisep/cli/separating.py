@@ -37,10 +37,12 @@ def separate(arguments: Namespace, console: Console) -> int:
     _check_writing(arguments)
     ledger = Ledger(arguments.out)
     found = expand(arguments.inputs, recursive=arguments.recursive, skip=ledger.is_output)
-    check_distinct([path for path in found if isinstance(path, Path)], template)
+    recordings = [path for path in found if isinstance(path, Path)]
+    check_distinct(recordings, template)
     progress = BatchProgress(console, [item if isinstance(item, Path) else None for item in found])
     batch = _Batch(arguments, console, ledger, progress)
-    with protected(path for path in found if isinstance(path, Path)):
+    clips = [*arguments.query_audio, *arguments.exclude_audio]
+    with protected([*recordings, *clips]):
         results = [batch.result(index, item) for index, item in enumerate(found)]
     counts = {
         state: sum(result["state"] == state for result in results) for state in ("done", "skipped", "failed")
