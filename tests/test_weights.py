@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from unisep import download, hub
+from unisep import download, hashes, hub
 from unisep.errors import DownloadError, WeightsError
 from unisep.weights import Card, CardFile, FileProgress, WeightsStore, default_folder, parse_card, read_card
 
@@ -360,7 +360,7 @@ def test_a_hash_is_computed_once_and_again_when_the_file_changes(
     card = card_of(f"{server.url}/a")
     path = store.ensure(card) / "a.safetensors"
     hashed: list[Path] = []
-    real: Callable[[Path], str] = download.sha256_of
+    real: Callable[[Path], str] = hashes.sha256_of
 
     def counted(path: Path) -> str:
         hashed.append(path)

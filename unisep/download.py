@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import re
 import time
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 
 from unisep.cards import checked_url
 from unisep.errors import DownloadError, WeightsError
+from unisep.hashes import sha256_of
 
 MAX_BYTES = 32 * 2**30
 N_ATTEMPTS = 4
@@ -96,12 +96,6 @@ def fetch(request: Request, target: Path, on_bytes: OnBytes | None = None) -> Fe
         f"{request.url} could not be fetched ({_reason(problem)}). Check the connection and try again: "
         "what has arrived is kept, and the download goes on from there."
     ) from problem
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a whole file, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(eq=False)

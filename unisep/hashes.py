@@ -6,9 +6,13 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from unisep.download import sha256_of
-
 _known: dict[tuple[str, int, int, int], str] = {}
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a whole file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def known_sha256(path: Path) -> str:

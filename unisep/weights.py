@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unisep.cards import Card, CardFile, package_folder, parse_card, read_card
-from unisep.download import Request, fetch, sha256_of
+from unisep.download import Request, fetch
 from unisep.errors import DownloadError, WeightsError
-from unisep.hashes import joint_sha256, known_sha256, remember
+from unisep.hashes import joint_sha256, known_sha256, remember, sha256_of
 from unisep.hub import at_commit, at_endpoint, cached_file, commit_of, home, offline_by_environment, token
 from unisep.locks import locked
 

@@ -56,12 +56,7 @@ class MiniEncoder(QueryEncoder):
     @torch.inference_mode()
     def encode_audio(self, clips: Sequence[Audio]) -> Tensor:
         """Unit vectors [n, dim]: windows of three seconds, averaged where the clip sounds."""
-        return self.encode_audio_arrays([(clip.samples.mean(0), clip.sample_rate_hz) for clip in clips])
-
-    @torch.inference_mode()
-    def encode_audio_arrays(self, clips: Sequence[tuple[NDArray[np.float32], int]]) -> Tensor:
-        """Unit vectors [n, dim] of (mono samples [samples], rate in hertz) pairs."""
-        rows = [self._encode_clip(samples, rate_hz) for samples, rate_hz in clips]
+        rows = [self._encode_clip(clip.samples.mean(0), clip.sample_rate_hz) for clip in clips]
         return torch.stack(rows) if rows else torch.empty(0, self.dim, device=self._device)
 
     def _padded(self, text: str) -> tuple[Tensor, Tensor]:

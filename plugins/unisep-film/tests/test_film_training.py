@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,12 @@ from unisep_film.training.losses import LossWeights, separation_loss, si_sdr_db
 from unisep_film.training.measure import averaged_model, by_class, by_kind, measure_item, presence_auc, sdr_db
 from unisep_film.training.mixing import MixConfig
 from unisep_film.training.queries import QueryMix, TextAudioEncoder
-from unisep_film.training.train import Recipe, Run, learning_rate, load_recipe, train
+from unisep_film.training.recipe import Recipe, load_recipe
+from unisep_film.training.run import Run
+from unisep_film.training.train import train
 from unisep_film.training.validation import ValidationItem
 
+from unisep import Audio, QueryEncoder
 from unisep.errors import OptionError
 
 RATE_HZ = 8000
@@ -35,8 +39,11 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-class HashEncoder:
+class HashEncoder(QueryEncoder):
     """Gives every text a random vector of its own, and clips vectors of their spectra."""
+
+    space = "toy-1"
+    dim = 16
 
     def encode_text(self, texts: list[str]) -> torch.Tensor:
         rows = [
@@ -44,10 +51,10 @@ class HashEncoder:
         ]
         return normalize(torch.stack(rows), dim=-1)
 
-    def encode_audio_arrays(self, clips: list[tuple[np.ndarray, int]]) -> torch.Tensor:
+    def encode_audio(self, clips: Sequence[Audio]) -> torch.Tensor:
         rows = [
-            torch.from_numpy(np.abs(np.fft.rfft(clip))[:512].reshape(16, 32).sum(1) + 1e-6)
-            for clip, _ in clips
+            torch.from_numpy(np.abs(np.fft.rfft(clip.samples[0]))[:512].reshape(16, 32).sum(1) + 1e-6)
+            for clip in clips
         ]
         return normalize(torch.stack(rows).float(), dim=-1)
 
@@ -120,9 +127,9 @@ def test_gradients_are_finite_for_silence_and_perfection() -> None:
 
 def test_the_schedule_before_the_fall_does_not_depend_on_the_length() -> None:
     short, long = RECIPE.model_copy(update={"n_steps": 100}), RECIPE.model_copy(update={"n_steps": 1000})
-    assert [learning_rate(short, s) for s in range(60)] == [learning_rate(long, s) for s in range(60)]
-    assert learning_rate(short, 0) == RECIPE.learning_rate / 2
-    assert 0 < learning_rate(short, 99) < 0.05 * RECIPE.learning_rate
+    assert [short.learning_rate_at(s) for s in range(60)] == [long.learning_rate_at(s) for s in range(60)]
+    assert short.learning_rate_at(0) == RECIPE.learning_rate / 2
+    assert 0 < short.learning_rate_at(99) < 0.05 * RECIPE.learning_rate
 
 
 def test_a_resumed_run_equals_an_unbroken_one(store: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from unisep_film.training.catalogue import Catalogue
 from unisep_film.training.queries import TextAudioEncoder
 from unisep_film.training.store import Store
 
-from unisep import Backend, BackendInfo, Output
+from unisep import Audio, Backend, BackendInfo, Output, QueryEncoder
 
 RATE_HZ = 8000
 SECONDS = 30
@@ -29,17 +30,20 @@ def asked_for(name: str) -> torch.Tensor:
     return torch.tensor([float(label in ANSWERS.get(name, (name,))) for label in HZ])
 
 
-class LabelEncoder:
+class LabelEncoder(QueryEncoder):
     """Vectors whose places are the labels: texts by name, clips by what sounds in them."""
+
+    space = "labels"
+    dim = len(HZ)
 
     def encode_text(self, texts: list[str]) -> torch.Tensor:
         return torch.stack([asked_for(text) for text in texts])
 
-    def encode_audio_arrays(self, clips: list[tuple[np.ndarray, int]]) -> torch.Tensor:
+    def encode_audio(self, clips: Sequence[Audio]) -> torch.Tensor:
         rows = []
-        for clip, rate_hz in clips:
-            spectrum = np.abs(np.fft.rfft(clip))
-            heard = [spectrum[round(hz * len(clip) / rate_hz)] for hz in HZ.values()]
+        for clip in clips:
+            spectrum = np.abs(np.fft.rfft(clip.samples[0]))
+            heard = [spectrum[round(hz * clip.n_samples / clip.sample_rate_hz)] for hz in HZ.values()]
             rows.append(torch.tensor([float(value > 0.1 * max(heard)) for value in heard]))
         return torch.stack(rows)
 

@@ -293,14 +293,12 @@ def test_batches_depend_on_seed_and_step_alone(store):
     assert not np.array_equal(a.mixture, ExampleStream(store, PLAIN, seed=2).batch(4).mixture)
 
 
-def test_stream_pickles_without_audio_and_strides(store):
-    stream = ExampleStream(store, PLAIN, seed=1, first_step=2, stride=3)
+def test_a_stream_pickles_without_audio(store):
+    stream = ExampleStream(store, PLAIN, seed=1)
     stream.batch(0)
     data = pickle.dumps(stream)
     assert len(data) < 100_000
-    copied = iter(pickle.loads(data))
-    np.testing.assert_array_equal(next(copied).mixture, stream.batch(2).mixture)
-    np.testing.assert_array_equal(next(copied).mixture, stream.batch(5).mixture)
+    np.testing.assert_array_equal(pickle.loads(data).batch(2).mixture, stream.batch(2).mixture)
 
 
 def test_shapes_and_channels(store):

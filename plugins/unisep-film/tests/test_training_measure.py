@@ -17,7 +17,6 @@ from unisep_film.checkpoints import load_model
 from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs
 from unisep_film.training import corpus, measure
-from unisep_film.training.encoders import ClipEncoder
 from unisep_film.training.mix_config import MixConfig
 from unisep_film.training.queries import TextAudioEncoder
 from unisep_film.training.recipe import Recipe
@@ -115,7 +114,7 @@ def test_mono_models_and_short_segments_are_measured_on_what_they_take(
     windows = measure.windows_for(model)
     assert windows.segment_seconds == (6.0 if output == "mask" else 1.0)
     items = list(validation_items(Store(store), windows))
-    encoder = TextAudioEncoder(lambda: ClipEncoder(FirstLetters()))
+    encoder = TextAudioEncoder(FirstLetters)
     figures = measure.measure(model, items, encoder, RATE_HZ, "audio")
     assert len(figures) == len(items) == 3 and all(np.isfinite(row.sdr_db) for row in figures)
 

@@ -27,17 +27,18 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
-from unisep_htdemucs.checkpoints import build_model, file_sha256, read_checkpoint
+from unisep_htdemucs.checkpoints import build_model, read_checkpoint
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
 from unisep_htdemucs.saving import save_checkpoint
 
 from unisep.errors import OptionError, UnisepError, WeightsError
+from unisep.hashes import sha256_of
 
 from .distributed import Place, joined
 from .kept import kept_recipe
 from .learner import ALONE, Learner
-from .loop import keep_learning
+from .loop import add_run_arguments, keep_learning
 from .losses import plain_sdr_db
 from .mixing import ExampleStream, MixConfig
 from .pace import Pace
@@ -84,7 +85,7 @@ class DistilRun(Learner[HTDemucs]):
         """Who is learnt from. Raises WeightsError when the file cannot be read, or is another than at the start."""
         path = self.recipe.teacher
         checkpoint = read_checkpoint(path)
-        if file_sha256(path) != self.recipe.teacher_sha256:
+        if sha256_of(path) != self.recipe.teacher_sha256:
             raise WeightsError(f"{path} is not the teacher this run began with. Bring that file back.")
         return build_model(checkpoint, self.place.device, torch.float32)
 
@@ -139,9 +140,7 @@ def pinned(recipe: Distillation) -> Distillation:
             f"mix.segment_seconds is {recipe.mix.segment_seconds}; this teacher takes {float(teacher.segment):g} s at most."
         )
     options = dataclasses.asdict(teacher) | {"segment": str(teacher.segment)}
-    return recipe.model_copy(
-        update={"teacher_sha256": file_sha256(recipe.teacher), "teacher_options": options}
-    )
+    return recipe.model_copy(update={"teacher_sha256": sha256_of(recipe.teacher), "teacher_options": options})
 
 
 def _config(options: dict[str, Any]) -> HTDemucsConfig:
@@ -209,13 +208,7 @@ def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("store", help="folder made by unisep_film.training.corpus")
-    parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--config", type=Path, help="recipe (JSON) for a new run")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads a process")
-    parser.add_argument("--workers", type=int, default=1, help="mixing processes for each training process")
-    parser.add_argument("--stop-after", type=float, default=math.inf, metavar="SECONDS")
+    add_run_arguments(parser)
     parser.add_argument("--release", type=Path, help="write the student here at the end: a .safetensors file")
     args = parser.parse_args(given)
     torch.set_num_threads(args.threads)

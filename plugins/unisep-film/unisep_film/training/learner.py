@@ -11,7 +11,6 @@ from unisep_htdemucs.kernels import computes_bfloat16
 
 from .distributed import Place
 from .pace import Pace
-from .schedule import learning_rate
 
 CHECKPOINT_FILE = "checkpoint.pt"
 ALONE = Place()
@@ -45,7 +44,7 @@ class Learner(Generic[ModelT]):
     def learn(self, loss: Tensor) -> Tensor:
         """The gradient's norm, after one update against `loss` at the rate of this step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.pace, self.step)
+            group["lr"] = self.pace.learning_rate_at(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.pace.clip_norm)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -65,3 +67,14 @@ def _log(run: Learner[Any], figures: Figures, speed: float) -> None:
     with (run.folder / "log.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
     print(json.dumps(line), flush=True)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every run takes: its store, its folder, and how it is computed."""
+    parser.add_argument("store", help="folder made by unisep_film.training.corpus")
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--config", type=Path, help="recipe (JSON) for a new run")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads a process")
+    parser.add_argument("--workers", type=int, default=1, help="mixing processes for each training process")
+    parser.add_argument("--stop-after", type=float, default=math.inf, metavar="SECONDS")

@@ -30,10 +30,11 @@ from unisep_film.checkpoints import load_model, save_model
 from unisep_film.model import FilmHTDemucs
 
 from .encoders import add_encoder, asked_encoder
+from .learner import CHECKPOINT_FILE
 from .queries import TextAudioEncoder
+from .recipe import Recipe, load_recipe
 from .release import update_card
 from .store import Store
-from .train import Recipe, load_recipe
 from .validation import ValidationConfig, ValidationItem, validation_items
 
 CARD = "htdemucs-film.toml"
@@ -144,9 +145,9 @@ def averaged_model(run: Path) -> tuple[FilmHTDemucs, Recipe, int]:
     Raises OptionError when there is no such run, or it has saved nothing yet.
     """
     recipe = load_recipe(run, None)
-    if not (run / "checkpoint.pt").exists():
+    if not (run / CHECKPOINT_FILE).exists():
         raise OptionError(f"{run} has saved no step yet. Let `unisep_film.training.train` go on with it.")
-    state = torch.load(run / "checkpoint.pt", weights_only=True, map_location="cpu")
+    state = torch.load(run / CHECKPOINT_FILE, weights_only=True, map_location="cpu")
     model = FilmHTDemucs(recipe.model)
     model.load_state_dict(state["average"])
     return model.eval(), recipe, int(state["step"])

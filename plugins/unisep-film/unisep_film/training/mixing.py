@@ -8,7 +8,6 @@ for batch in stream: ...        # from `first_step`, every `stride` steps
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import final
 
 import numpy as np
@@ -65,24 +64,14 @@ class ExampleStream:
         store: Store,
         config: MixConfig | None = None,
         seed: int = 0,
-        *,
-        first_step: int = 0,
-        stride: int = 1,
     ) -> None:
         self.config = config or MixConfig()
         self.seed = seed
-        self.first_step = first_step
-        self.stride = stride
+        self.sample_rate_hz = store.sample_rate_hz
         self.catalogue = Catalogue(store)
         self.wishes = Wishes(self.catalogue, self.config)
         self.n_samples = round(self.config.segment_seconds * store.sample_rate_hz)
         self._tags_of: dict[str, frozenset[str]] = {}
-
-    def __iter__(self) -> Iterator[Batch]:
-        step = self.first_step
-        while True:
-            yield self.batch(step)
-            step += self.stride
 
     def batch(self, step: int, items: range | None = None) -> Batch:
         """The batch of `step`, or the `items` of it that are asked for."""

@@ -26,3 +26,9 @@ class Pace(BaseModel):
     seed: int = 0
     log_every: PositiveInt = 25
     save_every: PositiveInt = 250
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, a plateau, and a linear fall to zero; what precedes the fall is the same for any `n_steps`."""
+        rise = (step + 1) / self.warmup_steps
+        fall = (self.n_steps - step) / max(1.0, self.decay_share * self.n_steps)
+        return self.learning_rate * min(1.0, rise, fall)

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset, get_worker_info
 
+from unisep import Audio, QueryEncoder
+
 from .mixing import ExampleStream, MixConfig
 from .store import Store
 
@@ -58,27 +60,25 @@ class TrainingBatch:
 class TextAudioEncoder:
     """Encodes prompts and example clips; prompts are few, so their vectors are kept."""
 
-    def __init__(self, load: Callable[[], object]) -> None:
+    def __init__(self, load: Callable[[], QueryEncoder]) -> None:
         self._load = load
-        self._encoder: object | None = None
+        self._encoder: QueryEncoder | None = None
         self._texts: dict[str, Tensor] = {}
 
     def texts(self, prompts: Sequence[str]) -> Tensor:
         """Vectors `[n, dim]` of `prompts`."""
         missing = sorted({p for p in prompts if p not in self._texts})
         if missing:
-            vectors = self.encoder.encode_text(missing)  # type: ignore[attr-defined]
+            vectors = self.encoder.encode_text(missing)
             self._texts.update(zip(missing, vectors, strict=True))
         return torch.stack([self._texts[p] for p in prompts])
 
     def clips(self, clips: Sequence[np.ndarray], sample_rate_hz: int) -> Tensor:
         """Vectors `[n, dim]` of mono clips `[samples]`."""
-        pairs = [(clip, sample_rate_hz) for clip in clips]
-        out: Tensor = self.encoder.encode_audio_arrays(pairs)  # type: ignore[attr-defined]
-        return out
+        return self.encoder.encode_audio([Audio(clip, sample_rate_hz) for clip in clips])
 
     @property
-    def encoder(self) -> object:
+    def encoder(self) -> QueryEncoder:
         """The encoder, loaded on first use (in the worker, not before it is started)."""
         if self._encoder is None:
             self._encoder = self._load()
@@ -137,7 +137,7 @@ class QueryStream(IterableDataset[TrainingBatch]):
         clips = batch.examples if step >= self.queries.audio_from else [None] * len(batch.prompts)
         # For the process with the first items this is the generator of (seed, step, 1).
         rng = np.random.default_rng((self.seed, step, 1, self.items.start))
-        vectors = self._vectors(batch.prompts, clips, rng)
+        vectors = self._vectors(batch.prompts, clips, stream.sample_rate_hz, rng)
         present = torch.from_numpy(np.asarray(batch.present, dtype=np.float32))
         return TrainingBatch(
             torch.from_numpy(batch.mixture),
@@ -157,14 +157,18 @@ class QueryStream(IterableDataset[TrainingBatch]):
         return vectors
 
     def _vectors(
-        self, prompts: Sequence[str], clips: Sequence[np.ndarray | None], rng: np.random.Generator
+        self,
+        prompts: Sequence[str],
+        clips: Sequence[np.ndarray | None],
+        sample_rate_hz: int,
+        rng: np.random.Generator,
     ) -> Tensor:
         vectors = self.encoder.texts(prompts).clone()
         draw = rng.random(len(prompts))
         heard = [i for i, clip in enumerate(clips) if clip is not None and draw[i] >= self.queries.text_share]
         if heard:
             sound = self.encoder.clips(
-                [c for i, c in enumerate(clips) if i in heard and c is not None], self._rate()
+                [c for i, c in enumerate(clips) if i in heard and c is not None], sample_rate_hz
             )
             for row, i in enumerate(heard):
                 audio_only = draw[i] < self.queries.text_share + self.queries.audio_share
@@ -173,6 +177,3 @@ class QueryStream(IterableDataset[TrainingBatch]):
         noise = torch.from_numpy(rng.standard_normal(tuple(vectors.shape), dtype=np.float32))
         size = torch.from_numpy(rng.random((len(prompts), 1), dtype=np.float32)) * self.queries.noise
         return F.normalize(F.normalize(vectors, dim=-1) + size * F.normalize(noise, dim=-1), dim=-1)
-
-    def _rate(self) -> int:
-        return Store(self.store_folder).sample_rate_hz

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from .train import Recipe
+from unisep.hashes import sha256_of
+
+from .recipe import Recipe
 
 MIN_WINDOWS = 8  # a median over fewer says little, and is left out of the card
 Tables = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -23,7 +24,7 @@ def update_card(card: Path, weights: Path, recipe: Recipe, n_steps: int, tables:
         "[[files]]",
         f'name = "{weights.name}"',
         f'resource = "{weights.parent.name}/{weights.name}"',
-        f'sha256 = "{hashlib.sha256(weights.read_bytes()).hexdigest()}"',
+        f'sha256 = "{sha256_of(weights)}"',
         f"n_bytes = {weights.stat().st_size}",
         "",
         "[measured.training]",

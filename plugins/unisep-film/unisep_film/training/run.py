@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from unisep_film.model import FilmHTDemucs
 
 from .distributed import Place
-from .learner import ALONE, CHECKPOINT_FILE, Learner
+from .learner import ALONE, Learner
 from .losses import separation_loss
 from .queries import TrainingBatch
 from .recipe import Recipe
-from .schedule import set_stage, trains_separator
 from .start import begin
 from .teacher import answers, load_teacher, taught_loss
 
-__all__ = ["ALONE", "CHECKPOINT_FILE", "Asked", "Run"]
 Change = Callable[[FilmHTDemucs], FilmHTDemucs]
 
 
@@ -79,10 +77,10 @@ class Run(Learner[FilmHTDemucs]):
         begin(self.model, self.recipe.start)
 
     def _asked_now(self) -> nn.Module:
-        """The differentiated module; made again when another set of parameters is to be trained."""
-        with_separator = trains_separator(self.recipe, self.step)
+        """The differentiated module; made again when the separator under the query is to be trained too."""
+        with_separator = self.step >= self.recipe.conditioning_steps
         if self._asked is None or with_separator != self._with_separator:
             self._with_separator = with_separator
-            set_stage(self.model, with_separator)
+            self.model.core.requires_grad_(with_separator)
             self._asked = self.place.averaging(Asked(self.model, self.recipe.space))
         return self._asked

@@ -14,10 +14,10 @@ from einops import rearrange
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional as F
-from unisep_htdemucs.checkpoints import file_sha256
 from unisep_htdemucs.kernels import computes_bfloat16
 
 from unisep.errors import OptionError, WeightsError
+from unisep.hashes import sha256_of
 from unisep_film.checkpoints import load_model
 from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs
@@ -57,7 +57,7 @@ class Answers:
 def pinned(teacher: Teacher, student: FilmConfig, segment_seconds: float) -> Teacher:
     """The teacher with the hash of its file. Raises as `load_teacher` does."""
     load_teacher(teacher, student, segment_seconds, torch.device("cpu"))
-    return teacher.model_copy(update={"sha256": file_sha256(teacher.film)})
+    return teacher.model_copy(update={"sha256": sha256_of(teacher.film)})
 
 
 def load_teacher(
@@ -70,7 +70,7 @@ def load_teacher(
     """
     is_fast = teacher.bfloat16 and (device.type != "cpu" or computes_bfloat16())
     model = load_model(teacher.film, device, torch.bfloat16 if is_fast else torch.float32)
-    if teacher.sha256 and file_sha256(teacher.film) != teacher.sha256:
+    if teacher.sha256 and sha256_of(teacher.film) != teacher.sha256:
         raise WeightsError(f"{teacher.film} is not the teacher this run began with. Bring that file back.")
     _check_fit(model.config, student, segment_seconds)
     return model.requires_grad_(False)

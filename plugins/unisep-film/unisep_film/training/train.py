@@ -13,8 +13,6 @@ would have seen, and several processes share the batch that one would have had.
 from __future__ import annotations
 
 import argparse
-import math
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,14 +22,11 @@ from unisep.errors import UnisepError
 
 from .distributed import joined
 from .encoders import add_encoder, asked_encoder
-from .loop import keep_learning
+from .loop import add_run_arguments, keep_learning
 from .queries import QueryStream, TextAudioEncoder
-from .recipe import Recipe, load_recipe
+from .recipe import load_recipe
 from .run import Run
-from .schedule import learning_rate
 from .store import Store
-
-__all__ = ["Recipe", "Run", "learning_rate", "load_recipe", "train"]
 
 
 def train(
@@ -69,25 +64,14 @@ def by_presence(figures: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def arguments_of_main(given: list[str] | None) -> argparse.Namespace:
-    """The command line's arguments."""
+def main(given: list[str] | None = None) -> None:
+    """Train from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("store", help="folder made by unisep_film.training.corpus")
-    parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--config", type=Path, help="recipe (JSON) for a new run")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads a process")
-    parser.add_argument("--workers", type=int, default=1, help="mixing processes for each training process")
+    add_run_arguments(parser)
     add_encoder(parser)
-    parser.add_argument("--stop-after", type=float, default=math.inf, metavar="SECONDS")
-    return parser.parse_args(given)
-
-
-def main(given: list[str] | None = None) -> None:
-    """Train from the command line."""
-    args = arguments_of_main(given)
+    args = parser.parse_args(given)
     torch.set_num_threads(args.threads)
     try:
         with joined(args.device) as place:

@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
+from unisep.evaluation.windows import quota
 from unisep_film.training import labels, sources
 from unisep_film.training.augment import Sound
 from unisep_film.training.catalogue import Catalogue
@@ -95,7 +96,7 @@ class SongWindows:
         """
         apart = [[w for k, w in enumerate(windows) if k == 0 or not _overlaps(windows, k, self.n_samples)]
                  for windows in by_song if windows]  # fmt: skip
-        quotas = _quotas([len(windows) for windows in apart], n_windows)
+        quotas = quota([len(windows) for windows in apart], n_windows)
         return [
             windows[int(position)]
             for windows, quota in zip(apart, quotas, strict=True)
@@ -124,16 +125,3 @@ def _overlaps(windows: Sequence[Window], position: int, n_samples: int) -> bool:
     return windows[position].start - windows[position - 1].start < n_samples and bool(
         (windows[position].start // (n_samples // 2)) % 2
     )
-
-
-def _quotas(counts: Sequence[int], wanted: int) -> list[int]:
-    """How many to take of each so that `wanted` come together, as even as the counts allow.
-
-    >>> _quotas([2, 10, 10], 8)
-    [2, 3, 3]
-    """
-    quotas = [0] * len(counts)
-    while sum(quotas) < wanted and any(q < c for q, c in zip(quotas, counts, strict=True)):
-        open_places = [k for k, count in enumerate(counts) if quotas[k] < count]
-        quotas[min(open_places, key=lambda k: (quotas[k], -counts[k]))] += 1
-    return quotas
