@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from unisep.errors import WeightsError
 
 _LARGEST_HEADER_BYTES = 1 << 24
 _N_NAMED = 3
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -125,6 +126,31 @@ def check_finite(path: Path, parameters: Mapping[str, Tensor]) -> None:
             raise WeightsError(
                 f"{path}: {name:.200} holds numbers that are not finite in {value.dtype}. Fetch the file again."
             )
+
+
+def filled(
+    path: Path,
+    make: Callable[[], ModuleT],
+    state: Mapping[str, Tensor],
+    placed: Callable[[str, Tensor], Tensor],
+    described_by: str = "its own options",
+    advice: str = "It is damaged or for another version.",
+) -> ModuleT:
+    """The model that `make` gives, with the parameters `state` of the file at `path`, in evaluation mode.
+
+    make: called with "meta" as torch's device, so that it costs neither memory nor random numbers; a buffer that is in
+        no file is to be made on the CPU.
+    placed: a parameter of this name and value as the model gets it, on its device and in its number type.
+
+    Raises WeightsError as `check_parameters` and `check_finite` do, and what `make` raises.
+    """
+    with torch.device("meta"):
+        model = make()
+    check_parameters(path, state, model.state_dict(), described_by, advice)
+    parameters = {name: placed(name, value).contiguous() for name, value in state.items()}
+    check_finite(path, parameters)
+    nn.Module.load_state_dict(model, parameters, strict=True, assign=True)
+    return model.eval()
 
 
 def _some(names: Sequence[str]) -> str:

@@ -8,13 +8,14 @@ options, and the content of all weights.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from unisep.hashes import sha256_of
 
 FILE_NAME = ".unisep-done.jsonl"
 
@@ -114,7 +115,6 @@ def _key(asked: Mapping[str, Any]) -> str:
 def sha256_or_nothing(path: Path) -> str:
     """The sha256 of a file; empty where there is none."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return ""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from unisep.errors import OptionError
+from unisep.hashes import sha256_of
 from unisep.query import Embedding, Query
 from unisep.request import is_file, read_asks
 
@@ -89,8 +89,7 @@ def _parts(arguments: Namespace) -> list[dict[str, Any]]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         if value.is_file():
-            with value.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return sha256_of(value)
         return str(value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unisep.errors import WeightsError
-from unisep.parameters import check_finite, check_parameters, read_safetensors, read_torch_file
+from unisep.parameters import filled, read_safetensors, read_torch_file
 
 from .config import BINS_MULTIPLE, N_ENCODERS, AudioSepConfig
 from .model import AudioSep, encoder_name
@@ -42,13 +42,10 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> AudioSep
     """
     state = read_state(path)
     config = _config(path, state)
-    with torch.device("meta"):  # no memory, no random numbers: every parameter comes from the file
-        model = AudioSep(config)
-    check_parameters(path, state, model.state_dict(), "AudioSep")
-    placed = {name: _placed(value, device, dtype) for name, value in state.items()}
-    check_finite(path, placed)
-    model.load_state_dict(placed, strict=True, assign=True)
-    return model.to(device).eval().requires_grad_(False)
+    model = filled(
+        path, lambda: AudioSep(config), state, lambda _, value: _placed(value, device, dtype), "AudioSep"
+    )
+    return model.to(device).requires_grad_(False)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from unisep.errors import DownloadError, WeightsError
+from unisep.hashes import known_sha256
 
 DEFAULT_NAME = "laion/clap-htsat-unfused"
 DEFAULT_REVISION = "8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a"
@@ -54,7 +54,7 @@ def _from_folder(folder: Path) -> Checkpoint:
         raise WeightsError(
             f"{folder} holds none of {', '.join(WEIGHTS_NAMES)}. Save the model there with save_pretrained."
         )
-    digest = sha256(weights)
+    digest = known_sha256(weights)
     space = DEFAULT_SPACE if digest == DEFAULT_SHA256 else f"{folder.resolve().name}@{digest}"
     return Checkpoint(folder, weights, space)
 
@@ -90,16 +90,10 @@ def _from_hub(name: str, revision: str) -> Checkpoint:
             f"Cannot fetch {name} at revision {revision} ({type(error).__name__}: {error}). Connect and unset "
             "HF_HUB_OFFLINE, give a folder that holds the checkpoint, or use the encoder 'clap-mini', which works offline."
         ) from error
-    if f"{name}@{revision}" == DEFAULT_SPACE and sha256(weights) != DEFAULT_SHA256:
+    if f"{name}@{revision}" == DEFAULT_SPACE and known_sha256(weights) != DEFAULT_SHA256:
         raise WeightsError(
             f"{weights} is not the published file of {name}: its sha256 differs. Delete it and try again."
         )
     # The cache keeps a revision in a folder of its commit's name, whatever branch was asked for.
     folder = needed[0].parent
     return Checkpoint(folder, weights, f"{name}@{folder.name}")
-
-
-def sha256(file: Path) -> str:
-    """The sha256 of a whole file, 64 hex digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

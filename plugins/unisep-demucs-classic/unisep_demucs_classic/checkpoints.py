@@ -19,7 +19,7 @@ from unisep_htdemucs.checkpoints import check_name
 from unisep_htdemucs.torch_file import Marker, read_torch_file
 
 from unisep.errors import WeightsError
-from unisep.parameters import check_finite, check_parameters, read_safetensors
+from unisep.parameters import filled, read_safetensors
 
 from .released import PUBLISHED_SHA256
 
@@ -66,18 +66,17 @@ def build_model(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
 
     Raises WeightsError if its options make no model, or names, shapes or numbers do not fit it.
     """
-    try:
-        with torch.device("meta"):  # no memory, no random numbers: every parameter comes from the file
-            model = checkpoint.model(**checkpoint.options)
-    except (
-        Exception
-    ) as error:  # whatever strange options provoke in demucs, the caller sees one kind of error
-        raise WeightsError(f"{checkpoint.path} does not make a model: {error}") from error
-    check_parameters(checkpoint.path, checkpoint.state, model.state_dict())
-    state = {name: value.to(device, torch.float32).contiguous() for name, value in checkpoint.state.items()}
-    check_finite(checkpoint.path, state)
-    nn.Module.load_state_dict(model, state, strict=True, assign=True)
-    return model.eval().requires_grad_(False)
+
+    def make() -> nn.Module:
+        try:
+            return checkpoint.model(**checkpoint.options)
+        except (
+            Exception
+        ) as error:  # whatever strange options provoke in demucs, the caller sees one kind of error
+            raise WeightsError(f"{checkpoint.path} does not make a model: {error}") from error
+
+    model = filled(checkpoint.path, make, checkpoint.state, lambda _, value: value.to(device, torch.float32))
+    return model.requires_grad_(False)
 
 
 def _read_package(path: Path) -> Checkpoint:

@@ -10,7 +10,7 @@ from unisep_htdemucs import eight_bit
 from unisep_htdemucs.model import HTDemucs
 
 from unisep.errors import WeightsError
-from unisep.parameters import check_finite, check_parameters, read_safetensors
+from unisep.parameters import filled, read_safetensors
 
 from .config import FilmConfig
 from .model import FilmHTDemucs
@@ -52,13 +52,13 @@ def load_model(
     config = _config(path, metadata)
     if eight_bit.KEY in metadata:
         state = eight_bit.dequantised(path, metadata[eight_bit.KEY], state)
-    with torch.device("meta"):  # no memory, no random numbers: every parameter comes from the file
-        model = FilmHTDemucs(config)
-    check_parameters(path, state, model.state_dict(), "the config in it")
-    state = {name: value.to(device, dtype) for name, value in state.items()}
-    check_finite(path, state)
-    model.load_state_dict(state, assign=True)
-    return model.eval()
+    return filled(
+        path,
+        lambda: FilmHTDemucs(config),
+        state,
+        lambda _, value: value.to(device, dtype),
+        "the config in it",
+    )
 
 
 def from_htdemucs(separator: HTDemucs, spaces: dict[str, int], condition_channels: int = 256) -> FilmHTDemucs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 
 from unisep.errors import OptionError, WeightsError
-from unisep.parameters import check_finite, check_parameters, read_safetensors
+from unisep.hashes import sha256_of
+from unisep.parameters import filled, read_safetensors
 
 from .config import HTDemucsConfig
 from .eight_bit import KEY, dequantised
@@ -70,24 +70,18 @@ def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
 
     Raises WeightsError if names or shapes do not fit the options, or a parameter is not a finite number.
     """
+    keeps_sums = device.type == "cpu" and dtype == torch.bfloat16
+
+    def placed(name: str, value: Tensor) -> Tensor:
+        return value.to(device, torch.float32 if keeps_sums and not of_products(name) else dtype)
+
     try:
-        with torch.device("meta"):  # no memory, no random numbers: every parameter comes from the file
-            model = HTDemucs(checkpoint.config)
-        check_parameters(checkpoint.path, checkpoint.state, model.state_dict())
-        keeps_sums = device.type == "cpu" and dtype == torch.bfloat16
-        state = {
-            name: value.to(
-                device, torch.float32 if keeps_sums and not of_products(name) else dtype
-            ).contiguous()
-            for name, value in checkpoint.state.items()
-        }
-        check_finite(checkpoint.path, state)
-        model.load_state_dict(state, strict=True, assign=True)
+        model = filled(checkpoint.path, lambda: HTDemucs(checkpoint.config), checkpoint.state, placed)
     except (OptionError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{checkpoint.path} does not make a model: {error}") from error
-    return model.eval().requires_grad_(False)
+    return model.requires_grad_(False)
 
 
 def of_products(name: str) -> bool:
@@ -100,12 +94,6 @@ def of_products(name: str) -> bool:
     return in_layer or (name.startswith(("decoder.", "tdecoder.")) and ".rewrite." in name)
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of the whole file, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_name(path: Path, published: Mapping[str, str] = PUBLISHED_SHA256) -> None:
     """Compare the file with the hash its name carries (`signature-hash.th`) or that was published for it.
 
@@ -113,7 +101,7 @@ def check_name(path: Path, published: Mapping[str, str] = PUBLISHED_SHA256) -> N
     """
     match = re.fullmatch(r"[0-9a-f]{8}-([0-9a-f]{8,64})", path.stem)
     expected = published.get(path.name, match[1] if match else "")
-    actual = file_sha256(path) if expected else ""
+    actual = sha256_of(path) if expected else ""
     if not actual.startswith(expected):
         raise WeightsError(
             f"{path} is not the file its name promises: sha256 {actual}, expected {expected}. Fetch it again."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, final
 from torch import Tensor
 
 from unisep.errors import WeightsError
+from unisep.hashes import known_sha256
 from unisep.parameters import check_finite, read_torch_file
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -64,9 +64,7 @@ def find(weights: Path | None) -> Checkpoint:
             f"{TOKENIZER_FILE} is missing beside {found[0]}. Put there that of RoBERTa (roberta-base), which every "
             "LAION CLAP was trained with."
         )
-    with found[0].open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Checkpoint(found[0], tokenizer, f"{found[0].stem}@{digest}")
+    return Checkpoint(found[0], tokenizer, f"{found[0].stem}@{known_sha256(found[0])}")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

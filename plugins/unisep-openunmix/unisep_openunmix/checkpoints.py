@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -15,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from unisep.errors import WeightsError
-from unisep.parameters import check_finite, check_parameters, only_tensors, read_torch_file
+from unisep.hashes import sha256_of
+from unisep.parameters import filled, only_tensors, read_torch_file
 
 from .model import OpenUnmix, Shape
 
@@ -97,21 +97,20 @@ def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
 
     Raises WeightsError if names or shapes do not fit together, or a parameter is not a finite number.
     """
-    with torch.device("meta"):  # no memory, no random numbers: every parameter comes from the file
-        model = OpenUnmix(checkpoint.shape)
-    wanted = model.state_dict()
-    state = {
-        name: value for name, value in checkpoint.state.items() if not name.endswith("num_batches_tracked")
-    }
-    state |= {name: torch.tensor(0) for name in wanted if name.endswith("num_batches_tracked")}
-    check_parameters(checkpoint.path, state, wanted, "together")
-    for name, value in state.items():
+
+    def placed(name: str, value: Tensor) -> Tensor:
         kept = torch.float32 if name in _ALWAYS_FLOAT32 else dtype
-        state[name] = value.to(device, kept if value.is_floating_point() else None).contiguous()
-    check_finite(checkpoint.path, state)
-    model.load_state_dict(state, strict=True, assign=True)
+        return value.to(device, kept if value.is_floating_point() else None)
+
+    counters = {
+        name.replace("running_mean", "num_batches_tracked"): torch.tensor(0)
+        for name in checkpoint.state
+        if name.endswith("running_mean")
+    }
+    state = checkpoint.state | counters
+    model = filled(checkpoint.path, lambda: OpenUnmix(checkpoint.shape), state, placed, "together")
     model.lstm.flatten_parameters()
-    return model.eval().requires_grad_(False)
+    return model.requires_grad_(False)
 
 
 def read_framing(place: Path, n_fft: int) -> Framing:
@@ -160,8 +159,7 @@ def _check_name(path: Path) -> None:
     match = _NAME.fullmatch(path.name)
     if match is None or not match["sha256"]:
         return
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    actual = sha256_of(path)
     if not actual.startswith(match["sha256"]):
         raise WeightsError(
             f"{path} is not the file its name promises: its sha256 is {actual}. Fetch it again."

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from unisep.errors import WeightsError
 from unisep.parameters import (
-    check_finite,
-    check_parameters,
+    filled,
     only_tensors,
     read_safetensors,
     read_torch_file,
@@ -69,19 +68,19 @@ def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
 
     Raises WeightsError if names or shapes do not fit the description, or a parameter is not a finite number.
     """
-    with torch.device("meta"):  # no memory, no random numbers: every parameter comes from the file
-        model = Roformer(checkpoint.description.config)
-    check_parameters(
-        checkpoint.path, checkpoint.state, model.state_dict(), "its description",
+
+    def placed(name: str, value: Tensor) -> Tensor:
+        return value.to(device, torch.float32 if name.endswith(_ALWAYS_FLOAT32) else dtype)
+
+    model = filled(
+        checkpoint.path,
+        lambda: Roformer(checkpoint.description.config),
+        checkpoint.state,
+        placed,
+        "its description",
         "The .yaml is another model's, or it is no plain RoFormer.",
-    )  # fmt: skip
-    state: dict[str, Tensor] = {}
-    for name, value in checkpoint.state.items():
-        kept = torch.float32 if name.endswith(_ALWAYS_FLOAT32) else dtype
-        state[name] = value.to(device, kept).contiguous()
-    check_finite(checkpoint.path, state)
-    model.load_state_dict(state, strict=True, assign=True)
-    return model.to(device).eval().requires_grad_(False)
+    )
+    return model.to(device).requires_grad_(False)
 
 
 def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
