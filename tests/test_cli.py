@@ -7,7 +7,7 @@ import pytest
 
 import unisep
 from unisep import files
-from unisep.cli import arguments, console, main
+from unisep.cli import console, main, question_arguments
 from unisep.errors import AudioFileError, OptionError, QueryError
 from unisep.testing.signals import noise
 
@@ -58,11 +58,11 @@ def test_wrong_usage_has_code_2_and_says_what_is_possible(argv, said, capsys):
 
 
 def test_times_and_ranges():
-    assert arguments.seconds("90.5") == 90.5
-    assert arguments.seconds("1:02:30") == 3750
-    assert arguments.time_range("30-60") == (30, 60)
-    assert arguments.time_range("0:30 - 1:00") == (30, 60)
-    assert arguments.mix("text=0.3,audio=0.7") == {"text": 0.3, "audio": 0.7}
+    assert question_arguments.seconds("90.5") == 90.5
+    assert question_arguments.seconds("1:02:30") == 3750
+    assert question_arguments.time_range("30-60") == (30, 60)
+    assert question_arguments.time_range("0:30 - 1:00") == (30, 60)
+    assert question_arguments.mix("text=0.3,audio=0.7") == {"text": 0.3, "audio": 0.7}
 
 
 def test_help_plugins_and_models_load_neither_torch_nor_numpy():
@@ -169,6 +169,14 @@ def test_a_quiet_console_says_only_what_matters(capsys):
         quiet.error(AudioFileError("no such file"))
         assert quiet.progress("song") is None
     assert capsys.readouterr().err == "unisep: error: no such file\n"
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_commands_show_progress_only_to_those_who_look(quiet, monkeypatch, capsys):
+    from unisep.cli import evaluating
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert (evaluating._progress(console.Console(quiet=quiet)) is None) == quiet
 
 
 def test_progress_rewrites_one_line_of_a_terminal(monkeypatch, capsys):

@@ -17,8 +17,8 @@ import soundfile
 
 from unisep import BackendSpec, hookimpl, plugins
 from unisep.cli import main
-from unisep.cli.batch_progress import BatchProgress, duration
-from unisep.cli.console import Console
+from unisep.cli.batch_progress import BatchProgress
+from unisep.cli.console import Console, duration
 from unisep.cli.ledger import FILE_NAME, sha256_or_nothing
 from unisep.progress import Progress
 from unisep.testing import toy_plugin

@@ -29,7 +29,7 @@ def program() -> str | None:
 
 
 def decode(source: Path, target: Path) -> None:
-    """Nothing; writes the first audio stream of `source` to `target` as 32 bit float W64.
+    """Nothing; writes the first audio stream of `source` to `target` as 32 bit float wav (RF64 above 4 GiB).
 
     Rate and channels stay those of the source.
 

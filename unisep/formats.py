@@ -12,7 +12,6 @@ from unisep.errors import AudioFileError, suggest
 BYTES_PER_VALUE = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 MAX_RIFF_BYTES = 2**32 - 2**16  # larger wav files become RF64; aiff has no such way
 INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
-_PCM = ("PCM_16", "PCM_24", "PCM_32", "FLOAT")
 _LOSSLESS_ELSEWHERE = {"ape", "au", "dsf", "tak", "tta", "wv"}
 _MP3_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _VORBIS_KBPS = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 500)
@@ -95,6 +94,10 @@ FORMATS = {
         Format("mp3", "MP3", (".mp3",), ("MPEG_LAYER_III",), rates_hz=_MP3_RATES_HZ, kbps=(64, 320)),
     )
 }
+
+WRITTEN_SUFFIXES = frozenset(suffix for known in FORMATS.values() for suffix in known.suffixes)
+# Where no ffmpeg is installed, reading one of the others is an error that says so.
+READ_SUFFIXES = WRITTEN_SUFFIXES | {".au", ".m4a", ".aac", ".wma", ".mp4", ".ape", ".wv", ".webm"}
 
 
 def find_format(path: Path, name: str | None = None) -> Format:

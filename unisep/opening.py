@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unisep import files
 from unisep.audio import Audio, as_samples, checked_rate
-from unisep.formats import FORMATS, AudioFileInfo
+from unisep.formats import WRITTEN_SUFFIXES, AudioFileInfo
 
 
 @runtime_checkable
@@ -77,7 +77,7 @@ def open_audio(source: Any, sample_rate_hz: int | None = None) -> Opened:
 def _info(path: Path, audio: Audio) -> AudioFileInfo:
     """What `files.probe` says, without running ffmpeg a second time for formats it alone decodes."""
     suffix = path.suffix.lower()
-    if any(suffix in known.suffixes for known in FORMATS.values()):
+    if suffix in WRITTEN_SUFFIXES:
         return files.probe(path)
     return AudioFileInfo(
         audio.sample_rate_hz, audio.n_channels, audio.n_samples, suffix.removeprefix(".") or "unknown", ""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from unisep import files
 from unisep.audio import Audio
 from unisep.errors import AudioError, AudioFileError
-from unisep.formats import FORMATS
+from unisep.formats import READ_SUFFIXES
 
 SAMPLE_RATE_HZ = 48_000
 SECONDS = 3.0
@@ -77,8 +77,9 @@ def clip_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise AudioFileError(f"There is no folder '{folder}'. Give one that holds audio files.")
-    suffixes = {suffix for known in FORMATS.values() for suffix in known.suffixes}
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in suffixes and path.is_file()]
+    found = [
+        path for path in sorted(folder.rglob("*")) if path.suffix.lower() in READ_SUFFIXES and path.is_file()
+    ]
     if len(found) < LEAST_CLIPS:
         raise too_few(folder, len(found))
     return found

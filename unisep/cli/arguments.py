@@ -12,9 +12,7 @@ from unisep.cli.aligning import add_align
 from unisep.cli.evaluate_arguments import add_evaluate
 from unisep.cli.extending import plugin_options
 from unisep.cli.new_plugin import add_new_plugin
-from unisep.cli.question_arguments import add_questions, add_stems, mix, seconds, time_range
-
-__all__ = ["mix", "parse", "seconds", "time_range"]
+from unisep.cli.question_arguments import add_questions, add_stems, mix, time_range
 
 
 def parse(argv: Sequence[str] | None = None, added: Sequence[tuple[str, str]] = ()) -> argparse.Namespace:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unisep.cli.console import Console
+from unisep.cli.console import Console, duration, told
 
 if TYPE_CHECKING:
     from unisep.progress import OnProgress, Progress
@@ -62,26 +62,6 @@ class BatchProgress:
         if not 0 < fraction <= 1 or now <= self._started:
             return f"; all: {fraction:4.0%}"
         return f"; all: {fraction:4.0%}, {duration((now - self._started) * (1 / fraction - 1))} left"
-
-
-def told(progress: Progress) -> str:
-    """Stage, fraction and remaining time of one input."""
-    left = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
-    return f"{progress.stage} {progress.fraction:4.0%}{left}"
-
-
-def duration(seconds: float) -> str:
-    """A time to wait, as people say it.
-
-    >>> duration(7.4), duration(185), duration(3720)
-    ('7 s', '3:05 min', '1:02 h')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
 
 
 def _size(path: Path | None) -> int:

@@ -81,13 +81,12 @@ class Console:
         return not self._quiet and sys.stderr.isatty()
 
     def progress(self, label: str) -> Callable[[Progress], None] | None:
-        """A callback that shows progress on a terminal; None where stderr is no terminal."""
+        """A callback that shows progress; None where nobody looks."""
         if not self.is_watched:
             return None
 
         def show(progress: Progress) -> None:
-            left = "" if progress.eta_seconds is None else f", {progress.eta_seconds:.0f} s left"
-            self.rewrite(f"{label}: {progress.stage} {progress.fraction:4.0%}{left}")
+            self.rewrite(f"{label}: {told(progress)}")
 
         return show
 
@@ -133,6 +132,26 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error}. Check the disk and the permissions."
     return f"unexpected {type(error).__name__}: {error}. {advice}"
+
+
+def told(progress: Progress) -> str:
+    """Stage, fraction and remaining time of one input."""
+    left = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
+    return f"{progress.stage} {progress.fraction:4.0%}{left}"
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, as people say it.
+
+    >>> duration(7.4), duration(185), duration(3720)
+    ('7 s', '3:05 min', '1:02 h')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

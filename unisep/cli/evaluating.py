@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from argparse import Namespace
 from pathlib import Path
@@ -17,7 +16,6 @@ from unisep.query import Embedding
 
 if TYPE_CHECKING:
     from unisep.evaluation import Dataset, Evaluation, Record, WindowOptions
-    from unisep.separator import Separator
 
 
 def evaluate(arguments: Namespace, console: Console) -> int:
@@ -68,7 +66,7 @@ def _queries(arguments: Namespace, console: Console, dataset: Dataset) -> Evalua
     )
     items = query_items(dataset, _window_options(arguments))
     return evaluate(
-        _separator(arguments), items, asking, about=_about(arguments, dataset), on_record=_progress(console)
+        separator_of(arguments), items, asking, about=_about(arguments, dataset), on_record=_progress(console)
     )
 
 
@@ -83,7 +81,7 @@ def _stems(arguments: Namespace, console: Console, dataset: Dataset) -> Evaluati
     if arguments.seconds is not None and not 0 < arguments.seconds < math.inf:
         raise OptionError(f"--seconds {arguments.seconds}: give a number above 0.")
     return evaluate_stems(
-        _separator(arguments), songs(dataset, arguments.seconds), arguments.stems, route=arguments.route,
+        separator_of(arguments), songs(dataset, arguments.seconds), arguments.stems, route=arguments.route,
         bsseval=arguments.bsseval, about=_about(arguments, dataset), on_record=_progress(console),
     )  # fmt: skip
 
@@ -95,10 +93,6 @@ def _window_options(arguments: Namespace) -> WindowOptions:
         window_seconds=arguments.window, n_per_class=arguments.per_class, n_absent=arguments.n_absent,
         within_db=arguments.within_db, classes=arguments.classes, absent=arguments.absent, seed=arguments.draw_seed,
     )  # fmt: skip
-
-
-def _separator(arguments: Namespace) -> Separator:
-    return separator_of(arguments)
 
 
 def _vectors(folder: Path | None) -> dict[str, Embedding]:
@@ -126,8 +120,8 @@ def _about(arguments: Namespace, dataset: Dataset) -> dict[str, Any]:
 
 
 def _progress(console: Console) -> Any:
-    """A callback that shows how many questions are answered; None where stderr is no terminal."""
-    if not sys.stderr.isatty():
+    """A callback that shows how many questions are answered; None where nobody looks."""
+    if not console.is_watched:
         return None
     n_done = 0
 

@@ -7,31 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from unisep.errors import AudioFileError, OptionError
+from unisep.formats import READ_SUFFIXES
 from unisep.naming import Template
-
-AUDIO_SUFFIXES = frozenset(
-    [
-        ".wav",
-        ".wave",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".mp3",
-        ".aif",
-        ".aiff",
-        ".caf",
-        ".w64",
-        ".m4a",
-        ".aac",
-        ".wma",
-        ".mp4",
-        ".ape",
-        ".wv",
-        ".au",
-        ".webm",
-    ]
-)
 
 
 def expand(
@@ -70,7 +47,7 @@ def _audio_files(folder: Path, recursive: bool) -> Iterable[Path]:
     return (
         file
         for file in files
-        if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".") and file.is_file()
+        if file.suffix.lower() in READ_SUFFIXES and not file.name.startswith(".") and file.is_file()
     )
 
 

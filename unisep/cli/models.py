@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -111,7 +110,7 @@ def _for_each(names: Iterable[str], console: Console, action: Callable[[Model], 
 def _pull(model: Model, store: WeightsStore, console: Console) -> dict[str, Any]:
     card = _card(model)
     console.note(f"unisep: {model.name}: licence {card.licence}; source {card.source or 'not stated'}")
-    folder = store.ensure(card, _showing(console) if sys.stderr.isatty() else None)
+    folder = store.ensure(card, _showing(console) if console.is_watched else None)
     console.lines([str(folder)])
     return {"name": model.name, "ok": True, "path": str(folder), "licence": card.licence, "error": None}
 

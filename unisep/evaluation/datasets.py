@@ -21,12 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from unisep.errors import DatasetError, suggest
 from unisep.evaluation import labels
 from unisep.evaluation.labels import Kin
-from unisep.formats import FORMATS
+from unisep.formats import READ_SUFFIXES
 
 Layout = Literal["auto", "folders", "musdb", "manifest"]
 MANIFEST = "manifest.jsonl"
 MIXTURE = "mixture"
-_SUFFIXES = {suffix for known in FORMATS.values() for suffix in known.suffixes}
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def _folders(place: Path) -> Iterable[Path]:
 def _song(folder: Path) -> Track | None:
     """The song in a folder; None where it has no stems."""
     files = sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")
+        p for p in folder.iterdir() if p.suffix.lower() in READ_SUFFIXES and not p.name.startswith(".")
     )
     mixtures = [path for path in files if path.stem.casefold() == MIXTURE]
     stems = tuple(_stem(path) for path in files if path not in mixtures)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from unisep.separation import Separation
 from unisep.separator import Separator
 
 ASKS = ("text", "audio", "vector", "combined")
-Ask = Literal["text", "audio", "vector", "combined"]
 OnRecord = Callable[[Record], None]
 _NAME = "target"
 
