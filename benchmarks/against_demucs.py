@@ -69,7 +69,7 @@ def segment_flops(scene: Scene) -> float:
     assert isinstance(backend, HTDemucsBackend)
     mixture = torch.zeros(1, 2, round(scene.segment_seconds * RATE_HZ))
     with FlopCounterMode(display=False) as counter, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        backend.members[0].model(mixture)
+        backend.model(mixture)
     return float(counter.get_total_flops())
 
 

@@ -70,7 +70,7 @@ def competitors(load: str, scene: Scene, only: str = "") -> dict[str, Run]:
     makers = {"segment": _segment, "song": _song, "folder": _folder}[load](scene)
     runs = {name: make() for name, make in makers.items() if only in ("", name)}
     if load == "segment" and scene.device == "cpu" and not only:
-        ours, mixture = _backend(scene, "float32").members[0].model, _mixture(scene)
+        ours, mixture = _backend(scene, "float32").model, _mixture(scene)
         others = segment_runs(ours, mixture, scene.place)
         runs |= {name: partial(_of_model, lambda _, run=run: run(), mixture) for name, run in others.items()}  # type: ignore[misc]
     return runs

@@ -108,7 +108,7 @@ def _htdemucs(point: Point, folder: Path) -> Any:
     backend: Any = load_htdemucs(weights=folder, device=torch.device("cpu"), dtype=torch.float32)
     if point.model == "htdemucs":
         return backend
-    return FilmBackend(from_htdemucs(backend.members[0].model, {"some space": 512}).eval())
+    return FilmBackend(from_htdemucs(backend.model, {"some space": 512}).eval())
 
 
 def measured(point: Point) -> dict[str, float]:

@@ -26,7 +26,7 @@ FLOORS = [
     ["backend", "encoder", "extensions"],
     ["hookspecs"],
     ["plugins"],
-    ["locks", "cards", "hub", "download", "hashes", "weights", "parameters"],
+    ["locks", "cards", "hub", "hashes", "download", "weights", "parameters"],
     ["maps"],
     ["precision"],
     ["resolve"],
@@ -54,7 +54,7 @@ FLOORS = [
 ]
 # Pairs of floors that stand side by side in the blueprint and must not know each other.
 APART = [("files", "convert"), ("files", "chunks"), ("convert", "chunks"), ("plugins", "weights")]
-LAZY = {("separation", "picture"), ("segments", "chunks")}
+LAZY = {("separation", "picture")}
 LISTS = {"add_questions"}  # a declaration of options, one after the other; nothing to follow
 FORBIDDEN = {"transformers", "torchaudio", "demucs", "torchvision"}
 PLACE = {name: (floor, room) for floor, rooms in enumerate(FLOORS) for room, name in enumerate(rooms)}

@@ -10,18 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unisep.chunks import (
-    Chunker,
-    Cutter,
-    OverlapAdd,
-    Segment,
-    grid,
-    hop_samples,
-    separate_chunks,
-    take,
-    trim,
-)
+from unisep.chunks import Chunker, OverlapAdd, separate_chunks
 from unisep.errors import BackendError, Cancelled, OptionError
+from unisep.segments import Cutter, Segment, grid, hop_samples, take, trim
 
 QUICK = settings(max_examples=50, deadline=None)
 SIZES = st.tuples(st.integers(1, 400), st.integers(1, 90), st.floats(0.0, 0.5))
@@ -205,10 +196,10 @@ def test_an_empty_segment_or_span_is_refused() -> None:
 
 
 def test_progress_counts_every_segment() -> None:
-    seen: list[int] = []
+    seen: list[None] = []
     options: dict[str, Any] = {"segment_samples": 40, "overlap_fraction": 0.25, "batch_segments": 2}
-    streamed([noise(100)], identity, on_segment=seen.append, **options)
-    assert seen == [1, 2, 3, 4]
+    streamed([noise(100)], identity, on_segment=lambda: seen.append(None), **options)
+    assert len(seen) == 4
 
 
 @pytest.mark.parametrize("batch_segments", [1, 3])

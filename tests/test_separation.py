@@ -11,13 +11,14 @@ from unisep.errors import AudioError, AudioFileError, OptionError
 from unisep.formats import AudioFileInfo
 from unisep.plan import Choice
 from unisep.separation import difference, total
+from unisep.targets import Presence
 from unisep.testing import noise, silence, tone
 
 PARTS = {"drums": tone(200, 0.1), "hi/hat": tone(3_000, 0.1)}
 
 
 def test_a_separation_is_an_ordered_mapping() -> None:
-    result = Separation(PARTS, rest=noise(0.1), presence={"drums": 0.9})
+    result = Separation(PARTS, rest=noise(0.1), presence_over_time={"drums": [Presence(0, 1, 0.9)]})
     assert list(result) == ["drums", "hi/hat"]
     assert result.target is result["drums"] is PARTS["drums"]
     assert dict(result.presence) == {"drums": 0.9, "hi/hat": None}

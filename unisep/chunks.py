@@ -6,6 +6,7 @@ around short segments and the crossfade are those of the released HT Demucs mode
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -13,24 +14,10 @@ from torch import Tensor
 
 from unisep.cancelling import CancelFlag, stop_if
 from unisep.errors import BackendError, OptionError
-from unisep.segments import Cutter, Segment, grid, hop_samples, take, trim
-
-__all__ = [
-    "ENDLESS",
-    "Chunker",
-    "Cutter",
-    "OverlapAdd",
-    "Segment",
-    "grid",
-    "hop_samples",
-    "separate_chunks",
-    "take",
-    "trim",
-]
+from unisep.segments import Cutter, Segment, hop_samples, trim
 
 SegmentCall = Callable[[Tensor, list[Segment]], Tensor]
-OnSegment = Callable[[int], None]
-ENDLESS = 2**62  # where a recording ends, as long as nobody knows
+OnSegment = Callable[[], None]
 
 
 class OverlapAdd:
@@ -81,7 +68,7 @@ class Chunker:
     span: (start, stop) in samples; only the segments that touch it are computed, on the grid of the
         whole recording, and what comes out is that span, equal to the same span of the full run.
     batch_segments: how many segments `call` gets at once.
-    on_segment: called after each segment with how many are done.
+    on_segment: called after each segment.
     cancel: looked at before each call.
 
     Raises:
@@ -104,12 +91,11 @@ class Chunker:
         self._call = call
         self._cutter = Cutter(segment_samples, overlap_fraction)
         self._adder = OverlapAdd(segment_samples, overlap_fraction)
-        self._start, self._stop = span or (0, ENDLESS)
+        self._start, self._stop = span or (0, sys.maxsize)
         self._batch_segments = max(1, batch_segments)
         self._on_segment = on_segment
         self._cancel = cancel
         self._waiting: list[tuple[Segment, Tensor]] = []
-        self._n_done = 0
         self._position = -1
 
     def push(self, block: Tensor) -> Tensor | None:
@@ -147,9 +133,8 @@ class Chunker:
             self._position = segments[0].start
         for segment, output in zip(segments, outputs, strict=True):
             yield self._adder.push(trim(output, segment))
-            self._n_done += 1
             if self._on_segment is not None:
-                self._on_segment(self._n_done)
+                self._on_segment()
 
     def _clipped(self, pieces: Iterable[Tensor | None]) -> Iterator[Tensor]:
         """The parts of consecutive pieces that lie in the span."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unisep.buffers import SampleQueue, Samples
-from unisep.chunks import ENDLESS
-from unisep.spans import Span, gains, with_fades
+from unisep.spans import ENDLESS, Span, gains, with_fades
 
 
 class Lane:
@@ -16,9 +15,8 @@ class Lane:
     """
 
     def __init__(self, wanted: Span, start: int, sample_rate_hz: int, n_channels: int) -> None:
-        whole = wanted == Span(0, ENDLESS)
         self._wanted = wanted
-        self._faded = wanted if whole else with_fades(wanted, sample_rate_hz)
+        self._faded = with_fades(wanted, sample_rate_hz)
         self._rate_hz = sample_rate_hz
         self._n_put = start
         self._n_channels = n_channels

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from unisep.backend import BackendInfo
 from unisep.errors import OptionError, suggest
 from unisep.segments import MAX_OVERLAP_FRACTION
 
@@ -63,20 +64,26 @@ class Options:
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise OptionError(f"{name}={value!r}: give a whole number of 0 or more.")
 
-    def segment_samples(self, longest_seconds: float | None, sample_rate_hz: int, backend: str) -> int | None:
-        """Samples per segment for a backend that takes `longest_seconds` at once (None: any length).
+    def segment_samples(self, info: BackendInfo, backend: str) -> int | None:
+        """Samples per segment for the backend of this name; None where it gets a recording in one piece.
 
         Raises:
-            OptionError: the segment asked for is longer than the backend takes.
+            OptionError: the segment asked for is longer than the backend takes, or it needs the whole recording.
         """
-        seconds = longest_seconds if self.segment_seconds is None else self.segment_seconds
-        if seconds is None:
+        if info.needs_whole:
+            if self.segment_seconds is not None:
+                raise OptionError(
+                    f"'{backend}' must hear a recording in one piece: leave out segment_seconds."
+                )
             return None
-        if longest_seconds is not None and seconds > longest_seconds:
+        if self.segment_seconds is None:
+            return info.segment_samples
+        if info.segment_seconds is not None and self.segment_seconds > info.segment_seconds:
             raise OptionError(
-                f"segment_seconds={seconds}: '{backend}' takes at most {longest_seconds} s at once. Give less, or None."
+                f"segment_seconds={self.segment_seconds}: '{backend}' takes at most {info.segment_seconds} s at once. "
+                "Give less, or None."
             )
-        return max(1, round(seconds * sample_rate_hz))
+        return max(1, round(self.segment_seconds * info.sample_rate_hz))
 
 
 def find_device(name: str) -> torch.device:

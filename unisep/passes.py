@@ -11,7 +11,6 @@ from torch import Tensor
 from unisep.backend import Backend
 from unisep.buffers import Samples
 from unisep.cancelling import CancelFlag
-from unisep.chunks import ENDLESS
 from unisep.convert import StreamResampler, with_channels
 from unisep.errors import BackendError
 from unisep.inference import Caller
@@ -22,7 +21,7 @@ from unisep.resolve import Task
 from unisep.scale import Scale, by_segment
 from unisep.segments import Segment, heard
 from unisep.silence import Silence
-from unisep.spans import Span, Stretch, at_model_rate
+from unisep.spans import ENDLESS, Span, Stretch, at_model_rate
 from unisep.stepping import Stepper, Steps
 from unisep.targets import Presence
 from unisep.vectors import Conditions
@@ -43,11 +42,11 @@ class Loaded:
     def steps(self, span: Span, source_rate_hz: int, options: Options) -> Steps:
         """How the backend goes through `span` of a recording at `source_rate_hz`.
 
-        Raises OptionError for segments longer than the backend takes.
+        Raises OptionError for segments that the backend does not take.
         """
         info, name = self.backend.info, self.task.backend.name
         rate_hz = info.sample_rate_hz
-        segment_samples = options.segment_samples(info.segment_seconds, rate_hz, name)
+        segment_samples = options.segment_samples(info, name)
         return Steps(at_model_rate(span, source_rate_hz, rate_hz), segment_samples, rate_hz, options)
 
 

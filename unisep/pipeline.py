@@ -10,14 +10,13 @@ import torch
 
 from unisep.buffers import SampleQueue, Samples
 from unisep.cancelling import CancelFlag, stop_if
-from unisep.chunks import ENDLESS
 from unisep.convert import delay_seconds
 from unisep.errors import OptionError
 from unisep.options import Options
 from unisep.passes import Loaded, Pass
 from unisep.progress import Meter
 from unisep.recording import Layout, Statistics
-from unisep.spans import Span, stretches, with_fades
+from unisep.spans import ENDLESS, Span, stretches, with_fades
 from unisep.targets import Presence
 
 
@@ -61,7 +60,7 @@ class Engine:
             Pass(one, stretch, spans, layout, options, statistics, on_segment, cancel)
             for one in loaded
             for spans in [_spans(one, layout)]
-            for stretch in stretches([_grown(span, layout) for span in spans])
+            for stretch in stretches([with_fades(span, layout.sample_rate_hz) for span in spans])
         ]
         self._lanes = {name: lane for each in self.passes for name, lane in each.lanes.items()}
         self._mixture = SampleQueue()
@@ -144,10 +143,6 @@ def _spans(loaded: Loaded, layout: Layout) -> list[Span]:
     ]
 
 
-def _grown(span: Span, layout: Layout) -> Span:
-    return span if span == Span(0, ENDLESS) else with_fades(span, layout.sample_rate_hz)
-
-
 def delay_samples(loaded: Sequence[Loaded], sample_rate_hz: int, options: Options) -> int:
     """After how many more samples a sample that was fed is ready, at the latest: a segment, and the resamplers.
 
@@ -158,9 +153,11 @@ def delay_samples(loaded: Sequence[Loaded], sample_rate_hz: int, options: Option
     for one in loaded:
         steps = one.steps(Span(0, ENDLESS), sample_rate_hz, options)
         if steps.segment_samples is None:
+            whole = one.backend.info.needs_whole
+            advice = "Use separate, or another backend." if whole else "Give the Separator segment_seconds."
             raise OptionError(
                 f"'{one.task.backend.name}' takes recordings of any length at once, so nothing comes out before the "
-                "end. Give the Separator segment_seconds."
+                f"end. {advice}"
             )
         resampling = 2 * delay_seconds(sample_rate_hz, steps.sample_rate_hz)
         seconds.append(steps.segment_samples / steps.sample_rate_hz + resampling)

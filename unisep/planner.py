@@ -14,8 +14,7 @@ import torch
 from unisep.audio import Audio
 from unisep.backend import Backend
 from unisep.cancelling import CancelFlag
-from unisep.ensemble import EnsembleBackend
-from unisep.errors import DownloadError, OptionError
+from unisep.errors import DownloadError
 from unisep.loading import Shelf
 from unisep.options import Options
 from unisep.passes import Loaded
@@ -136,11 +135,6 @@ class Planner:
     def _loaded(
         self, task: Task, backend: Backend, excerpt: Callable[[Range], Audio], meter: Meter
     ) -> Loaded:
-        if isinstance(backend, EnsembleBackend) and backend.is_mixed and self._options.segment_seconds:
-            raise OptionError(
-                f"'{task.backend.name}' hears the recording whole, since only some of its members want it normalised: "
-                "leave out segment_seconds."
-            )
         asks = [want.ask for want in task.wants if want.ask is not None]
         on_cpu = partial(self._backend, task, meter, on_cpu=True) if self._options.on_accelerator else None
         if not asks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from unisep.pipeline import Engine, Piece, pieces
 from unisep.recording import BLOCK_SAMPLES, InMemory, Recording
 from unisep.resolve import STEMS_BY_QUERY, Route
 from unisep.separation import difference
-from unisep.targets import Presence
 
 REST = "rest"
 
@@ -58,8 +57,3 @@ def in_blocks(recording: Recording, engine: Engine, route: Route) -> Iterator[di
     found = whole(InMemory(audio), engine, route)
     for start in range(0, audio.n_samples, BLOCK_SAMPLES):
         yield {name: samples[:, start : start + BLOCK_SAMPLES] for name, samples in found.items()}
-
-
-def surest(presence: Mapping[str, Iterable[Presence]], names: Iterable[str]) -> dict[str, float | None]:
-    """How surely each name is there in any of its segments; None where nobody says."""
-    return {name: max((each.presence for each in presence.get(name, ())), default=None) for name in names}

@@ -29,11 +29,10 @@ class SeparatedFiles(Targets[Path]):
         gain: float,
         encoding: Encoding,
         layout: Layout,
-        presence: Mapping[str, float | None],
         presence_over_time: Mapping[str, Sequence[Presence]],
         plan: Plan,
     ) -> None:
-        super().__init__(targets, presence, presence_over_time, plan)
+        super().__init__(targets, presence_over_time, plan)
         self.rest = rest
         self.gain = gain
         self.encoding = encoding

@@ -41,14 +41,13 @@ class Separation(Targets[Audio]):
         targets: Mapping[str, Audio],
         *,
         rest: Audio | None = None,
-        presence: Mapping[str, float | None] | None = None,
         presence_over_time: Mapping[str, Sequence[Presence]] | None = None,
         plan: Plan | None = None,
         source_name: str = "audio",
         source_info: AudioFileInfo | None = None,
         source_path: Path | None = None,
     ) -> None:
-        super().__init__(targets, presence or {}, presence_over_time or {}, plan or Plan({}))
+        super().__init__(targets, presence_over_time or {}, plan or Plan({}))
         self._rest = rest
         given = [*self._targets.values(), *([] if rest is None else [rest])]
         if not self._targets or len({(audio.samples.shape, audio.sample_rate_hz) for audio in given}) != 1:

@@ -28,7 +28,7 @@ from unisep.query import Embedding
 from unisep.recording import InMemory, OnDisk, Statistics
 from unisep.request import read_asks
 from unisep.resolve import Request
-from unisep.results import REST, surest, whole
+from unisep.results import REST, whole
 from unisep.separated_files import SeparatedFiles
 from unisep.separation import Separation
 from unisep.stream import Stream, open_stream, refuse_excerpt
@@ -131,7 +131,6 @@ class Separator:
         return Separation(
             {name: audio_of[name] for name in job.route.plan},
             rest=audio_of[REST],
-            presence=surest(engine.presence, job.route.plan),
             presence_over_time=engine.presence,
             plan=job.route.plan,
             source_name=opened.name,

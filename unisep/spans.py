@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+ENDLESS = 2**62  # where a recording ends, as long as nobody knows
 FADE_SECONDS = 0.01
 RESAMPLING_MARGIN_SECONDS = 0.05
 
@@ -50,7 +51,7 @@ def stretches(wanted: Sequence[Span]) -> list[Stretch]:
 def with_fades(span: Span, sample_rate_hz: int) -> Span:
     """The span with the room for a fade on both sides; it may reach beyond the recording's end."""
     n_fade = round(FADE_SECONDS * sample_rate_hz)
-    return Span(max(0, span.start - n_fade), span.stop + n_fade)
+    return Span(max(0, span.start - n_fade), min(span.stop + n_fade, ENDLESS))
 
 
 def gains(span: Span, faded: Span, part: Span) -> NDArray[np.float32]:

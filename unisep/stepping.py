@@ -129,6 +129,6 @@ def _chunker(
         overlap_fraction=steps.options.overlap_fraction,
         span=(steps.span.start + lead, steps.span.stop + lead),
         batch_segments=steps.options.n_at_once,
-        on_segment=lambda _: on_segment(),
+        on_segment=on_segment,
         cancel=cancel,
     )

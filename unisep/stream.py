@@ -19,7 +19,7 @@ from unisep.progress import Meter
 from unisep.query import Range
 from unisep.recording import Layout, Statistics
 from unisep.resolve import Route
-from unisep.results import REST, composed, surest
+from unisep.results import REST, composed
 from unisep.separation import Separation
 
 ScaleOf = Literal["none", "song", "segment"]
@@ -127,7 +127,6 @@ class Stream(Iterator[Separation]):
         return Separation(
             {name: Audio(samples, rate_hz) for name, samples in found.items()},
             rest=rest,
-            presence=surest(presence, found),
             presence_over_time=presence,
             plan=self.plan,
         )

@@ -23,23 +23,22 @@ class Presence(NamedTuple):
 class Targets(Mapping[str, TargetT]):
     """An ordered, read-only mapping of names to targets.
 
-    presence: how surely each sound is there at all, 0 to 1, or None where the backend does not say; presence_over_time:
-    the same for each segment, in order. plan: who answered each name and why.
+    presence_over_time: how surely each sound is there, segment by segment, in order; nothing where the backend does not
+    say. presence: how surely it is there at all, the surest of them, or None. plan: who answered each name and why.
     """
 
     def __init__(
         self,
         targets: Mapping[str, TargetT],
-        presence: Mapping[str, float | None],
         presence_over_time: Mapping[str, Sequence[Presence]],
         plan: Plan,
     ) -> None:
         self._targets = MappingProxyType(dict(targets))
-        self.presence: Mapping[str, float | None] = MappingProxyType(
-            {name: presence.get(name) for name in self._targets}
-        )
         self.presence_over_time: Mapping[str, tuple[Presence, ...]] = MappingProxyType(
             {name: tuple(presence_over_time.get(name, ())) for name in self._targets}
+        )
+        self.presence: Mapping[str, float | None] = MappingProxyType(
+            {name: _surest(said) for name, said in self.presence_over_time.items()}
         )
         self.plan = plan
 
@@ -63,3 +62,7 @@ class Targets(Mapping[str, TargetT]):
     def target(self) -> TargetT:
         """The first target."""
         return next(iter(self._targets.values()))
+
+
+def _surest(said: Sequence[Presence]) -> float | None:
+    return max((each.presence for each in said), default=None)

@@ -12,7 +12,7 @@ from unisep.pipeline import Engine
 from unisep.progress import Meter
 from unisep.recording import OnDisk
 from unisep.resolve import Route
-from unisep.results import REST, in_blocks, surest
+from unisep.results import REST, in_blocks
 from unisep.separated_files import SeparatedFiles
 from unisep.tags import Tags
 
@@ -49,7 +49,6 @@ def write_results(
         gain=report.gain,
         encoding=encoding,
         layout=layout,
-        presence=surest(engine.presence, route.plan),
         presence_over_time=engine.presence,
         plan=route.plan,
     )

@@ -15,9 +15,9 @@ from unisep.convert import to_model, to_source
 from unisep.ensemble.averaging import spectrogram_mean, waveform_mean
 from unisep.ensemble.definition import Domain, normalised
 from unisep.errors import BackendError, EnsembleError
+from unisep.scale import by_segment
 
 OVERLAP_FRACTION = 0.25
-LEAST_DEVIATION = 1e-8
 Mean = Callable[[Sequence[Tensor], Sequence[float]], Tensor]
 _MEANS: dict[Domain, Mean] = {"waveform": waveform_mean, "spectrogram": spectrogram_mean}
 
@@ -47,8 +47,8 @@ class EnsembleBackend(Backend):
     It works at the highest rate of its parts and in stereo if one of them does; a part of another rate or of one
     channel is converted for, there and back. It takes segments as long as the longest that a part takes; a part that
     takes less is given shorter ones, overlapping by a quarter. If all parts want the song normalised, the host does
-    it. If only some do (`is_mixed`), recordings are taken whole, since only then their statistics are known here: each part then
-    works exactly as it does alone, but progress is told and memory used as for one segment.
+    it. If only some do, recordings are taken whole (`info.needs_whole`), since only then their statistics are known here: each
+    part then works exactly as it does alone, but progress is told and memory used as for one segment.
 
     Raises:
         EnsembleError: a stem for which no part counts, or a part that does not give what it counts for.
@@ -69,17 +69,14 @@ class EnsembleBackend(Backend):
         self._shares = [(part, share) for part, share in zip(parts, shares, strict=True) if share]
         self._domain: Domain = domain
         infos = [part.backend.info for part, _ in self._shares]
-        self.is_mixed = len({info.normalisation for info in infos}) > 1
-        self.info = _common(infos, self._sources, self.is_mixed)
+        self._is_mixed = len({info.normalisation for info in infos}) > 1
+        self.info = _common(infos, self._sources, self._is_mixed)
 
     def separate(
         self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
     ) -> Output:
-        """The means, `[batch, sources, channels, samples]`. Raises BackendError for queries."""
-        if queries is not None or negatives is not None:
-            raise BackendError(
-                "An ensemble gives fixed sources and cannot answer queries; use a query backend."
-            )
+        """The means, `[batch, sources, channels, samples]`. Raises as `check_input` does."""
+        self.check_input(mixture, queries, negatives)
         estimates: dict[str, list[Tensor]] = {stem: [] for stem in self._sources}
         weights: dict[str, list[float]] = {stem: [] for stem in self._sources}
         for part, share in self._shares:
@@ -94,7 +91,7 @@ class EnsembleBackend(Backend):
     def for_sources(self, names: tuple[str, ...]) -> EnsembleBackend:
         """An ensemble of only those parts that count for `names`, giving only those sources."""
         wanted = tuple(stem for stem in self._sources if stem in names)
-        if not wanted:
+        if wanted in ((), self._sources):
             return self
         return EnsembleBackend(
             [
@@ -120,8 +117,8 @@ class EnsembleBackend(Backend):
     def _found(self, part: EnsemblePart, mixture: Tensor) -> Tensor:
         """What one part gives, `[batch, its sources, channels, samples]` like the mixture."""
         info, own = part.backend.info, self.info
-        fits = info.segment_seconds is None or mixture.shape[-1] <= _segment_samples(info)
-        plain = info.normalisation == "none" or not self.is_mixed
+        fits = info.segment_samples is None or mixture.shape[-1] <= info.segment_samples
+        plain = info.normalisation == "none" or not self._is_mixed
         if fits and plain and (info.sample_rate_hz, info.channels) == (own.sample_rate_hz, own.channels):
             return _called(part, mixture)
         return torch.stack([self._converted(part, recording) for recording in mixture])
@@ -131,23 +128,20 @@ class EnsembleBackend(Backend):
         info, rate_hz = part.backend.info, self.info.sample_rate_hz
         heard = to_model(recording.detach().cpu().numpy(), rate_hz, info.sample_rate_hz, info.channels)
         samples = torch.tensor(heard).to(recording.device)
-        mean, deviation = _scale(samples) if self.is_mixed and info.normalisation == "song" else (0.0, 1.0)
-        estimates = separate_chunks(
-            (samples - mean) / deviation,
-            lambda batch: _called(part, batch),
-            segment_samples=None if info.segment_seconds is None else _segment_samples(info),
-            overlap_fraction=OVERLAP_FRACTION,
-        )
-        found = (estimates * deviation + mean).float().cpu().numpy()
+
+        def in_segments(batch: Tensor) -> Tensor:
+            return separate_chunks(
+                batch[0],
+                lambda segments: _called(part, segments),
+                segment_samples=info.segment_samples,
+                overlap_fraction=OVERLAP_FRACTION,
+            )[None]
+
+        normalises = self._is_mixed and info.normalisation == "song"
+        estimates = (by_segment(in_segments) if normalises else in_segments)(samples[None])[0]
+        found = estimates.float().cpu().numpy()
         back = to_source(found, info.sample_rate_hz, rate_hz, recording.shape[0], recording.shape[1])
         return torch.from_numpy(back).to(recording.device)
-
-
-def _scale(samples: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation (n - 1, plus 1e-8) of the mono mix of `samples`, as the host takes them."""
-    mono = samples.mean(0)
-    deviation = float(mono.std()) if mono.shape[0] > 1 else 0.0
-    return float(mono.mean()), deviation + LEAST_DEVIATION
 
 
 def _called(part: EnsemblePart, mixture: Tensor) -> Tensor:
@@ -173,15 +167,12 @@ def _check_part(part: EnsemblePart, row: Mapping[str, float]) -> None:
 
 def _common(infos: Sequence[BackendInfo], sources: tuple[str, ...], is_mixed: bool) -> BackendInfo:
     seconds = [info.segment_seconds for info in infos if info.segment_seconds is not None]
+    needs_whole = is_mixed or any(info.needs_whole for info in infos)
     return BackendInfo(
         sources=sources,
         sample_rate_hz=max(info.sample_rate_hz for info in infos),
         channels=max(info.channels for info in infos),
-        segment_seconds=None if is_mixed or not seconds else max(seconds),
+        segment_seconds=None if needs_whole or not seconds else max(seconds),
         normalisation="none" if is_mixed else infos[0].normalisation,
+        needs_whole=needs_whole,
     )
-
-
-def _segment_samples(info: BackendInfo) -> int:
-    """How many samples the backend takes at once, counted as the host counts them."""
-    return max(1, round((info.segment_seconds or 0.0) * info.sample_rate_hz))

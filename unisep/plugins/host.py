@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
@@ -115,9 +115,10 @@ def using(*plugins: Any, must_work: bool = True) -> Iterator[None]:
 def registered(plugin: Any, name: str) -> Iterator[None]:
     """A `with` block in which `plugin` (a module or object with hooks) counts as installed."""
     register(plugin, name)
-    with ExitStack() as stack:
-        stack.callback(_registered.pop, name, None)
+    try:
         yield
+    finally:
+        _registered.pop(name, None)
 
 
 def register(plugin: Any, name: str) -> None:

@@ -74,7 +74,7 @@ def _encoder(
         return None, spaces.pop()
     allowed = tuple(spaces) or backend.spec.spaces
     if request.encoder is not None:
-        return _named_encoder(ask, allowed, backend, request, catalogue)
+        return _named_encoder(ask, allowed, request, catalogue)
     fitting = [offer for offer in catalogue.usable_encoders() if offer.spec.space in allowed]
     able = [offer for offer in fitting if ask.modalities <= offer.spec.modalities]
     here = [offer for offer in able if offer.is_here]
@@ -90,7 +90,7 @@ def _encoder(
 
 
 def _named_encoder(
-    ask: Ask, allowed: tuple[str, ...], backend: BackendOffer, request: Request, catalogue: Catalogue
+    ask: Ask, allowed: tuple[str, ...], request: Request, catalogue: Catalogue
 ) -> tuple[EncoderOffer, str]:
     offer = catalogue.encoder(str(request.encoder))
     spec = offer.spec

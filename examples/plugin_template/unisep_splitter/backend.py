@@ -18,6 +18,7 @@ class Splitter(Backend):
         self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
     ) -> Output:
         """Both bands, `[batch, 2, channels, samples]`; they sum to the mixture."""
+        self.check_input(mixture, queries, negatives)
         n_samples = mixture.shape[-1]
         spectrum = torch.fft.rfft(mixture)
         n_low = 1 + CROSSOVER_HZ * n_samples // self.info.sample_rate_hz

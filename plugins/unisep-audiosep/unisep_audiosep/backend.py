@@ -9,7 +9,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from unisep import Backend, BackendInfo, Output
-from unisep.errors import AudioError, BackendError, EmbeddingError, WeightsError
+from unisep.errors import WeightsError
 
 from .checkpoints import find_file, load_model
 from .exclusion import without
@@ -46,9 +46,8 @@ class AudioSepBackend(Backend):
         mixture: `[batch, 2, samples]`; queries and negatives: `[queries, dim]`. What a negative names is isolated
         like a query of its own, and taken from the target bin by bin.
         """
-        if queries is None:
-            raise BackendError("AudioSep answers queries only: give query vectors [queries, dim].")
-        self._check(mixture, queries, negatives)
+        self.check_input(mixture, queries, negatives, self.model.config.query_dim)
+        assert queries is not None
         alike = torch.equal(mixture[:, 0], mixture[:, 1])
         heard = mixture[:, :1] if alike else mixture
         spectrum = self.model.spectrum(rearrange(heard, "b c s -> (b c) s"))
@@ -68,21 +67,6 @@ class AudioSepBackend(Backend):
         if negative is None or not bool(negative.any()):
             return target
         return without(target, spectrum * self.model.mask(spectrum, negative.to(spectrum.device)))
-
-    def _check(self, mixture: Tensor, queries: Tensor, negatives: Tensor | None) -> None:
-        if mixture.dim() != 3 or mixture.shape[1] != 2 or not mixture.shape[-1]:
-            raise AudioError(
-                f"Got a mixture of shape {tuple(mixture.shape)}; this backend takes [batch, 2, samples] with at "
-                "least one sample."
-            )
-        n_dims = self.model.config.query_dim
-        for name, vectors in (("queries", queries), ("negatives", negatives)):
-            if vectors is not None and (vectors.dim() != 2 or vectors.shape[1] != n_dims):
-                raise EmbeddingError(
-                    f"Got {name} of shape {tuple(vectors.shape)}; AudioSep takes vectors [queries, {n_dims}]."
-                )
-        if negatives is not None and len(negatives) != len(queries):
-            raise EmbeddingError(f"{len(queries)} queries need as many negatives, not {len(negatives)}.")
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:

@@ -36,6 +36,7 @@ class Factors(Masking):
         sources=tuple(f"part-{number + 1}" for number in range(N_PARTS)),
         sample_rate_hz=SAMPLE_RATE_HZ,
         channels=2,
+        needs_whole=True,
     )
 
     def masks(self, spectrum: Spectrum) -> Values:

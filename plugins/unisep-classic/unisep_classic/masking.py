@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unisep import Backend, Output
-from unisep.errors import AudioError, BackendError
 
 SAMPLE_RATE_HZ = 44_100
 N_FFT = 4096
@@ -34,14 +33,7 @@ class Unmixing(Backend):
 
         Raises BackendError for queries, AudioError for another shape.
         """
-        if queries is not None or negatives is not None:
-            raise BackendError(
-                "This backend gives fixed sources and cannot answer queries; use a query backend."
-            )
-        if mixture.dim() != 3 or mixture.shape[1] != self.info.channels or not mixture.shape[2]:
-            raise AudioError(
-                f"Got a mixture of shape {tuple(mixture.shape)}; [batch, {self.info.channels}, samples] is needed."
-            )
+        self.check_input(mixture, queries, negatives)
         heard = mixture.detach().cpu().float()
         found = torch.stack([self.unmix(recording) for recording in heard])
         last = heard[:, None] - found.sum(1, keepdim=True)

@@ -12,10 +12,10 @@ import torch
 from demucs.demucs import Demucs
 from torch import Tensor, nn
 from torch.nn import functional
-from unisep_htdemucs.bags import find_bag
+from unisep_htdemucs.bags import find_bag, mean_of
 
-from unisep import Backend, BackendInfo, EnsembleBackend, EnsemblePart, Output
-from unisep.errors import AudioError, BackendError, OptionError, WeightsError
+from unisep import Backend, BackendInfo, Output
+from unisep.errors import OptionError, WeightsError
 
 from .checkpoints import build_model, read_checkpoint
 from .released import RELEASED
@@ -35,7 +35,6 @@ class DemucsBackend(Backend):
         facts: Any = model
         self._model = model
         self._valid_length = valid_length
-        self._segment_samples = segment_samples
         self.info = BackendInfo(
             sources=tuple(facts.sources),
             sample_rate_hz=int(facts.samplerate),
@@ -51,17 +50,8 @@ class DemucsBackend(Backend):
 
         Raises BackendError for queries, AudioError for a shape or length that the model does not take.
         """
-        if queries is not None or negatives is not None:
-            raise BackendError("Demucs gives fixed sources and cannot answer queries; use a query backend.")
-        if mixture.dim() != 3 or mixture.shape[1] != self.info.channels or not mixture.shape[2]:
-            raise AudioError(
-                f"Got a mixture of shape {tuple(mixture.shape)}; [batch, {self.info.channels}, samples] is needed."
-            )
+        self.check_input(mixture, queries, negatives)
         n_samples = mixture.shape[-1]
-        if n_samples > self._segment_samples:
-            raise AudioError(
-                f"Got {n_samples} samples at once; this model takes {self._segment_samples} at most."
-            )
         n_missing = self._valid_length(n_samples) - n_samples
         before = n_missing // 2
         with torch.no_grad():
@@ -94,20 +84,7 @@ def _load(name: str, *, weights: Path | None, device: torch.device, dtype: torch
         raise WeightsError(f"{name} has no weights here. Run `unisep models pull {name}`, or give a file.")
     paths, bag = find_bag(name, weights, RELEASED, may_set_segment=True)
     models = [build_model(read_checkpoint(path), device) for path in paths]
-    backends = _backends(models, bag.segment_seconds)
-    sources = backends[0].info.sources
-    if any(backend.info != backends[0].info for backend in backends):
-        raise WeightsError("The models of a bag differ in sources, sample rate or channels.")
-    if len(backends) == 1:
-        return backends[0]
-    rows = bag.weights or tuple(tuple(1.0 for _ in sources) for _ in backends)
-    if any(len(row) != len(sources) for row in rows):
-        raise WeightsError(f"A bag needs {len(sources)} weights a model, one for each source.")
-    parts = [
-        EnsemblePart(backend, dict(zip(sources, row, strict=True)), name=path.stem)
-        for backend, row, path in zip(backends, rows, paths, strict=True)
-    ]
-    return EnsembleBackend(parts, sources)
+    return mean_of(_backends(models, bag.segment_seconds), bag)
 
 
 def _backends(models: list[nn.Module], bag_seconds: float | None) -> list[DemucsBackend]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unisep import Backend, BackendInfo, Output
-from unisep.errors import AudioError, BackendError, EmbeddingError, WeightsError
+from unisep.errors import WeightsError
 
 from .checkpoints import load_model
 from .exclusion import without
@@ -49,9 +49,8 @@ class FilmBackend(Backend):
         zeros in `negatives` leaves nothing out. What is to be left out is isolated in the same call, as a
         query of its own, and taken from the target bin by bin (`unisep_film.exclusion`).
         """
-        if queries is None:
-            raise BackendError("FiLM HT Demucs answers queries only: give query vectors [queries, dim].")
-        self._check(mixture, queries, negatives)
+        self.check_input(mixture, queries, negatives, self.model.config.spaces[self.space])
+        assert queries is not None
         dtype = self.model.mix.weight.dtype
         conditions, rows = self._conditions(queries.to(mixture.device, dtype), negatives)
         targets, logits = self.model(mixture, conditions.expand(mixture.shape[0], *conditions.shape))
@@ -69,23 +68,6 @@ class FilmBackend(Backend):
         rows = unwanted.any(dim=1).nonzero()[:, 0]
         wanted = self.model.conditions(queries, self.space, unwanted)
         return torch.cat([wanted, self.model.conditions(unwanted[rows], self.space)]), rows
-
-    def _check(self, mixture: Tensor, queries: Tensor, negatives: Tensor | None) -> None:
-        if mixture.dim() != 3 or mixture.shape[1] != self.info.channels or not mixture.shape[-1]:
-            raise AudioError(
-                f"Got a mixture of shape {tuple(mixture.shape)}; FiLM HT Demucs takes "
-                f"[batch, {self.info.channels}, samples] with at least one sample."
-            )
-        n_dims = self.model.config.spaces[self.space]
-        for name, vectors in (("queries", queries), ("negatives", negatives)):
-            if vectors is not None and (vectors.dim() != 2 or vectors.shape[1] != n_dims):
-                raise EmbeddingError(
-                    f"Got {name} of shape {tuple(vectors.shape)}; vectors of {self.space!r} are [queries, {n_dims}]."
-                )
-        if negatives is not None and negatives.shape != queries.shape:
-            raise EmbeddingError(
-                f"{tuple(queries.shape)} queries need as many negatives, not {tuple(negatives.shape)}."
-            )
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:

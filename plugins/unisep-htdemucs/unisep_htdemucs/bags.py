@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unisep import Backend, EnsembleBackend, EnsemblePart
 from unisep.errors import WeightsError
 
 _LARGEST_DEFINITION_BYTES = 1 << 16
@@ -65,6 +66,28 @@ def find_bag(
         f"{weights} lacks {', '.join(f'{signature}.safetensors' for signature in absent)} of {name}. "
         f"Run `unisep models pull {name}`, or give the checkpoint file itself."
     )
+
+
+def mean_of(backends: Sequence[Backend], bag: Bag) -> Backend:
+    """The models of a bag as one backend: the weighted mean for each source, of only those models that count for it.
+
+    Raises WeightsError for models that differ in more than their parameters, or weights that do not fit them.
+    """
+    info, n_sources = backends[0].info, len(backends[0].info.sources)
+    if any(backend.info != info for backend in backends):
+        raise WeightsError("The models of a bag differ in sources, sample rate, channels or segment.")
+    rows = bag.weights or ((1.0,) * n_sources,) * len(backends)
+    if any(len(row) != n_sources for row in rows):
+        raise WeightsError(f"A bag needs {n_sources} weights a model, one for each source.")
+    if not all(any(column) for column in zip(*rows, strict=True)):
+        raise WeightsError("A bag must count at least one model for every source; some weights are all 0.")
+    if len(backends) == 1:
+        return backends[0]
+    parts = []
+    for backend, row, signature in zip(backends, rows, bag.signatures, strict=True):
+        weights = {name: weight for name, weight in zip(info.sources, row, strict=True) if weight}
+        parts.append(EnsemblePart(backend.for_sources(tuple(weights)), weights, name=signature))
+    return EnsembleBackend(parts, info.sources)
 
 
 def read_bag(path: Path, *, may_set_segment: bool = False) -> Bag:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unisep import Backend, BackendInfo, Output
-from unisep.errors import AudioError, BackendError, OptionError, WeightsError
+from unisep.errors import OptionError, WeightsError
 
 from .checkpoints import Framing, build_model, find_files, read_checkpoint, read_framing
 from .model import OpenUnmix
@@ -49,11 +49,7 @@ class OpenUnmixBackend(Backend):
         self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
     ) -> Output:
         """The sources of `mixture [batch, channels, samples]`, in the order of `info.sources`."""
-        if queries is not None or negatives is not None:
-            raise BackendError(
-                "Open-Unmix gives fixed sources and cannot answer queries; use a query backend."
-            )
-        self._check(mixture)
+        self.check_input(mixture, queries, negatives)
         with torch.no_grad():
             return Output(self._sources(mixture))
 
@@ -87,13 +83,6 @@ class OpenUnmixBackend(Backend):
             rows, self.framing.nfft, self.framing.nhop, window=self._window, length=n_samples
         )
         return rearrange(signal, "(b n c) samples -> b n c samples", b=n_batch, n=n_sources)
-
-    def _check(self, mixture: Tensor) -> None:
-        if mixture.dim() != 3 or mixture.shape[1] != self.info.channels or not mixture.shape[-1]:
-            raise AudioError(
-                f"Got a mixture of shape {tuple(mixture.shape)}; this Open-Unmix takes [batch, "
-                f"{self.info.channels}, samples] with at least one sample."
-            )
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unisep import Backend, BackendInfo, Output
-from unisep.errors import AudioError, BackendError, WeightsError
+from unisep.errors import WeightsError
 
 from .checkpoints import build_model, read_checkpoint
 from .description import Description
@@ -41,11 +41,7 @@ class RoformerBackend(Backend):
         self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
     ) -> Output:
         """The sources of `mixture [batch, channels, samples]`, in the order of `info.sources`."""
-        if queries is not None or negatives is not None:
-            raise BackendError(
-                "A RoFormer gives fixed sources and cannot answer queries; use a query backend."
-            )
-        self._check(mixture)
+        self.check_input(mixture, queries, negatives)
         remainder = self.description.remainder
         with torch.no_grad():
             found = self.model(mixture, self._stems)
@@ -61,19 +57,6 @@ class RoformerBackend(Backend):
         if self.description.remainder is not None or len(wanted) in (0, len(self.info.sources)):
             return self
         return RoformerBackend(self.model, self.description, wanted)
-
-    def _check(self, mixture: Tensor) -> None:
-        if mixture.dim() != 3 or mixture.shape[1] != self.info.channels or not mixture.shape[-1]:
-            raise AudioError(
-                f"Got a mixture of shape {tuple(mixture.shape)}; this RoFormer takes [batch, "
-                f"{self.info.channels}, samples] with at least one sample."
-            )
-        longest = self.description.segment_samples
-        if mixture.shape[-1] > longest:
-            raise AudioError(
-                f"Got {mixture.shape[-1]} samples at once; this model takes at most {longest}. "
-                "Cut the recording into segments of that length."
-            )
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:

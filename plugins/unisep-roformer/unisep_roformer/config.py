@@ -11,7 +11,6 @@ from unisep.errors import WeightsError
 
 # Bands in bins of a 2048-point spectrogram, as in the paper's table for vocals (arXiv:2309.02612, section 3.1).
 STANDARD_BANDS = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 8 + (48,) * 8 + (128, 129)
-STANDARD_N_MEL_BANDS = 60
 
 # Options that steer training or speed, and change nothing in what a loaded model computes.
 _WITHOUT_EFFECT = frozenset(

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unisep import Backend, BackendInfo, Output
-from unisep.errors import AudioError, BackendError
 
 from .bundles import build, torchaudio_models
 from .plugin import STEMS
@@ -39,12 +38,7 @@ class HybridDemucsBackend(Backend):
 
         What is shorter than a second is put in the middle of one, between silence.
         """
-        if queries is not None or negatives is not None:
-            raise BackendError("Hybrid Demucs gives fixed sources and cannot answer queries.")
-        if mixture.dim() != 3 or mixture.shape[1] != 2 or not mixture.shape[-1]:
-            raise AudioError(
-                f"Got a mixture of shape {tuple(mixture.shape)}; Hybrid Demucs takes [batch, 2, samples]."
-            )
+        self.check_input(mixture, queries, negatives)
         n_samples = mixture.shape[-1]
         missing = max(0, SAMPLE_RATE_HZ - n_samples)
         before = missing // 2

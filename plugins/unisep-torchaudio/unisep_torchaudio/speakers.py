@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from unisep import Backend, BackendInfo, Output
-from unisep.errors import AudioError, BackendError
 
 from .bundles import build, torchaudio_models
 from .plugin import SPEAKERS
@@ -39,12 +38,7 @@ class ConvTasNetBackend(Backend):
         self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
     ) -> Output:
         """The two speakers `[batch, 2, 1, samples]` of `mixture [batch, 1, samples]`."""
-        if queries is not None or negatives is not None:
-            raise BackendError("Conv-TasNet gives two speakers and cannot answer queries.")
-        if mixture.dim() != 3 or mixture.shape[1] != 1 or not mixture.shape[-1]:
-            raise AudioError(
-                f"Got a mixture of shape {tuple(mixture.shape)}; Conv-TasNet takes [batch, 1, samples]."
-            )
+        self.check_input(mixture, queries, negatives)
         n_samples = mixture.shape[-1]
         done = self.model(mixture[..., : self._part_samples])
         while done.shape[-1] < n_samples:
