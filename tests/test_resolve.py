@@ -72,6 +72,10 @@ def test_a_stem_that_only_another_backend_has_goes_there() -> None:
     assert who(route_of(stems=("guitar", "bass"))) == {"guitar": "htdemucs_6s", "bass": "htdemucs_6s"}
 
 
+def test_capitals_make_no_other_stem() -> None:
+    assert who(route_of(stems=("VOCALS", "Bass"))) == {"vocals": "htdemucs", "bass": "htdemucs"}
+
+
 def test_an_unknown_stem_is_refused_with_those_there_are() -> None:
     with pytest.raises(OptionError, match=r"no stem named 'kazoo'\. Its stems: drums, bass, other, vocals"):
         route_of(stems=("kazoo",))

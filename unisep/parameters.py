@@ -17,6 +17,7 @@ from unisep.errors import WeightsError
 
 _LARGEST_HEADER_BYTES = 1 << 24
 _N_NAMED = 3
+_NUMPY_NUMBERS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -40,17 +41,18 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def read_torch_file(path: Path, *, mapped: bool = False, stand_ins: Sequence[Any] = ()) -> Any:
+def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
     """What torch's restricted loader makes of a file: tensors, plain values and containers, on the CPU.
 
+    Numbers of NumPy, such as the scores that training programs keep beside the parameters, become nothing.
+
     mapped: leaves numbers on the disk until they are used, in files of torch 1.6 or later: for one that holds much else,
-        such as an optimiser's state; damage to the numbers is then not noticed. stand_ins: what replaces further names,
-        as `torch.serialization.safe_globals` takes it; needs torch 2.6.
+        such as an optimiser's state; damage to the numbers is then not noticed.
 
     Raises WeightsError for a file that is missing, damaged, names anything else, or claims more numbers than it has.
     """
     try:
-        with _knowing(stand_ins), path.open("rb") as file:
+        with _without_scores(), path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"
             held = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
         if any(value.nbytes > value.untyped_storage().nbytes() for value in _tensors(held)):
@@ -158,12 +160,24 @@ def _some(names: Sequence[str]) -> str:
     return shown + (", ..." if len(names) > _N_NAMED else "")
 
 
-def _knowing(stand_ins: Sequence[Any]) -> AbstractContextManager[object]:
-    if not stand_ins:
-        return nullcontext()
-    from torch.serialization import safe_globals  # not in every torch that can do without
+class _Score:
+    """Stands for a number of NumPy: takes whatever it is made of, and keeps nothing."""
 
-    return safe_globals(list(stand_ins))
+    def __init__(self, *parts: object) -> None:
+        """Takes and keeps nothing."""
+
+    def __setstate__(self, state: object) -> None:
+        """Takes and keeps nothing."""
+
+
+def _without_scores() -> AbstractContextManager[object]:
+    """A block in which torch's restricted loader reads numbers of NumPy as `_Score`, where torch is 2.6 or later."""
+    try:
+        from torch.serialization import safe_globals
+
+        return safe_globals([(_Score, name) for name in _NUMPY_NUMBERS])
+    except (ImportError, TypeError):
+        return nullcontext()
 
 
 def _tensors(held: object) -> Iterator[Tensor]:

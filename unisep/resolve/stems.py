@@ -71,6 +71,7 @@ def _chosen_stems(request: Request, offer: BackendOffer) -> tuple[str, ...]:
 def _checked_stems(asked: tuple[str, ...] | None, known: tuple[str, ...], who: str) -> tuple[str, ...]:
     if asked is None:
         return known
+    asked = tuple(_spelt(stem, known) for stem in asked)
     unknown = [stem for stem in asked if stem not in known]
     if unknown or not asked or len(set(asked)) != len(asked):
         problem = (
@@ -78,6 +79,12 @@ def _checked_stems(asked: tuple[str, ...] | None, known: tuple[str, ...], who: s
         )
         raise OptionError(f"stems={list(asked)}: {who} has {problem}. Its stems: {', '.join(known)}.")
     return asked
+
+
+def _spelt(stem: str, known: tuple[str, ...]) -> str:
+    """The stem as the backend spells it, where only capitals differ."""
+    alike = [name for name in known if name.casefold() == str(stem).casefold()]
+    return alike[0] if stem not in known and len(alike) == 1 else stem
 
 
 def _by_query(request: Request, catalogue: Catalogue, why: str, warning: str) -> Route:

@@ -82,7 +82,7 @@ def _load(name: str, *, weights: Path | None, device: torch.device, dtype: torch
         raise OptionError(f"precision: {name} computes in float32 only. Give precision='float32'.")
     if weights is None:
         raise WeightsError(f"{name} has no weights here. Run `unisep models pull {name}`, or give a file.")
-    paths, bag = find_bag(name, weights, RELEASED, may_set_segment=True)
+    paths, bag = find_bag(name, weights, RELEASED)
     models = [build_model(read_checkpoint(path), device) for path in paths]
     return mean_of(_backends(models, bag.segment_seconds), bag)
 

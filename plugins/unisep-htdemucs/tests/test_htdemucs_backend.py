@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from unisep_htdemucs.backend import (
     load_htdemucs_6s,
     load_htdemucs_ft,
 )
-from unisep_htdemucs.bags import RELEASED, read_bag
+from unisep_htdemucs.bags import RELEASED, Bag, read_bag
 
 from unisep import Output
 from unisep.errors import AudioError, BackendError, WeightsError
@@ -169,7 +170,10 @@ def test_a_bag_definition_beside_the_files_is_followed(
 @pytest.mark.parametrize(
     "text",
     [
-        "models: ['a']\nsegment: 44\n",
+        "models: ['a']\nsegment: -1\n",
+        "models: ['a']\nmore: 1\n",
+        "models: 7\n",
+        "models: [[a]]\n",
         "models: []\n",
         "models: ['../a']\n",
         "models: ['a']\nweights: [[1, 2], [3, 4]]\n",
@@ -187,6 +191,31 @@ def test_bag_definitions_beyond_lists_and_numbers_are_refused(tmp_path: Path, te
     path.write_text(text)
     with pytest.raises(WeightsError, match="bag"):
         read_bag(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "models: [955717e8, f7e0c4bc]\nweights: [[1, 0], [0, 1.]]\n",
+        "---\nmodels: # of mine\n  - 955717e8\n  - 'f7e0c4bc'\nweights:\n- [1., 0.]\n- - 0\n  - 1\n",
+        'models: ["955717e8", "f7e0c4bc"]\nweights: [[1, 0],\n  [0, 1]]\n',
+    ],
+)
+def test_bags_are_read_however_yaml_writes_them(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bag.yaml"
+    path.write_text(text)
+    assert read_bag(path) == Bag(("955717e8", "f7e0c4bc"), ((1.0, 0.0), (0.0, 1.0)))
+
+
+@pytest.mark.parametrize(("seconds", "is_shorter"), [(0.2, True), (0.3, False), (7, False)])
+def test_a_bag_may_ask_for_no_shorter_segments(
+    tmp_path: Path, reference: Reference, seconds: float, is_shorter: bool
+) -> None:
+    save(tmp_path / "one.th", reference(segment=Fraction(3, 10), t_layers=1))
+    (tmp_path / "htdemucs.yaml").write_text(f"models: [one]\nsegment: {seconds}\n")
+    with pytest.raises(WeightsError, match="Leave that line out") if is_shorter else nullcontext():
+        backend = load_htdemucs(weights=tmp_path, device=CPU, dtype=torch.float32)
+        assert backend.info.segment_seconds == pytest.approx(0.3)
 
 
 def test_the_bags_of_demucs_are_read(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from demucs.hf import load_safetensors_model
@@ -96,6 +97,21 @@ def test_th_packages_in_both_of_torchs_formats(
     torch.save(package_of(model, half), path, _use_new_zipfile_serialization=is_zip)
     theirs = load_model(path).eval()
     assert distance(loaded(path)(music(13230)), theirs(music(13230))) <= 1e-4
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+def test_scores_in_numbers_of_numpy_are_passed_over(tmp_path: Path, model: nn.Module, is_zip: bool) -> None:
+    """demucs's own export keeps them beside the parameters, in the released files too."""
+    scores = {"nsdr": np.float64(8.1), "per_song": {"a": [np.float32(1.5), 2]}, "n": np.int64(3)}
+    torch.save(
+        package_of(model, half=False) | {"metrics": ({"best": 0.1}, scores)},
+        tmp_path / "model.th",
+        _use_new_zipfile_serialization=is_zip,
+    )
+    package = read_torch_file(tmp_path / "model.th")
+    assert not isinstance(package["metrics"][1]["nsdr"], np.generic | float)
+    for name, value in loaded(tmp_path / "model.th").state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
 
 
 def test_a_state_with_positional_arguments_ordered_dict_and_parameters(tmp_path: Path) -> None:
@@ -235,6 +251,8 @@ def test_tensors_outside_their_storage_are_refused(
         b"Nr\xff\xff\xff\x7f.",  # a memo of two thousand million entries
         b"cdemucs.htdemucs\nHTDemucs\n)\x81.",  # NEWOBJ
         b"X\xff\xff\xff\x7fabc.",
+        b"cnumpy\ndtype\nX\x01\x00\x00\x00aK\x01\x86b.",  # change what stands for NumPy's types
+        b"cnumpy\ndtype\n)R}X\x01\x00\x00\x00aK\x01sbX\x01\x00\x00\x00aR.",  # call what one of them became
         b"\x93.",
         b"N",
         b"",

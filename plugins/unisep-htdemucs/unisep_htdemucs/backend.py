@@ -74,6 +74,11 @@ def _load(name: str, weights: Path | None, device: torch.device, dtype: torch.dt
     if weights is None:
         raise WeightsError(f"{name} has no weights here. Run `unisep models pull {name}`, or give a file.")
     paths, bag = find_bag(name, weights)
-    return mean_of(
-        [HTDemucsBackend(build_model(read_checkpoint(path), device, dtype)) for path in paths], bag
-    )
+    backends = [HTDemucsBackend(build_model(read_checkpoint(path), device, dtype)) for path in paths]
+    longest = backends[0].info.segment_seconds
+    if bag.segment_seconds is not None and longest is not None and bag.segment_seconds < longest:
+        raise WeightsError(
+            f"{name}.yaml asks for segments of {bag.segment_seconds} s, and the model was trained on {longest} s. Leave "
+            "that line out; segment_seconds asks for shorter ones."
+        )
+    return mean_of(backends, bag)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from unisep import Backend, EnsembleBackend, EnsemblePart
 from unisep.errors import WeightsError
 
 _LARGEST_DEFINITION_BYTES = 1 << 16
 _LONGEST_SEGMENT_SECONDS = 3600
+_FIELDS = frozenset({"models", "weights", "segment"})
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,12 @@ RELEASED: dict[str, Bag] = {
 
 
 def find_bag(
-    name: str, weights: Path, released: Mapping[str, Bag] = RELEASED, *, may_set_segment: bool = False
+    name: str, weights: Path, released: Mapping[str, Bag] = RELEASED
 ) -> tuple[tuple[Path, ...], Bag]:
     """The checkpoint files of model `name` under `weights`, and the bag they make.
 
     `weights` is one checkpoint file, or a folder that holds either `name`.yaml and its checkpoints, the
-    released checkpoints of `name`, or a single checkpoint. `may_set_segment` is as in `read_bag`.
+    released checkpoints of `name`, or a single checkpoint.
     Raises WeightsError otherwise.
     """
     if weights.is_file():
@@ -54,7 +56,7 @@ def find_bag(
     if not weights.is_dir():
         raise WeightsError(f"No weights at {weights}. Give a checkpoint file, or a folder that holds it.")
     definition = weights / f"{name}.yaml"
-    bag = read_bag(definition, may_set_segment=may_set_segment) if definition.is_file() else released[name]
+    bag = read_bag(definition) if definition.is_file() else released[name]
     found = [_find(weights, signature) for signature in bag.signatures]
     if all(found):
         return tuple(path for path in found if path), bag
@@ -90,37 +92,22 @@ def mean_of(backends: Sequence[Backend], bag: Bag) -> Backend:
     return EnsembleBackend(parts, info.sources)
 
 
-def read_bag(path: Path, *, may_set_segment: bool = False) -> Bag:
-    """The bag that a definition such as demucs's `htdemucs_ft.yaml` describes.
-
-    Only the few lines such files have are understood: `models`, `weights` and `segment`, written as lists and
-    numbers. A `segment` is refused unless `may_set_segment`: HT Demucs takes what it was trained on, no other.
-    """
+def read_bag(path: Path) -> Bag:
+    """The bag that a YAML file such as demucs's `htdemucs_ft.yaml` describes: `models`, `weights` and `segment`."""
     try:
         if path.stat().st_size > _LARGEST_DEFINITION_BYTES:
             raise ValueError("it is too long")
-        fields = _fields(
-            path.read_text("utf-8"), {"models", "weights"} | ({"segment"} if may_set_segment else set())
-        )
-        bag = _bag(fields)
-    except (OSError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise WeightsError(f"{path} is no bag of models that can be read: {error}.") from error
-    return bag
-
-
-def _fields(text: str, known: set[str]) -> dict[str, Any]:
-    """The values by name of a definition, which may have the `known` ones."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    parts = re.split(r"^(\w+):", "\n".join(lines), flags=re.MULTILINE)
-    if parts[0].strip() or not set(parts[1::2]) <= known:
-        raise ValueError(f"it may define {' and '.join(sorted(known))} only")
-    return {
-        name: ast.literal_eval(value.strip()) for name, value in zip(parts[1::2], parts[2::2], strict=True)
-    }
+        fields = yaml.safe_load(path.read_text("utf-8"))
+        if not isinstance(fields, dict) or not fields.keys() <= _FIELDS:
+            raise ValueError(f"it may define {', '.join(sorted(_FIELDS))} only")
+        return _bag(fields)
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{path} is no bag of models that can be read: {reason:.300}.") from error
 
 
 def _bag(fields: dict[str, Any]) -> Bag:
-    signatures = tuple(fields.get("models", ()))
+    signatures = tuple(str(name) if isinstance(name, int) else name for name in fields.get("models", ()))
     weights = tuple(tuple(float(weight) for weight in row) for row in fields.get("weights", ()))
     if not signatures or not all(isinstance(s, str) and re.fullmatch(r"[\w.]{1,64}", s) for s in signatures):
         raise ValueError("its models are not a list of signatures")

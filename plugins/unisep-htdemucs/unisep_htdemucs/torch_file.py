@@ -2,7 +2,8 @@
 
 Both of torch's formats are pickles beside raw numbers. Every opcode and every name in a pickle is looked at
 before the pickle is loaded; then it can only build plain values, `Fraction`, `OrderedDict` and tensors whose
-numbers lie in the file. The model's class becomes a marker that cannot be called.
+numbers lie in the file. The model's class becomes a marker that cannot be called, and numbers of NumPy, the scores that demucs's
+released files keep, become nothing.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ _NAMES = {
     "torch._utils _rebuild_tensor",
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
+    "numpy.core.multiarray scalar",
+    "numpy._core.multiarray scalar",
+    "numpy dtype",
+    "_codecs encode",
 } | {f"torch {name}" for name in _DTYPES}
 _OPCODES = frozenset(
     {
@@ -59,6 +64,15 @@ class Marker:
     """Stands for the class a checkpoint was made with; it cannot be called or changed."""
 
     __slots__ = ()
+
+
+class _Score:
+    """Stands for a number of NumPy and for all that it is made of; takes and keeps nothing."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        """Takes and keeps nothing."""
 
 
 HTDEMUCS = Marker()
@@ -210,6 +224,10 @@ class _Unpickler(pickle.Unpickler):
             "torch._utils _rebuild_tensor": lambda *parts: _view(*parts[:4]),
             "torch._utils _rebuild_tensor_v2": lambda *parts: _view(*parts[:4]),
             "torch._utils _rebuild_parameter": lambda data, *_: data,
+            "numpy.core.multiarray scalar": lambda *_: _Score(),
+            "numpy._core.multiarray scalar": lambda *_: _Score(),
+            "numpy dtype": lambda *_: _Score(),
+            "_codecs encode": lambda *_: _Score(),
         }
         if full not in known:
             raise WeightsError(f"it names {module}.{name}, which no checkpoint of its kind needs.")

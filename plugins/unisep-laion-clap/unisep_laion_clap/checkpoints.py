@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
 
 from torch import Tensor
 
@@ -17,23 +16,6 @@ TOKENIZER_FILE = "tokenizer.json"
 _PREFIX = "module."
 # A counter that transformers no longer keeps as a parameter.
 _DROPPED = "text_branch.embeddings.position_ids"
-
-
-@final
-class _Skipped:
-    """Stands for a NumPy number in a checkpoint, such as the best score so far: nothing here needs it."""
-
-    def __init__(self, *parts: object) -> None:
-        """Takes whatever the number was made of, and keeps nothing."""
-
-    def __setstate__(self, state: object) -> None:
-        """Takes and keeps nothing."""
-
-
-_STAND_INS: list[Any] = [
-    (_Skipped, name)
-    for name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
-]
 
 
 @dataclass(frozen=True)
@@ -74,7 +56,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     or holds no CLAP.
     """
     # Mapped, so that the optimiser's state is never read.
-    held = read_torch_file(path, mapped=True, stand_ins=_STAND_INS)
+    held = read_torch_file(path, mapped=True)
     stored = held.get("state_dict", held) if isinstance(held, Mapping) else {}
     state = {
         name.removeprefix(_PREFIX): value

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -79,7 +80,14 @@ def test_a_place_that_is_nothing_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "inner"),
-    [("band", None), ("mel", None), ("band", "state"), ("band", "state_dict"), ("mel", "model_state_dict")],
+    [
+        ("band", None),
+        ("mel", None),
+        ("band", "state"),
+        ("band", "state_dict"),
+        ("mel", "model_state_dict"),
+        ("band", "model"),
+    ],
 )
 def test_every_wrapping_gives_the_same_model(
     kind: str, inner: str | None, tmp_path: Path, reference: Any, written: Written, options: Any
@@ -93,6 +101,47 @@ def test_every_wrapping_gives_the_same_model(
     for name, value in model.state_dict().items():
         assert torch.equal(mine.state_dict()[name], value)
     assert not any(parameter.is_meta or parameter.requires_grad for parameter in mine.parameters())
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.", "_orig_mod.", "module._orig_mod."])
+def test_what_training_programs_put_before_names_is_taken_off(
+    folder: Path, reference: Any, prefix: str
+) -> None:
+    state = {prefix + name: value for name, value in reference("band").state_dict().items()}
+    torch.save({"state_dict": state | {"n_averaged": torch.tensor(9)}}, folder / "model.ckpt")
+    found = build_model(read_checkpoint(folder), CPU, torch.float32).state_dict()
+    assert all(torch.equal(value, state[prefix + name]) for name, value in found.items())
+
+
+def test_scores_in_numbers_of_numpy_are_passed_over(folder: Path, reference: Any) -> None:
+    """As Music-Source-Separation-Training keeps them in what it saves."""
+    state = reference("band").state_dict()
+    held = {
+        "model_state_dict": state,
+        "epoch": 3,
+        "best_metric": np.float64(8.5),
+        "all_metrics": {"sdr": {"vocals": [np.float32(1.5)]}},
+    }
+    torch.save(held, folder / "model.ckpt")
+    assert read_checkpoint(folder).state.keys() == state.keys()
+
+
+@pytest.mark.parametrize("name", ["b.yaml", "config_b.yaml", "b_config.yaml", "b.ckpt.yaml"])
+def test_several_models_in_one_folder_are_told_apart(folder: Path, name: str) -> None:
+    shutil.move(folder / "config.yaml", folder / name)
+    shutil.move(folder / "model.ckpt", folder / "b.ckpt")
+    for other in ("c.ckpt", "config_c.yaml"):
+        (folder / other).write_bytes(b"")
+    assert find_files(folder / "b.ckpt") == find_files(folder / name) == (folder / name, folder / "b.ckpt")
+
+
+def test_a_merged_checkpoint_may_keep_its_lora_section(folder: Path) -> None:
+    rewrite(folder, "training:", "lora: {r: 8}\ntraining:")
+    build_model(read_checkpoint(folder), CPU, torch.float32)
+    state = torch.load(folder / "model.ckpt", weights_only=True)
+    torch.save(state | {"layers.0.lora_A": torch.ones(1)}, folder / "model.ckpt")
+    with pytest.raises(WeightsError, match="Use a merged checkpoint"):
+        build_model(read_checkpoint(folder), CPU, torch.float32)
 
 
 def test_safetensors_and_the_older_torch_format_are_read(folder: Path, reference: Any) -> None:
@@ -191,7 +240,6 @@ def test_a_yaml_that_describes_nothing_is_refused(folder: Path, text: str) -> No
         ("num_stems: 2", "num_stems: 3", "num_stems is 3, and the outputs named are vocals, other"),
         ("- other", "- vocals", "named twice"),
         ("target_instrument: null", "target_instrument: bass", "none of the instruments"),
-        ("training:", "lora: {r: 8}\ntraining:", "merged checkpoint"),
         ("training:", "audio: {num_channels: 1}\ntraining:", "num_channels is 1"),
         ("training:", "audio: {chunk_size: 0}\ntraining:", "chunk_size"),
     ],

@@ -23,7 +23,10 @@ from .model import Roformer
 _DESCRIPTIONS = frozenset({".yaml", ".yml"})
 _PARAMETERS = frozenset({".ckpt", ".chpt", ".pth", ".pt", ".th", ".bin", ".safetensors"})
 # Under which names training programs put the parameters among other things.
-_INNER = ("state", "state_dict", "model_state_dict")
+_INNER = ("state", "state_dict", "model_state_dict", "model")
+# What they put before every name, and a counter beside the parameters of a running average.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_COUNTER = "n_averaged"
 # Kept in float32 whatever the precision: angles in half precision lose the position.
 _ALWAYS_FLOAT32 = "rotary_embed.freqs"
 
@@ -68,6 +71,9 @@ def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
 
     Raises WeightsError if names or shapes do not fit the description, or a parameter is not a finite number.
     """
+    advice = "The .yaml is another model's, or it is no plain RoFormer."
+    if any("lora_" in name for name in checkpoint.state):
+        advice = "It is an addition to another model (LoRA). Use a merged checkpoint."
 
     def placed(name: str, value: Tensor) -> Tensor:
         return value.to(device, torch.float32 if name.endswith(_ALWAYS_FLOAT32) else dtype)
@@ -78,7 +84,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
         checkpoint.state,
         placed,
         "its description",
-        "The .yaml is another model's, or it is no plain RoFormer.",
+        advice,
     )
     return model.to(device).requires_grad_(False)
 
@@ -97,15 +103,26 @@ def _only(folder: Path, suffixes: frozenset[str], what: str) -> Path:
         names = ", ".join(path.name for path in found[:5])
         raise WeightsError(
             f"{folder} holds {len(found)} files that could be the {what}{': ' + names if names else ''}. "
-            "Keep one .yaml and one .ckpt a folder, or give the path of the checkpoint itself."
+            "Keep one .yaml and one .ckpt a folder, or give the path of the checkpoint with a .yaml of its name beside it."
         )
     return found[0]
 
 
 def _partner(path: Path, suffixes: frozenset[str], what: str) -> Path:
-    """The file that belongs to `path`: of the same name, or the only one of its kind beside it."""
-    same = [other for other in _files(path.parent, suffixes) if other.stem == path.stem]
+    """The file that belongs to `path`: of the same name, or the only one of its kind beside it.
+
+    `config_NAME`, `NAME_config` and `NAME.ckpt.yaml`, as programs of many models name them, are the same name as NAME.
+    """
+    same = [other for other in _files(path.parent, suffixes) if _bare_names(other) & _bare_names(path)]
     return same[0] if len(same) == 1 else _only(path.parent, suffixes, what)
+
+
+def _bare_names(path: Path) -> frozenset[str]:
+    """What the file may be called without its suffixes and the word config."""
+    stem = path.stem
+    inner = Path(stem)
+    names = {stem, stem.removeprefix("config_"), stem.removesuffix("_config")}
+    return frozenset(names | ({inner.stem} if inner.suffix.lower() in _PARAMETERS else set()))
 
 
 def _read_parameters(path: Path) -> dict[str, Tensor]:
@@ -114,4 +131,9 @@ def _read_parameters(path: Path) -> dict[str, Tensor]:
     for name in _INNER:
         if isinstance(stored, dict) and isinstance(stored.get(name), dict):
             stored = stored[name]
-    return only_tensors(path, stored)
+    state = only_tensors(path, stored)
+    for prefix in _PREFIXES:
+        named = {name: value for name, value in state.items() if name != _COUNTER}
+        if all(name.startswith(prefix) for name in named):
+            state = {name.removeprefix(prefix): value for name, value in named.items()}
+    return state

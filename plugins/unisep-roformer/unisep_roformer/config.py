@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from unisep.errors import WeightsError
+from unisep.errors import WeightsError, reasons
 
 # Bands in bins of a 2048-point spectrogram, as in the paper's table for vocals (arXiv:2309.02612, section 3.1).
 STANDARD_BANDS = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 8 + (48,) * 8 + (128, 129)
@@ -128,11 +128,3 @@ class RoformerConfig(BaseModel):
             return cls(**own)
         except ValidationError as error:
             raise WeightsError(f"The model's options cannot be right: {reasons(error)}.") from error
-
-
-def reasons(error: ValidationError) -> str:
-    """What pydantic found, on one line."""
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc'])) or 'model'}: {problem['msg'].removeprefix('Value error, ')}"
-        for problem in error.errors()
-    )

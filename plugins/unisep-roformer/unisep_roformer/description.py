@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from unisep.errors import WeightsError
+from unisep.errors import WeightsError, reasons
 
-from .config import RoformerConfig, reasons
+from .config import RoformerConfig
 from .safe_yaml import read_yaml
 
 _STANDARD_SECONDS = 8.0
@@ -105,8 +105,6 @@ def read_description(path: Path) -> Description:
             raise WeightsError(
                 f"{path} has no section '{section}', which says what the model is. Is it another file?"
             )
-    if values.get("lora"):
-        raise WeightsError(f"{path} describes an addition to another model (lora). Use a merged checkpoint.")
     try:
         config = RoformerConfig.from_options(values["model"])
         sections = {name: values[name] for name in ("training", "audio", "inference") if values.get(name)}
