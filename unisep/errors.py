@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class UnisepError(Exception):
@@ -62,12 +66,24 @@ class OptionError(UnisepError, ValueError):
     """An option whose value is out of range, or that the chosen backend cannot honour."""
 
 
+class OverwriteError(OptionError):
+    """A result that would take the place of a recording or of an example."""
+
+
 class EnsembleError(OptionError):
     """An ensemble that cannot be read, or whose members are missing or do not fit together."""
 
 
 class Cancelled(UnisepError):
     """The caller cancelled the work; no half-written file is left behind."""
+
+
+def reasons(error: ValidationError) -> str:
+    """What pydantic found, on one line: each field and what is wrong with it."""
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors()
+    )
 
 
 def suggest(asked: str, known: Iterable[str]) -> str:

@@ -166,8 +166,14 @@ def test_a_run_keeps_its_recipe(tmp_path: Path) -> None:
     given = tmp_path / "recipe.json"
     given.write_text(RECIPE.model_dump_json())
     assert load_recipe(tmp_path / "run", given) == RECIPE
-    given.write_text(RECIPE.model_copy(update={"seed": 5}).model_dump_json())
-    assert load_recipe(tmp_path / "run", given) == RECIPE
+    changed = RECIPE.model_copy(update={"seed": 5, "n_steps": 9})
+    given.write_text(changed.model_dump_json())
+    assert load_recipe(tmp_path / "run", given) == changed  # nothing has been learnt yet
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"")
+    assert load_recipe(tmp_path / "run", given) == load_recipe(tmp_path / "run", None) == changed
+    given.write_text(RECIPE.model_dump_json())
+    with pytest.raises(OptionError, match=r"differs in (n_steps, seed|seed, n_steps)\. Leave out --config"):
+        load_recipe(tmp_path / "run", given)
     with pytest.raises(OptionError, match="--config"):
         load_recipe(tmp_path / "other", None)
 

@@ -211,9 +211,13 @@ def test_a_damaged_store_is_refused(tmp_path):
         writer.add(np.ones((10, 1), np.float32), id="a", label="a", **facts)
         with pytest.raises(StoreError, match="finite"):
             writer.add(np.full((10, 1), np.nan, np.float32), id="b", label="b", **facts)
-    with PartWriter(tmp_path, "two", 2 * RATE_HZ) as writer:
+    other = f"other parts of .* are at {RATE_HZ} Hz, not {2 * RATE_HZ}"
+    with pytest.raises(StoreError, match=other), PartWriter(tmp_path, "two", 2 * RATE_HZ):
+        pass
+    with PartWriter(tmp_path / "elsewhere", "two", 2 * RATE_HZ) as writer:
         writer.add(np.ones((10, 1), np.float32), id="c", label="c", **facts)
-    with pytest.raises(StoreError, match="different rates"):
+    (tmp_path / "elsewhere" / "two").rename(tmp_path / "two")
+    with pytest.raises(StoreError, match=f"one at {RATE_HZ} Hz, two at {2 * RATE_HZ} Hz"):
         Store(tmp_path)
     assert len(Store(tmp_path, ("one",)).items) == 1
     (tmp_path / "one" / "index.jsonl").write_text('{"id": "a"}\n')
@@ -242,6 +246,44 @@ def test_a_build_goes_on_at_its_own_rate_only(tmp_path):
     assert [item.id for item in Store(tmp_path).items] == ["a", "b"]
     with pytest.raises(OptionError, match=f"store is at {RATE_HZ} Hz, the model at 44100"):
         Store(tmp_path).at_rate(44100)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", ".."])
+def test_a_part_lies_in_its_store(tmp_path, name):
+    with pytest.raises(StoreError, match="no name of a part"):
+        PartWriter(tmp_path / "store", name, RATE_HZ)
+
+
+def test_an_unfinished_part_goes_on_with_its_own_source_only(tmp_path, caplog):
+    def offer(folder, *names):
+        folder.mkdir(exist_ok=True)
+        lines = [json.dumps({"path": f"{name}.wav", "label": name, "split": "train"}) for name in names]
+        (folder / "manifest.jsonl").write_text("\n".join(lines))
+        for name in set(names) - {"missing"}:
+            soundfile.write(folder / f"{name}.wav", np.ones(RATE_HZ) / 2, RATE_HZ)
+
+    one, two, store = tmp_path / "one", tmp_path / "two", tmp_path / "store"
+    more = [str(store), "--rate", str(RATE_HZ), "--part", "x"]
+    offer(one, "piano", "cello", "missing")
+    offer(two, "piano")
+    assert corpus.main([str(one), *more]) == 1  # two are written
+    assert corpus.main([str(two), *more]) == 1
+    assert "Go on as it was begun" in caplog.text
+    offer(one, "piano", "flute")
+    assert corpus.main([str(one), *more]) == 1
+    assert "1 sounds that" in caplog.text and "such as 'cello.wav'" in caplog.text
+    offer(one, "piano", "cello", "flute")
+    caplog.set_level("INFO")
+    assert corpus.main([str(one), *more]) == 0
+    assert "1 new sounds" in caplog.text and len(Store(store).items) == 3
+
+
+def test_a_missing_folder_and_a_wrong_line_are_said_plainly(tmp_path, caplog):
+    assert corpus.main([str(tmp_path / "nowhere"), str(tmp_path / "store")]) == 1
+    assert "There is no folder" in caplog.text
+    (tmp_path / "manifest.jsonl").write_text('{"label": "piano"}\n')
+    assert corpus.main([str(tmp_path), str(tmp_path / "store")]) == 1
+    assert "line 1: path: Field required." in caplog.text and "http" not in caplog.text
 
 
 def test_songs_of_two_parts_are_two_songs_whatever_they_are_called(tmp_path):

@@ -102,6 +102,9 @@ def test_a_run_is_measured_and_released_with_its_own_encoder(
     card = tomllib.loads((package / "cards" / measure.CARD).read_text())
     assert card["summary"] == "toy" and card["measured"]["training"]["n_steps"] == 0
     assert load_model(package / "weights" / card["files"][0]["name"]).config == RECIPE.model
+    measure.main([*asked, "--encoder", f"{__name__}:load", "--release", str(tmp_path / "my.safetensors")])
+    assert load_model(tmp_path / "my.safetensors").config == RECIPE.model
+    assert not list(tmp_path.glob("*.measured"))
 
 
 @pytest.mark.parametrize(("output", "channels"), [("mask", 1), ("spectrogram", 2)])

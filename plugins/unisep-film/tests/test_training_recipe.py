@@ -511,6 +511,8 @@ def test_the_command_trains_with_a_plugins_encoder_and_goes_on(
     main([store, str(tmp_path / "run"), *more])
     assert json.loads(capsys.readouterr().out)["step"] == 2
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
+    main([store, str(tmp_path / "run"), *more])
+    assert "has done all 2 steps" in capsys.readouterr().err
 
 
 def test_a_store_at_another_rate_is_refused(store: str, encoder: TextAudioEncoder, tmp_path: Path) -> None:
@@ -608,4 +610,11 @@ def test_the_full_size_recipe_in_the_docs_is_a_recipe(htdemucs: Path, tmp_path: 
 def test_the_command_says_what_is_wrong_in_a_sentence(store: str, tmp_path: Path) -> None:
     given = written(tmp_path, start={"film": str(tmp_path / "nowhere.safetensors")})
     with pytest.raises(SystemExit, match=r"nowhere\.safetensors cannot be read"):
+        main([store, str(tmp_path / "run"), "--config", str(given), "--device", "cpu", "--threads", "1"])
+    given = tmp_path / "other.json"
+    given.write_text(RECIPE.model_dump_json())
+    with pytest.raises(SystemExit, match="the recipe's model listens to"):  # not from a process that mixes
+        main([store, str(tmp_path / "run"), "--config", str(given), "--device", "cpu", "--threads", "1"])
+    given.write_text(json.dumps({**RECIPE.model_dump(mode="json"), "mix": {"batch": 0}}))
+    with pytest.raises(SystemExit, match=r"mix\.batch: Input should be greater than 0"):
         main([store, str(tmp_path / "run"), "--config", str(given), "--device", "cpu", "--threads", "1"])

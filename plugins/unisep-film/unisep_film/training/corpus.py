@@ -94,7 +94,13 @@ def build(
     log.info("%d of %d sounds are for training or validation", len(rows), len(offered))
     if not rows:
         raise StoreError(f"No sound of {source} is for training or validation.")
-    with PartWriter(store, part, sample_rate_hz) as writer:
+    with PartWriter(store, part, sample_rate_hz, f"{source.resolve()} ({layout})") as writer:
+        gone = writer.done - {row.path for row in rows}
+        if gone:
+            raise StoreError(
+                f"{writer.folder} holds {len(gone)} sounds that {source} no longer offers, such as {min(gone)!r}. Delete "
+                "that folder to build it again."
+            )
         todo = [row for row in rows if row.path not in writer.done]
         for count, row in enumerate(todo, start=1):
             writer.add(
@@ -131,7 +137,12 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("store", type=Path, help="folder of the training store")
     parser.add_argument("--rate", type=int, default=44100, help="sample rate of the store in Hz")
     parser.add_argument("--part", default="corpus", help="name of the part inside the store")
-    parser.add_argument("--layout", choices=["auto", *layouts.names()], default="auto")
+    parser.add_argument(
+        "--layout",
+        choices=["auto", *layouts.names()],
+        default="auto",
+        help="what kind of folder it is (%(default)s)",
+    )
     parser.add_argument(
         "--curated", type=Path, metavar="JSON", help="take only the songs that a curation kept"
     )
@@ -145,7 +156,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     except StoreError as error:
         log.error("%s", error)
         return 1
-    log.info("%d sounds written to %s", n_written, options.store / options.part)
+    log.info("%d new sounds in %s", n_written, options.store / options.part)
     return 0
 
 

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from unisep.errors import OptionError, UnisepError
+from pydantic import ValidationError
+
+from unisep.errors import OptionError, UnisepError, reasons
 
 from .pace import Pace
 
 RECIPE_FILE = "recipe.json"
+CHECKPOINT_FILE = "checkpoint.pt"
 RecipeT = TypeVar("RecipeT", bound=Pace)
 
 
@@ -19,22 +22,39 @@ def kept_recipe(
 ) -> RecipeT:
     """The run's own recipe if it has one, else what `read` makes of the given file, which is then the run's.
 
-    Raises OptionError when there is none or it cannot be understood, and as `read` does.
+    A run that has saved no step yet takes another one that is given.
+
+    Raises OptionError when there is none, it cannot be understood, or the run has begun with another; and as `read` does.
     """
     own = folder / RECIPE_FILE
-    source = own if own.exists() else given
-    if source is None:
+    if given is None and not own.exists():
         raise OptionError(f"{folder} holds no run yet: give --config with a recipe to start one.")
-    try:
-        if source == own:
-            return kind.model_validate_json(own.read_bytes())
-        recipe = read(source)
-    except UnisepError:
-        raise
-    except (OSError, ValueError) as error:
-        raise OptionError(f"{source} cannot be read as a recipe: {error}") from error
+    begun = (
+        _understood(own, lambda path: kind.model_validate_json(path.read_bytes())) if own.exists() else None
+    )
+    recipe = begun if given is None else _understood(given, read)
+    assert recipe is not None
+    if recipe == begun:
+        return recipe
+    if begun is not None and (folder / CHECKPOINT_FILE).exists():
+        fields = [name for name in kind.model_fields if getattr(recipe, name) != getattr(begun, name)]
+        raise OptionError(
+            f"{folder} has begun with a recipe of its own, and {given} differs in {', '.join(fields)}. Leave out --config to "
+            "go on with that one, or take another folder."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     partial = own.with_name(own.name + ".part")
     partial.write_text(recipe.model_dump_json(indent=1), encoding="utf-8")
     partial.replace(own)
     return recipe
+
+
+def _understood(path: Path, read: Callable[[Path], RecipeT]) -> RecipeT:
+    try:
+        return read(path)
+    except UnisepError:
+        raise
+    except ValidationError as error:
+        raise OptionError(f"{path} cannot be read as a recipe: {reasons(error)}.") from error
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{path} cannot be read as a recipe: {error}") from error

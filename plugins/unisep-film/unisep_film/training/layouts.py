@@ -62,6 +62,8 @@ def detect(source: Path) -> str:
     for layout, patterns in signs.items():
         if any(next(source.glob(pattern), None) is not None for pattern in patterns):
             return layout
+    if not source.is_dir():
+        raise StoreError(f"There is no folder {source}.")
     raise StoreError(f"{source} is in no layout known here. {_known()}")
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from unisep_htdemucs.kernels import computes_bfloat16
 
 from .distributed import Place
+from .kept import CHECKPOINT_FILE
 from .pace import Pace
 
-CHECKPOINT_FILE = "checkpoint.pt"
 ALONE = Place()
 ModelT = TypeVar("ModelT", bound=nn.Module)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -38,6 +39,8 @@ def keep_learning(
     pace, place = run.pace, run.place
     seen: dict[str, list[Tensor]] = defaultdict(list)
     started = logged = time.monotonic()
+    if run.step >= pace.n_steps and place.is_first:
+        print(f"{run.folder} has done all {pace.n_steps} steps of its recipe.", file=sys.stderr)
     for batch in batches:
         for name, value in train_step(batch).items():
             seen[name].append(value.reshape(-1))
@@ -74,7 +77,22 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", help="folder made by unisep_film.training.corpus")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--config", type=Path, help="recipe (JSON) for a new run")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads a process")
-    parser.add_argument("--workers", type=int, default=1, help="mixing processes for each training process")
-    parser.add_argument("--stop-after", type=float, default=math.inf, metavar="SECONDS")
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="what trains (%(default)s: a GPU, if there is one)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="CPU threads a process (%(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="mixing processes for each training process (%(default)s)"
+    )
+    parser.add_argument(
+        "--stop-after",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
+        help="save and end after so long; another call goes on",
+    )

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from unisep.errors import reasons
 from unisep_film.training.store import StoreError
 
 MANIFEST = "manifest.jsonl"
@@ -52,7 +53,9 @@ def read_manifest(source: Path) -> Iterator[ManifestRow]:
             continue
         try:
             row = ManifestRow.model_validate(json.loads(line))
-        except (ValidationError, ValueError) as error:
+        except ValidationError as error:
+            raise StoreError(f"{path}, line {number}: {reasons(error)}.") from error
+        except ValueError as error:
             raise StoreError(f"{path}, line {number}: {error}") from error
         if not (source / row.path).resolve().is_relative_to(source.resolve()):
             raise StoreError(f"{path}, line {number}: {row.path!r} lies outside {source}.")

@@ -1,7 +1,8 @@
 """Measures a model on the fixed validation windows and writes its weights and card.
 
     python -m unisep_film.training.measure STORE RUN                     # a table of the run's average
-    python -m unisep_film.training.measure STORE RUN --release PACKAGE   # and weights and card in a package folder
+    python -m unisep_film.training.measure STORE RUN --release my.safetensors   # and weights for --query-weights
+    python -m unisep_film.training.measure STORE RUN --release PACKAGE   # or weights and card in a package folder
 
 Every figure is a median over windows in which target and rest are within 10 dB of each other (but for
 absent sounds). SI-SDR is scale-invariant (arXiv:1811.02508); SDR is the plain energy ratio
@@ -30,7 +31,7 @@ from unisep_film.checkpoints import load_model, save_model
 from unisep_film.model import FilmHTDemucs
 
 from .encoders import add_encoder, asked_encoder
-from .learner import CHECKPOINT_FILE
+from .kept import CHECKPOINT_FILE
 from .queries import TextAudioEncoder
 from .recipe import Recipe, load_recipe
 from .release import update_card
@@ -160,7 +161,11 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--groups", nargs="+", choices=GROUPS, help="validation groups, by default all")
     parser.add_argument("--ask", choices=["text", "audio"], nargs="+", default=["text"])
-    parser.add_argument("--release", type=Path, help="folder that holds weights/ and cards/")
+    parser.add_argument(
+        "--release",
+        type=Path,
+        help="where the weights go: a .safetensors file, or a package with weights/ and cards/",
+    )
     add_encoder(parser)
     args = parser.parse_args(given)
     try:
@@ -177,14 +182,20 @@ def _measured(args: argparse.Namespace) -> None:
         return
     if args.groups:
         raise OptionError("--release states all groups in the card: leave out --groups.")
-    file, card = args.release / "weights" / WEIGHTS_FILE, args.release / "cards" / CARD
-    if not card.is_file():
-        raise OptionError(f"There is no card {card} to put the figures into.")
+    is_file = args.release.suffix == ".safetensors"
+    file = args.release if is_file else args.release / "weights" / WEIGHTS_FILE
+    card = args.release / "cards" / CARD
+    if not is_file and not card.is_file():
+        raise OptionError(
+            f"There is no card {card} to put the figures into. For the weights alone give a path that ends in .safetensors."
+        )
     measured = save_model(file.with_name(f"{file.name}.measured"), model)
     try:
         # What is measured is what ships, at half precision; until it is, the old weights stay.
         tables = _tables(args, load_model(measured), store, n_steps)
-        update_card(card, measured.replace(file), recipe, n_steps, tables)
+        measured.replace(file)
+        if not is_file:
+            update_card(card, file, recipe, n_steps, tables)
     finally:
         measured.unlink(missing_ok=True)
 

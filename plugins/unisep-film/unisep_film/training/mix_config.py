@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from pydantic import PositiveFloat, PositiveInt
+
 from unisep_film.training.sources import Variation
 
 PLAIN_VARIATION = Variation()
@@ -19,8 +21,8 @@ class MixConfig:
         that answer; a third as often, of leaving out what is not part of the target, which changes nothing.
     """
 
-    segment_seconds: float = 4.0
-    batch: int = 8
+    segment_seconds: PositiveFloat = 4.0
+    batch: PositiveInt = 8
     n_channels: int = 2
     n_sources: tuple[int, int] = (2, 6)
     own_song_probability: float = 0.5

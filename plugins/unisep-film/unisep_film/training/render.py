@@ -149,7 +149,7 @@ def render(
     """The number of stems written by this run into `STORE/<part>`; earlier ones are kept."""
     player = Player(soundfont)
     n_written = 0
-    with PartWriter(store, part, sample_rate_hz) as writer:
+    with PartWriter(store, part, sample_rate_hz, str(soundfont.resolve())) as writer:
         for count in range(config.n_songs):
             n_written += _render_song(config.first_song + count, writer, player, config, sample_rate_hz)
             if count % 25 == 24:

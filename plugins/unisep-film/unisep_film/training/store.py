@@ -79,10 +79,15 @@ class PartWriter:
     """Appends sounds to one part of a store; what an interrupted run has finished is kept.
 
     Use as a context manager: the part becomes readable only when the block ends without an error.
+
+    source: what the sounds are from; an unfinished part goes on with no other.
     """
 
-    def __init__(self, store: Path, name: str, sample_rate_hz: int) -> None:
+    def __init__(self, store: Path, name: str, sample_rate_hz: int, source: str = "") -> None:
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise StoreError(f"{name!r} is no name of a part: give one without folders.")
         self.folder = Path(store) / name
+        self.source = source
         self.name = name
         self.sample_rate_hz = sample_rate_hz
         self._n_values = 0
@@ -92,22 +97,31 @@ class PartWriter:
     def __enter__(self) -> PartWriter:
         if (self.folder / "part.json").exists():
             raise StoreError(f"{self.folder} is a finished part. Delete that folder to build it again.")
+        rates = {
+            _part_facts(self.folder.parent / part)["sample_rate_hz"] for part in _parts(self.folder.parent)
+        }
+        if rates - {self.sample_rate_hz}:
+            raise StoreError(
+                f"The other parts of {self.folder.parent} are at {', '.join(map(str, sorted(rates)))} Hz, not "
+                f"{self.sample_rate_hz}: all parts of a store have one rate."
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._keep_rate()
+        self._keep_facts()
         kept = self._recover()
         self._samples = _open_at(self.folder / "samples.i16", 2 * self._n_values)
         self._activity = _open_at(self.folder / "activity.i8", self._n_activity)
         self._index = _open_at(self.folder / "index.jsonl", len(kept))
         return self
 
-    def _keep_rate(self) -> None:
-        path = self.folder / "rate_hz"
-        begun = path.read_text().strip() if path.exists() else ""
-        if begun and begun != str(self.sample_rate_hz):
+    def _keep_facts(self) -> None:
+        path, origin = self.folder / "begun", f" from {self.source}" if self.source else ""
+        facts = f"{self.sample_rate_hz} Hz{origin}\n"
+        begun = path.read_text(encoding="utf-8") if path.exists() else facts
+        if begun != facts:
             raise StoreError(
-                f"{self.folder} was begun at {begun} Hz, not {self.sample_rate_hz}. Go on at that rate, or delete it."
+                f"{self.folder} was begun at {begun.strip()}, not {facts.strip()}. Go on as it was begun, or delete it."
             )
-        path.write_text(f"{self.sample_rate_hz}\n")
+        path.write_text(facts, encoding="utf-8")
 
     def _recover(self) -> bytes:
         """The complete lines an earlier run left; positions are moved behind the sounds they name."""
@@ -197,7 +211,10 @@ class Store:
         facts = [_part_facts(self.folder / part) for part in self.parts]
         rates = {fact["sample_rate_hz"] for fact in facts}
         if len(rates) != 1:
-            raise StoreError(f"{self.folder}: parts at different rates {sorted(rates)}; build them alike.")
+            each = ", ".join(
+                f"{part} at {fact['sample_rate_hz']} Hz" for part, fact in zip(self.parts, facts, strict=True)
+            )
+            raise StoreError(f"{self.folder} has parts at different rates: {each}. Build them alike.")
         self.sample_rate_hz: int = rates.pop()
         self.items = _songs_apart([item for part in self.parts for item in self._index(part)])
         if len(self.items) != sum(fact["n_items"] for fact in facts):
@@ -267,8 +284,13 @@ def _songs_apart(items: list[Item]) -> tuple[Item, ...]:
     )
 
 
+def _parts(folder: Path) -> tuple[str, ...]:
+    """The finished parts of a store, if it has any."""
+    return tuple(sorted(path.parent.name for path in folder.glob("*/part.json")))
+
+
 def _finished_parts(folder: Path) -> tuple[str, ...]:
-    parts = tuple(sorted(path.parent.name for path in folder.glob("*/part.json")))
+    parts = _parts(folder)
     if not parts:
         raise StoreError(
             f"{folder} holds no finished part of a training store. Build one with "

@@ -79,8 +79,9 @@ def main(given: list[str] | None = None) -> None:
                 load_recipe(args.run, args.config)
             place.wait()
             recipe = load_recipe(args.run, args.config)
-            run = Run(recipe, args.run, place)
-            train(args.store, run, asked_encoder(args, recipe.model.spaces), args.stop_after, args.workers)
+            encoder = asked_encoder(args, recipe.model.spaces)
+            assert encoder.encoder.space  # a wrong one is refused here, not by the processes that mix
+            train(args.store, Run(recipe, args.run, place), encoder, args.stop_after, args.workers)
     except UnisepError as error:
         raise SystemExit(str(error)) from error
 
