@@ -261,6 +261,18 @@ def test_results_never_replace_another_input_of_the_batch(
 
 
 @pytest.mark.usefixtures("only_toys")
+@pytest.mark.parametrize("inputs", [("b/rest.wav", "a.wav"), ("a.wav", "b/rest.wav")])
+def test_an_input_that_would_be_replaced_stops_no_other(
+    album: Path, capsys: pytest.CaptureFixture[str], inputs: tuple[str, str]
+) -> None:
+    (album / "b").mkdir()
+    (album / "c.wav").rename(album / "b" / "rest.wav")
+    where = [*(album / name for name in inputs), "-o", album, "--filename", "{folder}/{stem}.{ext}"]
+    code, result = run_json(capsys, *where, "--backend", "toy", "-o", album)
+    assert (code, result["n_done"], result["n_failed"]) == (1, 1, 1)
+
+
+@pytest.mark.usefixtures("only_toys")
 def test_results_never_replace_an_example(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clip = album / "b" / "example-1.wav"
     clip.parent.mkdir()
@@ -376,6 +388,34 @@ def test_nobody_is_told_where_nobody_looks(
 ) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal() if quiet else io.StringIO())
     assert BatchProgress(Console(quiet=quiet), [tmp_path]).of(0, "song.wav") is None
+
+
+@pytest.mark.usefixtures("only_toys")
+def test_a_reader_that_goes_away_ends_the_batch_and_makes_nothing_fail(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Head(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+        def fileno(self) -> int:
+            return os.open(os.devnull, os.O_WRONLY)
+
+    monkeypatch.setattr(sys, "stdout", Head())
+    asked = ["separate", str(album), "-o", str(tmp_path / "out"), "--backend", "toy"]
+    assert main(asked) == 1
+    assert "error" not in capsys.readouterr().err
+    assert {path.split("/")[0] for path in visible(tmp_path / "out")} == {"a"}
+
+
+@pytest.mark.usefixtures("only_toys")
+def test_without_a_console_it_works_all_the_same(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    asked = ["separate", str(album / "a.wav"), "-o", str(tmp_path / "out"), "--backend", "toy"]
+    assert main(asked) == main([*asked, "--json"]) == 0
 
 
 def test_times_to_wait() -> None:

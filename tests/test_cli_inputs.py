@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisep.cli.inputs import Template, check_distinct, expand
-from unisep.errors import AudioFileError, OptionError
+from unisep.cli.inputs import Nothing, Template, check_distinct, expand
+from unisep.errors import OptionError
 
 
 def never(_path):
@@ -49,9 +49,15 @@ def test_what_stands_for_nothing_becomes_an_error_in_its_place(album):
     (album / "empty").mkdir()
     asked = [str(album / "empty"), str(album / "*.ape"), str(album / "a.mp3")]
     empty, unmatched, song = expand(asked, recursive=False, skip=never)
-    assert isinstance(empty, AudioFileError) and "empty" in str(empty)
-    assert isinstance(unmatched, AudioFileError) and "*.ape" in str(unmatched)
+    assert isinstance(empty, Nothing) and (empty.asked, "empty" in str(empty.error)) == (asked[0], True)
+    assert isinstance(unmatched, Nothing) and "*.ape" in str(unmatched.error)
     assert song == album / "a.mp3"
+
+
+def test_one_file_under_two_spellings_is_one_input(album, monkeypatch):
+    monkeypatch.chdir(album)
+    asked = ["a.mp3", str(album / "a.mp3"), "./x/../a.mp3"]
+    assert expand(asked, recursive=False, skip=never) == [Path("a.mp3")]
 
 
 def test_the_template_places_every_result():

@@ -98,6 +98,12 @@ def test_a_part_of_the_recording_itself_as_example(song, tmp_path):
     assert files_in(tmp_path / "out/song") == ["example-1.wav", "rest.wav"]
 
 
+def test_an_embedding_never_replaces_its_clip(song, capsys):
+    before = song.read_bytes()
+    assert main(["embed", "--audio", str(song), "-o", str(song), "--query-backend", "toy"]) == 2
+    assert "would replace the clip" in capsys.readouterr().err and song.read_bytes() == before
+
+
 def test_an_embedding_made_by_embed_asks_the_same(song, tmp_path, capsys):
     vector = tmp_path / "bass.safetensors"
     assert main(["embed", "bass", "-o", str(vector), "--query-backend", "toy", "--json"]) == 0

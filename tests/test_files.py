@@ -19,7 +19,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unisep import Audio, ffmpeg, files, writing
+from unisep import Audio, ffmpeg, files, sources, writing
 from unisep.errors import AudioError, AudioFileError
 from unisep.formats import AudioFileInfo
 
@@ -340,7 +340,7 @@ def test_too_long_for_memory_is_an_error_and_blocks_still_work(
     with pytest.raises(AudioFileError, match="too long to read at once"):
         files.read(path)
     assert sum(block.n_samples for block in files.read_blocks(path, 1000)) == 3000
-    monkeypatch.setattr(files, "MAX_STREAM_BYTES", 4000)
+    monkeypatch.setattr(sources, "MAX_STREAM_BYTES", 4000)
     with pytest.raises(AudioFileError, match="Pass a path"):
         files.read(path.read_bytes())
 
@@ -569,7 +569,7 @@ LIMITED = """
 import os, resource, signal, sys
 from pathlib import Path
 import numpy as np
-from unisep import Audio, files
+from unisep import Audio, files, sources
 from unisep.errors import AudioFileError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

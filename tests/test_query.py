@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,6 +134,9 @@ def test_a_text_that_is_also_a_file_is_doubted(tmp_path: Path, monkeypatch: pyte
     (doubt,) = doubtful_texts(["guitar", "lick.wav", Path("lick.wav")])
     assert "taken as text" in doubt
     assert "Path('lick.wav')" in doubt
+    for query in ({"text": "bass", "exclude": "lick.wav"}, Query(text="bass", exclude=["hat", "lick.wav"])):
+        assert len(doubtful_texts(query)) == 1
+    assert doubtful_texts({"text": "lick.wav", "exclude": Path("lick.wav")}) == []
     assert doubtful_texts("a" * 5_000) == doubtful_texts("nul\0") == []
 
 
@@ -230,6 +234,19 @@ def test_an_embedding_is_a_finite_vector_that_is_not_zero(vector: object) -> Non
 def test_an_embedding_needs_a_space() -> None:
     with pytest.raises(EmbeddingError, match="name of its space"):
         Embedding(np.ones(4), "")
+
+
+@pytest.mark.parametrize("provenance", [{"a": 1}, {1: "a"}, None, {"a": np.zeros(2)}, "text"])
+def test_the_provenance_of_an_embedding_is_texts(provenance: Any) -> None:
+    with pytest.raises(EmbeddingError, match="provenance"):
+        Embedding(np.ones(4), "s", provenance)
+
+
+def test_an_embedding_holds_on_to_its_own_numbers() -> None:
+    vector, provenance = np.ones(4, dtype=np.float32), {"a": "b"}
+    embedding = Embedding(vector, "s", provenance)
+    vector[:], provenance["a"] = 2, "c"
+    assert embedding.vector.tolist() == [1, 1, 1, 1] and embedding.provenance == {"a": "b"}
 
 
 def test_an_embedding_travels_through_a_file(tmp_path: Path) -> None:

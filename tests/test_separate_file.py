@@ -27,7 +27,15 @@ from unisep import (
     hookimpl,
     plugins,
 )
-from unisep.errors import AudioFileError, BackendError, Cancelled, DiskSpaceError, OptionError, QueryError
+from unisep.errors import (
+    AudioFileError,
+    BackendError,
+    Cancelled,
+    DiskSpaceError,
+    OptionError,
+    OverwriteError,
+    QueryError,
+)
 from unisep.recording import BLOCK_SAMPLES
 from unisep.separated_files import SeparatedFiles
 from unisep.testing import mix, noise, tone, toy_plugin
@@ -330,6 +338,97 @@ def test_cancelling_works_at_every_stage(tmp_path: Path, separator: Separator, s
     with pytest.raises(Cancelled):
         separator.separate_file(path, tmp_path / "out", "bass", cancel=cancel, on_progress=watch)
     assert not [each for each in (tmp_path / "out").rglob("*") if each.is_file()]
+
+
+CHANGES = {
+    "longer": song(seconds=5),
+    "shorter": song(seconds=1),
+    "of another rate": song(22_050),
+    "mono": song(channels=1),
+}
+
+
+@pytest.mark.parametrize("format", ["wav", "flac", "ogg"])
+@pytest.mark.parametrize("change", [*CHANGES, "gone"])
+def test_a_recording_that_changes_meanwhile_is_refused(
+    tmp_path: Path, separator: Separator, change: str, format: str
+) -> None:
+    path, out = tmp_path / f"song.{format}", tmp_path / "out"
+    files.write(path, song())
+
+    def meddle(progress: Progress) -> None:
+        if progress.stage == "encoding":
+            path.unlink(missing_ok=True)
+            if change in CHANGES:
+                files.write(path, CHANGES[change])
+
+    with pytest.raises(AudioFileError, match="changed while it was read"):
+        separator.separate_file(path, out, "bass", on_progress=meddle)
+    assert not [each for each in out.rglob("*") if each.is_file()]
+
+
+def test_a_recording_that_grows_as_it_is_read_is_refused(tmp_path: Path, separator: Separator) -> None:
+    path = on_disk(tmp_path, song())
+
+    def meddle(progress: Progress) -> None:
+        if progress.stage == "separating" and progress.fraction > 0:
+            stamp = path.stat().st_mtime_ns
+            files.write(path, CHANGES["longer"], subtype="FLOAT")
+            os.utime(path, ns=(stamp, stamp))
+
+    whole = separator.separate(path, "bass").target
+    try:
+        found = separator.separate_file(path, tmp_path / "out", "bass", on_progress=meddle)
+    except AudioFileError as error:
+        assert "changed while it was read" in str(error)
+    else:  # the file that was opened lives on under no name
+        assert files.read(found.target).n_samples == whole.n_samples
+
+
+def test_an_example_is_never_replaced(tmp_path: Path, separator: Separator) -> None:
+    path, clip = on_disk(tmp_path, song(seconds=0.2)), tmp_path / "out" / "song" / "bass.wav"
+    files.write(clip, song(seconds=0.2))
+    before = clip.read_bytes()
+    for query in ({"text": "bass", "audio": clip}, {"text": "bass", "exclude": clip}):
+        with pytest.raises(OverwriteError, match="'bass' would replace the recording"):
+            separator.separate_file(path, tmp_path / "out", query)
+    assert clip.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"path": b"RIFF"}, AudioFileError, "takes the path of a file, not bytes"),
+        ({"folder": "a\0b"}, OptionError, "the name of no folder"),
+        ({"filename": Path("{stem}")}, OptionError, "is no template"),
+        ({"filename": "{stem}\0"}, OptionError, "is no template"),
+        ({"format": 3}, AudioFileError, "no name of a format"),
+        ({"format": "mp3", "bitrate_kbps": "128"}, AudioFileError, "bitrate_kbps='128'"),
+        ({"format": "wav", "subtype": 16}, AudioFileError, "cannot be written as 16"),
+        ({"stems": 5, "query": None}, OptionError, "stems=5: give names"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_typed_errors(
+    tmp_path: Path, separator: Separator, given: dict[str, object], error: type[Exception], message: str
+) -> None:
+    plain = {"path": on_disk(tmp_path, song(seconds=0.2)), "folder": tmp_path / "out", "query": "bass"}
+    with pytest.raises(error, match=message):
+        separator.separate_file(**{**plain, **given})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "format", "subtype"),
+    [("", "wav", "PCM_16"), (".bwf", "wav", "PCM_24"), (".tmp", "flac", "PCM_16")],
+)
+def test_the_content_tells_the_format_not_the_name(
+    tmp_path: Path, separator: Separator, suffix: str, format: str, subtype: str
+) -> None:
+    path = tmp_path / f"song{suffix}"
+    soundfile.write(path, song(seconds=0.2).samples.T, RATE_HZ, subtype, format=format)
+    saved = separator.separate(path, "bass").save(tmp_path / "saved").paths
+    written = separator.separate_file(path, tmp_path / "out", "bass").paths
+    for each in (*saved, *written):
+        assert (files.probe(each).format, files.probe(each).subtype) == (format, subtype)
 
 
 def test_the_recording_itself_is_never_replaced(tmp_path: Path, separator: Separator) -> None:

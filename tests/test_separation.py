@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 from pathlib import Path
 
@@ -144,6 +146,7 @@ def test_draws_a_picture(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(OptionError, match=r"ends in \.png"):
         Separation(PARTS).plot(tmp_path / "spectra.xyz")
+    assert Separation({"$a_{$": tone(200, 0.1)}).plot(tmp_path / "odd.png").is_file()
 
 
 def test_without_matplotlib_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,3 +154,16 @@ def test_without_matplotlib_the_command_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.delitem(sys.modules, "unisep.picture", raising=False)
     with pytest.raises(OptionError, match=r'pip install "unisep\[plot\]"'):
         Separation(PARTS).plot(tmp_path / "spectra.png")
+
+
+def test_a_separation_goes_through_pickle_and_copy() -> None:
+    plan = Plan({"drums": Choice("toy", None, "asked", "MIT", "none")})
+    result = Separation(
+        PARTS, rest=noise(0.1), presence_over_time={"drums": [Presence(0, 1, 0.9)]}, plan=plan
+    )
+    for again in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result)):
+        assert list(again) == list(result) and dict(again.plan) == dict(plan)
+        assert dict(again.presence) == {"drums": 0.9, "hi/hat": None}
+        assert np.array_equal(again.rest.samples, result.rest.samples)
+        with pytest.raises(TypeError):
+            again.presence["drums"] = 1.0  # type: ignore[index]

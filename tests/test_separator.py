@@ -573,6 +573,18 @@ def test_a_damaged_card_harms_only_its_own_backend(card: str, tmp_path: Path) ->
             Separator("htdemucs", offline=False).separate(SONG)
 
 
+def test_numbers_of_numpy_are_options_too() -> None:
+    options = {
+        "seed": np.int64(3),
+        "shifts": np.int32(1),
+        "overlap_fraction": np.float32(0.25),
+        "segment_seconds": np.int64(1),
+    }
+    plain = {"seed": 3, "shifts": 1, "overlap_fraction": 0.25, "segment_seconds": 1.0}
+    found, expected = (toy_separator(**each).separate(SONG, "bass") for each in (options, plain))
+    assert np.array_equal(found.target.samples, expected.target.samples)
+
+
 # embeddings
 
 
@@ -602,7 +614,15 @@ def test_queries_are_encoded_on_the_cpu_in_place_of_mps(monkeypatch: pytest.Monk
     assert devices == ["cpu"]
 
 
-@pytest.mark.parametrize("query", [["a", "b"], {"text": "a", "exclude": "b"}, {"example_range": (0, 1)}])
+@pytest.mark.parametrize(
+    "query",
+    [
+        ["a", "b"],
+        {"text": "a", "exclude": "b"},
+        {"text": "a", "time_range": (0, 1)},
+        {"example_range": (0, 1)},
+    ],
+)
 def test_what_is_not_one_vector_is_not_embedded(query: object) -> None:
     with pytest.raises(QueryError, match="one vector of one query"):
         toy_separator().embed(query)

@@ -225,6 +225,25 @@ def test_blocks_that_do_not_fit_are_refused() -> None:
         toy().stream([], "bass", sample_rate_hz=0)
 
 
+@pytest.mark.parametrize(
+    "blocks", [np.zeros((2, 44_100)), torch.zeros(100), noise(0.1), None, "song.wav", b"", 3]
+)
+def test_what_is_no_sequence_of_blocks_is_refused_at_once(blocks: object) -> None:
+    with pytest.raises(AudioError, match="takes blocks of audio one after the other"):
+        toy().stream(blocks, "bass", sample_rate_hz=44_100)  # type: ignore[arg-type]
+
+
+def test_statistics_of_another_kind_are_refused_at_once() -> None:
+    with pytest.raises(OptionError, match=r"statistics=3: give Statistics\.of"):
+        toy().stream([], "bass", sample_rate_hz=44_100, statistics=3)  # type: ignore[arg-type]
+
+
+def test_a_range_without_a_sample_is_refused() -> None:
+    query = {"text": "bass", "time_range": (0.5, 0.500001)}
+    with pytest.raises(QueryError, match="holds none of the audio"):
+        list(toy().stream([noise(1.0).samples], query, sample_rate_hz=44_100))
+
+
 def test_what_needs_the_whole_recording_is_refused_at_once() -> None:
     with pytest.raises(QueryError, match="cannot hear in advance"):
         toy().stream([], {"example_range": (0, 1)}, sample_rate_hz=RATE_HZ)

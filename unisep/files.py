@@ -7,14 +7,11 @@ memory is taken only for what the file really holds.
 
 from __future__ import annotations
 
-import io
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -27,6 +24,7 @@ from unisep.fileset import write, write_all
 from unisep.formats import AudioFileInfo, default_format, default_subtype, lossy
 from unisep.headers import claimed_end_bytes
 from unisep.names import safe_name, safe_names
+from unisep.sources import Source, as_path
 from unisep.writing import PartialFile, WriteReport, name_for_libsndfile
 
 __all__ = [
@@ -42,15 +40,14 @@ __all__ = [
     "probe",
     "read",
     "read_blocks",
+    "read_with_info",
     "safe_name",
     "safe_names",
     "write",
     "write_all",
 ]
 
-Source = str | os.PathLike[str] | bytes | BinaryIO
 MAX_VALUES_IN_MEMORY = 2**31
-MAX_STREAM_BYTES = 16 * 2**30
 _BLOCK_SAMPLES = 2**18
 _PLAUSIBLE_VALUES_PER_BYTE = 64
 _EXACT_FORMATS = {"wav", "flac", "aiff", "caf", "w64", "au"}
@@ -63,19 +60,34 @@ class OpenFile:
     """A file whose header was read and found good.
 
     label: what messages call it. path: what libsndfile reads, the file itself or what ffmpeg made of it.
+    stamp: size and time of change of `path` when it was opened.
     """
 
     label: str
     path: Path
     info: AudioFileInfo
     n_bytes: int
+    stamp: tuple[int, int]
+
+    def changed(self) -> AudioFileError:
+        """The error for a file that no longer is what it was when it was opened."""
+        return AudioFileError(
+            f"{self.label} changed while it was read. Try again once no program writes to it."
+        )
 
     def blocks(self, block_samples: int, start: int = 0) -> Iterator[NDArray[np.float32]]:
         """The samples from `start` on, in blocks [channels, block_samples], the last one shorter.
 
-        Raises AudioFileError where the file is damaged, once that is reached.
+        Raises AudioFileError where the file is damaged, once that is reached, or was changed since it was opened.
         """
-        with soundfile.SoundFile(name_for_libsndfile(self.path)) as sound:
+        try:
+            sound = soundfile.SoundFile(name_for_libsndfile(self.path))
+            is_same = _stamp(self.path) == self.stamp
+        except (soundfile.SoundFileError, RuntimeError, TypeError, OSError) as error:
+            raise self.changed() from error
+        with sound:
+            if not is_same:
+                raise self.changed()
             n_read = _skip(sound, start, self)
             yield from _blocks(self, sound, block_samples, n_read)
 
@@ -89,13 +101,18 @@ def read(source: Source) -> Audio:
         AudioFileError: missing, a folder, empty, damaged, no audio, three or more channels, NaN, or
             too long to hold in memory.
     """
+    return read_with_info(source)[0]
+
+
+def read_with_info(source: Source) -> tuple[Audio, AudioFileInfo]:
+    """The whole recording, and what its header says. Raises as `read` does."""
     with opened(source) as file:
         info = file.info
         n_claimed = info.n_samples or 0
         plausible = n_claimed * info.n_channels <= _PLAUSIBLE_VALUES_PER_BYTE * file.n_bytes
         n_expected = n_claimed if plausible else 0
         samples = _gather(file.blocks(_BLOCK_SAMPLES), info.n_channels, n_expected, file)
-        return Audio(samples, info.sample_rate_hz)
+        return Audio(samples, info.sample_rate_hz), info
 
 
 def read_blocks(source: Source, block_samples: int) -> Iterator[Audio]:
@@ -191,7 +208,7 @@ def opened(source: Source) -> Iterator[OpenFile]:
 
     Raises AudioFileError as `read` does, but for damage beyond the header.
     """
-    with _on_disk(source) as (path, label), tempfile.TemporaryDirectory(prefix="unisep-") as folder:
+    with as_path(source) as (path, label), tempfile.TemporaryDirectory(prefix="unisep-") as folder:
         _check_complete(path, label)
         readable = path
         try:
@@ -204,7 +221,13 @@ def opened(source: Source) -> Iterator[OpenFile]:
             format, subtype = path.suffix.lower().removeprefix(".") or "unknown", FFMPEG
         with sound:
             info = _checked_info(sound, label, format, subtype)
-        yield OpenFile(label, readable, info, path.stat().st_size)
+            stamp = _stamp(readable)
+        yield OpenFile(label, readable, info, path.stat().st_size, stamp)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _through_ffmpeg(path: Path, label: str, target: Path, first: Exception) -> soundfile.SoundFile:
@@ -245,52 +268,3 @@ def _check_complete(path: Path, label: str) -> None:
             f"{label} is cut short: its header announces {end:,} bytes, and it has {n_bytes:,}. Fetch it again, or "
             "save what can be read first, for example with: ffmpeg -i INPUT -c:a pcm_f32le repaired.wav"
         )
-
-
-@contextmanager
-def _on_disk(source: Source) -> Iterator[tuple[Path, str]]:
-    """A path that holds the source's bytes, and what to call it in messages."""
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        _check_path(path)
-        yield path, f"'{path}'"
-        return
-    label, stream = "The audio in this file object", cast(Any, source)
-    if isinstance(source, bytes | bytearray | memoryview):
-        label, stream = "The audio in these bytes", io.BytesIO(source)
-    with tempfile.TemporaryDirectory(prefix="unisep-") as folder:
-        path = Path(folder) / "input"
-        with path.open("wb") as copy:
-            _copy(stream, copy)
-        yield path, label
-
-
-def _copy(stream: Any, copy: IO[bytes]) -> None:
-    n_copied = 0
-    try:
-        while piece := stream.read(2**20):
-            n_copied += copy.write(piece)
-            if n_copied > MAX_STREAM_BYTES:
-                break
-    except (TypeError, AttributeError, ValueError, OSError) as error:  # of another mode, closed, or failing
-        raise AudioFileError(
-            f"Cannot read audio from {type(stream).__name__} ({error}): give a path, bytes, or a file opened in binary "
-            "mode (open(path, 'rb'))."
-        ) from error
-    if n_copied > MAX_STREAM_BYTES:
-        raise AudioFileError(f"The file object holds more than {MAX_STREAM_BYTES // 2**30} GiB. Pass a path.")
-
-
-def _check_path(path: Path) -> None:
-    try:
-        if path.is_file():
-            path.open("rb").close()
-            return
-        exists, is_folder = path.exists(), path.is_dir()
-    except (OSError, ValueError) as error:
-        raise AudioFileError(f"'{path}' cannot be opened ({error}).") from error
-    if is_folder:
-        raise AudioFileError(f"'{path}' is a folder. Give the path of an audio file in it.")
-    if exists:
-        raise AudioFileError(f"'{path}' is no regular file. Open it yourself and pass the file object.")
-    raise AudioFileError(f"There is no file '{path}'. Relative paths start at '{Path.cwd()}'.")

@@ -107,6 +107,10 @@ def find_format(path: Path, name: str | None = None) -> Format:
         AudioFileError: unknown, or no suffix to go by.
     """
     if name is not None:
+        if not isinstance(name, str):
+            raise AudioFileError(
+                f"format={name!r:.80} is no name of a format. Possible: {', '.join(FORMATS)}."
+            )
         asked = name.lower().removeprefix(".")
         matches = [
             known for known in FORMATS.values() if asked == known.name or f".{asked}" in known.suffixes
@@ -153,7 +157,7 @@ def checked_subtype(known: Format, subtype: str | None) -> str:
     >>> checked_subtype(FORMATS["wav"], "pcm_24")
     'PCM_24'
     """
-    asked = known.subtypes[0] if subtype is None else subtype.upper().replace("-", "_")
+    asked = known.subtypes[0] if subtype is None else str(subtype).upper().replace("-", "_")
     if asked not in known.subtypes:
         raise AudioFileError(
             f"{known.name} files cannot be written as {subtype!r}. Possible: {', '.join(known.subtypes)}."
@@ -192,9 +196,9 @@ def compression(
         raise AudioFileError(
             f"A bitrate is for lossy formats; {known.name} has none. Leave bitrate_kbps out."
         )
-    if not lowest <= bitrate_kbps <= highest:
+    if not isinstance(bitrate_kbps, int) or not lowest <= bitrate_kbps <= highest:
         raise AudioFileError(
-            f"bitrate_kbps={bitrate_kbps} is out of range for {known.name} at {sample_rate_hz} Hz: "
+            f"bitrate_kbps={bitrate_kbps!r:.80} is out of range for {known.name} at {sample_rate_hz} Hz: "
             f"give {lowest} to {highest}."
         )
     if known.name == "mp3":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from unisep.errors import OptionError
+from unisep.errors import OptionError, OverwriteError
 from unisep.names import safe_name, safe_names
 
 FIELDS = ("track", "trackext", "folder", "stem", "ext")
@@ -37,6 +37,10 @@ class Template:
     pattern: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.pattern, str) or "\0" in self.pattern:
+            raise OptionError(
+                f"filename {self.pattern!r:.200} is no template: give a text such as {DEFAULT_TEMPLATE!r}."
+            )
         try:
             used = {name for _, name, spec, how in string.Formatter().parse(self.pattern) if name is not None}
             plain = not re.search(r"[!:\[]", "".join(re.findall(r"{([^{}]*)}", self.pattern)))
@@ -71,14 +75,16 @@ class Template:
         }
 
     def paths(self, folder: Path, source: Path, stems: Sequence[str], ext: str) -> dict[str, Path]:
-        """The whole path of each result. Raises OptionError as `check_recordings_stay` does."""
+        """The whole path of each result. Raises OptionError for no folder, and as `check_recordings_stay` does."""
+        if "\0" in str(folder):
+            raise OptionError(f"{str(folder)!r:.200} is the name of no folder.")
         found = {stem: folder / place for stem, place in self.place(source, stems, ext).items()}
         check_recordings_stay(found, source)
         return found
 
 
 def check_recordings_stay(paths: Mapping[str, Path], source: Path) -> None:
-    """Nothing. Raises OptionError where a result would replace `source`, or a recording that is protected.
+    """Nothing. Raises OverwriteError where a result would replace `source`, or a recording that is protected.
 
     Files count, not names: one file may have several, and "Vocals.wav" may also be "vocals.wav".
     """
@@ -87,14 +93,14 @@ def check_recordings_stay(paths: Mapping[str, Path], source: Path) -> None:
         recording = recordings.get(_identity(path))
         if recording is not None:
             itself = " itself" if recording == source else ""
-            raise OptionError(
+            raise OverwriteError(
                 f"'{stem}' would replace the recording '{recording}'{itself}. Choose another folder."
             )
 
 
 @contextmanager
 def protected(recordings: Iterable[Path]) -> Iterator[None]:
-    """A block in which no result, in this thread, may replace any of `recordings`: the inputs and examples of a batch."""
+    """A block in which no result, in this thread, may replace any of `recordings`: all the inputs of a batch."""
     token = _protected.set({**_protected.get(), **_identified(recordings)})
     try:
         yield

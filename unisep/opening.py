@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unisep import files
 from unisep.audio import Audio, as_samples, checked_rate
-from unisep.formats import WRITTEN_SUFFIXES, AudioFileInfo
+from unisep.formats import AudioFileInfo
 
 
 @runtime_checkable
@@ -63,22 +63,12 @@ def open_audio(source: Any, sample_rate_hz: int | None = None) -> Opened:
     if isinstance(source, Audio):
         return Opened(source)
     if isinstance(source, str | os.PathLike):
-        audio, path = files.read(source), Path(source)
-        return Opened(audio, path.stem, _info(path, audio), path)
+        (audio, info), path = files.read_with_info(source), Path(source)
+        return Opened(audio, path.stem, info, path)
     if isinstance(source, bytes | bytearray | memoryview):
-        data = bytes(source)
-        return Opened(files.read(data), info=files.probe(data))
+        audio, info = files.read_with_info(bytes(source))
+        return Opened(audio, info=info)
     if isinstance(source, Readable):
         return Opened(files.read(cast(Any, source)))
     samples = as_samples(source)
     return Opened(samples if sample_rate_hz is None else Audio(samples, sample_rate_hz))
-
-
-def _info(path: Path, audio: Audio) -> AudioFileInfo:
-    """What `files.probe` says, without running ffmpeg a second time for formats it alone decodes."""
-    suffix = path.suffix.lower()
-    if suffix in WRITTEN_SUFFIXES:
-        return files.probe(path)
-    return AudioFileInfo(
-        audio.sample_rate_hz, audio.n_channels, audio.n_samples, suffix.removeprefix(".") or "unknown", ""
-    )

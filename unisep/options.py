@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 
@@ -61,8 +62,10 @@ class Options:
             raise OptionError(f"segment_seconds={self.segment_seconds!r}: give seconds above 0, or None.")
         for name in ("shifts", "seed"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
                 raise OptionError(f"{name}={value!r}: give a whole number of 0 or more.")
+            object.__setattr__(self, name, int(value))
+        object.__setattr__(self, "overlap_fraction", float(self.overlap_fraction))
 
     def segment_samples(self, info: BackendInfo, backend: str) -> int | None:
         """Samples per segment for the backend of this name; None where it gets a recording in one piece.
@@ -113,4 +116,4 @@ def find_device(name: str) -> torch.device:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -34,7 +34,7 @@ def draw(tracks: Mapping[str, Audio], path: Path) -> Path:
         image = axis.imshow(
             spectrum, origin="lower", aspect="auto", extent=extent, vmin=top_db + FLOOR_DB, vmax=top_db
         )
-        axis.set_title(name, loc="left", fontsize=11)
+        axis.set_title(name, loc="left", fontsize=11, parse_math=False)
         axis.set_ylabel("frequency (kHz)")
     axes[-1].set_xlabel("time (s)")
     figure.colorbar(image, ax=list(axes), label="level (dB)")

@@ -42,6 +42,9 @@ class Plan(Mapping[str, Choice]):
     def __len__(self) -> int:
         return len(self._choices)
 
+    def __reduce__(self) -> tuple[type[Plan], tuple[dict[str, Choice]]]:
+        return Plan, (dict(self._choices),)
+
     def __repr__(self) -> str:
         return f"Plan({dict(self._choices)})"
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch
 from unisep.audio import Audio
 from unisep.backend import Backend
 from unisep.cancelling import CancelFlag
-from unisep.errors import DownloadError
+from unisep.errors import DownloadError, OptionError
 from unisep.loading import Shelf
 from unisep.options import Options
 from unisep.passes import Loaded
@@ -62,6 +63,10 @@ class Planner:
         for doubt in doubtful_texts(query):
             warnings.warn(doubt, stacklevel=3)
         asks = None if query is None else read_asks(query, sample_rate_hz)
+        if not isinstance(stems, str | Iterable | NoneType):
+            raise OptionError(
+                f"stems={stems!r:.80}: give names of stems, such as ['drums', 'vocals'], or None."
+            )
         chosen = (stems,) if isinstance(stems, str) else None if stems is None else tuple(stems)
         request = replace(self.request, asks=asks, stems=chosen, route=route)
         if not _can_substitute(request):

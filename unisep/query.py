@@ -7,7 +7,7 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,8 @@ class Embedding:
     safetensors file that holds all three.
 
     Raises:
-        EmbeddingError: not one-dimensional, empty, all zeros, not finite, or without a space.
+        EmbeddingError: not one-dimensional, empty, all zeros, not finite, without a space, or with a provenance
+            that is no dict of texts.
     """
 
     vector: NDArray[np.float32]
@@ -41,7 +42,7 @@ class Embedding:
         try:
             # what float32 cannot hold becomes infinite, and is refused below
             with np.errstate(over="ignore"):
-                vector = np.asarray(values, dtype=np.float32)
+                vector = np.asarray(values, dtype=np.float32).copy()
         except (TypeError, ValueError) as error:
             raise EmbeddingError(f"An embedding is a vector of numbers; this is not: {error}") from error
         if vector.ndim == 2 and vector.shape[0] == 1:
@@ -52,7 +53,10 @@ class Embedding:
             raise EmbeddingError("An embedding must be finite and not all zeros.")
         if not isinstance(self.space, str) or not self.space:
             raise EmbeddingError("An embedding needs the name of its space, such as 'clap-mini-1'.")
+        if not _is_texts(self.provenance):
+            raise EmbeddingError("The provenance of an embedding is a dict of texts by names.")
         object.__setattr__(self, "vector", vector)
+        object.__setattr__(self, "provenance", dict(self.provenance))
 
     @property
     def dim(self) -> int:
@@ -99,9 +103,13 @@ class Embedding:
 def _provenance(text: str) -> dict[str, str]:
     """The provenance written in JSON. Raises ValueError or RecursionError where it is no table of texts."""
     found = json.loads(text)
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+    if not _is_texts(found):
         raise ValueError("its provenance is no table of texts")
-    return found
+    return dict(found)
+
+
+def _is_texts(found: object) -> TypeGuard[dict[str, str]]:
+    return isinstance(found, dict) and all(isinstance(text, str) for item in found.items() for text in item)
 
 
 class Query(BaseModel):

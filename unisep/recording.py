@@ -40,12 +40,17 @@ class Layout:
             QueryError: the range holds no sample of the recording.
         """
         first, last = (round(second * self.sample_rate_hz) for second in seconds)
-        if self.n_samples is not None and min(last, self.n_samples) <= first:
-            raise QueryError(
-                f"{field}={seconds} holds none of the audio, which is "
-                f"{self.n_samples / self.sample_rate_hz:.3f} s long. Give (start, end) in seconds within it."
+        last = last if self.n_samples is None else min(last, self.n_samples)
+        if last <= first:
+            length = (
+                ""
+                if self.n_samples is None
+                else f", which is {self.n_samples / self.sample_rate_hz:.3f} s long"
             )
-        return first, last if self.n_samples is None else min(last, self.n_samples)
+            raise QueryError(
+                f"{field}={seconds} holds none of the audio{length}. Give (start, end) in seconds within it."
+            )
+        return first, last
 
 
 @dataclass(frozen=True)
@@ -138,13 +143,12 @@ class OnDisk(Recording):
     def __init__(self, path: Path, opened: files.OpenFile, cancel: CancelFlag | None = None) -> None:
         self.path, self.name, self.info = path, path.stem, opened.info
         self._opened = opened
-        n_samples, self._statistics = _measured(self.blocks(), cancel)
-        self._layout = Layout(opened.info.sample_rate_hz, opened.info.n_channels, n_samples)
+        self._n_samples, self._statistics = _measured(opened.blocks(BLOCK_SAMPLES), cancel)
 
     @property
     def layout(self) -> Layout:
         """Rate, channels and length as read, whatever the header says."""
-        return self._layout
+        return Layout(self._opened.info.sample_rate_hz, self._opened.info.n_channels, self._n_samples)
 
     @property
     def statistics(self) -> Statistics:
@@ -152,8 +156,15 @@ class OnDisk(Recording):
         return self._statistics
 
     def blocks(self, start: int = 0) -> Iterator[Samples]:
-        """The samples, read as they are asked for."""
-        return self._opened.blocks(BLOCK_SAMPLES, start)
+        """The samples, read as they are asked for. Raises AudioFileError where they are no longer as many."""
+        n_left = self._n_samples - start
+        for block in self._opened.blocks(BLOCK_SAMPLES, start):
+            n_left -= block.shape[1]
+            if n_left < 0:
+                raise self._opened.changed()
+            yield block
+        if n_left > 0:
+            raise self._opened.changed()
 
 
 @contextmanager

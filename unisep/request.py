@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,14 +76,20 @@ def read_asks(query: Any, sample_rate_hz: int | None = None) -> tuple[Ask, ...]:
 
 
 def doubtful_texts(query: Any) -> list[str]:
-    """What to warn of: texts that are also the names of files."""
-    items = query if isinstance(query, list | tuple) else [query]
+    """What to warn of: bare texts, asked for or excluded, that are also the names of files."""
     return [
-        f"The query {item!r} is taken as text, though a file of that name exists. "
-        f"For an example clip pass Path({item!r})."
-        for item in items
-        if isinstance(item, str) and is_file(item)
+        f"The query {text!r} is taken as text, though a file of that name exists. "
+        f"For an example clip pass Path({text!r})."
+        for item in (query if isinstance(query, list | tuple) else [query])
+        for text in ([item] if isinstance(item, str) else _excluded(item))
+        if isinstance(text, str) and is_file(text)
     ]
+
+
+def _excluded(item: Any) -> Sequence[Any]:
+    """What a query, or a dict of its fields, leaves out, as it was given."""
+    given = item.get("exclude") if isinstance(item, Mapping) else getattr(item, "exclude", None)
+    return given if isinstance(given, list | tuple) else [given]
 
 
 def is_file(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,10 @@ from unisep import files
 from unisep.audio import Audio, checked_rate
 from unisep.cancelling import CancelFlag
 from unisep.ensemble import Ensemble
-from unisep.errors import QueryError
+from unisep.errors import AudioFileError, QueryError
 from unisep.formats import choose_encoding
 from unisep.loading import Shelf, existing
-from unisep.naming import DEFAULT_TEMPLATE, Template
+from unisep.naming import DEFAULT_TEMPLATE, Template, protected
 from unisep.opening import open_audio
 from unisep.options import Options, find_device
 from unisep.planner import Planner
@@ -166,18 +167,26 @@ class Separator:
 
         Raises:
             AudioFileError: a recording that is missing or damaged, or a format that cannot hold its rate.
-            DiskSpaceError: there is not enough room. OptionError: a template that is none.
+            DiskSpaceError: there is not enough room. OptionError: a template that is none, or a result that would
+                replace the recording or an example.
             And as `separate` does. Nothing of this leaves a file behind.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise AudioFileError(
+                f"separate_file takes the path of a file, not {type(path).__name__}. For bytes, file objects and arrays "
+                "there is separate."
+            )
         meter, path, template = Meter(on_progress), Path(path), Template(filename)
         with files.opened(path) as opened:
+            carried = read_tags(path) if tags else None
             encoding = choose_encoding(opened.info, format=format, subtype=subtype, bitrate_kbps=bitrate_kbps)
-            job = self._planner.job(self._planner.requested(query, None, stems, route), meter)
+            request = self._planner.requested(query, None, stems, route)
+            job = self._planner.job(request, meter)
             meter.stage("reading")
             recording = OnDisk(path, opened, cancel)
-            paths = template.paths(Path(folder), path, [*job.route.plan, REST], encoding.format)
+            with protected(request.clip_paths):
+                paths = template.paths(Path(folder), path, [*job.route.plan, REST], encoding.format)
             engine = self._planner.engine(job, recording, meter, cancel)
-            carried = read_tags(path) if tags else None
             written = write_results(recording, engine, job.route, paths, encoding, carried, meter, cancel)
         meter.stage("done")
         return written
@@ -237,9 +246,9 @@ class Separator:
         asks = read_asks(query, sample_rate_hz)
         ask = asks[0]
         about_mixture = ask.query.example_range is not None and ask.clip is None
-        if len(asks) != 1 or ask.query.exclude or about_mixture:
+        if len(asks) != 1 or ask.query.exclude or ask.time_range or about_mixture:
             raise QueryError(
-                "embed() makes one vector of one query, without `exclude`, and `example_range` needs `audio`."
+                "embed() makes one vector of one query, without `exclude` and `time_range`, and `example_range` needs `audio`."
             )
         meter = Meter()
         task = self._planner.route(replace(self._planner.request, asks=asks, route="conditioned")).tasks[0]

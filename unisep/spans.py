@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 ENDLESS = 2**62  # where a recording ends, as long as nobody knows
 FADE_SECONDS = 0.01
 RESAMPLING_MARGIN_SECONDS = 0.05
+RESAMPLING_MARGIN_SAMPLES = (
+    200  # of the source, where that is more: its filter is as many samples long at any rate
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ def at_model_rate(span: Span, source_rate_hz: int, model_rate_hz: int) -> Span:
     if source_rate_hz == model_rate_hz:
         return span
     step = model_rate_hz // math.gcd(source_rate_hz, model_rate_hz)
-    margin = RESAMPLING_MARGIN_SECONDS * model_rate_hz
+    margin_seconds = max(RESAMPLING_MARGIN_SECONDS, RESAMPLING_MARGIN_SAMPLES / source_rate_hz)
+    margin = margin_seconds * model_rate_hz
     start = max(0, span.start * model_rate_hz / source_rate_hz - margin)
     stop = span.stop * model_rate_hz / source_rate_hz + margin
     return Span(int(start // step) * step, math.ceil(stop))

@@ -143,6 +143,17 @@ def open_stream(
 ) -> Stream:
     """The stream of a job. Raises and warns as `Separator.stream` says."""
     route = job.route
+    if (
+        isinstance(blocks, str | bytes | Audio)
+        or hasattr(blocks, "shape")
+        or not isinstance(blocks, Iterable)
+    ):
+        raise AudioError(
+            f"A stream takes blocks of audio one after the other, not {type(blocks).__name__}. Pass a generator, or a "
+            "list of arrays [channels, samples]; for a whole recording use separate."
+        )
+    if statistics is not None and not isinstance(statistics, Statistics):
+        raise OptionError(f"statistics={statistics!r:.80}: give Statistics.of(recording), or None.")
     if route.steps:
         raise OptionError(
             f"The result step {route.steps[0].title} needs the whole recording, which a stream never has. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from unisep.errors import suggest
 from unisep.plan import Plan
@@ -41,6 +41,16 @@ class Targets(Mapping[str, TargetT]):
             {name: _surest(said) for name, said in self.presence_over_time.items()}
         )
         self.plan = plan
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: dict(value) if isinstance(value, MappingProxyType) else value
+            for name, value in vars(self).items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        views = {name: MappingProxyType(value) for name, value in state.items() if isinstance(value, dict)}
+        vars(self).update({**state, **views})
 
     def __getitem__(self, name: str) -> TargetT:
         if name not in self._targets:

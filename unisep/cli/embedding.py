@@ -12,7 +12,9 @@ from unisep.query import Query
 
 def embed(arguments: Namespace, console: Console) -> int:
     """0; writes the vector, its space and where it came from, and prints the path."""
-    query = _query(arguments)
+    query, out = _query(arguments), Path(arguments.out)
+    if arguments.audio is not None and out.exists() and out.samefile(arguments.audio):
+        raise OptionError(f"-o {out} would replace the clip itself. Choose another place.")
     from unisep.separator import Separator
 
     separator = Separator(
@@ -22,7 +24,6 @@ def embed(arguments: Namespace, console: Console) -> int:
         offline=arguments.offline,
     )
     embedding = separator.embed(query)
-    out: Path = arguments.out
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

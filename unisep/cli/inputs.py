@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from unisep.errors import AudioFileError, OptionError
@@ -11,34 +13,48 @@ from unisep.formats import READ_SUFFIXES
 from unisep.naming import Template
 
 
-def expand(
-    asked: Sequence[str], *, recursive: bool, skip: Callable[[Path], bool]
-) -> list[Path | AudioFileError]:
+@dataclass(frozen=True)
+class Nothing:
+    """An input that stands for no file: what was asked, and why there is nothing."""
+
+    asked: str
+    error: AudioFileError
+
+
+def expand(asked: Sequence[str], *, recursive: bool, skip: Callable[[Path], bool]) -> list[Path | Nothing]:
     """The audio files that `asked` (files, folders, patterns) stands for, each once, in order.
 
     A folder gives its audio files, without those that `skip` knows as results of an earlier run. What
-    stands for nothing becomes an AudioFileError in its place, so that the others are still done.
+    stands for nothing keeps its place as a `Nothing`, so that the others are still done.
     """
-    found: dict[Path | AudioFileError, None] = {}
+    found: dict[str, Path | Nothing] = {}
     for text in asked:
         try:
-            found |= dict.fromkeys(_standing_for(text, recursive, skip))
+            for path in _standing_for(text, recursive, skip):
+                found.setdefault(os.path.abspath(path), path)
         except OSError as error:
-            found[AudioFileError(f"'{text}' cannot be looked at ({error.strerror or error}).")] = None
-    return list(found)
+            found[text] = Nothing(
+                text, AudioFileError(f"'{text}' cannot be looked at ({error.strerror or error}).")
+            )
+        except AudioFileError as error:
+            found[text] = Nothing(text, error)
+    return list(found.values())
 
 
-def _standing_for(
-    text: str, recursive: bool, skip: Callable[[Path], bool]
-) -> Sequence[Path | AudioFileError]:
+def _standing_for(text: str, recursive: bool, skip: Callable[[Path], bool]) -> Sequence[Path]:
+    """Raises AudioFileError where that is no file."""
     path = Path(text)
     if path.is_dir():
-        return [file for file in _audio_files(path, recursive) if not skip(file)] or [
-            _nothing_in(path, recursive)
-        ]
+        found = [file for file in _audio_files(path, recursive) if not skip(file)]
+        if not found:
+            raise _nothing_in(path, recursive)
+        return found
     if glob.has_magic(text) and not path.exists():
-        matches = [Path(match) for match in sorted(glob.glob(text, recursive=recursive))]
-        return [match for match in matches if match.is_file()] or [_no_match(text)]
+        found = [Path(match) for match in sorted(glob.glob(text, recursive=recursive))]
+        found = [match for match in found if match.is_file()]
+        if not found:
+            raise AudioFileError(f"No file matches the pattern '{text}'.")
+        return found
     return [path]
 
 
@@ -54,10 +70,6 @@ def _audio_files(folder: Path, recursive: bool) -> Iterable[Path]:
 def _nothing_in(folder: Path, recursive: bool) -> AudioFileError:
     advice = "" if recursive else " With --recursive, folders inside it are searched too."
     return AudioFileError(f"There is no audio file in the folder '{folder}'.{advice}")
-
-
-def _no_match(pattern: str) -> AudioFileError:
-    return AudioFileError(f"No file matches the pattern '{pattern}'.")
 
 
 def check_distinct(sources: Iterable[Path], template: Template) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import unisep
 from unisep.cli.batch_progress import BatchProgress
 from unisep.cli.console import Console, describe
-from unisep.cli.inputs import check_distinct, expand
+from unisep.cli.inputs import Nothing, check_distinct, expand
 from unisep.cli.ledger import Ledger, sha256_or_nothing
 from unisep.cli.questions import asked, questions
-from unisep.errors import AudioFileError, Cancelled, OptionError, PluginError, UnisepError, WeightsError
+from unisep.errors import Cancelled, OptionError, OverwriteError, PluginError, UnisepError, WeightsError
 from unisep.formats import checked_subtype, find_format, lossy
 from unisep.naming import Template, protected
 
@@ -41,8 +41,7 @@ def separate(arguments: Namespace, console: Console) -> int:
     check_distinct(recordings, template)
     progress = BatchProgress(console, [item if isinstance(item, Path) else None for item in found])
     batch = _Batch(arguments, console, ledger, progress)
-    clips = [*arguments.query_audio, *arguments.exclude_audio]
-    with protected([*recordings, *clips]):
+    with protected(recordings):
         results = [batch.result(index, item) for index, item in enumerate(found)]
     counts = {
         state: sum(result["state"] == state for result in results) for state in ("done", "skipped", "failed")
@@ -77,21 +76,24 @@ class _Batch:
         self._question: dict[str, Any] = {"query": self._queries, "stems": stems, "route": arguments.route}
         self._separator: Separator | None = None
 
-    def result(self, index: int, item: Path | AudioFileError) -> dict[str, Any]:
+    def result(self, index: int, item: Path | Nothing) -> dict[str, Any]:
         """What came of one input, as plain values; an error is said, and kept in the result."""
         result = self._result(index, item)
+        if result["state"] == "done":
+            self._console.lines(list(result["outputs"].values()))
         self._progress.ended(index, computed=result["state"] == "done")
         self._n_done += result["state"] != "failed"
         return result
 
-    def _result(self, index: int, item: Path | AudioFileError) -> dict[str, Any]:
-        if isinstance(item, AudioFileError):
-            self._console.error(item)
-            return {"input": "", "state": "failed", "error": _printable(str(item))}
+    def _result(self, index: int, item: Path | Nothing) -> dict[str, Any]:
+        if isinstance(item, Nothing):
+            self._console.error(item.error)
+            return {"input": _printable(item.asked), "state": "failed", "error": _printable(str(item.error))}
         try:
             return self._skipped(item) or self._done(index, item)
         except Exception as error:
-            hopeless = isinstance(error, _SAME_FOR_ALL) and not self._n_done
+            is_same_for_all = isinstance(error, _SAME_FOR_ALL) and not isinstance(error, OverwriteError)
+            hopeless = is_same_for_all and not self._n_done
             if hopeless or isinstance(error, Cancelled) or self._arguments.debug:
                 raise
             name = _printable(item)
@@ -139,7 +141,6 @@ class _Batch:
         self._ledger.add(source, sha256, self._basis(), outputs, details)
         self._tell(source, found, seconds, self._progress.label(index))
         paths = {name: _printable(path) for name, path in outputs.items()}
-        self._console.lines(list(paths.values()))
         return {"input": _printable(source), "state": "done", "outputs": paths, **details, "seconds": seconds}
 
     def _ready(self) -> Separator:

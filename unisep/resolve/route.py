@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from unisep.errors import DownloadError
 from unisep.extensions import ResultSpec
@@ -29,6 +30,12 @@ class Request:
     offline: bool = False
     own_stems: tuple[str, ...] | None = None
     download_failed: str = ""
+
+    @property
+    def clip_paths(self) -> tuple[Path, ...]:
+        """The files that examples were read from, those of what is left out among them."""
+        clips = [clip for ask in self.asks or () for clip in (ask.clip, *ask.excluded_clips) if clip]
+        return tuple(clip.path for clip in clips if clip.path is not None)
 
     def stems_of(self, offer: BackendOffer) -> tuple[str, ...]:
         """The fixed stems of a backend: those of the caller's own weights, where they are for it."""

@@ -150,7 +150,7 @@ def standardised(x: Tensor) -> Tensor:
     """`x [b, ...]` with the mean of each item removed and its deviation brought to 1."""
     axes = tuple(range(1, x.dim()))
     std, mean = torch.std_mean(x, dim=axes, keepdim=True)
-    return (x - mean) / (1e-5 + std)
+    return (x - mean) / (1e-7 + std)
 
 
 def merge_bins(x: Tensor, bands: Sequence[tuple[int, int]]) -> Tensor:
