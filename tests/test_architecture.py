@@ -38,7 +38,7 @@ FLOORS = [
     ["backend", "encoder", "extensions"],
     ["hookspecs"],
     ["plugins"],
-    ["locks", "cards", "hub", "hashes", "download", "weights", "parameters"],
+    ["locks", "cards", "hub", "hashes", "download", "weights", "parameters", "described"],
     ["maps"],
     ["precision"],
     ["resolve"],

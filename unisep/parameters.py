@@ -17,6 +17,11 @@ from unisep.errors import WeightsError
 
 _LARGEST_HEADER_BYTES = 1 << 24
 _N_NAMED = 3
+# Under which names training programs put the parameters among other things.
+_INNER = ("state", "state_dict", "model_state_dict", "model")
+# What they put before every name, and a counter beside the parameters of a running average.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_COUNTER = "n_averaged"
 _NUMPY_NUMBERS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -81,6 +86,25 @@ def only_tensors(path: Path, held: object) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise WeightsError(f"{path}: {str(name)[:80]!r} is not the name of a tensor.")
     return dict(held)
+
+
+def read_parameters(path: Path) -> dict[str, Tensor]:
+    """The parameters in a file of torch or safetensors, taken out of what training programs wrap them in.
+
+    Raises WeightsError as the readers do, and for a file that holds none.
+    """
+    stored: Any = (
+        read_safetensors(path)[0] if path.suffix.lower() == ".safetensors" else read_torch_file(path)
+    )
+    for name in _INNER:
+        if isinstance(stored, dict) and isinstance(stored.get(name), dict):
+            stored = stored[name]
+    state = only_tensors(path, stored)
+    for prefix in _PREFIXES:
+        named = {name: value for name, value in state.items() if name != _COUNTER}
+        if all(name.startswith(prefix) for name in named):
+            state = {name.removeprefix(prefix): value for name, value in named.items()}
+    return state
 
 
 def check_parameters(

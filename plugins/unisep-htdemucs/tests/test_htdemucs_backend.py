@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from demucs.apply import BagOfModels, apply_model
@@ -150,6 +151,66 @@ def test_only_the_models_that_are_needed_run(
     assert two.info.sources == ("bass", "vocals")
     assert two.for_sources(("vocals",)).info.sources == ("vocals",)
     assert backend.for_sources(FOUR) is backend and backend.for_sources(("kazoo",)) is backend
+
+
+DESCRIBED = """
+training:
+  instruments: [vocals, other]
+  segment: 0.3
+  samplerate: 44100
+  channels: 2
+  normalize: true
+inference:
+  num_overlap: 2
+model: htdemucs
+htdemucs:
+  channels: 8
+  channels_time:
+  num_subbands: 1
+  nfft: 4096
+  depth: 4
+  dconv_mode: 3
+  dconv_init: 1e-3
+  bottom_channels: 16
+  t_layers: 1
+  t_heads: 2
+  t_lr:
+"""
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_what_music_source_separation_training_saves(
+    tmp_path: Path, reference: Reference, music: Music, distance: Callable[..., float], normalised: bool
+) -> None:
+    options = {"channels": 8, "nfft": 4096, "depth": 4, "bottom_channels": 16, "t_layers": 1, "t_heads": 2}
+    model = reference(sources=["vocals", "other"], segment=0.3, use_train_segment=False, **options)
+    path = tmp_path / "model_vocals_htdemucs.ckpt"
+    torch.save({"model_state_dict": model.state_dict(), "best_metric": np.float64(8.7)}, path)
+    text = DESCRIBED.replace("num_overlap: 2", "normalize: true") if normalised else DESCRIBED
+    (tmp_path / "config_vocals.yaml").write_text(text)
+    for place in (tmp_path, path, tmp_path / "config_vocals.yaml"):
+        backend = load_htdemucs(weights=place, device=CPU, dtype=torch.float32)
+        assert backend.info.sources == ("vocals", "other") and backend.info.segment_seconds == pytest.approx(
+            0.3
+        )
+        assert backend.info.normalisation == ("song" if normalised else "none")
+    mixture = music(13230)
+    with torch.no_grad():
+        assert distance(backend.separate(mixture).sources, model(mixture)) <= 1e-4
+    assert backend.for_sources(("vocals",)).info.normalisation == backend.info.normalisation
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("htdemucs:", "demucs:"), ("num_subbands: 1", "num_subbands: 2"), ("channels: 8", "channels: [8")],
+)
+def test_descriptions_of_something_else_are_refused(
+    tmp_path: Path, reference: Reference, change: tuple[str, str]
+) -> None:
+    torch.save(reference(t_layers=1).state_dict(), tmp_path / "a.ckpt")
+    (tmp_path / "a.yaml").write_text(DESCRIBED.replace(*change))
+    with pytest.raises(WeightsError, match=r"another model's|num_subbands"):
+        load_htdemucs(weights=tmp_path, device=CPU, dtype=torch.float32)
 
 
 def test_a_bag_definition_beside_the_files_is_followed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,17 +20,17 @@ from .model import HTDemucs
 class HTDemucsBackend(Backend):
     """Separates segments with one HT Demucs model.
 
-    `separate` takes songs that the host has normalised as a whole (`info.normalisation`).
+    `separate` takes songs that the host has normalised as a whole, where the checkpoint says so (`info.normalisation`).
     """
 
-    def __init__(self, model: HTDemucs) -> None:
+    def __init__(self, model: HTDemucs, normalisation: Literal["none", "song"] = "song") -> None:
         self.model, config = model, model.config
         self.info = BackendInfo(
             sources=config.sources,
             sample_rate_hz=config.samplerate,
             channels=config.audio_channels,
             segment_seconds=config.segment_samples / config.samplerate,
-            normalisation="song",
+            normalisation=normalisation,
         )
 
     def separate(
@@ -52,7 +53,7 @@ class HTDemucsBackend(Backend):
         wanted = tuple(name for name in self.info.sources if name in names)
         if len(wanted) in (0, len(self.info.sources)) or not self.model.can_give_fewer:
             return self
-        return HTDemucsBackend(self.model.giving(wanted))
+        return HTDemucsBackend(self.model.giving(wanted), self.info.normalisation)
 
 
 def load_htdemucs(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
@@ -74,7 +75,10 @@ def _load(name: str, weights: Path | None, device: torch.device, dtype: torch.dt
     if weights is None:
         raise WeightsError(f"{name} has no weights here. Run `unisep models pull {name}`, or give a file.")
     paths, bag = find_bag(name, weights)
-    backends = [HTDemucsBackend(build_model(read_checkpoint(path), device, dtype)) for path in paths]
+    backends = [
+        HTDemucsBackend(build_model(each, device, dtype), each.normalisation)
+        for each in map(read_checkpoint, paths)
+    ]
     longest = backends[0].info.segment_seconds
     if bag.segment_seconds is not None and longest is not None and bag.segment_seconds < longest:
         raise WeightsError(

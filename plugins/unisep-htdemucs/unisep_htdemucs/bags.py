@@ -131,4 +131,4 @@ def _find(folder: Path, signature: str) -> Path | None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".th"))
+    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".th", ".ckpt"))

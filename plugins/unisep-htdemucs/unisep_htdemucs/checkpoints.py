@@ -1,21 +1,23 @@
-"""Published HT Demucs checkpoints: safetensors as demucs 4.1.0 reads them, and the older `.th` packages."""
+"""Published HT Demucs checkpoints: safetensors as demucs 4.1.0 reads them, the older `.th` packages, and `.ckpt` with a YAML."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import yaml
 from torch import Tensor
 
+from unisep.described import find_described
 from unisep.errors import OptionError, WeightsError
 from unisep.hashes import sha256_of
-from unisep.parameters import filled, read_safetensors
+from unisep.parameters import filled, read_parameters, read_safetensors
 
 from .config import HTDemucsConfig
 from .eight_bit import KEY, dequantised
@@ -39,15 +41,19 @@ PUBLISHED_SHA256: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One model as a file describes it: its options and its parameters, nothing built yet."""
+    """One model as files describe it: its options and its parameters, nothing built yet.
+
+    normalisation: whether it wants songs normalised as a whole, as demucs's own models do.
+    """
 
     path: Path
     config: HTDemucsConfig
     state: Mapping[str, Tensor]
+    normalisation: Literal["none", "song"] = "song"
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in a `.safetensors` or `.th` file, checked as far as that goes without a model.
+    """The checkpoint in a `.safetensors` or `.th` file, or of a `.ckpt` with a YAML beside it; no model is made yet.
 
     Raises WeightsError if the file is missing, damaged, unsafe, not the one its name promises, or describes
     another model than HT Demucs.
@@ -59,7 +65,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return _read_safetensors(path)
     if path.suffix == ".th":
         return _read_package(path)
-    raise WeightsError(f"{path} is neither .safetensors nor .th, the formats of HT Demucs checkpoints.")
+    if path.suffix in (".ckpt", ".yaml"):
+        return _read_described(path)
+    raise WeightsError(
+        f"{path} is neither .safetensors nor .th nor .ckpt, the formats of HT Demucs checkpoints."
+    )
 
 
 def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> HTDemucs:
@@ -147,6 +157,45 @@ def _read_package(path: Path) -> Checkpoint:
     if not isinstance(state, dict) or "__quantized" in state:
         raise WeightsError(f"{path} has no plain parameters; quantised checkpoints are not supported.")
     return _checkpoint(path, package.get("args", ()), package.get("kwargs", {}), state)
+
+
+def _read_described(path: Path) -> Checkpoint:
+    """What Music-Source-Separation-Training saves: bare parameters, and a YAML with the options of `htdemucs`."""
+    description, parameters = find_described(path)
+    try:
+        values = yaml.safe_load(description.read_text("utf-8"))
+        training, options = values["training"], values["htdemucs"]
+        kwargs = {name: _number(value) for name, value in options.items()} | {
+            "sources": training["instruments"],
+            "audio_channels": training["channels"],
+            "samplerate": training["samplerate"],
+            "segment": training["segment"],
+            "use_train_segment": False,
+        }
+        is_normalised = (values.get("inference") or {}).get("normalize") is True
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
+        raise WeightsError(
+            f"{description} does not describe an HT Demucs of Music-Source-Separation-Training ({error!r:.200}). Is it another "
+            "model's?"
+        ) from error
+    found = _checkpoint(parameters, (), kwargs, read_parameters(parameters))
+    return replace(found, normalisation="song" if is_normalised else "none")
+
+
+def _number(value: Any) -> Any:
+    """`value`, or the number it writes: YAML 1.1 takes 1e-3 for a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _checkpoint(path: Path, args: Any, kwargs: Any, state: Mapping[Any, Any]) -> Checkpoint:

@@ -18,7 +18,7 @@ _LARGEST: dict[str, int] = {
     "t_layers": 64, "t_heads": 256, "samplerate": 1 << 20,
 }  # fmt: skip
 
-# Options that every released checkpoint leaves at one value; this implementation has only that value.
+# Options that every released checkpoint, and those of other programs as far as known, leave at one value; this implementation has only that value.
 _FIXED: dict[str, tuple[Any, ...]] = {
     "wiener_iters": (0,),
     "end_iters": (0,),
@@ -33,6 +33,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "t_norm_out": (True, 1),
     "t_gelu": (True,),
     "t_sin_random_shift": (0,),
+    "num_subbands": (1,),
     "t_sparse_self_attn": (False,),
     "t_sparse_cross_attn": (False,),
 }

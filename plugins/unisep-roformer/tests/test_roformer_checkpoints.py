@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from unisep_roformer.checkpoints import build_model, find_files, read_checkpoint
+from unisep_roformer.checkpoints import build_model, read_checkpoint
 from unisep_roformer.config import STANDARD_BANDS, RoformerConfig
 from unisep_roformer.description import read_description
 from unisep_roformer.safe_yaml import read_yaml
 
+from unisep.described import find_described
 from unisep.errors import WeightsError
 
 CPU = torch.device("cpu")
@@ -48,19 +49,19 @@ def test_a_folder_a_yaml_or_a_ckpt_all_mean_the_same(folder: Path) -> None:
     (folder / "notes.txt").write_text("not looked at")
     assert "!!python/tuple" in yaml_file.read_text()
     for place in (folder, yaml_file, parameters):
-        assert find_files(place) == (yaml_file, parameters)
+        assert find_described(place) == (yaml_file, parameters)
 
 
 def test_among_several_the_partner_of_the_same_name_is_taken(folder: Path) -> None:
     shutil.copy(folder / "config.yaml", folder / "b.yaml")
     shutil.copy(folder / "model.ckpt", folder / "b.ckpt")
     assert (
-        find_files(folder / "b.ckpt")
-        == find_files(folder / "b.yaml")
+        find_described(folder / "b.ckpt")
+        == find_described(folder / "b.yaml")
         == (folder / "b.yaml", folder / "b.ckpt")
     )
     with pytest.raises(WeightsError, match=r"holds 2 files .* b\.yaml, config\.yaml"):
-        find_files(folder)
+        find_described(folder)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "model.ckpt"])
@@ -72,10 +73,10 @@ def test_a_missing_file_is_named_by_its_kind(folder: Path, name: str) -> None:
 
 def test_a_place_that_is_nothing_is_refused(folder: Path) -> None:
     with pytest.raises(WeightsError, match="does not exist"):
-        find_files(folder / "model.safetensors")
+        find_described(folder / "model.safetensors")
     (folder / "model.txt").write_text("")
     with pytest.raises(WeightsError, match="neither a description"):
-        find_files(folder / "model.txt")
+        find_described(folder / "model.txt")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,11 @@ def test_several_models_in_one_folder_are_told_apart(folder: Path, name: str) ->
     shutil.move(folder / "model.ckpt", folder / "b.ckpt")
     for other in ("c.ckpt", "config_c.yaml"):
         (folder / other).write_bytes(b"")
-    assert find_files(folder / "b.ckpt") == find_files(folder / name) == (folder / name, folder / "b.ckpt")
+    assert (
+        find_described(folder / "b.ckpt")
+        == find_described(folder / name)
+        == (folder / name, folder / "b.ckpt")
+    )
 
 
 def test_a_merged_checkpoint_may_keep_its_lora_section(folder: Path) -> None:

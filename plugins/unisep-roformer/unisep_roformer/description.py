@@ -100,6 +100,10 @@ class Description(_Section):
 def read_description(path: Path) -> Description:
     """The description in a YAML file, checked. Raises WeightsError that says what is wrong with it."""
     values: dict[str, Any] = read_yaml(path)
+    if isinstance(values.get("model"), str):
+        raise WeightsError(
+            f"{path} describes a model of the kind {values['model']!r:.80}, no RoFormer. The backend 'htdemucs' takes 'htdemucs'."
+        )
     for section in ("model", "training"):
         if not isinstance(values.get(section), dict):
             raise WeightsError(
