@@ -1,4 +1,4 @@
-"""Isolate one sound by name and one by example from a real recording, and measure what came out.
+"""Isolate one sound by name and one by example from a recording of real sounds, and measure what came out.
 
     python examples/demo.py --out out/demo
 
@@ -121,10 +121,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
     parser.add_argument("--text", default="drums", help="the question in words")
     parser.add_argument("--text-stem", default="drums", help="the stem in audio/ that answers it")
-    parser.add_argument("--example", type=Path, default=AUDIO / "example-electric-guitar.ogg")
-    parser.add_argument(
-        "--example-stem", default="electric-guitar", help="the stem in audio/ that answers it"
-    )
+    parser.add_argument("--example", type=Path, default=AUDIO / "example-drums.ogg", help="the question as a clip")
+    parser.add_argument("--example-stem", default="drums", help="the stem in audio/ that answers it")
     arguments = parser.parse_args()
     recording = AUDIO / "mixture.flac"
     mixture, sample_rate_hz = read(recording)
