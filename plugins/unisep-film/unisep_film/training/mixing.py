@@ -139,6 +139,8 @@ class ExampleStream:
             sources.stems(catalogue, chosen, start, self.n_samples, rng, remix_db)
             for chosen in (matching, others)
         )
+        semitones = sources.drawn_semitones(self.config.variation, rng)
+        target, rest = (augment.repitch(part, semitones) for part in (target, rest))
         if rng.random() < 0.5:
             target, rest = target[::-1], rest[::-1]
         return target, rest, left_out

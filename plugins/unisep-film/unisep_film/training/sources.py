@@ -14,11 +14,17 @@ from unisep_film.training.catalogue import Catalogue
 
 @dataclass(frozen=True)
 class Variation:
-    """How strongly a drawn sound may be changed."""
+    """How strongly a drawn sound may be changed.
+
+    respeed_range: as a share, up or down; pitch and tempo change together. repitch_semitones: up or down, at the same tempo;
+    with both, tempo and pitch change apart.
+    """
 
     respeed_probability: float = 0.2
     respeed_range: float = 0.1
     colour_probability: float = 0.15
+    repitch_probability: float = 0.0
+    repitch_semitones: float = 2.0
 
 
 def one_sound(
@@ -37,10 +43,18 @@ def one_sound(
 
 
 def varied(sound: Sound, catalogue: Catalogue, variation: Variation, rng: np.random.Generator) -> Sound:
-    """The sound placed in the stereo image and perhaps coloured."""
+    """The sound placed in the stereo image, perhaps at another pitch, perhaps coloured."""
+    sound = augment.repitch(sound, drawn_semitones(variation, rng))
     if rng.random() < variation.colour_probability:
         sound = augment.colour(sound, catalogue.store.sample_rate_hz, rng)
     return augment.place(sound, rng)
+
+
+def drawn_semitones(variation: Variation, rng: np.random.Generator) -> float:
+    """By how much to change the pitch, 0 mostly; nothing is drawn where it never changes."""
+    if not variation.repitch_probability or rng.random() >= variation.repitch_probability:
+        return 0.0
+    return float(rng.uniform(-variation.repitch_semitones, variation.repitch_semitones))
 
 
 def note_phrase(catalogue: Catalogue, index: int, n_samples: int, rng: np.random.Generator) -> Sound:
