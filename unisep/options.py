@@ -10,7 +10,7 @@ import torch
 
 from unisep.backend import BackendInfo
 from unisep.errors import OptionError, suggest
-from unisep.segments import MAX_OVERLAP_FRACTION
+from unisep.segments import MAX_OVERLAP_FRACTION, OVERLAP_FRACTION
 
 ACCELERATOR_BATCH_SEGMENTS = 4  # where the size of the memory is not known
 MAX_BATCH_SEGMENTS = 16
@@ -27,7 +27,7 @@ class Options:
 
     device: torch.device
     seed: int = 0
-    overlap_fraction: float = 0.25
+    overlap_fraction: float = OVERLAP_FRACTION
     segment_seconds: float | None = None
     shifts: int = 0
     batch_segments: int | None = None

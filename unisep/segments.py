@@ -12,6 +12,7 @@ from torch.nn import functional
 from unisep.errors import OptionError
 
 MAX_OVERLAP_FRACTION = 0.5
+OVERLAP_FRACTION = 0.25  # where nobody asks for another, as demucs overlaps its segments
 
 
 @dataclass(frozen=True, order=True)

@@ -30,6 +30,7 @@ from unisep.recording import InMemory, OnDisk, Statistics
 from unisep.request import read_asks
 from unisep.resolve import Request
 from unisep.results import REST, whole
+from unisep.segments import OVERLAP_FRACTION
 from unisep.separated_files import SeparatedFiles
 from unisep.separation import Separation
 from unisep.stream import Stream, open_stream, refuse_excerpt
@@ -71,7 +72,7 @@ class Separator:
         device: str = "auto",
         precision: str = "auto",
         seed: int = 0,
-        overlap_fraction: float = 0.25,
+        overlap_fraction: float = OVERLAP_FRACTION,
         segment_seconds: float | None = None,
         shifts: int = 0,
         offline: bool | None = None,

@@ -16,8 +16,8 @@ from unisep.ensemble.averaging import spectrogram_mean, waveform_mean
 from unisep.ensemble.definition import Domain, normalised
 from unisep.errors import BackendError, EnsembleError
 from unisep.scale import by_segment
+from unisep.segments import OVERLAP_FRACTION
 
-OVERLAP_FRACTION = 0.25
 Mean = Callable[[Sequence[Tensor], Sequence[float]], Tensor]
 _MEANS: dict[Domain, Mean] = {"waveform": waveform_mean, "spectrogram": spectrogram_mean}
 

