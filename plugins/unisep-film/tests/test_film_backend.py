@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import unisep_film
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 from unisep_film.backend import WEIGHTS_FILE, FilmBackend, load
@@ -47,6 +48,17 @@ def vectors(n: int, n_dims: int = 6) -> torch.Tensor:
 def test_info_says_what_the_model_is(backend: FilmBackend) -> None:
     assert (backend.info.sources, backend.info.sample_rate_hz, backend.info.channels) == ((), 44100, 2)
     assert backend.info.segment_seconds == 0.5
+
+
+def test_quiet_recordings_are_heard_as_loud_ones_are() -> None:
+    package = Path(unisep_film.__file__).parent
+    embedded = load(weights=package / "weights", device=torch.device("cpu"), dtype=torch.float32)
+    loud = 0.1 * torch.randn(1, 2, 44_100, generator=torch.Generator().manual_seed(0))
+    queries = vectors(3, 256)
+    found, quiet = (embedded.separate(gain * loud, queries) for gain in (1.0, 1e-3))
+    assert found.presence is not None and quiet.presence is not None
+    assert torch.allclose(found.presence, quiet.presence, atol=0.02)
+    assert torch.allclose(found.sources, 1e3 * quiet.sources, atol=0.02 * float(found.sources.abs().max()))
 
 
 def test_shapes_presence_and_determinism(backend: FilmBackend) -> None:

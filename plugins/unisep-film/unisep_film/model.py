@@ -138,7 +138,7 @@ class FilmHTDemucs(nn.Module):
         """What the targets' energy against the mixture's adds to the log-odds `[b, n]`: what is silent is not there."""
         energy = reduce(targets.detach().float().square(), "b n c l -> b n", "mean")
         of_mixture = reduce(mixture.float().square(), "b c l -> b 1", "mean")
-        level = torch.log10((energy + 1e-10) / (of_mixture + 1e-10)).clamp(-6, 1)
+        level = torch.log10((energy + 1e-16) / (of_mixture + 1e-16)).clamp(-6, 1)
         out: Tensor = self.presence_of_level(level[..., None].to(self.mix.weight.dtype))
         return out[..., 0].float()
 
