@@ -38,7 +38,7 @@ FLOORS = [
     ["backend", "encoder", "extensions"],
     ["hookspecs"],
     ["plugins"],
-    ["locks", "cards", "hub", "hashes", "download", "weights", "parameters", "described"],
+    ["locks", "cards", "hub", "hashes", "download", "weights", "parameters", "described", "safe_yaml"],
     ["maps"],
     ["precision"],
     ["resolve"],

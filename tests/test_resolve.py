@@ -74,6 +74,7 @@ def test_a_stem_that_only_another_backend_has_goes_there() -> None:
 
 def test_capitals_make_no_other_stem() -> None:
     assert who(route_of(stems=("VOCALS", "Bass"))) == {"vocals": "htdemucs", "bass": "htdemucs"}
+    assert who(route_of(stems=("Guitar",))) == {"guitar": "htdemucs_6s"}
 
 
 def test_an_unknown_stem_is_refused_with_those_there_are() -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from unisep.errors import WeightsError
+from unisep.errors import WeightsError, reasons
 
 MAX_CARD_CHARACTERS = 2**15
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -147,10 +147,7 @@ def parse_card(text: str, label: str, package: str = "") -> Card:
             raise WeightsError(f"The card {label!r} has the unknown key 'package'.")
         return Card(**values, package=package)
     except ValidationError as error:
-        reasons = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'card'}: {problem['msg']}" for problem in error.errors()
-        )
-        raise WeightsError(f"The card {label!r} is not valid: {reasons}.") from error
+        raise WeightsError(f"The card {label!r} is not valid: {reasons(error, 'card')}.") from error
     except (ValueError, TypeError, RecursionError) as error:  # of tomllib: too many digits, or too deep
         raise WeightsError(f"The card {label!r} is no TOML: {error}.") from error
 

@@ -78,10 +78,10 @@ class Cancelled(UnisepError):
     """The caller cancelled the work; no half-written file is left behind."""
 
 
-def reasons(error: ValidationError) -> str:
-    """What pydantic found, on one line: each field and what is wrong with it."""
+def reasons(error: ValidationError, whole: str = "it") -> str:
+    """What pydantic found, on one line: each field, or `whole`, and what is wrong with it."""
     return "; ".join(
-        f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg'].removeprefix('Value error, ')}"
+        f"{'.'.join(map(str, problem['loc'])) or whole}: {problem['msg'].removeprefix('Value error, ')}"
         for problem in error.errors()
     )
 

@@ -95,9 +95,17 @@ FORMATS = {
     )
 }
 
-WRITTEN_SUFFIXES = frozenset(suffix for known in FORMATS.values() for suffix in known.suffixes)
 # Where no ffmpeg is installed, reading one of the others is an error that says so.
-READ_SUFFIXES = WRITTEN_SUFFIXES | {".au", ".m4a", ".aac", ".wma", ".mp4", ".ape", ".wv", ".webm"}
+READ_SUFFIXES = frozenset(suffix for known in FORMATS.values() for suffix in known.suffixes) | {
+    ".au",
+    ".m4a",
+    ".aac",
+    ".wma",
+    ".mp4",
+    ".ape",
+    ".wv",
+    ".webm",
+}
 
 
 def find_format(path: Path, name: str | None = None) -> Format:

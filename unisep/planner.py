@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import torch
@@ -63,7 +62,7 @@ class Planner:
         for doubt in doubtful_texts(query):
             warnings.warn(doubt, stacklevel=3)
         asks = None if query is None else read_asks(query, sample_rate_hz)
-        if not isinstance(stems, str | Iterable | NoneType):
+        if stems is not None and not isinstance(stems, Iterable):
             raise OptionError(
                 f"stems={stems!r:.80}: give names of stems, such as ['drums', 'vocals'], or None."
             )

@@ -59,7 +59,10 @@ def _fixed_backend(request: Request, catalogue: Catalogue) -> BackendOffer | Non
 def _fixed_offers(request: Request, catalogue: Catalogue) -> list[BackendOffer]:
     usable = catalogue.usable_backends()
     offers = [offer for offer in usable if offer.spec.stems]
-    fitting = [offer for offer in offers if set(request.stems or STEMS_BY_QUERY) <= set(offer.spec.stems)]
+    asked = request.stems or STEMS_BY_QUERY
+    fitting = [
+        offer for offer in offers if all(_spelt(stem, offer.spec.stems) in offer.spec.stems for stem in asked)
+    ]
     can_query = any(offer.spec.spaces for offer in usable)
     return fitting or ([] if can_query and not request.stems and request.route == "auto" else offers)
 

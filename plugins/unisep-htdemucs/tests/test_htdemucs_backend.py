@@ -202,7 +202,12 @@ def test_what_music_source_separation_training_saves(
 
 @pytest.mark.parametrize(
     "change",
-    [("htdemucs:", "demucs:"), ("num_subbands: 1", "num_subbands: 2"), ("channels: 8", "channels: [8")],
+    [
+        ("htdemucs:", "demucs:"),
+        ("num_subbands: 1", "num_subbands: 2"),
+        ("channels: 8", "channels: [8"),
+        ("channels_time:", "a: &many [1]\n  b: *many\n  channels_time:"),
+    ],
 )
 def test_descriptions_of_something_else_are_refused(
     tmp_path: Path, reference: Reference, change: tuple[str, str]
@@ -234,6 +239,7 @@ def test_a_bag_definition_beside_the_files_is_followed(
         "models: ['a']\nsegment: -1\n",
         "models: ['a']\nmore: 1\n",
         "models: 7\n",
+        "models: [a]\nweights: [&row [1, 2], *row]\n",
         "models: [[a]]\n",
         "models: []\n",
         "models: ['../a']\n",

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unisep import Backend, EnsembleBackend, EnsemblePart
 from unisep.errors import WeightsError
+from unisep.safe_yaml import read_yaml
 
-_LARGEST_DEFINITION_BYTES = 1 << 16
 _LONGEST_SEGMENT_SECONDS = 3600
 _FIELDS = frozenset({"models", "weights", "segment"})
 
@@ -95,15 +93,12 @@ def mean_of(backends: Sequence[Backend], bag: Bag) -> Backend:
 def read_bag(path: Path) -> Bag:
     """The bag that a YAML file such as demucs's `htdemucs_ft.yaml` describes: `models`, `weights` and `segment`."""
     try:
-        if path.stat().st_size > _LARGEST_DEFINITION_BYTES:
-            raise ValueError("it is too long")
-        fields = yaml.safe_load(path.read_text("utf-8"))
-        if not isinstance(fields, dict) or not fields.keys() <= _FIELDS:
+        fields = read_yaml(path)
+        if not fields.keys() <= _FIELDS:
             raise ValueError(f"it may define {', '.join(sorted(_FIELDS))} only")
         return _bag(fields)
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise WeightsError(f"{path} is no bag of models that can be read: {reason:.300}.") from error
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path} is no bag of models that can be read: {error!s:.300}.") from error
 
 
 def _bag(fields: dict[str, Any]) -> Bag:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from torch import Tensor
 
 from unisep.described import find_described
 from unisep.errors import OptionError, WeightsError
 from unisep.hashes import sha256_of
 from unisep.parameters import filled, read_parameters, read_safetensors
+from unisep.safe_yaml import read_yaml
 
 from .config import HTDemucsConfig
 from .eight_bit import KEY, dequantised
@@ -163,7 +163,7 @@ def _read_described(path: Path) -> Checkpoint:
     """What Music-Source-Separation-Training saves: bare parameters, and a YAML with the options of `htdemucs`."""
     description, parameters = find_described(path)
     try:
-        values = yaml.safe_load(description.read_text("utf-8"))
+        values = read_yaml(description)
         training, options = values["training"], values["htdemucs"]
         kwargs = {name: _number(value) for name, value in options.items()} | {
             "sources": training["instruments"],
@@ -173,15 +173,7 @@ def _read_described(path: Path) -> Checkpoint:
             "use_train_segment": False,
         }
         is_normalised = (values.get("inference") or {}).get("normalize") is True
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        yaml.YAMLError,
-    ) as error:
+    except (WeightsError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"{description} does not describe an HT Demucs of Music-Source-Separation-Training ({error!r:.200}). Is it another "
             "model's?"

@@ -18,7 +18,8 @@ _LARGEST: dict[str, int] = {
     "t_layers": 64, "t_heads": 256, "samplerate": 1 << 20,
 }  # fmt: skip
 
-# Options that every released checkpoint, and those of other programs as far as known, leave at one value; this implementation has only that value.
+# Options that every released checkpoint leaves at one value (those of other programs too, as far as known); this
+# implementation has only that value.
 _FIXED: dict[str, tuple[Any, ...]] = {
     "wiener_iters": (0,),
     "end_iters": (0,),

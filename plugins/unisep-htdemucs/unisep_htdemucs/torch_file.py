@@ -35,17 +35,24 @@ _DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-_NAMES = {
-    "fractions Fraction",
-    "collections OrderedDict",
-    "torch._utils _rebuild_tensor",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_parameter",
+# What a number of NumPy is made of.
+_SCORES = {
     "numpy.core.multiarray scalar",
     "numpy._core.multiarray scalar",
     "numpy dtype",
     "_codecs encode",
-} | {f"torch {name}" for name in _DTYPES}
+}
+_NAMES = (
+    {
+        "fractions Fraction",
+        "collections OrderedDict",
+        "torch._utils _rebuild_tensor",
+        "torch._utils _rebuild_tensor_v2",
+        "torch._utils _rebuild_parameter",
+    }
+    | _SCORES
+    | {f"torch {name}" for name in _DTYPES}
+)
 _OPCODES = frozenset(
     {
         "PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1",
@@ -224,10 +231,7 @@ class _Unpickler(pickle.Unpickler):
             "torch._utils _rebuild_tensor": lambda *parts: _view(*parts[:4]),
             "torch._utils _rebuild_tensor_v2": lambda *parts: _view(*parts[:4]),
             "torch._utils _rebuild_parameter": lambda data, *_: data,
-            "numpy.core.multiarray scalar": lambda *_: _Score(),
-            "numpy._core.multiarray scalar": lambda *_: _Score(),
-            "numpy dtype": lambda *_: _Score(),
-            "_codecs encode": lambda *_: _Score(),
+            **dict.fromkeys(_SCORES, lambda *_: _Score()),
         }
         if full not in known:
             raise WeightsError(f"it names {module}.{name}, which no checkpoint of its kind needs.")

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from unisep_roformer.checkpoints import build_model, read_checkpoint
 from unisep_roformer.config import STANDARD_BANDS, RoformerConfig
 from unisep_roformer.description import read_description
-from unisep_roformer.safe_yaml import read_yaml
 
 from unisep.described import find_described
 from unisep.errors import WeightsError
+from unisep.safe_yaml import read_yaml
 
 CPU = torch.device("cpu")
 TWO = {"instruments": ["vocals", "other"], "target_instrument": None}

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from unisep.errors import WeightsError, reasons
+from unisep.safe_yaml import read_yaml
 
 from .config import RoformerConfig
-from .safe_yaml import read_yaml
 
 _STANDARD_SECONDS = 8.0
 _Samples = Annotated[int, Field(ge=1, le=1 << 28)]

@@ -91,7 +91,8 @@ def stretch(sound: Sound, n_samples: int) -> Sound:
     times = np.minimum(np.arange(n_steps) * (sound.shape[1] / n_samples), spectra.shape[1] - 1.001)
     before = times.astype(int)
     share = (times - before)[:, None]
-    phases = np.angle(spectra.sum(axis=0))
+    both = spectra.sum(axis=0)
+    phases = np.angle(both)
     expected = 2 * np.pi * _HOP_SAMPLES * np.arange(spectra.shape[2]) / _N_FFT
     advance = phases[before + 1] - phases[before] - expected
     advance += expected - 2 * np.pi * np.round(advance / (2 * np.pi))
@@ -100,7 +101,7 @@ def stretch(sound: Sound, n_samples: int) -> Sound:
         + np.concatenate([0 * advance[:1], np.cumsum(advance[:-1], axis=0)])
         - phases[before]
     )
-    turned = np.take_along_axis(turned, _nearest_peaks(np.abs(spectra.sum(axis=0))[before]), axis=1)
+    turned = np.take_along_axis(turned, _nearest_peaks(np.abs(both)[before]), axis=1)
     magnitudes = (1 - share) * np.abs(spectra[:, before]) + share * np.abs(spectra[:, before + 1])
     made = np.fft.irfft(magnitudes * np.exp(1j * (np.angle(spectra[:, before]) + turned)), axis=2) * window
     out = np.zeros((2, _HOP_SAMPLES * n_steps + _N_FFT))

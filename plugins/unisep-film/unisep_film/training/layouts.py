@@ -52,6 +52,8 @@ def rows(source: Path, layout: str = "auto") -> list[ManifestRow]:
 
 def detect(source: Path) -> str:
     """The layout of a folder, by what lies in it. Raises StoreError when it is none."""
+    if not source.is_dir():
+        raise StoreError(f"There is no folder {source}.")
     signs = {
         "manifest": (MANIFEST,),
         "musdb": tuple(f"{split}/*/{stem}.wav" for split in ("train", "test") for stem in FOUR),
@@ -62,8 +64,6 @@ def detect(source: Path) -> str:
     for layout, patterns in signs.items():
         if any(next(source.glob(pattern), None) is not None for pattern in patterns):
             return layout
-    if not source.is_dir():
-        raise StoreError(f"There is no folder {source}.")
     raise StoreError(f"{source} is in no layout known here. {_known()}")
 
 

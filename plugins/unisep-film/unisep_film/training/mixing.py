@@ -2,7 +2,6 @@
 
 stream = ExampleStream(Store("store"), MixConfig(batch=8), seed=0)
 batch = stream.batch(step)      # the same for the same seed and step
-for batch in stream: ...        # from `first_step`, every `stride` steps
 """
 
 from __future__ import annotations

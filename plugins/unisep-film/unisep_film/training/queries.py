@@ -79,7 +79,11 @@ class TextAudioEncoder:
 
     @property
     def encoder(self) -> QueryEncoder:
-        """The encoder, loaded on first use (in the worker, not before it is started)."""
+        """The encoder, loaded on first use."""
+        return self.load()
+
+    def load(self) -> QueryEncoder:
+        """The encoder, loaded unless it is. Raises as what loads it does."""
         if self._encoder is None:
             self._encoder = self._load()
         return self._encoder

@@ -80,7 +80,7 @@ def main(given: list[str] | None = None) -> None:
             place.wait()
             recipe = load_recipe(args.run, args.config)
             encoder = asked_encoder(args, recipe.model.spaces)
-            assert encoder.encoder.space  # a wrong one is refused here, not by the processes that mix
+            encoder.load()  # a wrong one is refused here, not by the processes that mix
             train(args.store, Run(recipe, args.run, place), encoder, args.stop_after, args.workers)
     except UnisepError as error:
         raise SystemExit(str(error)) from error

@@ -1,4 +1,4 @@
-"""Reads the YAML beside a checkpoint without making anything but plain values."""
+"""Reads the YAML beside a checkpoint without making anything but plain values. Needs PyYAML, which plugins that use it bring."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ def read_yaml(path: Path) -> dict[str, Any]:
             "Use the file from the checkpoint's publisher."
         ) from error
     if not isinstance(values, dict):
-        raise WeightsError(f"{path} describes no model: it must hold the sections 'model' and 'training'.")
+        raise WeightsError(f"{path} describes no model: it holds no sections by name.")
     return values
