@@ -13,8 +13,9 @@ import soundfile
 from unisep_film.training import augment, corpus, labels, prompts
 from unisep_film.training.catalogue import Catalogue
 from unisep_film.training.mixing import ExampleStream, MixConfig
+from unisep_film.training.part_writer import PartWriter
 from unisep_film.training.sources import Variation
-from unisep_film.training.store import PartWriter, Store, StoreError
+from unisep_film.training.store import Store, StoreError
 from unisep_film.training.validation import ValidationConfig, validation_items
 
 from unisep.errors import OptionError

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from unisep_film.training import layouts
 from unisep_film.training.manifest import ManifestRow
-from unisep_film.training.store import PartWriter, StoreError
+from unisep_film.training.part_writer import PartWriter
+from unisep_film.training.store import StoreError
 
 log = logging.getLogger(__name__)
 

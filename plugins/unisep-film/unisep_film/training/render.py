@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from unisep_film.training import augment, effects, scores
 from unisep_film.training.arrangement import Part, arrange
 from unisep_film.training.effects import Stem
+from unisep_film.training.part_writer import PartWriter
 from unisep_film.training.scores import Score
-from unisep_film.training.store import PartWriter, StoreError
+from unisep_film.training.store import StoreError
 
 log = logging.getLogger(__name__)
 
