@@ -43,6 +43,7 @@ FLOORS = [
     ["precision"],
     ["resolve"],
     [
+        "heap",
         "buffers",
         "options",
         "vectors",

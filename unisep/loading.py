@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +17,7 @@ from unisep.backend import Backend, BackendSpec
 from unisep.encoder import EncoderSpec, QueryEncoder
 from unisep.ensemble import Assembly, Ensemble, as_ensemble, assemble
 from unisep.errors import WeightsError
+from unisep.heap import give_back
 from unisep.maps import MapStore
 from unisep.names import is_there
 from unisep.places import find_place, split_place
@@ -194,7 +192,7 @@ class Shelf:
                 store.clear()
         while loaded:
             loaded.pop().close()
-        _give_back(self._device)
+        _free(self._device)
 
     def _once(self, shelf: dict, key: object, load: Callable[[], T]) -> T:
         with self._lock:
@@ -220,14 +218,12 @@ class Shelf:
         return self._store.state_at(spec.card)
 
 
-def _give_back(device: torch.device) -> None:
+def _free(device: torch.device) -> None:
     """Nothing; memory that is free but kept for later use, by torch or by the C library, goes to the system."""
     gc.collect()  # what ran may be part of a cycle that still holds a model
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # only glibc keeps so much, and only glibc has this function
-            ctypes.CDLL(None).malloc_trim(0)
+    give_back()
 
 
 def existing(path: str | Path, option: str) -> Path:

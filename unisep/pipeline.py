@@ -12,6 +12,7 @@ from unisep.buffers import SampleQueue, Samples
 from unisep.cancelling import CancelFlag, stop_if
 from unisep.convert import delay_seconds
 from unisep.errors import OptionError
+from unisep.heap import keeping_freed_memory
 from unisep.options import Options
 from unisep.passes import Loaded, Pass
 from unisep.progress import Meter
@@ -126,11 +127,12 @@ class Engine:
 
 def pieces(blocks: Iterable[Samples], engine: Engine) -> Iterator[Piece]:
     """All pieces of a recording of known length, one after the other, as soon as they are ready."""
-    for block in blocks:
-        engine.feed(block)
-        if (piece := engine.take(engine.ready)) is not None:
-            yield piece
-    engine.end()
+    with keeping_freed_memory():
+        for block in blocks:
+            engine.feed(block)
+            if (piece := engine.take(engine.ready)) is not None:
+                yield piece
+        engine.end()
     if (piece := engine.take(engine.ready)) is not None:
         yield piece
 

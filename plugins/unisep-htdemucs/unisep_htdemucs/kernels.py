@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 _LARGEST_KEPT = 1 << 23  # numbers in a float32 buffer of 32 MiB, the most that the C library keeps for reuse
 _TILE = 1 << 20  # numbers in a buffer of 4 MiB: a few of these fit in a processor's cache
-_N_ROWS = 336  # queries whose attention scores are computed at once
+_N_ROWS = 448  # queries whose attention scores are computed at once
 _MOST_SCORES = 1 << 20  # of one head, that training keeps for the way back
 
 
