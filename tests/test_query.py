@@ -69,6 +69,24 @@ def test_bad_fields_are_refused_with_a_reason(fields: dict, message: str) -> Non
         Query(**fields)
 
 
+def test_queries_are_equal_by_what_they_ask() -> None:
+    clip, embedding = np.ones((2, 8), np.float32), Embedding([1.0, 0.0], "toy")
+    asked: dict[str, Any] = {
+        "text": ("hi-hat", "cymbals"), "audio": clip, "embedding": embedding, "weights": {"text": 1, "audio": 2, "embedding": 1},
+        "exclude": ["voice", clip], "time_range": (1, 2), "name": "hats",
+    }  # fmt: skip
+    query = Query(**asked)
+    same = Query(**{**asked, "audio": clip.copy(), "exclude": ["voice", clip.copy()]})
+    assert query == same and hash(query) == hash(same) and query in [same]
+    others: dict[str, Any] = {
+        "text": "hi-hat", "audio": clip[:, :4], "embedding": Embedding([1.0, 0.0], "toy"), "exclude": ["voice", 2 * clip],
+        "weights": {"text": 1, "audio": 1, "embedding": 1}, "time_range": (1, 3), "name": None,
+    }  # fmt: skip
+    for field, value in others.items():
+        assert query != Query(**{**asked, field: value}), field
+    assert Query(audio=clip) != Query(audio=Audio(clip, 8_000)) and query != "hi-hat"
+
+
 def test_a_query_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Query(text="a").text = "b"

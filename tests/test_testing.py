@@ -10,12 +10,13 @@ import torch
 
 from unisep import Audio, Backend, BackendInfo, Output, QueryEncoder
 from unisep.errors import UnisepError
-from unisep.testing import BackendContract, EncoderContract, signals, toy
+from unisep.testing import BackendContract, EncoderContract, pretended, signals, toy
 from unisep.testing.toy import N_BANDS, ToyBackend, ToyEncoder, ToyPanBackend
 
 
 class TestToyBackend(BackendContract):
     query_dim = N_BANDS
+    stays_on_device = True
 
     def load_backend(self) -> Backend:
         return ToyBackend()
@@ -23,6 +24,7 @@ class TestToyBackend(BackendContract):
 
 class TestToyPanBackend(BackendContract):
     chunked_equals_whole = True
+    stays_on_device = True
 
     def load_backend(self) -> Backend:
         return ToyPanBackend()
@@ -61,6 +63,14 @@ class Broken(Backend):
             return Output((mixture - mixture.mean(0))[:, None])
         if self.how == "random":
             return Output(mixture[:, None] + 0 * torch.rand(1))
+        if self.how == "elsewhere":
+            return Output(mixture[:, None] * torch.ones(mixture.shape[-1]))
+        if self.how == "returns":
+            return Output(mixture[:, None].to("cpu"))
+        if self.how == "doubles":
+            return Output(mixture[:, None].double().float())
+        if self.how == "looks":
+            return Output(mixture[:, None] * float(mixture.abs().max()))
         return Output(mixture[:, None] * torch.linspace(0, 1, mixture.shape[-1]))
 
 
@@ -74,17 +84,49 @@ class Broken(Backend):
         ("batch", "test_a_batch_equals_its_singles"),
         ("random", "test_uses_no_global_randomness"),
         ("context", "test_chunked_equals_whole"),
+        ("returns", "test_stays_on_its_device"),
+        ("doubles", "test_stays_on_its_device"),
+        ("looks", "test_stays_on_its_device"),
     ],
 )
 def test_the_backend_contract_catches(how: str, test: str) -> None:
     class Tried(BackendContract):
-        chunked_equals_whole = True
+        chunked_equals_whole = stays_on_device = True
 
         def load_backend(self) -> Backend:
             return Broken(how)
 
     with pytest.raises(AssertionError):
         getattr(Tried(), test)()
+
+
+def test_the_backend_contract_catches_what_is_on_another_device() -> None:
+    class Tried(BackendContract):
+        stays_on_device = True
+
+        def load_backend(self) -> Backend:
+            return Broken("elsewhere")
+
+    with pytest.raises(RuntimeError, match="at least two devices"):
+        Tried().test_stays_on_its_device()
+
+
+@torch.no_grad()
+def test_a_pretended_device_counts_steps_bytes_and_waits() -> None:
+    model = torch.nn.Linear(1_000, 1_000, bias=False)
+    with pretended() as device:
+        there = device.copied(model)
+        assert there.weight.device == device.device and model.weight.device.type == "cpu"
+        assert device.peak_bytes == 4_000_000 and device.n_steps == 0
+        x = torch.zeros(500, 1_000, device=device.device)
+        for _ in range(3):
+            x = there(x).relu_()  # what came before is free again
+        x.view(1_000, 500)[:10].sum().cpu()
+        assert device.peak_bytes == 4_000_000 + 2 * 2_000_000
+        assert device.n_steps == 8  # zeros, three times two, and the sum
+        assert device.waits == ["aten._to_copy.default"] and not device.doubles
+        half = device.copied(model, torch.float16)
+        assert half(x.half()).dtype == torch.float16
 
 
 @pytest.mark.parametrize(

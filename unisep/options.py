@@ -14,8 +14,8 @@ from unisep.segments import MAX_OVERLAP_FRACTION, OVERLAP_FRACTION
 
 ACCELERATOR_BATCH_SEGMENTS = 4  # where the size of the memory is not known
 MAX_BATCH_SEGMENTS = 16
-# Twice what a segment of HT Demucs holds on to in float32, counted from its layers.
-_BYTES_PER_SEGMENT = 2 << 30
+# HT Demucs holds 0.5 GiB a segment in float32, large RoFormers up to 2, counted on a pretended device.
+BYTES_PER_SEGMENT = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Options:
             return self.batch_segments
         if self.device.type == "cuda":
             n_bytes = torch.cuda.get_device_properties(self.device).total_memory
-            return min(max(1, n_bytes // _BYTES_PER_SEGMENT), MAX_BATCH_SEGMENTS)
+            return min(max(1, n_bytes // BYTES_PER_SEGMENT), MAX_BATCH_SEGMENTS)
         return ACCELERATOR_BATCH_SEGMENTS if self.on_accelerator else 1
 
     def __post_init__(self) -> None:

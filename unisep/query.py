@@ -152,6 +152,15 @@ class Query(BaseModel):
         except ValidationError as error:
             raise _as_query_error(error) from error
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both ask for the same in the same way; arrays are compared by what they hold."""
+        if not isinstance(other, Query):
+            return NotImplemented
+        return all(_is_same(getattr(self, name), getattr(other, name)) for name in type(self).model_fields)
+
+    def __hash__(self) -> int:
+        return hash((self.text, self.time_range, self.example_range, self.name))
+
     @property
     def texts(self) -> tuple[str, ...]:
         """The texts, stripped; empty when none was given."""
@@ -208,6 +217,17 @@ class Query(BaseModel):
             )
         _check_weights(self.weights, self.parts)
         return self
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two values of a field are equal; of arrays, whether all of their numbers are."""
+    if one is other or type(one) is not type(other):
+        return one is other
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if hasattr(one, "shape"):
+        return bool(one.shape == other.shape and (one == other).all())
+    return bool(one == other)
 
 
 def _check_weights(weights: dict[Modality, float] | None, parts: frozenset[Modality]) -> None:

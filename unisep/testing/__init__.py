@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from unisep.testing.devices import Pretended, pretended
 from unisep.testing.signals import chirp, clicks, mix, noise, silence, tone
 from unisep.testing.toy import ToyBackend, ToyEncoder, ToyPanBackend, toy_plugin
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BackendContract",
     "EncoderContract",
+    "Pretended",
     "ToyBackend",
     "ToyEncoder",
     "ToyPanBackend",
@@ -26,6 +28,7 @@ __all__ = [
     "clicks",
     "mix",
     "noise",
+    "pretended",
     "silence",
     "tone",
     "toy_plugin",

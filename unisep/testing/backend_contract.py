@@ -21,6 +21,7 @@ from unisep.errors import UnisepError
 from unisep.plugins import wrong_facts
 from unisep.testing import signals
 from unisep.testing.contract import Contract
+from unisep.testing.devices import pretended
 
 
 class BackendContract(Contract):
@@ -30,12 +31,15 @@ class BackendContract(Contract):
     seconds: length of the mixtures, or the backend's segment if that is shorter.
     tolerance: allowed difference, as a part of the peak, between a batch and its singles.
     chunked_equals_whole: whether each output sample depends on that sample of the mixture alone.
+    stays_on_device: whether all of it is computed on the device it was loaded for, without numbers of 64 bits, which not
+        all devices have. Tried on one that is only pretended, where nothing can decide by a number (`.item()`).
     """
 
     query_dim: int | None = None
     seconds: float = 0.5
     tolerance: float = 1e-5
     chunked_equals_whole: bool = False
+    stays_on_device: bool = False
 
     def load_backend(self) -> Backend:
         """The backend to test; loaded once for the class."""
@@ -147,6 +151,16 @@ class BackendContract(Contract):
         chunked = separate_chunks(mixture[0], call, segment_samples=1000, overlap_fraction=0.25)
         assert torch.equal(chunked, call(mixture)[0])
 
+    def test_stays_on_its_device(self) -> None:
+        if not self.stays_on_device:
+            pytest.skip("does not declare that it stays on its device")
+        backend, mixture = self.backend, self._mixture(2)
+        with pretended() as device:
+            for output in self._ways(mixture.to(device.device), device.copied(backend)):
+                given = [output.sources] if output.presence is None else [output.sources, output.presence]
+                assert {each.device for each in given} == {device.device}
+        assert not device.doubles
+
     def _need_sources(self) -> None:
         if not self.backend.info.sources:
             pytest.skip("gives no fixed sources")
@@ -175,10 +189,14 @@ class BackendContract(Contract):
         with torch.inference_mode():
             return self.backend.separate(mixture, queries, negatives)
 
-    def _ways(self, mixture: Tensor) -> list[Output]:
-        """The outputs of everything it can: fixed sources, queries."""
-        ways = [self._separate(mixture)] if self.backend.info.sources else []
-        return ways + ([self._separate(mixture, self._queries(2))] if self.query_dim else [])
+    def _ways(self, mixture: Tensor, backend: Backend | None = None) -> list[Output]:
+        """The outputs of everything it can, or a copy of it: fixed sources, queries."""
+        backend = backend or self.backend
+        with torch.inference_mode():
+            ways = [backend.separate(mixture)] if backend.info.sources else []
+            if self.query_dim:
+                ways.append(backend.separate(mixture, self._queries(2).to(mixture.device)))
+        return ways
 
     def _assert_close(self, one: Tensor, other: Tensor, mixture: Tensor) -> None:
         assert float((one - other).abs().max()) <= self.tolerance * float(mixture.abs().max())

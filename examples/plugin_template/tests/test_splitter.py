@@ -8,6 +8,7 @@ from unisep_splitter.backend import Splitter, load
 
 class TestSplitter(BackendContract):
     plugin_module = "unisep_splitter.plugin"
+    stays_on_device = True
 
     def load_backend(self) -> Splitter:
         return load(weights=None, device=torch.device("cpu"), dtype=torch.float32)

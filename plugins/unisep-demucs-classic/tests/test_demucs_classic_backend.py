@@ -327,6 +327,7 @@ def test_listing_loads_no_torch() -> None:
 
 class TestTimeDomain(BackendContract):
     plugin_module = "unisep_demucs_classic.plugin"
+    stays_on_device = True
 
     def load_backend(self) -> Any:
         return saved([time_model()], "mdx_extra")

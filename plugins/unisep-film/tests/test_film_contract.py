@@ -21,6 +21,7 @@ CARD = "unisep_film:cards/htdemucs-film.toml"
 class TestMask(BackendContract):
     query_dim = 6
     plugin_module = "unisep_film.plugin"
+    stays_on_device = True
 
     def load_backend(self) -> FilmBackend:
         torch.manual_seed(0)
@@ -37,6 +38,7 @@ class TestMask(BackendContract):
 
 class TestFromHTDemucs(BackendContract):
     query_dim = 6
+    stays_on_device = True
 
     def load_backend(self) -> FilmBackend:
         torch.manual_seed(0)
@@ -46,6 +48,7 @@ class TestFromHTDemucs(BackendContract):
 
 class TestEmbedded(BackendContract):
     query_dim = 256
+    stays_on_device = True
 
     def load_backend(self) -> FilmBackend:
         folder = WeightsStore(offline=True).ensure(read_card(CARD))

@@ -30,6 +30,7 @@ def save(path: Path, seed: int) -> None:
 
 class TestHTDemucs(BackendContract):
     plugin_module = "unisep_htdemucs.plugin"
+    stays_on_device = True
 
     def load_backend(self) -> Backend:
         with tempfile.TemporaryDirectory() as folder:
@@ -39,6 +40,7 @@ class TestHTDemucs(BackendContract):
 
 class TestHTDemucsBag(BackendContract):
     plugin_module = "unisep_htdemucs.plugin"
+    stays_on_device = True
 
     def load_backend(self) -> Backend:
         with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ from .blocks import DecoderLayer, EncoderLayer, ScaledEmbedding, rescale_convolu
 from .config import HTDemucsConfig
 from .kernels import pointwise
 from .spectrogram import spectrogram, waveform
-from .transformer import AfterLayer, CrossTransformer
+from .transformer import CrossTransformer
 
 # (index of the decoder layer, innermost 0; its input x; its skip connection) -> the same two, changed
 BeforeLayer = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -111,16 +111,11 @@ class HTDemucs(nn.Module):
         return Encoded(x, xt, tuple(skips), tuple(skips_t), tuple(n_freqs), tuple(lengths_t),
                        mean, std, mean_t, std_t, bins, mixture.shape[-1])  # fmt: skip
 
-    def bottleneck(
-        self, x: Tensor, xt: Tensor, after_layer: AfterLayer | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Both branches `[b, c, f, t]`, `[b, c, s]` after the cross-transformer and its 1x1 convolutions.
-
-        `after_layer(index, tokens, tokens_t)` is called after each pair of transformer layers.
-        """
+    def bottleneck(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
+        """Both branches `[b, c, f, t]`, `[b, c, s]` after the cross-transformer and its 1x1 convolutions."""
         if self.crosstransformer is None:
             return x, xt
-        return self.narrowed(*self.crosstransformer(*self.widened(x, xt), after_layer))
+        return self.narrowed(*self.crosstransformer(*self.widened(x, xt)))
 
     def widened(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
         """Both branches with as many channels as the cross-transformer has."""

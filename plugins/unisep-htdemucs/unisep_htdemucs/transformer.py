@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
 from einops import rearrange, repeat
@@ -18,9 +17,6 @@ from torch.nn import functional as F
 from .blocks import LayerScale
 from .config import HTDemucsConfig
 from .kernels import attention, linear
-
-# (index of the layer, frequency tokens [b, (t f), c], time tokens [b, s, c]) -> the same two, changed
-AfterLayer = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Attention(nn.Module):
@@ -157,14 +153,12 @@ class CrossTransformer(nn.Module):
         """`[b, c, f, t]` and `[b, c, s]` from the tokens."""
         return rearrange(x, "b (t f) c -> b c f t", f=n_freqs), rearrange(xt, "b s c -> b c s")
 
-    def forward(self, x: Tensor, xt: Tensor, after_layer: AfterLayer | None = None) -> tuple[Tensor, Tensor]:
-        """Both branches `[b, c, f, t]`, `[b, c, s]` after all layers; `after_layer` may change any step."""
+    def forward(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
+        """Both branches `[b, c, f, t]`, `[b, c, s]` after all layers."""
         n_freqs = x.shape[2]
         x, xt = self.begin(x, xt)
         for index in range(len(self.layers)):
             x, xt = self.layer(index, x, xt)
-            if after_layer is not None:
-                x, xt = after_layer(index, x, xt)
         return self.end(x, xt, n_freqs)
 
 

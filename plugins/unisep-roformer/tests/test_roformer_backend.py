@@ -52,6 +52,7 @@ class TestBandSplit(BackendContract):
     kind: ClassVar[str] = "band"
     training: ClassVar[dict[str, Any]] = {"instruments": FOUR}
     changed: ClassVar[dict[str, Any]] = {}
+    stays_on_device = True
 
     def load_backend(self) -> Backend:
         with tempfile.TemporaryDirectory() as name:

@@ -121,6 +121,7 @@ class TestHybridDemucs(BackendContract):
     seconds = 0.3
     # A group norm over a second of mostly silence magnifies rounding.
     tolerance = 1e-4
+    stays_on_device = True
 
     def load_backend(self):
         torch.manual_seed(0)
@@ -132,6 +133,7 @@ class TestHybridDemucs(BackendContract):
 class TestConvTasNet(BackendContract):
     plugin_module = "unisep_torchaudio.plugin"
     seconds = 0.5
+    stays_on_device = True
 
     def load_backend(self):
         torch.manual_seed(0)

@@ -1,0 +1,131 @@
+"""A device that is not there: what a model would do on it, with shapes and kinds of numbers but no numbers.
+
+with pretended() as device:
+    model = device.copied(backend)
+    model.separate(torch.zeros(16, 2, 343_980, device=device.device))
+print(device.n_steps, device.peak_bytes, device.waits, device.doubles)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_DOUBLES = (torch.float64, torch.complex128)
+CopyT = TypeVar("CopyT")
+
+
+class Pretended:
+    """A device, and what ran on it.
+
+    n_steps: operators that made something there that is no view, each at least one kernel of a GPU.
+    peak_bytes: the most that the tensors there held at once, without what libraries and allocators take for themselves.
+    doubles: operators that made numbers of 64 bits there, which mps does not have.
+    waits: operators that brought something from there to the host, which would have to wait for it.
+
+    Inside `torch.inference_mode` an operator that consists of others, `torch.stft` say, counts as one.
+    """
+
+    device = torch.device("meta")
+
+    def __init__(self) -> None:
+        self.n_steps = self.peak_bytes = 0
+        self.doubles: list[str] = []
+        self.waits: list[str] = []
+        self._alive: dict[int, tuple[Any, int]] = {}
+
+    def copied(self, value: CopyT, dtype: torch.dtype | None = None) -> CopyT:
+        """A copy of an object, a backend say, whose tensors are on the device; real numbers are of `dtype`, where given."""
+        n_steps = self.n_steps
+
+        def made(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+            kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+            new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=kind, device=self.device)
+            kept = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
+            return memo.setdefault(id(tensor), kept)  # type: ignore[no-any-return]
+
+        with (
+            mock.patch.object(Tensor, "__deepcopy__", made),
+            mock.patch.object(nn.Parameter, "__deepcopy__", made),
+        ):
+            copied = copy.deepcopy(value)
+        self.n_steps = n_steps  # making room for parameters is none
+        return copied
+
+    def holds(self, tensor: Tensor) -> None:
+        """Nothing; counts a tensor on the device among those that take room, for as long as it is used."""
+        from torch.multiprocessing.reductions import StorageWeakRef
+
+        storage = tensor.untyped_storage()
+        self._alive = {key: each for key, each in self._alive.items() if not each[0].expired()}
+        self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.peak_bytes = max(self.peak_bytes, sum(n_bytes for _, n_bytes in self._alive.values()))
+
+
+@contextmanager
+def pretended() -> Iterator[Pretended]:
+    """A block in which tensors can be on a device that is not there, `Pretended.device`.
+
+    Operators check shapes and devices as they would on a real one (kinds of numbers only some of them do): what mixes devices
+    raises torch's error. Attention holds no scores, like the fused one of GPUs. What looks at a number cannot go on, and raises an AssertionError. Built on torch's fake tensors, which hold nothing.
+    """
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+    device = Pretended()
+    try:
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), _Watch(device), _fused_attention():
+            yield device
+    except DataDependentOutputException as error:
+        raise AssertionError(
+            f"{error.func} looks at a number, and there is none on a pretended device"
+        ) from error
+
+
+def _fused_attention() -> AbstractContextManager[Any]:
+    def attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        heads = [each.expand(*q.shape[:-2], *each.shape[-2:]).flatten(0, -3)[None] for each in (q, k, v)]
+        out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(*heads, None, False)[0]
+        return out.reshape(*q.shape[:-1], v.shape[-1])
+
+    return mock.patch.object(nn.functional, "scaled_dot_product_attention", attention)
+
+
+class _Watch(TorchDispatchMode):
+    """Tells a device of all that is done on it."""
+
+    def __init__(self, device: Pretended) -> None:
+        super().__init__()
+        self._seen = device
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        made = [each for each in tree_leaves(out) if isinstance(each, Tensor)]
+        here = [each for each in made if each.device == self._seen.device]
+        if any(each.dtype in _DOUBLES for each in here):
+            self._seen.doubles.append(str(func))
+        if len(here) < len(made) and _are_on(self._seen.device, args):
+            self._seen.waits.append(str(func))
+        if here and not _is_view(func):
+            self._seen.n_steps += 1
+            for each in here:
+                self._seen.holds(each)
+        return out
+
+
+def _are_on(device: torch.device, values: Any) -> bool:
+    return any(isinstance(each, Tensor) and each.device == device for each in tree_leaves(values))
+
+
+def _is_view(func: Any) -> bool:
+    infos = [each.alias_info for each in func._schema.returns]
+    return any(info is not None and not info.is_write for info in infos)
