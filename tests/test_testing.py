@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from unisep import Audio, Backend, BackendInfo, Output, QueryEncoder
 from unisep.errors import UnisepError
@@ -67,6 +69,10 @@ class Broken(Backend):
             return Output(mixture[:, None] * torch.ones(mixture.shape[-1]))
         if self.how == "returns":
             return Output(mixture[:, None].to("cpu"))
+        if self.how == "detour":
+            return Output(mixture[:, None].cpu().to(mixture.device))
+        if self.how == "picks":
+            return Output(mixture[:, None] * mixture[mixture > 0].shape[0])
         if self.how == "doubles":
             return Output(mixture[:, None].double().float())
         if self.how == "looks":
@@ -86,6 +92,8 @@ class Broken(Backend):
         ("context", "test_chunked_equals_whole"),
         ("returns", "test_stays_on_its_device"),
         ("doubles", "test_stays_on_its_device"),
+        ("detour", "test_stays_on_its_device"),
+        ("picks", "test_stays_on_its_device"),
         ("looks", "test_stays_on_its_device"),
     ],
 )
@@ -109,6 +117,49 @@ def test_the_backend_contract_catches_what_is_on_another_device() -> None:
 
     with pytest.raises(RuntimeError, match="at least two devices"):
         Tried().test_stays_on_its_device()
+
+
+class Ordinary(Backend):
+    """What is no reason to be refused: locks, a device kept, constants made on the way, attention by keywords."""
+
+    info = BackendInfo(sources=("a",), sample_rate_hz=8_000, channels=1, segment_seconds=0.05)
+
+    def __init__(self) -> None:
+        self.device, self.lock, self.random = torch.device("cpu"), threading.Lock(), torch.Generator()
+        self.file = open(__file__, encoding="utf-8")  # noqa: SIM115
+
+    def separate(
+        self,
+        mixture: torch.Tensor,
+        queries: torch.Tensor | None = None,
+        negatives: torch.Tensor | None = None,
+    ) -> Output:
+        self.check_input(mixture, queries, negatives)
+        gain = (
+            torch.ones(1, device=self.device)
+            * mixture.new_tensor([0.5])
+            * torch.tensor(2.0, device=mixture.device)
+        )
+        x = mixture[..., None].expand(*mixture.shape, 4)
+        key, mask = x[:, :1], torch.zeros(x.shape[-2], x.shape[-2], device=mixture.device)
+        F.scaled_dot_product_attention(query=x, key=key, value=key, attn_mask=mask, enable_gqa=True)
+        return Output((mixture * gain)[:, None])
+
+
+class TestOrdinary(BackendContract):
+    chunked_equals_whole = stays_on_device = True
+
+    def load_backend(self) -> Backend:
+        return Ordinary()
+
+
+@pytest.mark.parametrize(("size", "place"), [(7, "meta"), (8, "cpu")])
+def test_a_mask_must_fit_and_be_there(size: int, place: str) -> None:
+    with pretended() as device:
+        x = torch.zeros(1, 2, 8, 4, device=device.device)
+        assert F.scaled_dot_product_attention(x, x, x, torch.zeros(8, 8, device="meta")).shape == x.shape
+        with pytest.raises(RuntimeError):
+            F.scaled_dot_product_attention(x, x, x, attn_mask=torch.zeros(8, size, device=place))
 
 
 @torch.no_grad()

@@ -47,6 +47,11 @@ class BackendSpec:
     card: str = ""
     auto_precision: Mapping[str, str] = field(default_factory=dict, hash=False)
 
+    def __post_init__(self) -> None:
+        for name in ("stems", "spaces"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackendInfo:

@@ -36,24 +36,25 @@ class OverlapAdd:
         self._tail: Tensor | None = None
 
     def push(self, output: Tensor) -> Tensor:
-        """Samples [..., n] that no later segment can change; n is 0 for a first, very short one."""
-        blended = self._blend(output)
-        hop = blended.shape[-1] if self._hop is None else self._hop
-        self._tail = blended[..., hop:]
-        return blended[..., :hop]
+        """Samples [..., n] that no later segment can change; n is 0 for a first, very short one.
+
+        What is given back or kept is a copy: a backend may use the memory of its outputs again.
+        """
+        if self._hop is None:
+            return output
+        hop = self._hop
+        before, self._tail = self._tail, output[..., hop:].clone()
+        if before is None or before.shape[-1] == 0:
+            return output[..., :hop].clone()
+        n_shared = before.shape[-1]
+        self._fade = self._fade.to(device=output.device, dtype=output.dtype)
+        shared = torch.addcmul(before, self._fade[:n_shared], output[..., :n_shared] - before)
+        return torch.cat([shared, output[..., n_shared:hop]], dim=-1)
 
     def finish(self) -> Tensor | None:
         """The last samples, or None when nothing was given."""
         tail, self._tail = self._tail, None
         return tail
-
-    def _blend(self, output: Tensor) -> Tensor:
-        if self._tail is None or self._tail.shape[-1] == 0:
-            return output
-        n_shared = self._tail.shape[-1]
-        self._fade = self._fade.to(device=output.device, dtype=output.dtype)
-        shared = self._tail + self._fade[:n_shared] * (output[..., :n_shared] - self._tail)
-        return torch.cat([shared, output[..., n_shared:]], dim=-1)
 
 
 class Chunker:

@@ -41,6 +41,10 @@ class EncoderSpec:
     plugin_api: int = PLUGIN_API
     card: str = ""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.modalities, tuple | list | set):
+            object.__setattr__(self, "modalities", frozenset(self.modalities))
+
 
 class QueryEncoder(ABC):
     """A loaded encoder of text, audio or both into one embedding space.

@@ -78,6 +78,10 @@ class Cancelled(UnisepError):
     """The caller cancelled the work; no half-written file is left behind."""
 
 
+# What code of plugins may end with: a plugin that exits must not end the host.
+FAILURES = (Exception, SystemExit)
+
+
 def reasons(error: ValidationError, whole: str = "it") -> str:
     """What pydantic found, on one line: each field, or `whole`, and what is wrong with it."""
     return "; ".join(

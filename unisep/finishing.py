@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from unisep.audio import Audio
-from unisep.errors import PluginError
+from unisep.errors import FAILURES, PluginError, UnisepError
 from unisep.extensions import ResultSpec
 from unisep.plugins import load_function
 from unisep.resolve import Extra
@@ -17,7 +17,8 @@ def finish(targets: dict[str, Audio], mixture: Audio, steps: Iterable[Extra[Resu
     """The targets after all steps, in the order they had. What the steps get is read-only.
 
     Raises:
-        PluginError: a step failed, or gave other names, another shape or rate, or NaN; the message names it.
+        UnisepError: a step raised it, and it is passed on.
+        PluginError: a step failed otherwise, or gave other names, another shape or rate, or NaN; the message names it.
     """
     for step in steps:
         targets = _after(step, targets, mixture)
@@ -29,7 +30,9 @@ def _after(step: Extra[ResultSpec], targets: dict[str, Audio], mixture: Audio) -
     shown = MappingProxyType({name: _read_only(audio) for name, audio in targets.items()})
     try:
         returned = function(shown, _read_only(mixture))
-    except Exception as error:
+    except UnisepError:
+        raise
+    except FAILURES as error:
         raise PluginError(f"{_failed(step)}: {type(error).__name__}: {error}. {_advice(step)}") from error
     wrong = _wrong(returned, mixture, set(targets))
     if wrong:
@@ -60,4 +63,10 @@ def _failed(step: Extra[ResultSpec]) -> str:
 
 
 def _advice(step: Extra[ResultSpec]) -> str:
-    return f"To go without it: UNISEP_PLUGINS=-{step.distribution}"
+    return f"To go without it: {without(step.distribution)}"
+
+
+def without(distribution: str) -> str:
+    """How to go without the plugins of a distribution, or without those that were given."""
+    given = distribution in ("local", "registered")
+    return "leave out --plugin (plugins=)" if given else f"UNISEP_PLUGINS=-{distribution}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unisep.backend import Backend, Output
-from unisep.errors import BackendError, UnisepError
+from unisep.errors import FAILURES, BackendError, UnisepError
 from unisep.segments import Segment
 from unisep.vectors import Conditions
 
@@ -101,7 +101,7 @@ class Caller:
             return self._kept(self._answer(batch), batch)
         except UnisepError:
             raise
-        except Exception as error:
+        except FAILURES as error:
             memory = _is_out_of_memory(error)
             lacks = "" if memory else _lacking(error)
             can_go_on = (memory and batch.shape[0] > 1) or ((memory or lacks) and self._on_cpu is not None)
@@ -149,12 +149,14 @@ class Caller:
             segments = self._segments[self._n_called : self._n_called + batch.shape[0]]
             presence = output.presence[:, self._outputs].float().tolist()
             self._said += zip(segments, presence, strict=True)
-        return output.sources[:, self._outputs].float()
+        is_all = self._outputs == list(range(output.sources.shape[1]))
+        return (output.sources if is_all else output.sources[:, self._outputs]).float()
 
     def _check(self, output: object, batch: Tensor) -> None:
-        if not isinstance(output, Output) or not isinstance(output.sources, Tensor):
+        wrong = _no_output(output)
+        if wrong or not isinstance(output, Output):
             raise BackendError(
-                f"The backend '{self._name}' returned {type(output).__name__}, not an Output of tensors."
+                f"The backend '{self._name}' returned {wrong}, not an Output of tensors of real numbers."
             )
         info, conditions = self._backend.info, self._conditions
         n_outputs = len(info.sources) if conditions is None else conditions.queries.shape[0]
@@ -165,9 +167,8 @@ class Caller:
                 f"The backend '{self._name}' returned sources {tuple(output.sources.shape)}; "
                 f"[batch, outputs, channels, samples] = {expected} was expected."
             )
-        finite = torch.isfinite(output.sources)
-        if not finite.all():
-            index, _, _, sample = (~finite).nonzero()[0].tolist()
+        if not _is_finite(output.sources):
+            index, _, _, sample = (~torch.isfinite(output.sources)).nonzero()[0].tolist()
             raise BackendError(
                 f"The backend '{self._name}' returned NaN or infinity at {self._seconds(index, sample, n_samples):.1f} s. "
                 "Try precision='float32'; verify its weights with `unisep models verify`."
@@ -177,8 +178,8 @@ class Caller:
             tuple(presence.shape) != (n_batch, n_outputs) or not ((presence >= 0) & (presence <= 1)).all()
         ):
             raise BackendError(
-                f"The backend '{self._name}' returned a presence {tuple(presence.shape)} that is not "
-                f"[batch, outputs] = {(n_batch, n_outputs)} of values in 0..1."
+                f"The backend '{self._name}' returned a presence {tuple(presence.shape)} from {float(presence.min()):.3g} to "
+                f"{float(presence.max()):.3g}; [batch, outputs] = {(n_batch, n_outputs)} of values in 0..1 was expected."
             )
 
     def _seconds(self, index: int = 0, sample: int = 0, n_samples: int = 0) -> float:
@@ -191,14 +192,32 @@ class Caller:
         return max(0, segment.start + inside) / self._backend.info.sample_rate_hz
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _no_output(output: object) -> str:
+    """What is no output, or ""."""
+    if not isinstance(output, Output):
+        return type(output).__name__
+    for name, value in (("sources", output.sources), ("presence", output.presence)):
+        if not (isinstance(value, Tensor) and value.is_floating_point()) and (name, value) != (
+            "presence",
+            None,
+        ):
+            return f"{name} of {value.dtype if isinstance(value, Tensor) else type(value).__name__}"
+    return ""
+
+
+def _is_finite(samples: Tensor) -> bool:
+    """Whether all samples are finite: so they are if their sum is, which is quicker to know."""
+    return bool(torch.isfinite(samples.sum(dtype=torch.float32))) or bool(torch.isfinite(samples).all())
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
     """Whether torch, or the driver below it, had no memory left; not all say so by a type of their own."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def _lacking(error: Exception) -> str:
+def _lacking(error: BaseException) -> str:
     """The first line of what torch says of an operator or a type that the device does not have; "" for other errors."""
     is_lack = isinstance(error, NotImplementedError | RuntimeError | TypeError) and _NOT_THERE.search(
         str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from unisep.aligned import AlignedEncoder
 from unisep.backend import Backend, BackendSpec
 from unisep.encoder import EncoderSpec, QueryEncoder
 from unisep.ensemble import Assembly, Ensemble, as_ensemble, assemble
-from unisep.errors import WeightsError
+from unisep.errors import FAILURES, WeightsError
 from unisep.heap import give_back
 from unisep.maps import MapStore
 from unisep.names import is_there
@@ -145,7 +146,7 @@ class Shelf:
             if offer.key in self._ensembles:
                 return self._ensembles[offer.key].backend(stems, member)
             backend = self.backend(offer, meter, on_cpu=on_cpu)
-            return backend.for_space(space) if space else backend.for_sources(stems)
+            return plugins.backend_view(offer.name, backend, space, stems)
 
         return self._once(self._views, (offer.key, space, stems, on_cpu), view)
 
@@ -190,9 +191,17 @@ class Shelf:
             loaded: list[Backend | QueryEncoder] = [*self._backends.values(), *self._encoders.values()]
             for store in (self._backends, self._views, self._encoders, self._aligned):
                 store.clear()
+        failed: list[str] = []
         while loaded:
-            loaded.pop().close()
+            one = loaded.pop()
+            try:
+                one.close()
+            except FAILURES as error:  # the others must be closed all the same
+                failed.append(f"{type(one).__name__}: {type(error).__name__}: {error}")
+            del one
         _free(self._device)
+        if failed:
+            warnings.warn(f"Closing failed: {'; '.join(failed)}. All others are closed.", stacklevel=3)
 
     def _once(self, shelf: dict, key: object, load: Callable[[], T]) -> T:
         with self._lock:

@@ -43,7 +43,11 @@ def whole(recording: InMemory, engine: Engine, route: Route) -> dict[str, Sample
     if not route.steps:
         return found
     targets = {name: Audio(samples, rate_hz) for name, samples in found.items() if name != REST}
-    changed = {name: audio.samples for name, audio in finish(targets, recording.audio, route.steps).items()}
+    stepped = {name: audio.samples for name, audio in finish(targets, recording.audio, route.steps).items()}
+    # a step may give back what it was shown, which is read-only
+    changed = {
+        name: samples if samples.flags.writeable else samples.copy() for name, samples in stepped.items()
+    }
     return {**changed, REST: difference(recording.audio.samples, changed.values())}
 
 

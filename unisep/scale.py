@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from unisep.buffers import Samples
@@ -37,7 +38,12 @@ class Scale:
         """`call`, with what it returns brought back to the recording's own scale."""
         if self == Scale():
             return call
-        return lambda batch: call(batch) * self.deviation + self.mean
+
+        def restored(batch: Tensor) -> Tensor:
+            found = call(batch)
+            return torch.add(found.new_full((), self.mean), found, alpha=self.deviation)
+
+        return restored
 
 
 def by_segment(call: Call) -> Call:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unisep.audio import Audio
 from unisep.encoder import QueryEncoder
-from unisep.errors import EmbeddingError, EncoderError, QueryError, UnisepError
+from unisep.errors import FAILURES, EmbeddingError, EncoderError, QueryError, UnisepError
 from unisep.query import Range
 from unisep.request import Ask, example_of
 
@@ -52,12 +52,11 @@ def conditions(
         EmbeddingError: vectors of different sizes.
         QueryError: parts that cancel each other out, or an example range outside the audio.
     """
-    words = {
-        encoder: _encode_texts(encoder, asks, encoders) for encoder in dict.fromkeys(encoders) if encoder
-    }
+    known_encoders = {id(encoder): encoder for encoder in encoders if encoder is not None}
+    words = {key: _encode_texts(encoder, asks, encoders) for key, encoder in known_encoders.items()}
     queries, negatives = [], []
     for ask, encoder in zip(asks, encoders, strict=True):
-        known = words.get(encoder, {}) if encoder else {}
+        known = words.get(id(encoder), {})
         query = _query_vector(ask, encoder, known, excerpt, default_rate_hz)
         queries.append(query)
         negatives.append(_negative_vector(ask, encoder, known, default_rate_hz, query.shape[0]))
@@ -135,7 +134,7 @@ def encoded(encoder: QueryEncoder, method: str, call: Callable[[list], Tensor], 
         vectors = call(items)
     except UnisepError:
         raise
-    except Exception as error:
+    except FAILURES as error:
         raise EncoderError(f"{name} failed: {type(error).__name__}: {error}") from error
     if not isinstance(vectors, Tensor) or vectors.ndim != 2 or vectors.shape[0] != len(items):
         shape = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__

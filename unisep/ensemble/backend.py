@@ -145,7 +145,12 @@ class EnsembleBackend(Backend):
 
 
 def _called(part: EnsemblePart, mixture: Tensor) -> Tensor:
-    sources = part.backend.separate(mixture).sources
+    output = part.backend.separate(mixture)
+    if not isinstance(output, Output) or not isinstance(output.sources, Tensor):
+        raise BackendError(
+            f"'{part.name}' of an ensemble returned {type(output).__name__}, not an Output of tensors."
+        )
+    sources = output.sources.float()
     n_batch, n_channels, n_samples = mixture.shape
     expected = (n_batch, len(part.backend.info.sources), n_channels, n_samples)
     if tuple(sources.shape) != expected:

@@ -64,7 +64,8 @@ class EnsembleMember(_Strict):
     def weights_among(self, stems: tuple[str, ...]) -> dict[str, float]:
         """Its weight for each of the ensemble's stems that it counts for; `stems` are the backend's own.
 
-        Raises EnsembleError where one number stands for all stems, and the backend declares none.
+        Raises EnsembleError where one number stands for all stems, and the backend declares none, or `stems` renames what it
+        does not have, or into what it has too.
         """
         if isinstance(self.weights, dict):
             return {stem: weight for stem, weight in self.weights.items() if weight > 0}
@@ -73,8 +74,20 @@ class EnsembleMember(_Strict):
                 f"weights={self.weights} of the member '{self.backend}': that backend does not declare its stems. "
                 'Name them: weights = { "vocals" = 1.0 }'
             )
-        renamed = {own: stem for stem, own in self.stems.items()}
-        return {renamed.get(own, own): self.weights for own in stems if self.weights > 0}
+        kept = [own for own in stems if own not in self.stems.values()]
+        unknown = [own for own in self.stems.values() if own not in stems]
+        doubled = [stem for stem in self.stems if stem in kept]
+        if unknown or doubled:
+            what = (
+                f"no {unknown[0]!r}"
+                if unknown
+                else f"a {doubled[0]!r} of its own, and `stems` makes another one of it"
+            )
+            raise EnsembleError(
+                f"The member '{self.backend}' has {what}. It gives: {', '.join(stems)}. Change `stems`, or name the weights."
+            )
+        named = {own: [stem for stem, other in self.stems.items() if other == own] or [own] for own in stems}
+        return {stem: self.weights for own in stems for stem in named[own] if self.weights > 0}
 
 
 class Ensemble(_Strict):

@@ -5,7 +5,7 @@ A plugin that fails is remembered with its traceback and never takes the others 
 
 from unisep.plugins.choosing import problems
 from unisep.plugins.host import given, installed, is_strict, refresh, register, registered, strictly, using
-from unisep.plugins.loading import load_backend, load_encoder, load_function, wrong_facts
+from unisep.plugins.loading import backend_view, load_backend, load_encoder, load_function, wrong_facts
 from unisep.plugins.plugin import KINDS, Plugin, Spec, licence
 from unisep.plugins.reading import read
 
@@ -13,6 +13,7 @@ __all__ = [
     "KINDS",
     "Plugin",
     "Spec",
+    "backend_view",
     "given",
     "installed",
     "is_strict",

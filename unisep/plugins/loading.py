@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from importlib import import_module
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unisep.backend import Backend, BackendInfo, BackendSpec
 from unisep.encoder import EncoderSpec, QueryEncoder
-from unisep.errors import BackendError, EncoderError, PluginError, UnisepError
+from unisep.errors import FAILURES, BackendError, EncoderError, PluginError, UnisepError, WeightsError
 from unisep.names import is_reserved
 from unisep.plugins.plugin import Spec
 
@@ -33,10 +35,36 @@ def load_backend(
             f"{spec.load} of the backend '{spec.name}' returned {type(backend).__name__}, not a Backend. "
             "Tell its author to test it with unisep.testing.BackendContract."
         )
-    wrong = wrong_facts(getattr(backend, "info", None))
-    if wrong:
-        raise BackendError(f"The facts of the backend '{spec.name}' cannot be right: {wrong}.")
+    _check_facts(spec.name, backend)
     return backend
+
+
+def backend_view(name: str, backend: Backend, space: str, stems: tuple[str, ...]) -> Backend:
+    """What the backend called `name` gives for queries of `space`, or to give at least `stems`.
+
+    Raises:
+        BackendError: it failed, or what it returned is no `Backend` with valid facts.
+    """
+    asked = f"for_space('{space}')" if space else f"for_sources({stems})"
+    try:
+        view = backend.for_space(space) if space else backend.for_sources(stems)
+    except UnisepError:
+        raise
+    except FAILURES as error:
+        raise BackendError(f"{asked} of '{name}' failed: {type(error).__name__}: {error}") from error
+    if not isinstance(view, Backend):
+        raise BackendError(f"{asked} of '{name}' returned {type(view).__name__}, not a Backend.")
+    _check_facts(name, view)
+    return view
+
+
+def _check_facts(name: str, backend: Backend) -> None:
+    try:
+        wrong = wrong_facts(backend.info)
+    except FAILURES as error:
+        wrong = f"`info` failed with {type(error).__name__}: {error}"
+    if wrong:
+        raise BackendError(f"The facts of the backend '{name}' cannot be right: {wrong}.")
 
 
 def load_encoder(
@@ -67,15 +95,20 @@ def load_encoder(
 
 def _call(spec: Spec, kind: type[UnisepError], **arguments: Any) -> Any:
     function = load_function(spec)
+    takes_nothing = _takes_nothing(function)
+    if takes_nothing and arguments["weights"] is not None:
+        raise WeightsError(
+            f"'{spec.name}' takes no weights, and {arguments['weights']} was given. Leave them out."
+        )
     try:
-        return function() if _takes_nothing(function) else function(**arguments)
+        return function() if takes_nothing else function(**arguments)
     except UnisepError:
         raise
     except ImportError as error:
         raise PluginError(
             f"'{spec.name}' needs a package that cannot be imported: {error}. Install it, or the plugin's extra."
         ) from error
-    except Exception as error:
+    except FAILURES as error:
         raise kind(f"'{spec.name}' failed to load: {type(error).__name__}: {error}") from error
 
 
@@ -90,7 +123,7 @@ def load_function(spec: Spec) -> Callable[..., Any]:
         value: Any = import_module(module_name)
         for part in path.split("."):
             value = getattr(value, part)
-    except Exception as error:
+    except FAILURES as error:
         raise PluginError(
             f"Cannot load '{spec.name}' from '{spec.load}': {type(error).__name__}: {error}. "
             "Reinstall or upgrade the plugin; `unisep plugins` shows its distribution."
@@ -104,12 +137,14 @@ def wrong_facts(info: Any) -> str:
     """What cannot be right in a backend's `info`, or ""."""
     if not isinstance(info, BackendInfo):
         return f"`info` is {type(info).__name__}, not BackendInfo"
-    if info.channels not in (1, 2):
+    if type(info.channels) is not int or info.channels not in (1, 2):
         return f"channels is {info.channels!r}, not 1 or 2"
-    if not 1_000 <= info.sample_rate_hz <= 768_000:
-        return f"sample_rate_hz is {info.sample_rate_hz!r}"
-    if info.segment_seconds is not None and not info.segment_seconds * info.sample_rate_hz >= 1:
-        return f"segment_seconds is {info.segment_seconds!r}"
+    if type(info.sample_rate_hz) is not int or not 1_000 <= info.sample_rate_hz <= 768_000:
+        return f"sample_rate_hz is {info.sample_rate_hz!r}, not a whole number (int) of 1000 to 768000"
+    if info.segment_seconds is not None and not _is_segment(info.segment_seconds, info.sample_rate_hz):
+        return f"segment_seconds is {info.segment_seconds!r}, neither None nor a time of at least one sample"
+    if type(info.sources) is not tuple or not all(isinstance(name, str) and name for name in info.sources):
+        return f"sources is {info.sources!r:.200}, not a tuple of names"
     taken = [name for name in info.sources if is_reserved(name)]
     if taken:
         return f"sources names {taken[0]!r}, which is what unisep calls a result of its own"
@@ -118,9 +153,16 @@ def wrong_facts(info: Any) -> str:
     return "" if info.normalisation in ("none", "song") else f"normalisation is {info.normalisation!r}"
 
 
+def _is_segment(seconds: Any, sample_rate_hz: int) -> bool:
+    is_number = isinstance(seconds, Real) and not isinstance(seconds, bool)
+    return is_number and math.isfinite(seconds) and seconds * sample_rate_hz >= 1
+
+
 def _takes_nothing(function: Callable[..., Any]) -> bool:
     """Whether it is a class whose constructor takes nothing, since it needs neither weights nor a device."""
     try:
-        return isinstance(function, type) and not inspect.signature(function).parameters
+        parameters = inspect.signature(function).parameters.values() if isinstance(function, type) else ()
+        named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+        return isinstance(function, type) and not named
     except (TypeError, ValueError):  # a class written in C, which has no signature
         return False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 from unisep.backend import BackendSpec
@@ -96,10 +97,15 @@ def licence(spec: Spec) -> str:
 
 
 def _spec_json(spec: Spec) -> dict[str, Any]:
-    return {"kind": KINDS[type(spec)], **{key: _plain(value) for key, value in asdict(spec).items()}}
+    return {
+        "kind": KINDS[type(spec)],
+        **{each.name: _plain(getattr(spec, each.name)) for each in fields(spec)},
+    }
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(value)
+    if isinstance(value, Mapping):
+        return dict(value)
     return list(value) if isinstance(value, tuple) else value

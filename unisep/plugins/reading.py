@@ -113,12 +113,12 @@ def _check(spec: Spec) -> None:
 def _check_model(spec: BackendSpec | EncoderSpec) -> None:
     if spec.card and ":" not in spec.card:
         raise ValueError(f"'{spec.name}': card must be 'package:path/card.toml'")
-    names = (*spec.stems, *spec.spaces) if isinstance(spec, BackendSpec) else (spec.space, *spec.modalities)
     lists = (spec.stems, spec.spaces) if isinstance(spec, BackendSpec) else (spec.modalities,)
-    if any(isinstance(given, str) for given in lists) or not all(isinstance(n, str) and n for n in names):
-        raise ValueError(
-            f"'{spec.name}': stems, spaces and modalities are tuples of names, not a single text"
-        )
+    own = () if isinstance(spec, BackendSpec) else (spec.space,)
+    names = (*own, *(name for given in lists if isinstance(given, tuple | frozenset) for name in given))
+    are_lists = all(isinstance(given, tuple | frozenset) for given in lists)
+    if not are_lists or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"'{spec.name}': stems and spaces are tuples of names, modalities a set of them")
     if isinstance(spec, BackendSpec) and any(map(is_reserved, spec.stems)):
         raise ValueError(
             f"'{spec.name}': {' and '.join(RESERVED_NAMES)} are results of unisep's own, and no stems"

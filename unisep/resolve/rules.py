@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from unisep.errors import PluginError, UnisepError
+from unisep.errors import FAILURES, PluginError, UnisepError
 from unisep.extensions import Direction, Question, RouteSpec
 from unisep.plugins import load_function
 from unisep.request import Ask
@@ -83,7 +83,7 @@ def _answer(rule: Rule, question: Question) -> Direction | None:
         direction = function(question)
     except UnisepError as error:
         raise PluginError(str(error)) from error
-    except Exception as error:
+    except FAILURES as error:
         raise PluginError(f"it failed with {type(error).__name__}: {error}") from error
     if direction is None:
         return None

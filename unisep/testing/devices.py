@@ -9,8 +9,11 @@ print(device.n_steps, device.peak_bytes, device.waits, device.doubles)
 from __future__ import annotations
 
 import copy
+import io
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from types import GeneratorType, ModuleType
 from typing import Any, TypeVar
 from unittest import mock
 
@@ -20,6 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _DOUBLES = (torch.float64, torch.complex128)
+_SHARED = (
+    type(threading.Lock()), type(threading.RLock()), ModuleType, GeneratorType, torch.Generator,
+    io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO,
+)  # fmt: skip
 CopyT = TypeVar("CopyT")
 
 
@@ -43,7 +50,10 @@ class Pretended:
         self._alive: dict[int, tuple[Any, int]] = {}
 
     def copied(self, value: CopyT, dtype: torch.dtype | None = None) -> CopyT:
-        """A copy of an object, a backend say, whose tensors are on the device; real numbers are of `dtype`, where given."""
+        """A copy of an object, a backend say, whose tensors and devices are this one; real numbers are of `dtype`, where given.
+
+        What cannot be copied is shared: locks, open files, generators, modules.
+        """
         n_steps = self.n_steps
 
         def made(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
@@ -52,7 +62,10 @@ class Pretended:
             kept = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
             return memo.setdefault(id(tensor), kept)  # type: ignore[no-any-return]
 
+        others: dict[type, Any] = {kind: lambda each, memo: each for kind in _SHARED}
+        others[torch.device] = lambda each, memo: self.device
         with (
+            mock.patch.dict(copy._deepcopy_dispatch, others),  # type: ignore[attr-defined]
             mock.patch.object(Tensor, "__deepcopy__", made),
             mock.patch.object(nn.Parameter, "__deepcopy__", made),
         ):
@@ -75,27 +88,60 @@ def pretended() -> Iterator[Pretended]:
     """A block in which tensors can be on a device that is not there, `Pretended.device`.
 
     Operators check shapes and devices as they would on a real one (kinds of numbers only some of them do): what mixes devices
-    raises torch's error. Attention holds no scores, like the fused one of GPUs. What looks at a number cannot go on, and raises an AssertionError. Built on torch's fake tensors, which hold nothing.
+    raises torch's error. Attention holds no scores, like the fused one of GPUs. What looks at a number cannot go on, and
+    raises an AssertionError; `.numpy()` raises torch's error. Built on torch's fake tensors, which hold nothing: what a
+    function keeps for later calls (`functools.cache`) is fake ever after.
     """
-    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        FakeTensorMode,
+    )
 
     device = Pretended()
     try:
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), _Watch(device), _fused_attention():
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), _Watch(device), _ways_around():
             yield device
-    except DataDependentOutputException as error:
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise AssertionError(
             f"{error.func} looks at a number, and there is none on a pretended device"
         ) from error
 
 
-def _fused_attention() -> AbstractContextManager[Any]:
-    def attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        heads = [each.expand(*q.shape[:-2], *each.shape[-2:]).flatten(0, -3)[None] for each in (q, k, v)]
-        out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(*heads, None, False)[0]
-        return out.reshape(*q.shape[:-1], v.shape[-1])
+@contextmanager
+def _ways_around() -> Iterator[None]:
+    """A block without what fake tensors cannot do, or do in another way than a GPU."""
+    tensor = torch.tensor
 
-    return mock.patch.object(nn.functional, "scaled_dot_product_attention", attention)
+    def made(data: Any, *, device: Any = None, **options: Any) -> Tensor:
+        return tensor(data, **options).to(device)
+
+    def made_like(like: Tensor, data: Any, *, device: Any = None, **options: Any) -> Tensor:
+        return made(data, device=device or like.device, **{"dtype": like.dtype, **options})
+
+    with (
+        mock.patch.object(nn.functional, "scaled_dot_product_attention", _fused_attention),
+        mock.patch.object(torch, "tensor", made),
+        mock.patch.object(Tensor, "new_tensor", made_like),
+    ):
+        yield
+
+
+def _fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """Attention `[..., queries, c]` without its scores."""
+    if enable_gqa:
+        key, value = (each.repeat_interleave(query.shape[-3] // each.shape[-3], -3) for each in (key, value))
+    if attn_mask is not None:
+        attn_mask.expand(*query.shape[:-1], key.shape[-2])
+        query.new_zeros(1) + attn_mask.flatten()[:1]  # fails where the mask is elsewhere
+    heads = [
+        each.expand(*query.shape[:-2], *each.shape[-2:]).flatten(0, -3)[None] for each in (query, key, value)
+    ]
+    out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(*heads, None, False)[0]
+    return out.reshape(*query.shape[:-1], value.shape[-1])
 
 
 class _Watch(TorchDispatchMode):
