@@ -18,6 +18,7 @@ FLOORS = [
     ["audio"],
     ["progress", "cancelling"],
     [
+        "small_file",
         "names",
         "naming",
         "sources",

@@ -331,6 +331,16 @@ def test_the_command_prints_a_table_and_writes_report_and_picture(songs_folder, 
     assert about["route"] == about["options"]["route"] == "conditioned"
 
 
+def test_places_and_seeds_are_looked_at_before_anything_is_computed(songs_folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for options in (
+        ("--report", tmp_path), ("--report", tmp_path / "file" / "x.json"), ("--draw-seed", -1),
+    ):  # fmt: skip
+        assert command(songs_folder, *options) == 2
+        assert str(options[1]) in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir() if each.name.endswith(".part")] == []
+
+
 def test_the_command_measures_fixed_stems_as_json(halves_folder, capsys):
     with toy_plugin():
         assert command(halves_folder, "--mode", "stems", "--backend", "toy", "--json", "--seconds", 1) == 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
+import warnings
 from contextlib import ExitStack
 
 import pytest
@@ -121,3 +124,37 @@ def test_large_buffers_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     before, within, after, grown_kib = map(int, done.stdout.split())
     assert within < before / 4 and within < after / 4
     assert grown_kib < 20_000  # one buffer is 48 MB
+
+
+def test_an_interrupt_on_the_way_in_is_forgotten(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "mallopt", interrupt)
+        with pytest.raises(KeyboardInterrupt), heap.keeping_freed_memory():
+            pass
+    with heap.keeping_freed_memory():
+        assert library.told == KEPT
+    assert library.told == KEPT + USUAL
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_of_a_busy_process_is_free(library: Library) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(heap.keeping_freed_memory())
+        held = threading.Thread(target=heap._lock.acquire)
+        held.start()
+        held.join()
+        library.told.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if not child:
+            signal.alarm(5)
+            with heap.keeping_freed_memory():
+                pass
+            os._exit(0 if library.told == USUAL + KEPT + USUAL else 1)
+        status = os.waitpid(child, 0)[1]
+        heap._lock = threading.RLock()
+    assert status == 0

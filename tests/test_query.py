@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import copy
 import io
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +82,18 @@ def test_queries_are_equal_by_what_they_ask() -> None:
     query = Query(**asked)
     same = Query(**{**asked, "audio": clip.copy(), "exclude": ["voice", clip.copy()]})
     assert query == same and hash(query) == hash(same) and query in [same]
+    assert query == copy.deepcopy(query) == pickle.loads(pickle.dumps(query))
+    assert (
+        Query(audio=memoryview(b"abc")) == Query(audio=memoryview(b"abc")) != Query(audio=memoryview(b"abd"))
+    )
+    assert (
+        Query(audio=Audio(clip, 8_000))
+        == Query(audio=Audio(clip.copy(), 8_000))
+        != Query(audio=Audio(clip, 16_000))
+    )
+    assert Query(audio=clip) != Query(audio=clip.astype(np.int16))
     others: dict[str, Any] = {
-        "text": "hi-hat", "audio": clip[:, :4], "embedding": Embedding([1.0, 0.0], "toy"), "exclude": ["voice", 2 * clip],
+        "text": "hi-hat", "audio": clip[:, :4], "embedding": Embedding([0.0, 1.0], "toy"), "exclude": ["voice", 2 * clip],
         "weights": {"text": 1, "audio": 1, "embedding": 1}, "time_range": (1, 3), "name": None,
     }  # fmt: skip
     for field, value in others.items():
@@ -283,6 +297,33 @@ def test_files_that_are_no_embedding_are_refused(tmp_path: Path) -> None:
     for name in ("noise.safetensors", "empty.safetensors", "missing.safetensors"):
         with pytest.raises(EmbeddingError, match="unisep embed"):
             Embedding.load(tmp_path / name)
+
+
+def test_a_saved_embedding_is_a_file_like_others(tmp_path: Path) -> None:
+    embedding, place = Embedding([1.0, 0.0], "toy"), tmp_path / "e.safetensors"
+    (tmp_path / "e.safetensors.part").write_text("mine")
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: embedding.save(place), range(40))) == {place}
+    (tmp_path / "plain").write_text("")
+    assert place.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "e.safetensors.part").read_text() == "mine"
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "leads here")
+    embedding.save(link)
+    assert link.is_symlink() and Embedding.load(tmp_path / "leads here").space == "toy"
+    embedding.save(tmp_path / ("n" * 252))
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path, "", ".", "a\0b"):
+        with pytest.raises(EmbeddingError):
+            Embedding([1.0], "toy").save(place)
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(EmbeddingError):
+        Embedding([1.0], "toy\ud800").save(tmp_path / "e")
 
 
 def test_an_embedding_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

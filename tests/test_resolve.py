@@ -137,6 +137,15 @@ def test_who_insists_gets_an_error_rather_than_a_substitute() -> None:
         route_of(here=here, backend="htdemucs", download_failed="cut")
 
 
+@pytest.mark.parametrize("why", [{"offline": True}, {"download_failed": "cut"}])
+def test_a_stem_that_the_query_model_has_not_needs_the_weights(why: dict) -> None:
+    here = installed(*ALL, missing="htdemucs htdemucs_6s htdemucs_ft")
+    with pytest.raises(DownloadError, match="unisep models pull htdemucs_6s"):
+        route_of(here=here, stems=("Guitar", "drums"), **why)
+    with pytest.raises(OptionError, match="no stem named 'kazoo'"):
+        route_of(here=here, stems=("kazoo",), **why)
+
+
 def test_with_nothing_to_step_in_both_ways_out_are_named() -> None:
     with pytest.raises(PluginError, match=r"unisep models pull htdemucs.*pip install unisep-film"):
         route_of(here=installed(HTDEMUCS, missing="htdemucs"), offline=True)

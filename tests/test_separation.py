@@ -146,6 +146,9 @@ def test_draws_a_picture(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(OptionError, match=r"ends in \.png"):
         Separation(PARTS).plot(tmp_path / "spectra.xyz")
+    with pytest.raises(OptionError, match=r"no suffix.*ends in \.png"):
+        Separation(PARTS).plot(tmp_path / "spectra")
+    assert list(tmp_path.iterdir()) == [tmp_path / "new"]
     assert Separation({"$a_{$": tone(200, 0.1)}).plot(tmp_path / "odd.png").is_file()
 
 

@@ -110,6 +110,15 @@ def test_the_users_own_example_runs_as_written() -> None:
     assert result.target.samples[:, 30_000:].any()
 
 
+def test_a_range_may_end_far_beyond_the_recording() -> None:
+    audio, separator = noise(1.0, 8_000), toy_separator()
+    whole, far = (
+        separator.separate(audio, {"text": "bass", "time_range": (0, stop)}).target.samples
+        for stop in (1.0, 1e308)
+    )
+    assert np.array_equal(whole, far)
+
+
 @pytest.mark.parametrize("rate_hz", [16_000, 44_100, 48_000])
 @pytest.mark.parametrize("stop", [0.9, 2.0, 2.5, 2.9, 2.999, 3.0])
 def test_a_time_range_may_end_anywhere_at_any_rate(rate_hz: int, stop: float) -> None:

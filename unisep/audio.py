@@ -97,12 +97,12 @@ def checked_rate(sample_rate_hz: Any) -> int:
 
 def _as_array(values: Any) -> NDArray[Any]:
     detach = getattr(values, "detach", None)
-    if callable(detach):
-        tensor = detach().cpu()
-        values = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
     try:
+        if callable(detach):
+            tensor = detach().cpu()
+            values = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
         array = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # a tensor of device meta has no numbers
         raise AudioError(f"Cannot read {type(values).__name__} as an array of samples: {error}") from error
     if array.dtype.kind not in "fiub":
         raise AudioError(

@@ -18,7 +18,7 @@ _KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2048 * _MIB - 1}
 _USUAL = {_MMAP_MAX: 65_536, _MMAP_THRESHOLD: 32 * _MIB, _TRIM_THRESHOLD: 64 * _MIB}
 
 _lock = threading.RLock()  # a generator that is collected meanwhile leaves its stretch in the same thread
-_n_keeping = 0
+_n_keeping, _is_keeping = 0, False
 
 
 @contextmanager
@@ -32,16 +32,36 @@ def keeping_freed_memory() -> Iterator[None]:
     global _n_keeping
     with _lock:
         _n_keeping += 1
-        if _n_keeping == 1:
-            _tell(_KEEP)
     try:
+        _adjust()
         yield
     finally:
         with _lock:
             _n_keeping -= 1
-            if _n_keeping == 0:
-                _tell(_USUAL)
-                give_back()
+        _adjust()
+
+
+def _adjust() -> None:
+    """Nothing; the library is told what the number of stretches that go on asks for, where that has changed."""
+    global _is_keeping
+    with _lock:
+        if _is_keeping == (_n_keeping > 0):
+            return
+        _is_keeping = _n_keeping > 0
+        _tell(_KEEP if _is_keeping else _USUAL)
+        if not _is_keeping:
+            give_back()
+
+
+def _after_fork() -> None:
+    """Nothing; in a child no stretch of the parent goes on, and a lock that another thread held would stay locked."""
+    global _lock, _n_keeping
+    _lock, _n_keeping = threading.RLock(), 0
+    _adjust()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def give_back() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from unisep.errors import WeightsError
 from unisep.locks import locked
 from unisep.names import safe_name
+from unisep.small_file import write_whole
 from unisep.weights import default_folder
 
 Modality = Literal["text", "audio"]
@@ -163,8 +163,8 @@ class MapStore:
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder / ".lock"):
                 if card.is_fit:
-                    _write(folder / card.tensors, content)
-                _write(folder / _RECORD, card.model_dump_json(indent=1).encode())
+                    write_whole(folder / card.tensors, content)
+                write_whole(folder / _RECORD, card.model_dump_json(indent=1).encode())
                 for old in folder.glob("*.safetensors"):
                     if old.name != card.tensors:
                         old.unlink(missing_ok=True)
@@ -200,15 +200,6 @@ def _parsed(content: bytes, path: Path) -> SpaceMap:
     if not sound or not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         raise _damaged(path, "its values cannot be right")
     return found
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _damaged(path: Path, why: str) -> WeightsError:

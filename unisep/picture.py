@@ -38,7 +38,15 @@ def draw(tracks: Mapping[str, Audio], path: Path) -> Path:
         axis.set_ylabel("frequency (kHz)")
     axes[-1].set_xlabel("time (s)")
     figure.colorbar(image, ax=list(axes), label="level (dB)")
+    return print_to(path, canvas)
+
+
+def print_to(path: Path, canvas: FigureCanvasAgg) -> Path:
+    """The picture written. Raises OptionError where it cannot be, or the suffix is no picture format."""
+    known = canvas.get_supported_filetypes()
     try:
+        if path.suffix.lower().removeprefix(".") not in known:
+            raise ValueError(f"{path.suffix or 'no suffix'!r} is none of {', '.join(sorted(known))}")
         path.parent.mkdir(parents=True, exist_ok=True)
         canvas.print_figure(path, dpi=110)
     except (ValueError, OSError) as error:

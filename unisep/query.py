@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
@@ -13,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
+from unisep.audio import Audio
 from unisep.errors import EmbeddingError, QueryError, UnisepError
+from unisep.small_file import write_whole
 
 Modality = Literal["text", "audio", "embedding"]
 Range = tuple[float, float]
@@ -69,18 +70,16 @@ class Embedding:
         Raises EmbeddingError when it cannot be written there; then nothing is.
         """
         from safetensors import SafetensorError
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        path = Path(path)
         metadata = {"space": self.space, "provenance": json.dumps(self.provenance)}
-        partial = path.with_name(path.name + ".part")
         try:
-            save_file({"embedding": np.ascontiguousarray(self.vector)}, partial, metadata=metadata)
-            return partial.replace(path)
-        except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                partial.unlink()
-            raise EmbeddingError(f"Cannot write {path} ({error}). Choose another place.") from error
+            content = save({"embedding": np.ascontiguousarray(self.vector)}, metadata=metadata)
+            return write_whole(Path(path), content)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise EmbeddingError(
+                f"Cannot write {str(path)!r:.300} ({error}). Choose another place."
+            ) from error
 
     @classmethod
     def load(cls, path: str | Path) -> Embedding:
@@ -153,7 +152,7 @@ class Query(BaseModel):
             raise _as_query_error(error) from error
 
     def __eq__(self, other: object) -> bool:
-        """Whether both ask for the same in the same way; arrays are compared by what they hold."""
+        """Whether both ask for the same in the same way; arrays, clips and vectors are compared by what they hold."""
         if not isinstance(other, Query):
             return NotImplemented
         return all(_is_same(getattr(self, name), getattr(other, name)) for name in type(self).model_fields)
@@ -225,8 +224,14 @@ def _is_same(one: Any, other: Any) -> bool:
         return one is other
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(_is_same, one, other))
-    if hasattr(one, "shape"):
-        return bool(one.shape == other.shape and (one == other).all())
+    if isinstance(one, Embedding):
+        return (one.space, one.provenance) == (other.space, other.provenance) and _is_same(
+            one.vector, other.vector
+        )
+    if isinstance(one, Audio):
+        return one.sample_rate_hz == other.sample_rate_hz and _is_same(one.samples, other.samples)
+    if hasattr(one, "shape") and hasattr(one, "dtype"):
+        return bool(one.shape == other.shape and one.dtype == other.dtype and (one == other).all())
     return bool(one == other)
 
 

@@ -22,6 +22,7 @@ from unisep.errors import DownloadError, WeightsError
 from unisep.hashes import joint_sha256, known_sha256, remember, sha256_of
 from unisep.hub import at_commit, at_endpoint, cached_file, commit_of, home, offline_by_environment, token
 from unisep.locks import locked
+from unisep.small_file import write_whole
 
 __all__ = [
     "Card",
@@ -260,10 +261,7 @@ class WeightsStore:
 
     def _record(self, card: Card, file: CardFile, sha256: str, commit: str) -> None:
         records = {**self._records(card), file.name: {"sha256": sha256, "commit": commit, "url": file.url}}
-        path = self.path(card) / _RECORD
-        part = path.with_name(f"{_RECORD}.part")
-        part.write_text(json.dumps(records, indent=1), encoding="utf-8")
-        part.replace(path)
+        write_whole(self.path(card) / _RECORD, json.dumps(records, indent=1).encode())
         log.info("Recorded the sha256 of %s: %s", file.name, sha256)
 
 

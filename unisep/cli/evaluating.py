@@ -29,6 +29,8 @@ def evaluate(arguments: Namespace, console: Console) -> int:
 
     if arguments.plot is not None:
         _check_plot(arguments.plot)
+    for option in ("report", "plot"):
+        _check_place(option, getattr(arguments, option))
     dataset = open_dataset(arguments.data, arguments.layout, arguments.subset)
     dataset = dataset.select(arguments.songs, arguments.kinds, arguments.hashed)
     _warn_once()
@@ -131,6 +133,14 @@ def _progress(console: Console) -> Any:
         console.rewrite(f"{n_done} answered; {record.track}: {record.name} by {record.ask}")
 
     return show
+
+
+def _check_place(option: str, path: Path | None) -> None:
+    """Nothing. Raises OptionError where no file could be written, before anything is computed."""
+    if path is not None and (path.is_dir() or any(each.is_file() for each in path.parents)):
+        raise OptionError(
+            f"--{option} {path}: there is a folder, or a file on the way. Give the path of a file."
+        )
 
 
 def _check_plot(path: Path) -> None:

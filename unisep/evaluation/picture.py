@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from unisep.errors import OptionError
 from unisep.evaluation.metrics import METRICS
 from unisep.evaluation.results import Evaluation, Record, median
+from unisep.picture import print_to
 
 LOW_DB, HIGH_DB = -30.0, 40.0
 LEAST_LEVEL_DB = -100.0
@@ -43,12 +43,7 @@ def draw(evaluation: Evaluation, path: Path) -> Path:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(asks))
     if absent:
         _levels(panels.pop(0).subplots(), absent, asks)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        canvas.print_figure(path, dpi=110)
-    except (ValueError, OSError) as error:
-        raise OptionError(f"Cannot draw to '{path}': {error}. Give a path that ends in .png.") from error
-    return path
+    return print_to(path, canvas)
 
 
 def _rows(records: Sequence[Record]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from unisep.errors import OptionError
 from unisep.evaluation.metrics import METRICS, RUN_METRICS, roc_auc
+from unisep.small_file import write_whole
 
 ALL = "all"
 
@@ -98,12 +99,11 @@ class Evaluation:
     def save(self, path: str | Path) -> Path:
         """The file written: `to_json` as JSON. Raises OptionError when it cannot be written."""
         path = Path(path)
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(path.name + ".part")
-            partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            return partial.replace(path)
-        except OSError as error:
+            return write_whole(path, text.encode())
+        except (OSError, ValueError) as error:
             raise OptionError(f"Cannot write {path}: {error}. Choose another place.") from error
 
     def plot(self, path: str | Path) -> Path:

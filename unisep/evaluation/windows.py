@@ -48,6 +48,8 @@ class WindowOptions:
             value = getattr(self, name)
             if math.isnan(value) or value <= 0 or (math.isinf(value) and name != "within_db"):
                 raise OptionError(f"{name}={value}: give a number above 0.")
+        if self.seed < 0:
+            raise OptionError(f"seed={self.seed}: give a whole number of 0 or more.")
         if self.n_per_class < 1 or self.n_absent < 0:
             raise OptionError("Give at least 1 window a class, and 0 or more absent ones.")
         for name in ("classes", "absent"):

@@ -26,7 +26,7 @@ def fixed_stems(request: Request, catalogue: Catalogue) -> Route:
         why = f"the weights of '{offer.name}' are not here" + (
             f" and could not be downloaded ({request.download_failed})" if request.download_failed else ""
         )
-        if request.backend is not None or request.route == "fixed":
+        if request.backend is not None or request.route == "fixed" or _has_more(offer, request):
             raise not_here(offer, request)
         return _by_query(request, catalogue, why, f"{why}. Better: {pull(offer)}, then separate again")
     stems = _chosen_stems(request, offer)
@@ -39,6 +39,13 @@ def fixed_stems(request: Request, catalogue: Catalogue) -> Route:
     reason = aloud or f"'{offer.name}' gives these stems directly."
     task = Task(offer, tuple(Want(stem, stem=stem) for stem in stems))
     return Route((task,), Plan({stem: choice(offer, None, reason) for stem in stems}), warning=aloud)
+
+
+def _has_more(offer: BackendOffer, request: Request) -> bool:
+    """Whether the offer has all stems that are asked for, and the query model has not."""
+    asked = request.stems or ()
+    by_query = all(_spelt(stem, STEMS_BY_QUERY) in STEMS_BY_QUERY for stem in asked)
+    return not by_query and all(_spelt(stem, offer.spec.stems) in offer.spec.stems for stem in asked)
 
 
 def _fixed_backend(request: Request, catalogue: Catalogue) -> BackendOffer | None:
