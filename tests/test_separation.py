@@ -170,3 +170,10 @@ def test_a_separation_goes_through_pickle_and_copy() -> None:
         assert np.array_equal(again.rest.samples, result.rest.samples)
         with pytest.raises(TypeError):
             again.presence["drums"] = 1.0  # type: ignore[index]
+
+
+def test_names_with_nul_and_parts_that_are_no_audio_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(AudioFileError, match="Cannot write"):
+        Separation(PARTS).save(str(tmp_path / "a\0b"))
+    with pytest.raises(AudioError, match="made of Audio"):
+        Separation({"a": noise(0.1).samples})  # type: ignore[dict-item]

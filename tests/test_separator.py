@@ -635,3 +635,15 @@ def test_queries_are_encoded_on_the_cpu_in_place_of_mps(monkeypatch: pytest.Monk
 def test_what_is_not_one_vector_is_not_embedded(query: object) -> None:
     with pytest.raises(QueryError, match="one vector of one query"):
         toy_separator().embed(query)
+
+
+@pytest.mark.parametrize("option", ["backend", "query_backend", "weights", "query_weights", "encoder"])
+def test_an_option_of_the_wrong_type_is_named(option: str) -> None:
+    with pytest.raises(UnisepError, match="5"):
+        Separator(**{option: 5}).separate(noise(0.1), "a")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("option", "value"), [("cancel", True), ("on_progress", 5)])
+def test_callbacks_of_the_wrong_type_are_refused_before_the_work(option: str, value: object) -> None:
+    with pytest.raises(OptionError, match=option):
+        toy_separator().separate(noise(0.1), "a", **{option: value})  # type: ignore[arg-type]

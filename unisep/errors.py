@@ -90,13 +90,13 @@ def reasons(error: ValidationError, whole: str = "it") -> str:
     )
 
 
-def suggest(asked: str, known: Iterable[str]) -> str:
+def suggest(asked: object, known: Iterable[str]) -> str:
     """A sentence for an error message: the nearest known name, if any, and the list of all.
 
     >>> suggest("htdemuc", ["htdemucs", "htdemucs-film"])
     "Did you mean 'htdemucs'? Known: htdemucs, htdemucs-film."
     """
     names = sorted(known)
-    near = difflib.get_close_matches(asked, names, n=1)
+    near = difflib.get_close_matches(str(asked), names, n=1)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     return f"{hint}Known: {', '.join(names) or 'none'}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -237,6 +238,8 @@ def _free(device: torch.device) -> None:
 
 def existing(path: str | Path, option: str) -> Path:
     """The path. Raises WeightsError when there is no file or folder."""
+    if not isinstance(path, str | os.PathLike):
+        raise WeightsError(f"{option}={path!r:.300}: give the path of a file or folder.")
     found = Path(path)
     if not is_there(found):
         raise WeightsError(f"{option}={str(path)!r:.300}: there is no such file or folder.")

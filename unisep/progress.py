@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from unisep.errors import OptionError
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -31,6 +33,10 @@ class Meter:
     """Counts segments and reports `Progress` to `on_progress`, if there is one. Used by one thread."""
 
     def __init__(self, on_progress: OnProgress | None = None) -> None:
+        if on_progress is not None and not callable(on_progress):
+            raise OptionError(
+                f"on_progress={on_progress!r:.80}: give a function that takes a Progress, or None."
+            )
         self._on_progress = on_progress
         self._seconds_total = 0.0
         self._n_segments = 0

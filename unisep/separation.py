@@ -50,6 +50,10 @@ class Separation(Targets[Audio]):
         super().__init__(targets, presence_over_time or {}, plan or Plan({}))
         self._rest = rest
         given = [*self._targets.values(), *([] if rest is None else [rest])]
+        if not all(isinstance(audio, Audio) for audio in given):
+            raise AudioError(
+                "A separation is made of Audio. Give Audio(samples, sample_rate_hz) for each target."
+            )
         if not self._targets or len({(audio.samples.shape, audio.sample_rate_hz) for audio in given}) != 1:
             raise AudioError(
                 "A Separation needs at least one target, and all of the same rate, channels and length."

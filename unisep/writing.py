@@ -229,7 +229,10 @@ def file_errors(path: Path) -> Iterator[None]:
     """A block in which what the system or libsndfile refuses about `path` becomes an AudioFileError."""
     try:
         yield
-    except (OSError, soundfile.SoundFileError, AssertionError) as error:  # soundfile asserts on a full disk
+    except AudioFileError:
+        raise
+    except (OSError, soundfile.SoundFileError, AssertionError, ValueError) as error:
+        # soundfile asserts on a full disk, and a NUL in a name is a ValueError
         raise AudioFileError(
             f"Cannot write '{path}' ({error or 'the disk may be full'}). Check the folder's permissions and free space."
         ) from error
