@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from unisep import BackendSpec, hookimpl, plugins
+from unisep import BackendSpec, files, hookimpl, plugins
 from unisep.cli import main
 from unisep.cli.batch_progress import BatchProgress
 from unisep.cli.console import Console, duration
 from unisep.cli.ledger import FILE_NAME, sha256_or_nothing
 from unisep.progress import Progress
-from unisep.testing import toy_plugin
+from unisep.testing import noise, toy_plugin
 from unisep.testing.toy import ToyBackend
 
 RATE_HZ = 44_100
@@ -68,7 +68,7 @@ KILLED_AGAIN_AND_AGAIN = """
 import json, os, random, signal, sys
 from unisep import plugins
 from unisep.cli import main
-from unisep.testing import toy_plugin
+from unisep.testing import noise, toy_plugin
 import unisep.cli.separating, unisep.separator
 
 argv, whole, n_kills, seed = sys.argv[4:], sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -426,3 +426,18 @@ def test_times_to_wait() -> None:
         "1:00 h",
         "10:00 h",
     ]
+
+
+def test_a_result_never_replaces_that_of_another_input(tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name, rate_hz in (("song.wav", 44_100), ("song_hat.wav", 8_000)):
+        files.write(folder / name, noise(0.3, rate_hz))
+    options = ["-q", "bass", "-q", "hat_bass", "--filename", "{track}_{stem}.{ext}", "-o", out, "--json"]
+    for more in ([], ["--resume"]):
+        with toy_plugin():
+            code = main(["separate", str(folder), "--query-backend", "toy", *map(str, options), *more])
+        first, second = json.loads(capsys.readouterr().out)["files"]
+        assert code == 1 and first["state"] == ("skipped" if more else "done")
+        assert second["state"] == "failed" and "the result of another input" in second["error"]
+        assert soundfile.info(out / "song_hat_bass.wav").samplerate == 44_100

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ from unisep.names import safe_name, safe_names
 
 FIELDS = ("track", "trackext", "folder", "stem", "ext")
 DEFAULT_TEMPLATE = "{track}/{stem}.{ext}"
+Protect = Callable[[Iterable[Path]], None]
 _Identity = tuple[int, ...]  # device and number of a file; empty where there is none
-_protected: ContextVar[Mapping[_Identity, Path]] = ContextVar("protected", default=MappingProxyType({}))
+_protected: ContextVar[Mapping[_Identity, str]] = ContextVar("protected", default=MappingProxyType({}))
 
 
 @dataclass(frozen=True)
@@ -84,32 +85,32 @@ class Template:
 
 
 def check_recordings_stay(paths: Mapping[str, Path], source: Path) -> None:
-    """Nothing. Raises OverwriteError where a result would replace `source`, or a recording that is protected.
+    """Nothing. Raises OverwriteError where a result would replace `source`, or a file that is protected.
 
     Files count, not names: one file may have several, and "Vocals.wav" may also be "vocals.wav".
     """
-    recordings = {**_protected.get(), **_identified([source])}
+    kept = {**_protected.get(), **_identified([source], "the recording '{}' itself")}
     for stem, path in paths.items():
-        recording = recordings.get(_identity(path))
-        if recording is not None:
-            itself = " itself" if recording == source else ""
-            raise OverwriteError(
-                f"'{stem}' would replace the recording '{recording}'{itself}. Choose another folder."
-            )
+        if (what := kept.get(_identity(path))) is not None:
+            raise OverwriteError(f"'{stem}' would replace {what}. Choose another folder, or another filename.")
 
 
 @contextmanager
-def protected(recordings: Iterable[Path]) -> Iterator[None]:
-    """A block in which no result, in this thread, may replace any of `recordings`: all the inputs of a batch."""
-    token = _protected.set({**_protected.get(), **_identified(recordings)})
+def protected(recordings: Iterable[Path]) -> Iterator[Protect]:
+    """A block in which no result, in this thread, may replace any of `recordings`: all the inputs of a batch.
+
+    It is given a function that protects results as well, those of the inputs before.
+    """
+    kept = {**_protected.get(), **_identified(recordings, "the recording '{}'")}
+    token = _protected.set(kept)
     try:
-        yield
+        yield lambda results: kept.update(_identified(results, "'{}', the result of another input"))
     finally:
         _protected.reset(token)
 
 
-def _identified(recordings: Iterable[Path]) -> dict[_Identity, Path]:
-    return {identity: path for path in recordings if (identity := _identity(path))}
+def _identified(paths: Iterable[Path], what: str) -> dict[_Identity, str]:
+    return {identity: what.format(path) for path in paths if (identity := _identity(path))}
 
 
 def _identity(path: Path) -> _Identity:

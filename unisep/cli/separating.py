@@ -41,8 +41,11 @@ def separate(arguments: Namespace, console: Console) -> int:
     check_distinct(recordings, template)
     progress = BatchProgress(console, [item if isinstance(item, Path) else None for item in found])
     batch = _Batch(arguments, console, ledger, progress)
-    with protected(recordings):
-        results = [batch.result(index, item) for index, item in enumerate(found)]
+    results = []
+    with protected(recordings) as protect:
+        for index, item in enumerate(found):
+            results.append(batch.result(index, item))
+            protect(Path(place) for place in results[-1].get("outputs", {}).values())
     counts = {
         state: sum(result["state"] == state for result in results) for state in ("done", "skipped", "failed")
     }
