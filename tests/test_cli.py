@@ -57,6 +57,18 @@ def test_wrong_usage_has_code_2_and_says_what_is_possible(argv, said, capsys):
     assert "Traceback" not in err
 
 
+def test_a_plugin_that_exits_in_the_midst_of_a_command_makes_no_success(monkeypatch, capsys):
+    def leave(*_):
+        sys.exit(0)
+
+    monkeypatch.setattr("unisep.cli.listing.plugins", leave)
+    assert main(["plugins"]) == 1
+    err = capsys.readouterr().err
+    assert "something called sys.exit(0)" in err and "Traceback" not in err
+    assert main(["plugins", "--debug"]) == 1
+    assert "in leave" in capsys.readouterr().err
+
+
 def test_times_and_ranges():
     assert question_arguments.seconds("90.5") == 90.5
     assert question_arguments.seconds("1:02:30") == 3750

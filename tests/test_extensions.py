@@ -27,7 +27,7 @@ from unisep import (
     plugins,
 )
 from unisep.cli import main
-from unisep.errors import AudioFileError, PluginError
+from unisep.errors import AudioFileError, OptionError, PluginError
 from unisep.request import read_asks
 from unisep.resolve import Request, catalogue, resolve
 from unisep.separation import total
@@ -104,9 +104,12 @@ def command(name: str = "hello") -> CommandSpec:
         (["--json", "-q"], 0, ""),
         (["code", "7"], 7, ""),
         (["exit", "3"], 3, ""),
-        (["say"], 1, ""),
+        (["say"], 1, "in words"),
         (["fail"], 1, "unisep: error: no such song"),
-        (["crash"], 1, "unexpected ZeroDivisionError"),
+        (["crash"], 1, "The command registered:hello failed: ZeroDivisionError"),
+        (["crash"], 1, "UNISEP_DEBUG=1"),
+        (["-x", "--strict", "b"], 0, ""),
+        (["--plug", "zz", "--s"], 0, ""),
         (["nonsense"], 1, "returned 'yes', not an exit code"),
     ],
 )
@@ -144,7 +147,42 @@ def test_a_command_cannot_take_the_name_of_one_of_unisep_or_of_another_plugin(ca
         assert main(["registered:plugins", "x"]) == 0
         assert ASKED == [["x"]]
         assert main(["same"]) == 1
-        assert "Several plugins offer a command named 'same'" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert "'extra' of registered and 'other' of registered both offer a command named 'same'" in err
+        assert "Give only one of them" in err and "registered:same" not in err
+
+
+def test_the_help_withstands_whatever_commands_plugins_have(capsys) -> None:
+    odd = replace(command("odd"), summary="removes 50% of noise, %(prog)s")
+    with (
+        extended("unisep_commands", command("separate"), command("same"), odd),
+        extended("unisep_commands", command("same"), name="other"),
+    ):
+        assert main(["--help"]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert "removes 50% of noise, %(prog)s (of a plugin)" in out
+        assert "same" not in out.replace("the same", "") and out.count("(of a plugin)") == 1
+        assert main(["nothing-of-this-name"]) == 2
+        assert "odd" in capsys.readouterr().err
+
+
+def test_shortened_options_on_plugins_are_for_commands_of_unisep_alone(capsys) -> None:
+    assert main(["explain", "--plug", "nowhere.py"]) == 1
+    assert "nowhere.py" in capsys.readouterr().err
+    with extended("unisep_commands", command()):
+        assert main(["--plug", "nowhere.py", "hello"]) == 2
+
+
+def test_commands_of_one_name_in_two_files_are_told_apart(tmp_path: Path, capsys) -> None:
+    words = ["same"]
+    for name in ("here_first", "here_second"):
+        (tmp_path / f"{name}.py").write_text(
+            "from unisep import CommandSpec, hookimpl\n@hookimpl\ndef unisep_commands():\n"
+            "    return [CommandSpec(name='same', load='json:loads', summary='')]\n"
+        )
+        words += ["--plugin", str(tmp_path / f"{name}.py")]
+    assert main(words) == 1
+    assert "here_first.py and here_second.py both offer a command" in capsys.readouterr().err
 
 
 def test_plugins_are_not_listed_for_a_command_of_unisep(monkeypatch) -> None:
@@ -394,7 +432,12 @@ def test_a_step_that_breaks_its_promise_is_named(function: str, why: str) -> Non
     with extended("unisep_results", step(function)), pytest.raises(PluginError) as error:
         Separator("toy-pan").separate(signals.noise(0.3))
     assert "The result step 'mine' of registered failed" in str(error.value)
-    assert why in str(error.value) and "UNISEP_PLUGINS=-registered" in str(error.value)
+    assert why in str(error.value) and "leave out --plugin (plugins=)" in str(error.value)
+
+
+def test_a_stream_says_how_to_go_without_a_step() -> None:
+    with extended("unisep_results", step()), pytest.raises(OptionError, match="leave out --plugin"):
+        Separator("toy-pan").stream([], sample_rate_hz=44_100)
 
 
 def test_steps_follow_each_other() -> None:

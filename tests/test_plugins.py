@@ -82,7 +82,7 @@ HOOK = "from unisep import BackendSpec, EncoderSpec, hookimpl\n@hookimpl\ndef un
         (HOOK.format("[" + SPEC.format("").replace("'x'", "7") + "]"), "must be str"),
         (HOOK.format("[" + SPEC.format("").replace("m:f", "m.f") + "]"), "load must be"),
         (HOOK.format("[" + SPEC.format(", card='card.toml'") + "]"), "card must be 'package"),
-        (HOOK.format("[" + SPEC.format("").replace("('a',)", "'drums'") + "]"), "not a single text"),
+        (HOOK.format("[" + SPEC.format("").replace("('a',)", "'drums'") + "]"), "are tuples of names"),
         (HOOK.format("[" + SPEC.format(", auto_precision={'cpu': 'int8'}") + "]"), "auto_precision maps"),
         (HOOK.format("[" + SPEC.format(", auto_precision='bfloat16'") + "]"), "Error"),
         (HOOK.format("[" + SPEC.format("").replace("('a',)", "('a', 'a')") + "]"), "none twice"),
@@ -224,7 +224,7 @@ def test_a_backend_without_facts_is_refused(site) -> None:
         "factless",
         "from unisep import Backend\nclass Mine(Backend):\n    def separate(self, *a): ...\ndef load(**_): return Mine()",
     )
-    with pytest.raises(BackendError, match="not BackendInfo"):
+    with pytest.raises(BackendError, match="cannot be right: `info` failed with AttributeError"):
         load(spec_of("factless_plugin:load"))
 
 
@@ -491,6 +491,83 @@ def test_a_place_without_plugins_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("this is no toml")
     with pytest.raises(PluginError, match=r"pyproject.toml cannot be read"):
         plugins.given([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("pyproject", "why"),
+    [
+        ("project = 'x'", "'project' is 'x', not a table"),
+        ("[project]\nentry-points = 3", "'entry-points' is 3, not a table"),
+        ("[project.entry-points]\nunisep = 'x'", "'unisep' is 'x', not a table"),
+        ("[project.entry-points.unisep]\nmine = 7", "the entry point 'mine' is 7"),
+        ("[project]\nname = 'x'", r"has no entry points. Add \[project.entry-points.unisep\]"),
+        ("[tool.ruff]", "has no entry points"),
+    ],
+)
+def test_a_pyproject_without_usable_entry_points_is_refused(tmp_path: Path, pyproject: str, why: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(pyproject)
+    with pytest.raises(PluginError, match=why):
+        plugins.given([tmp_path])
+
+
+def test_a_file_without_hooks_is_refused(local) -> None:
+    with pytest.raises(PluginError, match=r"empty_one.py: none of its functions is marked"):
+        plugins.given([local("empty_one", code="x = 1")])
+    nothing_today = "from unisep import hookimpl\n@hookimpl\ndef unisep_backends():\n    return []\n"
+    assert plugins.given([local("nothing_today", code=nothing_today)])[0].specs == ()
+
+
+class Hooks:
+    """A plugin that offers one backend; it can be gone through, as a list can."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __iter__(self):
+        return iter("no plugins")
+
+    @hookimpl
+    def unisep_backends(self) -> list[BackendSpec]:
+        return [BackendSpec(name=self.name, load="m:f", summary="", stems=("a",))]
+
+
+def test_weights_of_one_name_in_two_plugins_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = BackendSpec(name="same", load="m:f", summary="", stems=("a",), card="nowhere:card.toml")
+    hooks = SimpleNamespace(unisep_backends=hookimpl(lambda: [spec]))
+    with plugins.registered(hooks, "one"), plugins.registered(hooks, "two"):
+        assert main(["models", "card", "same"]) == 1
+    err = capsys.readouterr().err
+    assert "'one' of registered and 'two' of registered both offer a model named 'same'. Give only one" in err
+
+
+def test_one_plugin_needs_no_list(local) -> None:
+    path = local("alone")
+    for one in (path, str(path)):
+        assert [plugin.name for plugin in plugins.given(one)] == ["alone"]
+    for other in (sys.modules["alone"], plugins.given(path)[0], Hooks("mine")):
+        assert [plugin.state for plugin in plugins.given(other)] == ["ok"]
+    assert [plugin.name for plugin in plugins.given(each for each in [path])] == ["alone"]
+    assert plugins.given([]) == ()
+
+
+@pytest.mark.parametrize("what", [3, None, b"x.py", "", object(), json, dict])
+def test_what_is_no_plugin_is_refused(what: object) -> None:
+    for given in (what, [what]):
+        with pytest.raises(PluginError, match=r"is no plugin. Give a path \(str or Path\)"):
+            plugins.given(given)
+    with pytest.raises(PluginError, match="is no plugin"):
+        Separator(plugins=[what])
+
+
+def test_objects_of_one_class_are_plugins_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, three = map(Hooks, ("one", "two", "three"))
+    assert [p.name for p in plugins.given([one, two, one, three])] == ["Hooks", "Hooks-2", "Hooks-3"]
+    monkeypatch.setattr(plugins.host, "distributions", lambda: [])
+    plugins.refresh()
+    with plugins.using(one), plugins.using(two, one):
+        listed = plugins.installed(plugins.given([three, two]))
+        assert [spec.name for plugin in listed for spec in plugin.specs] == ["one", "two", "three"]
+    plugins.refresh()
 
 
 @pytest.mark.parametrize("constructor", ["", "    def __init__(self): self.gain = 1\n"])

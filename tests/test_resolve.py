@@ -287,6 +287,38 @@ def test_two_claims_to_a_name_matter_only_when_it_is_asked_for() -> None:
     assert chosen.tasks[0].backend.distribution == "unisep-htdemucs"
 
 
+@pytest.mark.parametrize(
+    ("owners", "message"),
+    [
+        (["local one", "local two"], "one.py and two.py both .* Give only one of them with --plugin"),
+        (
+            ["registered A", "registered A-2"],
+            "'A' of registered and 'A-2' of registered both .* Give only one",
+        ),
+        (
+            ["d one", "d two"],
+            "'one' of d and 'two' of d both .* Leave one out, as with UNISEP_PLUGINS=-d:one",
+        ),
+        (
+            ["d x", "local one"],
+            "d and local both .* Choose one with 'd:htdemucs' or 'local:htdemucs', or unin",
+        ),
+        (
+            ["local one", "local two", "d x"],
+            "Choose one with 'd:htdemucs', or give only one of them with --plu",
+        ),
+        (["local one", "local one"], "one.py offers the backend 'htdemucs' twice"),
+    ],
+)
+def test_of_two_claims_to_a_name_both_are_named_with_what_can_be_done(
+    owners: list[str], message: str
+) -> None:
+    claims = [Plugin(each.split()[1], each.split()[0], "1", "ok", specs=(HTDEMUCS,)) for each in owners]
+    here = catalogue(claims, (), lambda spec: "present")
+    with pytest.raises(PluginError, match=message):
+        here.backend("htdemucs")
+
+
 def test_a_backend_of_the_wrong_kind_is_refused() -> None:
     with pytest.raises(OptionError, match="give it as query_backend="):
         route_of(backend="htdemucs-film")

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from unisep.audio import Audio
-from unisep.errors import FAILURES, PluginError, UnisepError
+from unisep.errors import FAILURES, AudioError, PluginError, UnisepError
 from unisep.extensions import ResultSpec
 from unisep.plugins import load_function
 from unisep.resolve import Extra
@@ -30,8 +30,10 @@ def _after(step: Extra[ResultSpec], targets: dict[str, Audio], mixture: Audio) -
     shown = MappingProxyType({name: _read_only(audio) for name, audio in targets.items()})
     try:
         returned = function(shown, _read_only(mixture))
-    except UnisepError:
-        raise
+    except UnisepError as error:
+        if not isinstance(error, AudioError):  # that of a broken Audio would not say whose it is
+            raise
+        raise PluginError(f"{_failed(step)}: {error} {_advice(step)}") from error
     except FAILURES as error:
         raise PluginError(f"{_failed(step)}: {type(error).__name__}: {error}. {_advice(step)}") from error
     wrong = _wrong(returned, mixture, set(targets))

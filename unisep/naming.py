@@ -92,7 +92,9 @@ def check_recordings_stay(paths: Mapping[str, Path], source: Path) -> None:
     kept = {**_protected.get(), **_identified([source], "the recording '{}' itself")}
     for stem, path in paths.items():
         if (what := kept.get(_identity(path))) is not None:
-            raise OverwriteError(f"'{stem}' would replace {what}. Choose another folder, or another filename.")
+            raise OverwriteError(
+                f"'{stem}' would replace {what}. Choose another folder, or another filename."
+            )
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class Separator:
     seed: of the random shifts. shifts: how many randomly shifted runs are averaged; 0 for none.
     overlap_fraction: of two segments, 0 to 0.5. segment_seconds: shorter needs less memory.
     offline: never download; None does as HF_HUB_OFFLINE says.
-    plugins: of this Separator alone, beside those installed: files, folders, modules or objects with hooks.
+    plugins: of this Separator alone, beside those installed: files, folders, modules or objects with hooks; one, or a list.
 
     Raises:
         OptionError, PluginError, WeightsError: an option that cannot be honoured.
@@ -76,7 +76,7 @@ class Separator:
         segment_seconds: float | None = None,
         shifts: int = 0,
         offline: bool | None = None,
-        plugins: Sequence[Any] = (),
+        plugins: Any = (),
     ) -> None:
         place = find_device(device)
         self._options = Options(place, seed, overlap_fraction, segment_seconds, shifts)

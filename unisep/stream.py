@@ -11,6 +11,7 @@ from unisep.audio import Audio, as_samples
 from unisep.buffers import Samples
 from unisep.cancelling import CancelFlag
 from unisep.errors import AudioError, OptionError, QueryError
+from unisep.finishing import without
 from unisep.options import Options
 from unisep.pipeline import Engine, Piece, delay_samples
 from unisep.plan import Plan
@@ -157,7 +158,7 @@ def open_stream(
     if route.steps:
         raise OptionError(
             f"The result step {route.steps[0].title} needs the whole recording, which a stream never has. "
-            f"To go without it: UNISEP_PLUGINS=-{route.steps[0].distribution}"
+            f"To go without it: {without(route.steps[0].distribution)}"
         )
     if job.normalises and statistics is None:
         warnings.warn(

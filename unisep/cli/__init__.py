@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -63,11 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _understood(words: Sequence[str], stack: ExitStack) -> Namespace:
     """The arguments, with the plugins in force that they name. Plugins are listed only if their commands matter."""
-    rest = prepare(words, stack)
+    own = {command.split()[0] for command in _COMMANDS}
+    rest = prepare(words, stack, own)
     first = rest[0] if rest else "--help"
-    if first in {command.split()[0] for command in _COMMANDS} or (
-        first.startswith("-") and first not in ("-h", "--help")
-    ):
+    if first in own or (first.startswith("-") and first not in ("-h", "--help")):
         return parse(words)
     commands = added()
     asked = find(first, commands)
@@ -89,11 +89,23 @@ def _completed(arguments: Namespace) -> int:
     except BrokenPipeError:  # the reader of our stdout has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except SystemExit as exit:  # of a plugin at work, since no command of unisep's own exits
+        if arguments.debug:
+            traceback.print_exc()
+        console.say(f"unisep: error: {_exited(exit)}")
+        return FAILED
     except Exception as error:
         if arguments.debug:
             raise
         console.error(error)
         return exit_code(error)
+
+
+def _exited(exit: SystemExit) -> str:
+    return (
+        f"The work was not finished, since something called sys.exit({exit.code!r}), most likely a plugin. "
+        "Run again with --debug to see where; `unisep plugins` lists the plugins."
+    )
 
 
 class _Terminated(BaseException):
@@ -138,4 +150,7 @@ def _run_added(command: Command, arguments: Namespace, console: Console) -> int:
     try:
         return command.run(arguments, console)
     except SystemExit as exit:  # of the command's own argparse
-        return exit.code if isinstance(exit.code, int) else FAILED if exit.code else DONE
+        if exit.code is None or isinstance(exit.code, int):
+            return int(exit.code or DONE)
+        console.say(str(exit.code))
+        return FAILED

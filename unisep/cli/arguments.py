@@ -18,7 +18,7 @@ from unisep.cli.question_arguments import add_questions, add_stems, mix, time_ra
 def parse(argv: Sequence[str] | None = None, added: Sequence[tuple[str, str]] = ()) -> argparse.Namespace:
     """The parsed arguments; `command` holds the words of the command.
 
-    added: names and summaries of the commands of plugins, for the help.
+    added: names and summaries of the commands of plugins, for the help; names that are taken are left out.
 
     Raises:
         SystemExit: after printing the help or the version (0), or what is wrong (2).
@@ -33,6 +33,7 @@ def _parser(added: Sequence[tuple[str, str]]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="unisep",
         parents=[plugin_options()],
+        allow_abbrev=False,
         description="Isolate any sound from a recording: by name, by example, or the fixed stems.",
     )
     parser.add_argument("--version", action="version", version=f"unisep {unisep.__version__}")
@@ -54,9 +55,17 @@ def _parser(added: Sequence[tuple[str, str]]) -> argparse.ArgumentParser:
     doctor.set_defaults(command="doctor")
     _add_explain(commands, [common, _choosing_options()])
     add_new_plugin(commands, common)
-    for name, summary in added:
-        commands.add_parser(name, help=f"{summary} (of a plugin)", add_help=False)
+    _add_added(commands, added)
     return parser
+
+
+def _add_added(commands: argparse._SubParsersAction, added: Sequence[tuple[str, str]]) -> None:
+    """The commands of plugins whose name is free, and claimed by one plugin alone."""
+    claims = [*commands.choices, *(name for name, _ in added)]
+    for name, summary in added:
+        if claims.count(name) == 1:
+            told = summary.replace("%", "%%")  # argparse fills in what stands after a percent sign
+            commands.add_parser(name, help=f"{told} (of a plugin)", add_help=False)
 
 
 def _choosing_options() -> argparse.ArgumentParser:

@@ -9,18 +9,20 @@ from typing import Any
 
 from unisep.cli.console import Console, columns
 from unisep.errors import PluginError, UnisepError, suggest
-from unisep.plugins import installed
+from unisep.plugins import Plugin, installed
+from unisep.plugins.host import clash
 from unisep.weights import Card, FileProgress, WeightsStore, read_card
 
 
 @dataclass(frozen=True)
 class Model:
-    """A backend or encoder with weights: its name, distribution and card, or what is wrong with the card."""
+    """A backend or encoder with weights: its name, distribution and card, or what is wrong with the card; its plugin."""
 
     name: str
     distribution: str
     card: Card | None
     error: str = ""
+    plugin: str = ""
 
     def to_json(self, store: WeightsStore) -> dict[str, Any]:
         """The model as plain values."""
@@ -37,10 +39,8 @@ class Model:
 
 def models() -> list[Model]:
     """Every model of the plugins that work, by name."""
-    specs = [(plugin.distribution, spec) for plugin in installed() for spec in plugin.models if spec.card]
-    return sorted(
-        (_model(distribution, spec.name, spec.card) for distribution, spec in specs), key=lambda m: m.name
-    )
+    specs = [(plugin, spec) for plugin in installed() for spec in plugin.models if spec.card]
+    return sorted((_model(plugin, spec.name, spec.card) for plugin, spec in specs), key=lambda m: m.name)
 
 
 def show_list(arguments: Namespace, console: Console) -> int:
@@ -135,11 +135,11 @@ def _showing(console: Console) -> Callable[[FileProgress], None]:
     return show
 
 
-def _model(distribution: str, name: str, card: str) -> Model:
+def _model(plugin: Plugin, name: str, card: str) -> Model:
     try:
-        return Model(name, distribution, read_card(card))
+        return Model(name, plugin.distribution, read_card(card), plugin=plugin.name)
     except UnisepError as error:
-        return Model(name, distribution, None, str(error))
+        return Model(name, plugin.distribution, None, str(error), plugin.name)
 
 
 def _card(model: Model) -> Card:
@@ -152,8 +152,8 @@ def _find(name: str) -> Model:
     every = models()
     found = [model for model in every if name in (model.name, f"{model.distribution}:{model.name}")]
     if len(found) > 1:
-        keys = " or ".join(f"{model.distribution}:{model.name}" for model in found)
-        raise PluginError(f"Two distributions have a model named {name!r}. Choose {keys}.")
+        owners = [(model.distribution, model.plugin) for model in found]
+        raise PluginError(clash("model", found[0].name, owners))
     if not found:
         raise PluginError(f"No model named {name!r} is installed. {suggest(name, (m.name for m in every))}")
     return found[0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
@@ -21,7 +23,8 @@ from unisep.plugins.choosing import (
     problems,
     strict_by_environment,
 )
-from unisep.plugins.local import read_local
+from unisep.plugins.local import DISTRIBUTION as LOCAL
+from unisep.plugins.local import has_hooks, read_local
 from unisep.plugins.plugin import Plugin
 from unisep.plugins.reading import read, read_in_time
 
@@ -76,13 +79,13 @@ def strictly() -> Iterator[None]:
         _strict.pop()
 
 
-def given(plugins: Iterable[Any]) -> tuple[Plugin, ...]:
-    """The plugins that the caller gives: files, folders, or modules and objects with hooks.
+def given(plugins: Any) -> tuple[Plugin, ...]:
+    """The plugins that the caller gives: files, folders, or modules and objects with hooks; or one of them.
 
     UNISEP_PLUGINS does not touch them, since they were asked for.
 
     Raises:
-        PluginError: nothing is there, or what is there does not work; the message says why.
+        PluginError: nothing is there, or it is no plugin or does not work; the message says why.
     """
     found = _given(plugins)
     for plugin in found:
@@ -132,22 +135,76 @@ def register(plugin: Any, name: str) -> None:
         _registered[name] = plugin
 
 
-def _given(plugins: Iterable[Any]) -> tuple[Plugin, ...]:
+def clash(kind: str, name: str, owners: Sequence[tuple[str, str]]) -> str:
+    """What to say of a name that several specs of one kind have: whose they are, and how to go on.
+
+    owners: of each spec, the names of its distribution and its plugin.
+    """
+    distributions = [distribution for distribution, _ in owners]
+    alone = [each for each in distributions if distributions.count(each) == 1]
+    told = sorted({each if each in alone else _told(each, plugin) for each, plugin in owners})
+    if len(told) == 1:
+        return f"{told[0]} offers the {kind} {name!r} twice, so that neither can be chosen. Tell its author."
+    ways = [f"choose one with {' or '.join(repr(f'{each}:{name}') for each in alone)}"] if alone else []
+    ways.append("uninstall the other" if len(alone) == len(owners) else _leaving_out(owners, alone))
+    advice = ", or ".join(ways)
+    return f"{' and '.join(told)} both offer a {kind} named {name!r}. {advice[0].upper()}{advice[1:]}."
+
+
+def _told(distribution: str, plugin: str) -> str:
+    return f"{plugin}.py" if distribution == LOCAL else f"'{plugin}' of {distribution}"
+
+
+def _leaving_out(owners: Sequence[tuple[str, str]], alone: Sequence[str]) -> str:
+    """How to keep one of those that share a distribution, and that no name tells apart."""
+    names = [f"{distribution}:{plugin}" for distribution, plugin in owners if distribution not in alone]
+    if all(name.startswith((f"{LOCAL}:", f"{REGISTERED}:")) for name in names):
+        return "give only one of them with --plugin (plugins=)"
+    return f"leave one out, as with {CHOICE}=-{names[0]}"
+
+
+def _given(plugins: Any) -> tuple[Plugin, ...]:
     found: list[Plugin] = []
-    for plugin in plugins:
+    for plugin in _each(plugins):
         if isinstance(plugin, Plugin):
             found.append(plugin)
-        elif isinstance(plugin, str | Path):
+        elif isinstance(plugin, str | Path) and plugin != "":
             found.extend(read_local(Path(plugin)))
-        else:
+        elif has_hooks(plugin):
             name = str(getattr(plugin, "__name__", type(plugin).__name__))
             found.append(read(name, REGISTERED, "", partial(_itself, plugin)))
+        else:
+            raise PluginError(
+                f"{plugin!r:.80} is no plugin. Give a path (str or Path) to a .py file or a folder, or a module or "
+                "object that has functions marked @unisep.hookimpl."
+            )
     return _merged(found)
 
 
+def _each(plugins: Any) -> Iterable[Any]:
+    """The plugins of a list; what is one plugin by itself counts as a list of one."""
+    is_one = isinstance(plugins, str | bytes | Plugin) or not isinstance(plugins, Iterable)
+    return (plugins,) if is_one or has_hooks(plugins) else plugins
+
+
 def _merged(plugins: Iterable[Plugin]) -> tuple[Plugin, ...]:
-    """Each plugin once; the last of those with one key."""
-    return tuple({plugin.key: plugin for plugin in plugins}.values())
+    """Each plugin once, the last of those with one key; but objects of one name that offer different things are all kept."""
+    merged: dict[str, Plugin] = {}
+    for given in plugins:
+        plugin = _numbered(given, merged)
+        merged[plugin.key] = plugin
+    return tuple(merged.values())
+
+
+def _numbered(plugin: Plugin, taken: Mapping[str, Plugin]) -> Plugin:
+    """The plugin; where it is an object whose name another has, with a number after its name."""
+    if plugin.distribution != REGISTERED:
+        return plugin
+    stem = re.sub(r"-\d+$", "", plugin.name)
+    names = (plugin.name, stem, *(f"{stem}-{n}" for n in range(2, len(taken) + 3)))
+    each = [replace(plugin, name=name) for name in names]
+    known = (one for one in each if taken.get(one.key) == one)
+    return next(known, None) or next(one for one in each if one.key not in taken)
 
 
 def _read_all(choice: Choice) -> tuple[Plugin, ...]:

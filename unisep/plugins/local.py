@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pluggy
+
 from unisep import hookspecs
 from unisep.errors import PluginError
 from unisep.plugins.plugin import Plugin
@@ -33,9 +35,9 @@ def read_local(path: Path) -> tuple[Plugin, ...]:
     """
     path = Path(os.path.expanduser(path)).resolve()
     if path.is_file():
-        return (_file(path),)
+        return (_one_file(path),)
     if (path / "pyproject.toml").is_file():
-        return tuple(_distribution(path))
+        return _one_distribution(path)
     if not path.is_dir():
         raise PluginError(f"There is no file or folder {path} to read a plugin from.")
     files = [
@@ -54,21 +56,62 @@ def read_local(path: Path) -> tuple[Plugin, ...]:
     return offering
 
 
+def has_hooks(plugin: Any) -> bool:
+    """Whether any function of the module or object is marked @hookimpl, of whatever name."""
+    manager = pluggy.PluginManager(hookspecs.GROUP)
+    try:
+        return any(manager.parse_hookimpl_opts(plugin, name) is not None for name in dir(plugin))
+    except Exception:  # an attribute that cannot be looked at; `read` says what is wrong
+        return True
+
+
+def _one_file(path: Path) -> Plugin:
+    plugin = _file(path)
+    if plugin.state == "ok" and not plugin.specs and not has_hooks(sys.modules[path.stem]):
+        raise PluginError(f"No plugin is in {path}: none of its functions is marked @unisep.hookimpl.")
+    return plugin
+
+
+def _one_distribution(folder: Path) -> tuple[Plugin, ...]:
+    found = tuple(_distribution(folder))
+    if not found:
+        raise PluginError(
+            f"No plugin is in {folder}: its pyproject.toml has no entry points. Add [project.entry-points."
+            f'{hookspecs.GROUP}] with a line such as mine = "package.module", or give a .py file instead.'
+        )
+    return found
+
+
 def _file(path: Path) -> Plugin:
     return read(path.stem, DISTRIBUTION, "", partial(_module, path))
 
 
 def _distribution(folder: Path) -> Iterator[Plugin]:
+    file = folder / "pyproject.toml"
     try:
-        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise PluginError(f"{folder / 'pyproject.toml'} cannot be read: {error}") from error
-    points = project.get("entry-points", {}).get(hookspecs.GROUP, {})
+        raise PluginError(f"{file} cannot be read: {error}") from error
+    project = _table(file, values, "project")
+    points = _table(file, _table(file, project, "entry-points"), hookspecs.GROUP)
     root = folder / "src" if (folder / "src").is_dir() else folder
     for name, value in points.items():
+        if not isinstance(value, str):
+            raise PluginError(f'{file}: the entry point {name!r} is {value!r}; write "package.module".')
         point = EntryPoint(name, value, hookspecs.GROUP)
         version = str(project.get("version", ""))
         yield read(name, str(project.get("name", folder.name)), version, partial(_point, point, root))
+
+
+def _table(file: Path, values: dict[str, Any], name: str) -> dict[str, Any]:
+    """The table of this name, empty where there is none. Raises PluginError where something else has the name."""
+    table = values.get(name, {})
+    if not isinstance(table, dict):
+        raise PluginError(
+            f"{file}: {name!r} is {table!r:.80}, not a table. Entry points are lines such as "
+            f'mine = "package.module" below [project.entry-points.{hookspecs.GROUP}].'
+        )
+    return table
 
 
 def _point(point: EntryPoint, root: Path) -> Any:

@@ -12,6 +12,7 @@ from unisep.errors import PluginError, suggest
 from unisep.extensions import ResultSpec, RouteSpec
 from unisep.maps import MapCard
 from unisep.plugins import Plugin
+from unisep.plugins.host import clash
 
 SpecT = TypeVar("SpecT", BackendSpec, EncoderSpec)
 ExtraT = TypeVar("ExtraT", RouteSpec, ResultSpec)
@@ -25,12 +26,14 @@ class Offer(Generic[SpecT]):
     weights: "none" (needs none), "embedded", "present", "missing", "broken" (its card cannot be read),
         or "local" (the user's own file).
     place: where the caller found the weights, a folder or a name on a hub; "" for those of the card.
+    plugin: the name of the plugin of that distribution, or "".
     """
 
     spec: SpecT
     distribution: str
     weights: str
     place: str = ""
+    plugin: str = ""
 
     @property
     def name(self) -> str:
@@ -134,7 +137,8 @@ def catalogue(
 
     def offer(spec: SpecT, plugin: Plugin) -> Offer[SpecT]:
         own = f"{plugin.distribution}:{spec.name}" in own_weights
-        return Offer(spec, plugin.distribution, "local" if own else weights_state(spec))
+        weights = "local" if own else weights_state(spec)
+        return Offer(spec, plugin.distribution, weights, plugin=plugin.name)
 
     return Catalogue(
         tuple(offer(spec, plugin) for plugin in plugins for spec in plugin.backends),
@@ -155,11 +159,8 @@ def _find(kind: str, name: str, offers: tuple[Offer[SpecT], ...], broken: tuple[
     if len(found) == 1:
         return found[0]
     if found:
-        keys = " or ".join(repr(offer.key) for offer in found)
-        who = " and ".join(sorted({offer.distribution for offer in found}))
-        raise PluginError(
-            f"{who} both offer a {kind} named {name!r}. Choose one with {keys}, or uninstall the other."
-        )
+        owners = [(offer.distribution, offer.plugin) for offer in found]
+        raise PluginError(clash(kind, found[0].name, owners))
     failed = "".join(f" The plugin '{p.name}' of {p.distribution} is {p.state}." for p in broken)
     advice = " Run `unisep plugins` to see why." if broken else ""
     raise PluginError(
