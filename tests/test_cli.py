@@ -164,7 +164,8 @@ def test_warnings_and_log_lines_are_plain_lines_on_stderr(capsys):
     filters = list(warnings.filters)
     show = warnings.showwarning
     with console.Console():
-        warnings.warn("a weaker model answers", stacklevel=1)
+        for _ in range(2):  # as for each file of a batch
+            warnings.warn("a weaker model answers", stacklevel=1)
         warnings.showwarning("not for users", DeprecationWarning, "file.py", 1)
         logging.getLogger("unisep.weights").info("Fetching %s", "x")
         print("data")

@@ -441,3 +441,20 @@ def test_a_result_never_replaces_that_of_another_input(tmp_path, capsys):
         assert code == 1 and first["state"] == ("skipped" if more else "done")
         assert second["state"] == "failed" and "the result of another input" in second["error"]
         assert soundfile.info(out / "song_hat_bass.wav").samplerate == 44_100
+
+
+def test_an_output_folder_below_a_file_is_refused_before_anything_is_computed(tmp_path, capsys):
+    files.write(tmp_path / "a.wav", noise(0.2, 8_000))
+    for out in (tmp_path / "a.wav", tmp_path / "a.wav" / "sub" / "more"):
+        assert main(["separate", str(tmp_path / "a.wav"), "-o", str(out)]) == 2
+        assert "a.wav is a file. Give a folder." in capsys.readouterr().err
+
+
+def test_a_folder_of_results_alone_says_what_they_are(tmp_path, capsys):
+    files.write(tmp_path / "a.wav", noise(0.2, 8_000))
+    out = tmp_path / "out"
+    with toy_plugin():
+        asked = ["separate", "-q", "bass", "--query-backend", "toy", "-o", str(out)]
+        assert main([*asked, str(tmp_path / "a.wav")]) == 0
+        assert main([*asked, str(out), "--recursive"]) == 1
+    assert "All 2 audio files in" in capsys.readouterr().err

@@ -300,3 +300,13 @@ def test_one_stem_may_stand_for_several() -> None:
 
     member = EnsembleMember(backend="x", stems={"p": "a", "q": "a"})
     assert member.weights_among(("a", "b")) == {"p": 1.0, "q": 1.0, "b": 1.0}
+
+
+def test_weights_too_large_to_add_up_and_unknown_domains_are_refused() -> None:
+    from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
+
+    part = EnsemblePart(Halves(), {"a": 1e308, "b": 1.0})
+    with pytest.raises(EnsembleError, match="No member counts for 'a'"):
+        EnsembleBackend([part, part])
+    with pytest.raises(EnsembleError, match="domain='time'"):
+        EnsembleBackend([part], domain="time")  # type: ignore[arg-type]

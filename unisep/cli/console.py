@@ -27,6 +27,7 @@ class Console:
         self.as_json = as_json
         self._quiet = quiet
         self._stack = ExitStack()
+        self._warned: set[str] = set()
         self._line_open = False
 
     def __enter__(self) -> Console:
@@ -109,7 +110,8 @@ class Console:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if issubclass(category, UserWarning):
+        if issubclass(category, UserWarning) and str(message) not in self._warned:
+            self._warned.add(str(message))  # once for a whole batch
             self.say(f"unisep: warning: {message}")
 
 

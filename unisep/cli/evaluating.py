@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,6 @@ def evaluate(arguments: Namespace, console: Console) -> int:
         _check_place(option, getattr(arguments, option))
     dataset = open_dataset(arguments.data, arguments.layout, arguments.subset)
     dataset = dataset.select(arguments.songs, arguments.kinds, arguments.hashed)
-    _warn_once()
     run = _stems if arguments.mode == "stems" else _queries
     evaluation = run(arguments, console, dataset)
     console.data(evaluation.to_json())
@@ -43,18 +41,6 @@ def evaluate(arguments: Namespace, console: Console) -> int:
     if arguments.plot is not None:
         console.note(f"unisep: drawn: {evaluation.plot(arguments.plot)}")
     return 0
-
-
-def _warn_once() -> None:
-    """Show a warning only once, not again for every window; leaving the console undoes it."""
-    show, seen = warnings.showwarning, set()
-
-    def show_once(message: Warning | str, *where: Any, **more: Any) -> None:
-        if str(message) not in seen:
-            seen.add(str(message))
-            show(message, *where, **more)
-
-    warnings.showwarning = show_once
 
 
 def _queries(arguments: Namespace, console: Console, dataset: Dataset) -> Evaluation:

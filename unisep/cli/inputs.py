@@ -45,7 +45,10 @@ def _standing_for(text: str, recursive: bool, skip: Callable[[Path], bool]) -> S
     """Raises AudioFileError where that is no file."""
     path = Path(text)
     if path.is_dir():
-        found = [file for file in _audio_files(path, recursive) if not skip(file)]
+        every = list(_audio_files(path, recursive))
+        found = [file for file in every if not skip(file)]
+        if every and not found:
+            raise AudioFileError(f"All {len(every)} audio files in '{path}' are results of an earlier run.")
         if not found:
             raise _nothing_in(path, recursive)
         return found

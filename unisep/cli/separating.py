@@ -199,8 +199,9 @@ def separator_of(arguments: Namespace) -> Separator:
 def _check_writing(arguments: Namespace) -> None:
     """Nothing. Raises OptionError for a format that cannot be written, before anything is computed."""
     options: Mapping[str, Any] = vars(arguments)
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise OptionError(f"--out {arguments.out} is a file. Give a folder.")
+    on_the_way = next((each for each in (arguments.out, *arguments.out.parents) if each.exists()), None)
+    if on_the_way is not None and not on_the_way.is_dir():
+        raise OptionError(f"--out {arguments.out}: {on_the_way} is a file. Give a folder.")
     try:
         if options["format"] is not None:
             known = find_format(Path(), options["format"])

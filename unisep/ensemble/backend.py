@@ -61,6 +61,8 @@ class EnsembleBackend(Backend):
         domain: Domain = "waveform",
     ) -> None:
         """An ensemble of `parts` that gives `sources`; without, all that a part counts for, in that order."""
+        if domain not in _MEANS:
+            raise EnsembleError(f"domain={domain!r}: give {' or '.join(map(repr, _MEANS))}.")
         rows = [{stem: weight for stem, weight in part.weights.items() if weight > 0} for part in parts]
         self._sources = sources or tuple(dict.fromkeys(stem for row in rows for stem in row))
         for part, row in zip(parts, rows, strict=True):

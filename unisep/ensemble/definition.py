@@ -167,7 +167,7 @@ def normalised(rows: list[dict[str, float]], sources: tuple[str, ...]) -> list[d
 
     Raises EnsembleError for a stem for which nobody counts.
     """
-    sums = {stem: math.fsum(row.get(stem, 0.0) for row in rows) for stem in sources}
+    sums = {stem: sum(row.get(stem, 0.0) for row in rows) for stem in sources}
     empty = [stem for stem, total in sums.items() if not total > 0 or not math.isfinite(total)]
     if empty or not sources:
         raise EnsembleError(
