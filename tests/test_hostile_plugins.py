@@ -174,6 +174,7 @@ def test_views_are_checked(module: Any, view: Any, message: str) -> None:
         (lambda out: Output(out.sources.to(torch.complex64)), "sources of torch.complex64"),
         (lambda out: Output(out.sources, [1.0]), "presence of list"),
         (lambda out: Output(out.sources, torch.full((1, 2), 3.0)), r"from 3 to 3; \[batch, outputs\] = \(1, 2\)"),
+        (lambda out: Output(out.sources, torch.zeros(1, 0)), r"presence \(1, 0\)"),
         (lambda out: None, "returned NoneType"),
     ],
 )  # fmt: skip

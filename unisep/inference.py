@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -177,9 +178,10 @@ class Caller:
         if presence is not None and (
             tuple(presence.shape) != (n_batch, n_outputs) or not ((presence >= 0) & (presence <= 1)).all()
         ):
+            values = presence.float().flatten().tolist() or [math.nan]
             raise BackendError(
-                f"The backend '{self._name}' returned a presence {tuple(presence.shape)} from {float(presence.min()):.3g} to "
-                f"{float(presence.max()):.3g}; [batch, outputs] = {(n_batch, n_outputs)} of values in 0..1 was expected."
+                f"The backend '{self._name}' returned a presence {tuple(presence.shape)} from {min(values):.3g} to "
+                f"{max(values):.3g}; [batch, outputs] = {(n_batch, n_outputs)} of values in 0..1 was expected."
             )
 
     def _seconds(self, index: int = 0, sample: int = 0, n_samples: int = 0) -> float:
