@@ -35,13 +35,16 @@ class Library:
 KEPT, USUAL = list(heap._KEEP.items()), [*heap._USUAL.items(), "trim"]
 
 
+def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     found = Library()
     monkeypatch.setattr(heap, "_library", lambda: found)
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX"):
-        monkeypatch.delenv(name, raising=False)
+    _unset(monkeypatch)
     return found
 
 
@@ -118,8 +121,7 @@ print(n_faults(nullcontext()), n_faults(keeping_freed_memory()), n_faults(nullco
 
 @needs_switch
 def test_large_buffers_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
-        monkeypatch.delenv(name, raising=False)
+    _unset(monkeypatch)
     done = subprocess.run([sys.executable, "-c", CHILD], check=True, capture_output=True, text=True)
     before, within, after, grown_kib = map(int, done.stdout.split())
     assert within < before / 4 and within < after / 4

@@ -16,12 +16,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from unisep import Audio, Backend, BackendInfo, BackendSpec, EncoderSpec, Output, Separator, plugins
+from unisep import Audio, Backend, BackendInfo, BackendSpec, EncoderSpec, Output, Separator, hookimpl, plugins
+from unisep.ensemble import Ensemble
+from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
+from unisep.ensemble.definition import EnsembleMember
 from unisep.errors import BackendError, EncoderError, EnsembleError, OptionError, PluginError, WeightsError
 from unisep.extensions import ResultSpec
 from unisep.plugins import read
+from unisep.request import read_asks
 from unisep.testing import noise
 from unisep.testing.toy import SPACE, ToyEncoder
+from unisep.vectors import conditions, encoded
 
 MODULE = "hostile_plugin"
 INFO = BackendInfo(sources=("a", "b"), sample_rate_hz=8_000, channels=2, segment_seconds=0.5)
@@ -62,13 +67,7 @@ def using(module: Any, name: str = "halves", **made: Any) -> Separator:
     """A Separator whose backend is made of these arguments."""
     setattr(module, name, lambda **_: Halves(**made))
     spec = BackendSpec(name=name, load=f"{MODULE}:{name}", summary="", stems=("a", "b"))
-    return Separator(name, plugins=[SimpleNamespace(unisep_backends=_hook(lambda: [spec]))])
-
-
-def _hook(function: Any) -> Any:
-    from unisep import hookimpl
-
-    return hookimpl(function)
+    return Separator(name, plugins=[SimpleNamespace(unisep_backends=hookimpl(lambda: [spec]))])
 
 
 def leave(*_: Any, **__: Any) -> Any:
@@ -85,17 +84,12 @@ def test_a_backend_that_exits_is_an_error(module: Any) -> None:
 
 
 def test_an_encoder_that_exits_or_cannot_be_hashed_is_no_matter() -> None:
-    from unisep.vectors import encoded
-
     with pytest.raises(EncoderError, match="SystemExit"):
         encoded(ToyEncoder(), "encode_text", leave, ["a"])
 
     @dataclass
     class Equal(ToyEncoder):
         pass
-
-    from unisep.request import read_asks
-    from unisep.vectors import conditions
 
     asks = read_asks(["a", "b"])
     assert conditions(asks, [Equal(), Equal()], lambda _: song, 8_000).queries.shape[0] == 2
@@ -105,7 +99,7 @@ def step_of(module: Any, function: Any) -> Separator:
     module.halves, module.step = (lambda **_: Halves()), function
     backend = BackendSpec(name="halves", load=f"{MODULE}:halves", summary="", stems=("a", "b"))
     result = ResultSpec(name="step", load=f"{MODULE}:step", summary="")
-    hooks = {"unisep_backends": _hook(lambda: [backend]), "unisep_results": _hook(lambda: [result])}
+    hooks = {"unisep_backends": hookimpl(lambda: [backend]), "unisep_results": hookimpl(lambda: [result])}
     return Separator("halves", plugins=[SimpleNamespace(**hooks)])
 
 
@@ -239,10 +233,8 @@ def test_one_that_cannot_be_closed_leaves_none_open(module: Any) -> None:
         BackendSpec(name=n, load=f"{MODULE}:{n}", summary="", stems=("a", "b"))
         for n in ("first", "second", "third")
     ]
-    from unisep.ensemble import Ensemble
-
     ensemble = Ensemble(members=[{"backend": spec.name} for spec in specs])
-    separator = Separator(ensemble, plugins=[SimpleNamespace(unisep_backends=_hook(lambda: specs))])
+    separator = Separator(ensemble, plugins=[SimpleNamespace(unisep_backends=hookimpl(lambda: specs))])
     separator.separate(song)
     with pytest.warns(UserWarning, match="Closing failed: Halves: ZeroDivisionError"):
         separator.close()
@@ -250,7 +242,7 @@ def test_one_that_cannot_be_closed_leaves_none_open(module: Any) -> None:
 
 
 def spec_read(spec: Any, hook: str) -> Any:
-    return read("tried", "tried", "1", lambda: SimpleNamespace(**{hook: _hook(lambda: [spec])}))
+    return read("tried", "tried", "1", lambda: SimpleNamespace(**{hook: hookimpl(lambda: [spec])}))
 
 
 def test_lists_of_names_may_be_any_list_but_no_stream(module: Any) -> None:
@@ -272,8 +264,6 @@ def test_a_spec_with_a_mapping_of_any_kind_is_listed_as_json() -> None:
 
 
 def test_members_of_an_ensemble_in_half_precision_and_without_output(module: Any) -> None:
-    from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
-
     mixture = torch.from_numpy(song.samples[None, :, :4_000])
     half = Halves(answer=lambda out: Output(out.sources.half()))
     weights = {"a": 1.0, "b": 1.0}
@@ -290,22 +280,16 @@ def test_members_of_an_ensemble_in_half_precision_and_without_output(module: Any
     ("stems", "message"), [({"drums": "aa"}, "has no 'aa'"), ({"b": "a"}, "has a 'b' of its own")]
 )
 def test_stems_of_a_member_that_lose_something_are_refused(stems: dict[str, str], message: str) -> None:
-    from unisep.ensemble.definition import EnsembleMember
-
     with pytest.raises(EnsembleError, match=message):
         EnsembleMember(backend="x", stems=stems).weights_among(("a", "b"))
 
 
 def test_one_stem_may_stand_for_several() -> None:
-    from unisep.ensemble.definition import EnsembleMember
-
     member = EnsembleMember(backend="x", stems={"p": "a", "q": "a"})
     assert member.weights_among(("a", "b")) == {"p": 1.0, "q": 1.0, "b": 1.0}
 
 
 def test_weights_too_large_to_add_up_and_unknown_domains_are_refused() -> None:
-    from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
-
     part = EnsemblePart(Halves(), {"a": 1e308, "b": 1.0})
     with pytest.raises(EnsembleError, match="No member counts for 'a'"):
         EnsembleBackend([part, part])

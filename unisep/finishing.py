@@ -9,7 +9,7 @@ from typing import Any
 from unisep.audio import Audio
 from unisep.errors import FAILURES, AudioError, PluginError, UnisepError
 from unisep.extensions import ResultSpec
-from unisep.plugins import load_function
+from unisep.plugins import GIVEN, load_function
 from unisep.resolve import Extra
 
 
@@ -70,5 +70,4 @@ def _advice(step: Extra[ResultSpec]) -> str:
 
 def without(distribution: str) -> str:
     """How to go without the plugins of a distribution, or without those that were given."""
-    given = distribution in ("local", "registered")
-    return "leave out --plugin (plugins=)" if given else f"UNISEP_PLUGINS=-{distribution}"
+    return "leave out --plugin (plugins=)" if distribution in GIVEN else f"UNISEP_PLUGINS=-{distribution}"

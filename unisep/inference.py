@@ -154,35 +154,20 @@ class Caller:
         return (output.sources if is_all else output.sources[:, self._outputs]).float()
 
     def _check(self, output: object, batch: Tensor) -> None:
-        wrong = _no_output(output)
-        if wrong or not isinstance(output, Output):
-            raise BackendError(
-                f"The backend '{self._name}' returned {wrong}, not an Output of tensors of real numbers."
-            )
         info, conditions = self._backend.info, self._conditions
         n_outputs = len(info.sources) if conditions is None else conditions.queries.shape[0]
-        n_batch, n_channels, n_samples = batch.shape
-        expected = (n_batch, n_outputs, n_channels, n_samples)
-        if tuple(output.sources.shape) != expected:
-            raise BackendError(
-                f"The backend '{self._name}' returned sources {tuple(output.sources.shape)}; "
-                f"[batch, outputs, channels, samples] = {expected} was expected."
-            )
+        wrong = wrong_sources(output, n_outputs, batch)
+        if wrong or not isinstance(output, Output):
+            raise BackendError(f"The backend '{self._name}' returned {wrong}")
         if not _is_finite(output.sources):
             index, _, _, sample = (~torch.isfinite(output.sources)).nonzero()[0].tolist()
             raise BackendError(
-                f"The backend '{self._name}' returned NaN or infinity at {self._seconds(index, sample, n_samples):.1f} s. "
+                f"The backend '{self._name}' returned NaN or infinity at {self._seconds(index, sample, batch.shape[-1]):.1f} s. "
                 "Try precision='float32'; verify its weights with `unisep models verify`."
             )
-        presence = output.presence
-        if presence is not None and (
-            tuple(presence.shape) != (n_batch, n_outputs) or not ((presence >= 0) & (presence <= 1)).all()
-        ):
-            values = presence.float().flatten().tolist() or [math.nan]
-            raise BackendError(
-                f"The backend '{self._name}' returned a presence {tuple(presence.shape)} from {min(values):.3g} to "
-                f"{max(values):.3g}; [batch, outputs] = {(n_batch, n_outputs)} of values in 0..1 was expected."
-            )
+        wrong = _wrong_presence(output.presence, (batch.shape[0], n_outputs))
+        if wrong:
+            raise BackendError(f"The backend '{self._name}' returned {wrong}")
 
     def _seconds(self, index: int = 0, sample: int = 0, n_samples: int = 0) -> float:
         """Where a sample of the segment at `index` of the batch lies in the recording, at the nearest."""
@@ -194,17 +179,39 @@ class Caller:
         return max(0, segment.start + inside) / self._backend.info.sample_rate_hz
 
 
-def _no_output(output: object) -> str:
-    """What is no output, or ""."""
+def wrong_sources(output: object, n_outputs: int, mixture: Tensor) -> str:
+    """What is wrong with the sources that a backend gave for `mixture [batch, channels, samples]`, or ""."""
     if not isinstance(output, Output):
-        return type(output).__name__
-    for name, value in (("sources", output.sources), ("presence", output.presence)):
-        if not (isinstance(value, Tensor) and value.is_floating_point()) and (name, value) != (
-            "presence",
-            None,
-        ):
-            return f"{name} of {value.dtype if isinstance(value, Tensor) else type(value).__name__}"
+        return f"{type(output).__name__}, not an Output of tensors of real numbers."
+    if kind := _unreal(output.sources):
+        return f"sources of {kind}, not an Output of tensors of real numbers."
+    n_batch, n_channels, n_samples = mixture.shape
+    expected = (n_batch, n_outputs, n_channels, n_samples)
+    if tuple(output.sources.shape) != expected:
+        return f"sources {tuple(output.sources.shape)}; [batch, outputs, channels, samples] = {expected} was expected."
     return ""
+
+
+def _wrong_presence(presence: object, expected: tuple[int, int]) -> str:
+    """What is wrong with a presence of which `expected` is the shape, or ""."""
+    if presence is None:
+        return ""
+    if (kind := _unreal(presence)) or not isinstance(presence, Tensor):
+        return f"presence of {kind}, not an Output of tensors of real numbers."
+    if tuple(presence.shape) == expected and ((presence >= 0) & (presence <= 1)).all():
+        return ""
+    values = presence.float().flatten().tolist() or [math.nan]
+    return (
+        f"a presence {tuple(presence.shape)} from {min(values):.3g} to {max(values):.3g}; "
+        f"[batch, outputs] = {expected} of values in 0..1 was expected."
+    )
+
+
+def _unreal(value: object) -> str:
+    """What a value is that is no tensor of real numbers, or ""."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return "" if value.is_floating_point() else str(value.dtype)
 
 
 def _is_finite(samples: Tensor) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from unisep.buffers import SampleQueue, Samples
-from unisep.spans import ENDLESS, Span, gains, with_fades
+from unisep.recording import ENDLESS
+from unisep.spans import Span, gains, with_fades
 
 
 class Lane:

@@ -84,6 +84,12 @@ class Template:
         return found
 
 
+def file_on_the_way(folder: Path) -> Path | None:
+    """What is no folder where `folder` is to be, or one of those above it; None where nothing is in the way."""
+    there = next((each for each in (folder, *folder.parents) if each.exists()), None)
+    return None if there is None or there.is_dir() else there
+
+
 def check_recordings_stay(paths: Mapping[str, Path], source: Path) -> None:
     """Nothing. Raises OverwriteError where a result would replace `source`, or a file that is protected.
 

@@ -16,12 +16,12 @@ from unisep.errors import BackendError
 from unisep.inference import Caller
 from unisep.lanes import Lane
 from unisep.options import Options
-from unisep.recording import Layout, Statistics
+from unisep.recording import ENDLESS, Layout, Statistics
 from unisep.resolve import Task
 from unisep.scale import Scale, by_segment
 from unisep.segments import Segment, heard
 from unisep.silence import Silence
-from unisep.spans import ENDLESS, Span, Stretch, at_model_rate
+from unisep.spans import Span, Stretch, at_model_rate
 from unisep.stepping import Stepper, Steps
 from unisep.targets import Presence
 from unisep.vectors import Conditions

@@ -16,8 +16,8 @@ from unisep.heap import keeping_freed_memory
 from unisep.options import Options
 from unisep.passes import Loaded, Pass
 from unisep.progress import Meter
-from unisep.recording import Layout, Statistics
-from unisep.spans import ENDLESS, Span, stretches, with_fades
+from unisep.recording import ENDLESS, Layout, Statistics
+from unisep.spans import Span, stretches, with_fades
 from unisep.targets import Presence
 
 

@@ -22,7 +22,7 @@ from unisep.formats import AudioFileInfo
 from unisep.opening import open_audio
 
 BLOCK_SAMPLES = 2**17
-_ENDLESS = 2**62  # beyond any recording
+ENDLESS = 2**62  # where a recording ends, as long as nobody knows
 Samples = NDArray[np.float32]
 
 
@@ -40,7 +40,7 @@ class Layout:
         Raises:
             QueryError: the range holds no sample of the recording.
         """
-        first, last = (round(min(second * self.sample_rate_hz, _ENDLESS)) for second in seconds)
+        first, last = (round(min(second * self.sample_rate_hz, ENDLESS)) for second in seconds)
         last = last if self.n_samples is None else min(last, self.n_samples)
         if last <= first:
             length = (

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-ENDLESS = 2**62  # where a recording ends, as long as nobody knows
+from unisep.recording import ENDLESS
+
 FADE_SECONDS = 0.01
 RESAMPLING_MARGIN_SECONDS = 0.05
 RESAMPLING_MARGIN_SAMPLES = (

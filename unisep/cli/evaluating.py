@@ -11,6 +11,7 @@ import unisep
 from unisep.cli.console import Console
 from unisep.cli.separating import separator_of
 from unisep.errors import OptionError
+from unisep.naming import file_on_the_way
 from unisep.query import Embedding
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _progress(console: Console) -> Any:
 
 def _check_place(option: str, path: Path | None) -> None:
     """Nothing. Raises OptionError where no file could be written, before anything is computed."""
-    if path is not None and (path.is_dir() or any(each.is_file() for each in path.parents)):
+    if path is not None and (path.is_dir() or file_on_the_way(path.parent)):
         raise OptionError(
             f"--{option} {path}: there is a folder, or a file on the way. Give the path of a file."
         )

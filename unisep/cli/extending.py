@@ -14,7 +14,6 @@ from unisep import plugins
 from unisep.cli.console import Console
 from unisep.errors import PluginError, UnisepError
 from unisep.extensions import CommandSpec
-from unisep.plugins.host import clash
 
 LOOKING = ("plugins", "doctor")  # these show a plugin that does not work instead of refusing to start
 
@@ -114,5 +113,5 @@ def find(word: str, commands: Iterable[Command]) -> Command | None:
     found = [command for command in commands if word in (command.spec.name, command.key)]
     if len(found) > 1:
         owners = [(command.distribution, command.plugin) for command in found]
-        raise PluginError(clash("command", found[0].spec.name, owners))
+        raise PluginError(plugins.clash("command", found[0].spec.name, owners))
     return found[0] if found else None

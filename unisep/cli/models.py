@@ -9,8 +9,7 @@ from typing import Any
 
 from unisep.cli.console import Console, columns
 from unisep.errors import PluginError, UnisepError, suggest
-from unisep.plugins import Plugin, installed
-from unisep.plugins.host import clash
+from unisep.plugins import Plugin, clash, installed
 from unisep.weights import Card, FileProgress, WeightsStore, read_card
 
 

@@ -16,7 +16,7 @@ from unisep.cli.ledger import Ledger, sha256_or_nothing
 from unisep.cli.questions import asked, questions
 from unisep.errors import Cancelled, OptionError, OverwriteError, PluginError, UnisepError, WeightsError
 from unisep.formats import checked_subtype, find_format, lossy
-from unisep.naming import Template, protected
+from unisep.naming import Template, file_on_the_way, protected
 
 if TYPE_CHECKING:
     from unisep.separated_files import SeparatedFiles
@@ -199,9 +199,8 @@ def separator_of(arguments: Namespace) -> Separator:
 def _check_writing(arguments: Namespace) -> None:
     """Nothing. Raises OptionError for a format that cannot be written, before anything is computed."""
     options: Mapping[str, Any] = vars(arguments)
-    on_the_way = next((each for each in (arguments.out, *arguments.out.parents) if each.exists()), None)
-    if on_the_way is not None and not on_the_way.is_dir():
-        raise OptionError(f"--out {arguments.out}: {on_the_way} is a file. Give a folder.")
+    if (there := file_on_the_way(arguments.out)) is not None:
+        raise OptionError(f"--out {arguments.out}: {there} is a file. Give a folder.")
     try:
         if options["format"] is not None:
             known = find_format(Path(), options["format"])

@@ -15,6 +15,7 @@ from unisep.convert import to_model, to_source
 from unisep.ensemble.averaging import spectrogram_mean, waveform_mean
 from unisep.ensemble.definition import Domain, normalised
 from unisep.errors import BackendError, EnsembleError
+from unisep.inference import wrong_sources
 from unisep.scale import by_segment
 from unisep.segments import OVERLAP_FRACTION
 
@@ -148,18 +149,10 @@ class EnsembleBackend(Backend):
 
 def _called(part: EnsemblePart, mixture: Tensor) -> Tensor:
     output = part.backend.separate(mixture)
-    if not isinstance(output, Output) or not isinstance(output.sources, Tensor):
-        raise BackendError(
-            f"'{part.name}' of an ensemble returned {type(output).__name__}, not an Output of tensors."
-        )
-    sources = output.sources.float()
-    n_batch, n_channels, n_samples = mixture.shape
-    expected = (n_batch, len(part.backend.info.sources), n_channels, n_samples)
-    if tuple(sources.shape) != expected:
-        raise BackendError(
-            f"'{part.name}' of an ensemble returned sources {tuple(sources.shape)}; {expected} was expected."
-        )
-    return sources
+    wrong = wrong_sources(output, len(part.backend.info.sources), mixture)
+    if wrong:
+        raise BackendError(f"'{part.name}' of an ensemble returned {wrong}")
+    return output.sources.float()
 
 
 def _check_part(part: EnsemblePart, row: Mapping[str, float]) -> None:

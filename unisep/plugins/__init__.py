@@ -4,16 +4,29 @@ A plugin that fails is remembered with its traceback and never takes the others 
 """
 
 from unisep.plugins.choosing import problems
-from unisep.plugins.host import given, installed, is_strict, refresh, register, registered, strictly, using
+from unisep.plugins.host import (
+    GIVEN,
+    clash,
+    given,
+    installed,
+    is_strict,
+    refresh,
+    register,
+    registered,
+    strictly,
+    using,
+)
 from unisep.plugins.loading import backend_view, load_backend, load_encoder, load_function, wrong_facts
 from unisep.plugins.plugin import KINDS, Plugin, Spec, licence
 from unisep.plugins.reading import read
 
 __all__ = [
+    "GIVEN",
     "KINDS",
     "Plugin",
     "Spec",
     "backend_view",
+    "clash",
     "given",
     "installed",
     "is_strict",

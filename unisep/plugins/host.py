@@ -29,6 +29,7 @@ from unisep.plugins.plugin import Plugin
 from unisep.plugins.reading import read, read_in_time
 
 REGISTERED = "registered"
+GIVEN = (LOCAL, REGISTERED)  # distributions that nobody installed, and that UNISEP_PLUGINS does not touch
 _lock = threading.RLock()
 _registered: dict[str, Any] = {}
 _local: list[tuple[Plugin, ...]] = []
@@ -157,10 +158,10 @@ def _told(distribution: str, plugin: str) -> str:
 
 def _leaving_out(owners: Sequence[tuple[str, str]], alone: Sequence[str]) -> str:
     """How to keep one of those that share a distribution, and that no name tells apart."""
-    names = [f"{distribution}:{plugin}" for distribution, plugin in owners if distribution not in alone]
-    if all(name.startswith((f"{LOCAL}:", f"{REGISTERED}:")) for name in names):
+    alike = [owner for owner in owners if owner[0] not in alone]
+    if all(distribution in GIVEN for distribution, _ in alike):
         return "give only one of them with --plugin (plugins=)"
-    return f"leave one out, as with {CHOICE}=-{names[0]}"
+    return f"leave one out, as with {CHOICE}=-{':'.join(alike[0])}"
 
 
 def _given(plugins: Any) -> tuple[Plugin, ...]:

@@ -11,8 +11,7 @@ from unisep.encoder import EncoderSpec
 from unisep.errors import PluginError, suggest
 from unisep.extensions import ResultSpec, RouteSpec
 from unisep.maps import MapCard
-from unisep.plugins import Plugin
-from unisep.plugins.host import clash
+from unisep.plugins import Plugin, clash
 
 SpecT = TypeVar("SpecT", BackendSpec, EncoderSpec)
 ExtraT = TypeVar("ExtraT", RouteSpec, ResultSpec)

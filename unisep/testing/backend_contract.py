@@ -185,19 +185,20 @@ class BackendContract(Contract):
         return torch.stack([torch.from_numpy(part.samples) for part in parts])
 
     def _separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
+        self,
+        mixture: Tensor,
+        queries: Tensor | None = None,
+        negatives: Tensor | None = None,
+        backend: Backend | None = None,
     ) -> Output:
         with torch.inference_mode():
-            return self.backend.separate(mixture, queries, negatives)
+            return (backend or self.backend).separate(mixture, queries, negatives)
 
     def _ways(self, mixture: Tensor, backend: Backend | None = None) -> list[Output]:
         """The outputs of everything it can, or a copy of it: fixed sources, queries."""
-        backend = backend or self.backend
-        with torch.inference_mode():
-            ways = [backend.separate(mixture)] if backend.info.sources else []
-            if self.query_dim:
-                ways.append(backend.separate(mixture, self._queries(2).to(mixture.device)))
-        return ways
+        asked: list[Tensor | None] = [None] if self.backend.info.sources else []
+        asked += [self._queries(2).to(mixture.device)] if self.query_dim else []
+        return [self._separate(mixture, queries, backend=backend) for queries in asked]
 
     def _assert_close(self, one: Tensor, other: Tensor, mixture: Tensor) -> None:
         assert float((one - other).abs().max()) <= self.tolerance * float(mixture.abs().max())
