@@ -10,7 +10,7 @@ OUT ?= out
 BIN := $(VENV)/bin
 
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
-PLUGINS := -e plugins/unisep-htdemucs -e plugins/unisep-film
+PLUGINS := -e plugins/unisep-htdemucs -e plugins/unisep-film -e plugins/unisep-align -e plugins/unisep-evaluate
 MORE_PLUGINS := -e "plugins/unisep-roformer[test]"
 MORE_PLUGINS += -e plugins/unisep-classic -e plugins/unisep-demucs-classic
 MORE_PLUGINS += -e plugins/unisep-audiosep -e plugins/unisep-torchaudio -e plugins/unisep-laion-clap
@@ -52,12 +52,14 @@ lint: $(VENV)/.test-ready
 	$(BIN)/mypy plugins/unisep-torchaudio/unisep_torchaudio
 	$(BIN)/mypy plugins/unisep-laion-clap/unisep_laion_clap
 	$(BIN)/mypy plugins/unisep-classic/unisep_classic
+	$(BIN)/mypy plugins/unisep-evaluate/unisep_evaluate
+	$(BIN)/mypy plugins/unisep-align/unisep_align
 	$(BIN)/mypy plugins/unisep-demucs-classic/unisep_demucs_classic
 
 ## More than 10,000 damaged files and strange questions; nothing but results and errors of unisep's own may come of them.
 fuzz: $(VENV)/.test-ready
 	$(BIN)/python tests/fuzz/run.py
-	UNISEP_FUZZ_EXAMPLES=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
+	UNISEP_FUZZ_EXAMPLES=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/fuzz/test_fuzz.py
 
 ## Speed against demucs 4.1.0 on the same weights in the same run, and import time: a few minutes.
 bench: $(VENV)/.test-ready

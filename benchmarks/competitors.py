@@ -23,7 +23,7 @@ from weights import STEMS
 
 from unisep import Audio, Separator
 from unisep.cli import main as command_line
-from unisep.precision import Precision
+from unisep.engine.device import Precision
 
 Sources = NDArray[np.float32]
 Run = Callable[[], Sources | None]

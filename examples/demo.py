@@ -23,9 +23,9 @@ from time import perf_counter
 import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
+from unisep_evaluate import residual_db, sdr_db, si_sdr_db
 
 from unisep import Query, Separation, Separator
-from unisep.evaluation import residual_db, sdr_db, si_sdr_db
 
 AUDIO = Path(__file__).parent / "audio"
 N_FFT = 4096

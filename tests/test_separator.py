@@ -40,9 +40,9 @@ from unisep.errors import (
     WeightsError,
 )
 from unisep.separation import total
-from unisep.testing import mix, noise, tone, toy_plugin
-from unisep.testing.toy import SPACE, ToyBackend, ToyEncoder
-from unisep.weights import WeightsStore
+from unisep.testing.signals import mix, noise, tone
+from unisep.testing.toy import SPACE, ToyBackend, ToyEncoder, toy_plugin
+from unisep.weights.store import WeightsStore
 
 BASS, HAT = tone(100, 1.5), tone(8_000, 1.5)
 SONG = mix(BASS, HAT)
@@ -334,14 +334,14 @@ def test_the_precision_reaches_the_backend(
         seen["dtype"] = dtype
         return ToyBackend()
 
-    monkeypatch.setattr("unisep.precision.cpu_computes_bfloat16", lambda: is_computed)
+    monkeypatch.setattr("unisep.engine.device.cpu_computes_bfloat16", lambda: is_computed)
     with registered_backend(load, auto_precision=vouched_for):
         Separator("mine", precision=precision, device="cpu").separate(SONG)
     assert seen["dtype"] == expected
 
 
 def test_a_type_that_the_processor_would_imitate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unisep.precision.cpu_computes_bfloat16", lambda: False)
+    monkeypatch.setattr("unisep.engine.device.cpu_computes_bfloat16", lambda: False)
     with pytest.raises(OptionError, match="no bfloat16 arithmetic"):
         Separator("toy", precision="bfloat16", device="cpu")
 
@@ -480,7 +480,7 @@ def registered_backend(load: object, card: str = "", name: str = "mine", **more:
 @pytest.fixture
 def only_toys(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no plugin but those registered here were installed."""
-    monkeypatch.setattr(plugins.host, "distributions", lambda: [])
+    monkeypatch.setattr(plugins.registry, "distributions", lambda: [])
     plugins.refresh()
     yield
     monkeypatch.undo()
@@ -498,7 +498,7 @@ def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         '[[files]]\nname = "w.safetensors"\nurl = "http://127.0.0.1:9/w.safetensors"\n'
     )
     monkeypatch.syspath_prepend(package.parent)
-    monkeypatch.setattr("unisep.download.PAUSE_SECONDS", 0)
+    monkeypatch.setattr("unisep.weights.download.PAUSE_SECONDS", 0)
     return "carded:card.toml"
 
 
@@ -564,7 +564,7 @@ def test_routing_a_query_never_downloads(card: str, monkeypatch: pytest.MonkeyPa
     def no_download(*_: object) -> None:
         raise AssertionError("a query was about to download")
 
-    monkeypatch.setattr("unisep.weights.WeightsStore.ensure", no_download)
+    monkeypatch.setattr("unisep.weights.store.WeightsStore.ensure", no_download)
     with (
         registered_backend(lambda **_: FourStems(), card, "htdemucs"),
         pytest.warns(UserWarning, match="'htdemucs' is stronger"),

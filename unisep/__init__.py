@@ -10,51 +10,59 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unisep.audio import Audio
-    from unisep.backend import Backend, BackendInfo, BackendSpec, Output
-    from unisep.encoder import EncoderSpec, QueryEncoder
-    from unisep.ensemble import Ensemble, EnsembleBackend, EnsembleMember, EnsemblePart
-    from unisep.explaining import explain
-    from unisep.extensions import CommandSpec, Direction, Question, ResultSpec, RouteSpec
-    from unisep.hookspecs import hookimpl
-    from unisep.plan import Plan
+    from unisep.engine.recording import Statistics
+    from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
+    from unisep.ensemble.definition import Ensemble, EnsembleMember
+    from unisep.plugins.backend import Backend, BackendInfo, Output
+    from unisep.plugins.encoder import QueryEncoder
+    from unisep.plugins.specs import (
+        BackendSpec,
+        CommandSpec,
+        Direction,
+        EncoderSpec,
+        Question,
+        ResultSpec,
+        RouteSpec,
+        hookimpl,
+    )
     from unisep.progress import Progress
-    from unisep.query import Embedding, Query
-    from unisep.recording import Statistics
-    from unisep.separated_files import SeparatedFiles
-    from unisep.separation import Separation
+    from unisep.query.query import Embedding, Query
+    from unisep.routing.types import Plan
+    from unisep.separation import SeparatedFiles, Separation
     from unisep.separator import Separator
-    from unisep.stream import Stream
+    from unisep.session.explain import explain
+    from unisep.session.stream import Stream
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Audio": "unisep.audio",
-    "Backend": "unisep.backend",
-    "BackendInfo": "unisep.backend",
-    "BackendSpec": "unisep.backend",
-    "CommandSpec": "unisep.extensions",
-    "Direction": "unisep.extensions",
-    "Embedding": "unisep.query",
-    "EncoderSpec": "unisep.encoder",
-    "Ensemble": "unisep.ensemble",
-    "EnsembleBackend": "unisep.ensemble",
-    "EnsembleMember": "unisep.ensemble",
-    "EnsemblePart": "unisep.ensemble",
-    "Output": "unisep.backend",
-    "Plan": "unisep.plan",
+    "Backend": "unisep.plugins.backend",
+    "BackendInfo": "unisep.plugins.backend",
+    "BackendSpec": "unisep.plugins.specs",
+    "CommandSpec": "unisep.plugins.specs",
+    "Direction": "unisep.plugins.specs",
+    "Embedding": "unisep.query.query",
+    "EncoderSpec": "unisep.plugins.specs",
+    "Ensemble": "unisep.ensemble.definition",
+    "EnsembleBackend": "unisep.ensemble.backend",
+    "EnsembleMember": "unisep.ensemble.definition",
+    "EnsemblePart": "unisep.ensemble.backend",
+    "explain": "unisep.session.explain",
+    "hookimpl": "unisep.plugins.specs",
+    "Output": "unisep.plugins.backend",
+    "Plan": "unisep.routing.types",
     "Progress": "unisep.progress",
-    "Query": "unisep.query",
-    "Question": "unisep.extensions",
-    "ResultSpec": "unisep.extensions",
-    "RouteSpec": "unisep.extensions",
-    "QueryEncoder": "unisep.encoder",
-    "SeparatedFiles": "unisep.separated_files",
+    "Query": "unisep.query.query",
+    "QueryEncoder": "unisep.plugins.encoder",
+    "Question": "unisep.plugins.specs",
+    "ResultSpec": "unisep.plugins.specs",
+    "RouteSpec": "unisep.plugins.specs",
+    "SeparatedFiles": "unisep.separation",
     "Separation": "unisep.separation",
     "Separator": "unisep.separator",
-    "explain": "unisep.explaining",
-    "Statistics": "unisep.recording",
-    "Stream": "unisep.stream",
-    "hookimpl": "unisep.hookspecs",
+    "Statistics": "unisep.engine.recording",
+    "Stream": "unisep.session.stream",
 }
 
 __all__ = [

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unisep.errors import AudioError
+from unisep.errors import AudioError, QueryError
 
 MAX_CHANNELS = 2
 MIN_SAMPLE_RATE_HZ = 1_000
 MAX_SAMPLE_RATE_HZ = 768_000
+ENDLESS = 2**62  # where a recording ends, as long as nobody knows
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -93,6 +94,30 @@ def checked_rate(sample_rate_hz: Any) -> int:
             f"from {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, such as 44100."
         )
     return rate_hz
+
+
+def span_samples(
+    seconds: tuple[float, float], sample_rate_hz: int, n_samples: int | None, field: str
+) -> tuple[int, int]:
+    """Convert a range in seconds to its first sample and the one after its last, cut at the end of the audio.
+
+    Args:
+        seconds: start and end.
+        sample_rate_hz: of the audio.
+        n_samples: length of the audio; None while it goes on.
+        field: the name of the range, for the message.
+
+    Raises:
+        QueryError: the range holds no sample of the audio.
+    """
+    first, last = (round(min(second * sample_rate_hz, ENDLESS)) for second in seconds)
+    last = last if n_samples is None else min(last, n_samples)
+    if last <= first:
+        length = "" if n_samples is None else f", which is {n_samples / sample_rate_hz:.3f} s long"
+        raise QueryError(
+            f"{field}={seconds} holds none of the audio{length}. Give (start, end) in seconds within it."
+        )
+    return first, last
 
 
 def _as_array(values: Any) -> NDArray[Any]:

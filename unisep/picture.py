@@ -14,7 +14,11 @@ from unisep.audio import Audio
 from unisep.errors import OptionError
 
 N_FFT = 2048
+
+
 FLOOR_DB = -80.0
+
+
 MAX_COLUMNS = 2000
 
 

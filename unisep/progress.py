@@ -1,12 +1,13 @@
-"""Progress: what a long separation tells its caller on the way."""
+"""Progress and cancelling: what long work tells its caller, and how the caller stops it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from unisep.errors import OptionError
+from unisep.errors import Cancelled, OptionError
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,22 @@ class Meter:
             eta_seconds = elapsed / self._n_done * (self._n_segments - self._n_done)
         done = fraction * self._seconds_total
         self._on_progress(Progress(fraction, done, self._seconds_total, eta_seconds, stage))
+
+
+class CancelFlag(Protocol):
+    """Anything that tells whether the caller wants to stop, such as a `threading.Event`."""
+
+    def is_set(self) -> bool:
+        """True once the work is to stop."""
+
+
+def stop_if(cancel: CancelFlag | None) -> None:
+    """Nothing. Raises Cancelled once the caller wants to stop, and OptionError for what cannot tell."""
+    if cancel is None:
+        return
+    if not callable(getattr(cancel, "is_set", None)):
+        raise OptionError(
+            f"cancel={cancel!r:.80}: give something with is_set(), such as a threading.Event, or None."
+        )
+    if cancel.is_set():
+        raise Cancelled("Cancelled: the separation was stopped on request.")

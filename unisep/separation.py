@@ -1,22 +1,85 @@
-"""What a separation gives back: the targets, the rest, and how they are kept."""
+"""The results: targets in memory or on disk, what is left of the mixture, presence and plan."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import final
+from types import MappingProxyType
+from typing import Any, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unisep import files
 from unisep.audio import Audio
-from unisep.errors import AudioError, OptionError
-from unisep.formats import AudioFileInfo, find_format
-from unisep.naming import check_recordings_stay
-from unisep.plan import Plan
-from unisep.tags import read_tags
-from unisep.targets import Presence, Targets
+from unisep.engine.recording import Layout
+from unisep.engine.runner import Presence
+from unisep.errors import AudioError, OptionError, suggest
+from unisep.files.formats import AudioFileInfo, Encoding, find_format
+from unisep.files.paths import check_recordings_stay
+from unisep.files.tags import read_tags
+from unisep.routing.types import Plan
+
+TargetT = TypeVar("TargetT")
+
+
+class Targets(Mapping[str, TargetT]):
+    """An ordered, read-only mapping of names to targets.
+
+    presence_over_time: how surely each sound is there, segment by segment, in order; nothing where the backend does not
+    say. presence: how surely it is there at all, the surest of them, or None. plan: who answered each name and why.
+    """
+
+    def __init__(
+        self,
+        targets: Mapping[str, TargetT],
+        presence_over_time: Mapping[str, Sequence[Presence]],
+        plan: Plan,
+    ) -> None:
+        self._targets = MappingProxyType(dict(targets))
+        self.presence_over_time: Mapping[str, tuple[Presence, ...]] = MappingProxyType(
+            {name: tuple(presence_over_time.get(name, ())) for name in self._targets}
+        )
+        self.presence: Mapping[str, float | None] = MappingProxyType(
+            {name: _surest(said) for name, said in self.presence_over_time.items()}
+        )
+        self.plan = plan
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: dict(value) if isinstance(value, MappingProxyType) else value
+            for name, value in vars(self).items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        views = {name: MappingProxyType(value) for name, value in state.items() if isinstance(value, dict)}
+        vars(self).update({**state, **views})
+
+    def __getitem__(self, name: str) -> TargetT:
+        if name not in self._targets:
+            raise KeyError(
+                f"No target named {name!r}. {suggest(str(name), self._targets)} `.rest` is the rest."
+            )
+        return self._targets[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._targets
+
+    @property
+    def target(self) -> TargetT:
+        """The first target."""
+        return next(iter(self._targets.values()))
+
+
+def _surest(said: Sequence[Presence]) -> float | None:
+    return max((each.presence for each in said), default=None)
+
 
 Samples = NDArray[np.float32]
 
@@ -145,3 +208,43 @@ def _sum(parts: list[Audio]) -> NDArray[np.float64]:
     for part in parts[1:]:
         result += part.samples
     return result
+
+
+@final
+class SeparatedFiles(Targets[Path]):
+    """An ordered, read-only mapping of names to the files written: the targets.
+
+    rest: the file of what is left of the mixture; paths: all of them. gain: what all files were multiplied
+    by so that no integer file clips, 1.0 as a rule. encoding, layout: how and how much was written.
+    presence, presence_over_time, plan: as in `Separation`.
+    """
+
+    def __init__(
+        self,
+        targets: Mapping[str, Path],
+        rest: Path,
+        *,
+        gain: float,
+        encoding: Encoding,
+        layout: Layout,
+        presence_over_time: Mapping[str, Sequence[Presence]],
+        plan: Plan,
+    ) -> None:
+        super().__init__(targets, presence_over_time, plan)
+        self.rest = rest
+        self.gain = gain
+        self.encoding = encoding
+        self.layout = layout
+
+    def __repr__(self) -> str:
+        return f"SeparatedFiles({', '.join(map(str, self.paths))})"
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files: the targets in order, then the rest."""
+        return (*self._targets.values(), self.rest)
+
+    @property
+    def seconds(self) -> float:
+        """The length of each file."""
+        return (self.layout.n_samples or 0) / self.layout.sample_rate_hz

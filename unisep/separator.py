@@ -13,31 +13,27 @@ import torch
 
 from unisep import files
 from unisep.audio import Audio, checked_rate
-from unisep.cancelling import CancelFlag
-from unisep.ensemble import Ensemble
+from unisep.engine.chunking import OVERLAP_FRACTION
+from unisep.engine.device import Options, Precision, find_device
+from unisep.engine.recording import InMemory, OnDisk, Statistics
+from unisep.ensemble.definition import Ensemble
 from unisep.errors import AudioFileError, QueryError
-from unisep.formats import choose_encoding
-from unisep.loading import Shelf, existing
-from unisep.naming import DEFAULT_TEMPLATE, Template, protected
-from unisep.opening import open_audio
-from unisep.options import Options, find_device
-from unisep.planner import Planner
-from unisep.plugins import given
-from unisep.precision import Precision
-from unisep.progress import Meter, OnProgress
-from unisep.query import Embedding
-from unisep.recording import InMemory, OnDisk, Statistics
-from unisep.request import read_asks
-from unisep.resolve import Request
-from unisep.results import REST, whole
-from unisep.segments import OVERLAP_FRACTION
-from unisep.separated_files import SeparatedFiles
-from unisep.separation import Separation
-from unisep.stream import Stream, open_stream, refuse_excerpt
-from unisep.tags import read_tags
-from unisep.to_disk import write_results
-from unisep.vectors import conditions
-from unisep.weights import WeightsStore
+from unisep.files.formats import choose_encoding
+from unisep.files.paths import DEFAULT_TEMPLATE, Template, protected
+from unisep.files.reading import open_audio
+from unisep.files.tags import read_tags
+from unisep.plugins.registry import given
+from unisep.progress import CancelFlag, Meter, OnProgress
+from unisep.query.encode import conditions
+from unisep.query.parsed import read_asks
+from unisep.query.query import Embedding
+from unisep.routing.types import Request
+from unisep.separation import SeparatedFiles, Separation
+from unisep.session.compose import REST, whole, write_results
+from unisep.session.models import Shelf, existing
+from unisep.session.prepare import Planner
+from unisep.session.stream import Stream, open_stream, refuse_excerpt
+from unisep.weights.store import WeightsStore
 
 
 @final

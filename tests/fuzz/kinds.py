@@ -17,9 +17,9 @@ import numpy as np
 import soundfile
 
 from unisep import Embedding, files
-from unisep.cards import parse_card
-from unisep.cli.ledger import FILE_NAME, Ledger
-from unisep.tags import Picture, Tags, write_tags
+from unisep.cli.separate import FILE_NAME, Ledger
+from unisep.files.tags import Picture, Tags, write_tags
+from unisep.weights.cards import parse_card
 
 AUDIO_KINDS = {
     "pcm16.wav": ("WAV", "PCM_16", 44_100),
@@ -107,7 +107,7 @@ def tagged_examples() -> Mapping[str, bytes]:
 def separate_audio(path: Path, draw: random.Random) -> None:
     """Separated from disk to disk, tags and all; nothing is left in the folder but what is reported."""
     from unisep import Separator
-    from unisep.testing import toy_plugin
+    from unisep.testing.toy import toy_plugin
 
     out = path.parent / "out"
     shutil.rmtree(out, ignore_errors=True)

@@ -6,7 +6,7 @@ import random
 import struct
 from collections.abc import Sequence
 
-from unisep.stamps import ogg_checksum
+from unisep.files.containers import ogg_checksum
 
 TELLING_INTEGERS = (
     0,

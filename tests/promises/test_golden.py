@@ -9,6 +9,7 @@ and torch are those of the recording the digests must be equal; elsewhere the co
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import platform
 import tempfile
@@ -25,7 +26,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from unisep import Audio, Embedding, Separator, Statistics
-from unisep.testing import chirp, mix, noise, tone, toy_plugin
+from unisep.testing.signals import chirp, mix, noise, tone
+from unisep.testing.toy import toy_plugin
 
 GOLDEN = Path(__file__).with_name("golden.npz")
 EVERY = 89  # one sample in so many is kept, for other machines
@@ -134,7 +136,7 @@ def stream() -> Results:
     """The stems of left and right, in blocks of odd sizes, at another rate than the model's."""
     audio = song(rate_hz=32_000)
     edges = [0, 100, 5_000, 5_001, 40_000, audio.n_samples]
-    blocks = [audio.samples[:, a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    blocks = [audio.samples[:, a:b] for a, b in itertools.pairwise(edges)]
     with toy_plugin(), Separator("toy-pan") as separator:
         parts = list(separator.stream(blocks, sample_rate_hz=32_000, statistics=Statistics.of(audio)))
     names = (*parts[0], "rest")

@@ -18,27 +18,30 @@ from importlib import import_module
 
 from unisep.cli.arguments import parse
 from unisep.cli.console import Console
-from unisep.cli.extending import Command, added, find, prepare
-from unisep.errors import EmbeddingError, OptionError, QueryError, UnisepError
+from unisep.cli.plugins import Command, added, find, prepare
+from unisep.errors import EmbeddingError, OptionError, PluginError, QueryError, UnisepError
 
 __all__ = ["main"]
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 _COMMANDS = {
-    "separate": "unisep.cli.separating:separate",
-    "plugins": "unisep.cli.listing:plugins",
+    "separate": "unisep.cli.separate:separate",
+    "plugins": "unisep.cli.plugins:plugins",
     "models list": "unisep.cli.models:show_list",
     "models pull": "unisep.cli.models:pull",
     "models verify": "unisep.cli.models:verify",
     "models card": "unisep.cli.models:show_card",
-    "embed": "unisep.cli.embedding:embed",
-    "align": "unisep.cli.aligning:align",
-    "evaluate": "unisep.cli.evaluating:evaluate",
+    "embed": "unisep.cli.separate:embed",
     "doctor": "unisep.cli.doctor:doctor",
-    "explain": "unisep.cli.explaining:explain",
-    "new-plugin": "unisep.cli.new_plugin:new_plugin",
+    "explain": "unisep.cli.explain:explain",
+    "new-plugin": "unisep.cli.plugins:new_plugin",
 }
+
+_DISTRIBUTIONS = {
+    "align": "unisep-align",
+    "evaluate": "unisep-evaluate",
+}  # commands that are plugins of their own
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,14 +68,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _understood(words: Sequence[str], stack: ExitStack) -> Namespace:
     """The arguments, with the plugins in force that they name. Plugins are listed only if their commands matter."""
     own = {command.split()[0] for command in _COMMANDS}
-    rest = prepare(words, stack, own)
+    options, rest = prepare(words, stack, own)
     first = rest[0] if rest else "--help"
     if first in own or (first.startswith("-") and first not in ("-h", "--help")):
         return parse(words)
     commands = added()
     asked = find(first, commands)
     if asked is not None:
-        return asked.arguments(rest[1:])
+        is_ours = asked.distribution in _DISTRIBUTIONS.values()  # these put all options into their reports
+        return asked.arguments([*options, *rest[1:]] if is_ours else rest[1:])
+    if first in _DISTRIBUTIONS:
+        raise PluginError(
+            f"`unisep {first}` is a plugin of its own, and it is not installed. Run: pip install {_DISTRIBUTIONS[first]}"
+        )
     return parse(words, [(command.spec.name, command.spec.summary) for command in commands])
 
 

@@ -1,18 +1,114 @@
-"""The arguments of every command. Nothing heavy is imported, so that help comes at once."""
+"""The arguments of all commands. Nothing heavy is imported, so that help comes at once."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import unisep
-from unisep.cli.aligning import add_align
-from unisep.cli.evaluate_arguments import add_evaluate
-from unisep.cli.extending import plugin_options
-from unisep.cli.new_plugin import add_new_plugin
-from unisep.cli.question_arguments import add_questions, add_stems, mix, time_range
+from unisep.cli.plugins import add_new_plugin, plugin_options
+
+_RANGE = re.compile(r"([\d.:]+)\s*-\s*([\d.:]+)")
+
+
+def seconds(text: str) -> float:
+    """Seconds from "90", "90.5", "1:30" or "1:02:30".
+
+    >>> seconds("1:30")
+    90.0
+    """
+    total = 0.0
+    for part in text.split(":"):
+        total = total * 60 + float(part)
+    return total
+
+
+def time_range(text: str) -> tuple[float, float]:
+    """Start and end in seconds from "30-60" or "0:30-1:00"."""
+    match = _RANGE.fullmatch(text.strip())
+    try:
+        start, end = (seconds(part) for part in match.groups()) if match else (0.0, 0.0)
+    except ValueError:
+        start = end = 0.0
+    if not start < end:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range; write start-end in seconds, such as 30-60")
+    return start, end
+
+
+def mix(text: str) -> dict[str, float]:
+    """Weights from "text=0.3,audio=0.7"."""
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {name.strip(): float(weight) for name, weight in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no mix; write text=0.3,audio=0.7") from None
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names from "drums,bass"."""
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing; write names with commas: drums,bass")
+    return found
+
+
+def add_questions(parser: argparse.ArgumentParser) -> None:
+    """Add what can be asked for."""
+    group = parser.add_argument_group(
+        "what to isolate",
+        "Repeat -q (or --query-audio, or --embedding) for several results in one pass. "
+        "One text, one clip and one vector given together are one question.",
+    )
+    group.add_argument(
+        "-q", "--query", action="append", default=[], metavar="TEXT", help="a sound by its name"
+    )
+    group.add_argument(
+        "--query-audio",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a sound by an example clip",
+    )
+    group.add_argument(
+        "--embedding",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a vector saved by `unisep embed`",
+    )
+    group.add_argument(
+        "--mix", type=mix, metavar="text=W,audio=W", help="how much each part of the question counts"
+    )
+    group.add_argument("--exclude", action="append", default=[], metavar="TEXT", help="a sound to leave out")
+    group.add_argument(
+        "--exclude-audio",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a clip of a sound to leave out",
+    )
+    group.add_argument(
+        "--time-range", type=time_range, metavar="S-E", help="where in the recording it is wanted: 30-60"
+    )
+    group.add_argument(
+        "--example-range",
+        type=time_range,
+        metavar="S-E",
+        help="which part of the clip is the example; without a clip, that part of the recording itself",
+    )
+
+
+def add_stems(parser: argparse.ArgumentParser) -> None:
+    """Add the choice among the fixed stems."""
+    group = parser.add_argument_group("fixed stems").add_mutually_exclusive_group()
+    group.add_argument("--stems", type=names, metavar="A,B", help="only these of the fixed stems")
+    group.add_argument("--two-stems", metavar="STEM", help="one fixed stem, and the rest")
 
 
 def parse(argv: Sequence[str] | None = None, added: Sequence[tuple[str, str]] = ()) -> argparse.Namespace:
@@ -38,17 +134,11 @@ def _parser(added: Sequence[tuple[str, str]]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"unisep {unisep.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    common = argparse.ArgumentParser(add_help=False, parents=[plugin_options()])
-    group = common.add_argument_group("output")
-    group.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
-    group.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
-    group.add_argument("--debug", action="store_true", help="show tracebacks (also with UNISEP_DEBUG=1)")
-    _add_separate(commands, [common, _shared_options()])
+    common = common_options()
+    _add_separate(commands, [common, shared_options()])
     _add_plugins(commands, common)
     _add_models(commands, common)
     _add_embed(commands, common)
-    add_align(commands, common)
-    add_evaluate(commands, [common, _shared_options()])
     doctor = commands.add_parser(
         "doctor", parents=[common], help="check this installation and say what to do"
     )
@@ -68,13 +158,23 @@ def _add_added(commands: argparse._SubParsersAction, added: Sequence[tuple[str, 
             commands.add_parser(name, help=f"{told} (of a plugin)", add_help=False)
 
 
+def common_options() -> argparse.ArgumentParser:
+    """The options of every command, as a parent of its parser; plugins that add commands take them too."""
+    common = argparse.ArgumentParser(add_help=False, parents=[plugin_options()])
+    group = common.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    group.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
+    group.add_argument("--debug", action="store_true", help="show tracebacks (also with UNISEP_DEBUG=1)")
+    return common
+
+
 def _choosing_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     _add_models_choice(parser)
     return parser
 
 
-def _shared_options() -> argparse.ArgumentParser:
+def shared_options() -> argparse.ArgumentParser:
     """The options of whatever separates, for one command: what has been added cannot have two defaults."""
     parser = argparse.ArgumentParser(add_help=False)
     _add_models_choice(parser)

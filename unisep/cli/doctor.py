@@ -18,7 +18,11 @@ import unisep
 from unisep.cli.console import Console, columns
 
 LEAST_PYTHON = (3, 11)
+
+
 LEAST_FREE_BYTES = 2 * 10**9
+
+
 PACKAGES = ("numpy", "torch", "soundfile", "soxr", "safetensors", "pydantic", "pluggy")
 
 
@@ -83,8 +87,7 @@ def _packages() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    from unisep.options import find_device
-    from unisep.precision import cpu_computes_bfloat16
+    from unisep.engine.device import cpu_computes_bfloat16, find_device
 
     names = ["cpu (computes in bfloat16)" if cpu_computes_bfloat16() else "cpu"]
     with warnings.catch_warnings():
@@ -101,7 +104,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _plugins() -> Iterator[Finding]:
-    from unisep.plugins import installed
+    from unisep.plugins.registry import installed
 
     found = installed(strict=False)
     if not found:
@@ -122,7 +125,7 @@ def _plugins() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     from unisep.cli.models import models
-    from unisep.weights import WeightsStore
+    from unisep.weights.store import WeightsStore
 
     store = WeightsStore()
     every = models()
@@ -153,12 +156,13 @@ def _answers() -> Iterator[Finding]:
     """Who would answer without a download; a plan is made and nothing is loaded."""
     import torch
 
+    from unisep.engine.device import Precision
     from unisep.errors import UnisepError
-    from unisep.loading import Shelf
-    from unisep.precision import Precision
-    from unisep.request import read_asks
-    from unisep.resolve import Request, resolve
-    from unisep.weights import WeightsStore
+    from unisep.query.parsed import read_asks
+    from unisep.routing.router import resolve
+    from unisep.routing.types import Request
+    from unisep.session.models import Shelf
+    from unisep.weights.store import WeightsStore
 
     catalogue = Shelf(WeightsStore(offline=True), Precision("float32", torch.device("cpu"))).catalogue()
     asked = {"fixed stems": None, "text queries": read_asks("electric guitar")}
@@ -174,7 +178,7 @@ def _answers() -> Iterator[Finding]:
 
 
 def _ffmpeg() -> Iterator[Finding]:
-    from unisep import ffmpeg
+    from unisep.files import ffmpeg
 
     place = ffmpeg.program()
     if place:
@@ -185,7 +189,8 @@ def _ffmpeg() -> Iterator[Finding]:
 
 
 def _disk() -> Iterator[Finding]:
-    from unisep.weights import default_folder, offline_by_environment
+    from unisep.weights.hub import offline_by_environment
+    from unisep.weights.store import default_folder
 
     folder = default_folder()
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())

@@ -9,8 +9,10 @@ from typing import Any
 
 from unisep.cli.console import Console, columns
 from unisep.errors import PluginError, UnisepError, suggest
-from unisep.plugins import Plugin, clash, installed
-from unisep.weights import Card, FileProgress, WeightsStore, read_card
+from unisep.plugins.plugin import Plugin
+from unisep.plugins.registry import clash, installed
+from unisep.weights.cards import Card, read_card
+from unisep.weights.store import FileProgress, WeightsStore
 
 
 @dataclass(frozen=True)

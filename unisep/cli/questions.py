@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from unisep.errors import OptionError
-from unisep.hashes import sha256_of
-from unisep.query import Embedding, Query
-from unisep.request import is_file, read_asks
+from unisep.query.parsed import is_file, read_asks
+from unisep.query.query import Embedding, Query
+from unisep.weights.hashes import sha256_of
 
 
 def questions(arguments: Namespace) -> list[Query] | None:

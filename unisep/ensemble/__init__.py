@@ -8,21 +8,3 @@ loaded as its Separator loads any backend: with that Separator's plugins, its wo
 and its cache, so that a model that is used alone and in an ensemble is loaded once. Only the Separator has those.
 The averaging itself is an ordinary `Backend` and asks for nothing but the contract.
 """
-
-from unisep.ensemble.assembly import Assembly, assemble
-from unisep.ensemble.averaging import spectrogram_mean, waveform_mean
-from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
-from unisep.ensemble.definition import Ensemble, EnsembleMember, as_ensemble, read_ensemble
-
-__all__ = [
-    "Assembly",
-    "Ensemble",
-    "EnsembleBackend",
-    "EnsembleMember",
-    "EnsemblePart",
-    "as_ensemble",
-    "assemble",
-    "read_ensemble",
-    "spectrogram_mean",
-    "waveform_mean",
-]

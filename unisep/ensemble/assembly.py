@@ -8,16 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unisep.backend import Backend, BackendSpec
-from unisep.cards import Card
 from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
 from unisep.ensemble.definition import Ensemble, EnsembleMember, normalised
 from unisep.errors import EnsembleError, PluginError, WeightsError, suggest
-from unisep.names import is_reserved, is_there
-from unisep.resolve import BackendOffer, Catalogue, Offer
-from unisep.weights import read_card
+from unisep.files.paths import is_there
+from unisep.plugins.backend import Backend
+from unisep.plugins.specs import BackendSpec, is_reserved
+from unisep.routing.catalog import BackendOffer, Catalogue, Offer
+from unisep.weights.cards import Card, read_card
 
 Load = Callable[[BackendOffer, tuple[str, ...]], Backend]
+
+
 DISTRIBUTION = "unisep"
 
 

@@ -13,8 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from unisep.errors import EnsembleError
 
 Domain = Literal["waveform", "spectrogram"]
+
+
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 AT = "ensemble@"
+
+
 _LARGEST_FILE_BYTES = 1 << 16
 
 

@@ -3,22 +3,21 @@
 A plugin that fails is remembered with its traceback and never takes the others down.
 """
 
-from unisep.plugins.choosing import problems
-from unisep.plugins.host import (
+from unisep.plugins.loading import backend_view, load_backend, load_encoder, load_function, wrong_facts
+from unisep.plugins.plugin import KINDS, Plugin, Spec, licence, read
+from unisep.plugins.registry import (
     GIVEN,
     clash,
     given,
     installed,
     is_strict,
+    problems,
     refresh,
     register,
     registered,
     strictly,
     using,
 )
-from unisep.plugins.loading import backend_view, load_backend, load_encoder, load_function, wrong_facts
-from unisep.plugins.plugin import KINDS, Plugin, Spec, licence
-from unisep.plugins.reading import read
 
 __all__ = [
     "GIVEN",

@@ -10,11 +10,11 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unisep.backend import Backend, BackendInfo, BackendSpec
-from unisep.encoder import EncoderSpec, QueryEncoder
 from unisep.errors import FAILURES, BackendError, EncoderError, PluginError, UnisepError, WeightsError
-from unisep.names import is_reserved
+from unisep.plugins.backend import Backend, BackendInfo
+from unisep.plugins.encoder import QueryEncoder
 from unisep.plugins.plugin import Spec
+from unisep.plugins.specs import BackendSpec, EncoderSpec, is_reserved
 
 if TYPE_CHECKING:
     import torch

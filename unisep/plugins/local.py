@@ -16,10 +16,9 @@ from typing import Any
 
 import pluggy
 
-from unisep import hookspecs
 from unisep.errors import PluginError
-from unisep.plugins.plugin import Plugin
-from unisep.plugins.reading import read
+from unisep.plugins import specs as hookspecs
+from unisep.plugins.plugin import Plugin, read
 
 DISTRIBUTION = "local"
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from unisep.backend import Backend, Output
-from unisep.chunks import separate_chunks
+from unisep.engine.overlap_add import separate_chunks
 from unisep.errors import UnisepError
-from unisep.plugins import wrong_facts
+from unisep.plugins.backend import Backend, Output
+from unisep.plugins.loading import wrong_facts
 from unisep.testing import signals
 from unisep.testing.contract import Contract
 from unisep.testing.devices import pretended

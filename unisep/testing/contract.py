@@ -13,8 +13,8 @@ from importlib.util import find_spec
 
 import pytest
 
-from unisep.plugins import Plugin, read
-from unisep.weights import read_card
+from unisep.plugins.plugin import Plugin, read
+from unisep.weights.cards import read_card
 
 
 class Contract:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from unisep.audio import Audio
-from unisep.encoder import QueryEncoder
 from unisep.errors import EncoderError
+from unisep.plugins.encoder import QueryEncoder
 from unisep.testing import signals
 from unisep.testing.contract import Contract
 

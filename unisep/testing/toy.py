@@ -19,10 +19,10 @@ from torch.nn import functional
 
 from unisep import plugins
 from unisep.audio import Audio
-from unisep.backend import Backend, BackendInfo, BackendSpec, Output
-from unisep.encoder import EncoderSpec, QueryEncoder
 from unisep.errors import EmbeddingError
-from unisep.hookspecs import hookimpl
+from unisep.plugins.backend import Backend, BackendInfo, Output
+from unisep.plugins.encoder import QueryEncoder
+from unisep.plugins.specs import BackendSpec, EncoderSpec, hookimpl
 
 SPACE = "toy-bands-1"
 EDGES_HZ = (250.0, 1_000.0, 4_000.0)

@@ -10,7 +10,8 @@ from unisep_audiosep import plugin
 from unisep_audiosep.backend import load
 
 from unisep.errors import WeightsError
-from unisep.weights import WeightsStore, read_card
+from unisep.weights.cards import read_card
+from unisep.weights.store import WeightsStore
 
 (SPEC,) = plugin.unisep_backends()
 

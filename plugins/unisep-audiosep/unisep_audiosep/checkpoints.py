@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unisep.errors import WeightsError
-from unisep.parameters import filled, read_safetensors, read_torch_file
+from unisep.weights.checkpoints import filled, read_safetensors, read_torch_file
 
 from .config import BINS_MULTIPLE, N_ENCODERS, AudioSepConfig
 from .model import AudioSep, encoder_name

@@ -9,13 +9,14 @@ from types import ModuleType
 
 import pytest
 import torch
+from unisep_align import alignment
+from unisep_align.captions import captions
 from unisep_clap import laion, mini
 
-from unisep import Backend, BackendInfo, BackendSpec, Output, Separator, alignment, hookimpl, plugins
-from unisep.captions import captions
+from unisep import Backend, BackendInfo, BackendSpec, Output, Separator, hookimpl, plugins
 from unisep.errors import EmbeddingError, WeightsError
-from unisep.maps import MapStore
-from unisep.testing import noise
+from unisep.query.space_maps import MapStore
+from unisep.testing.signals import noise
 
 transformers = pytest.importorskip("transformers")
 SONG = noise(0.5)

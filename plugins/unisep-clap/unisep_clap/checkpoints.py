@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unisep.errors import DownloadError, WeightsError
-from unisep.hashes import known_sha256
+from unisep.weights.hashes import known_sha256
 
 DEFAULT_NAME = "laion/clap-htsat-unfused"
 DEFAULT_REVISION = "8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a"

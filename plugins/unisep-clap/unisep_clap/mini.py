@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unisep import Audio, QueryEncoder
 from unisep.errors import QueryError, WeightsError
-from unisep.parameters import check_finite, check_parameters, read_safetensors
+from unisep.weights.checkpoints import check_finite, check_parameters, read_safetensors
 from unisep_clap.audio_tower import AudioTower, AudioTowerConfig
 from unisep_clap.text_tower import TextTower, TextTowerConfig, pad
 from unisep_clap.windows import loud_windows

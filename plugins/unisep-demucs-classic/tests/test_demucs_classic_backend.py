@@ -28,7 +28,7 @@ from unisep_demucs_classic.released import PUBLISHED_SHA256, RELEASED
 from unisep import Audio, Separator
 from unisep.errors import AudioError, BackendError, OptionError, WeightsError
 from unisep.testing import BackendContract
-from unisep.weights import read_card
+from unisep.weights.cards import read_card
 
 SOURCES = ["drums", "bass", "other", "vocals"]
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from unisep_htdemucs.checkpoints import check_name
 from unisep_htdemucs.torch_file import Marker, read_torch_file
 
 from unisep.errors import WeightsError
-from unisep.parameters import filled, read_safetensors
+from unisep.weights.checkpoints import filled, read_safetensors
 
 from .released import PUBLISHED_SHA256
 

@@ -13,7 +13,8 @@ from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
 
 from unisep.testing import BackendContract
-from unisep.weights import WeightsStore, read_card
+from unisep.weights.cards import read_card
+from unisep.weights.store import WeightsStore
 
 CARD = "unisep_film:cards/htdemucs-film.toml"
 

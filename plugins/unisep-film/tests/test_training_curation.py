@@ -14,7 +14,7 @@ from unisep_film.training.curation import Rule, count_row, counts_of, judge, lev
 from unisep_film.training.manifest import ManifestRow
 
 from unisep import Backend, BackendInfo, BackendSpec, Output, Separator, hookimpl
-from unisep.plugins import registered
+from unisep.plugins.registry import registered
 
 RATE_HZ = 8000
 SOURCES = ("drums", "bass", "other", "vocals")

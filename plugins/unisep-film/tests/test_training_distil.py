@@ -28,7 +28,7 @@ from unisep_htdemucs.saving import save_checkpoint
 
 from unisep import Audio, Separator
 from unisep.errors import OptionError, WeightsError
-from unisep.testing import noise
+from unisep.testing.signals import noise
 
 RATE_HZ = 8000
 FOUR = ("drums", "bass", "other", "vocals")

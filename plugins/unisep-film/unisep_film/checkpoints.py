@@ -10,7 +10,7 @@ from unisep_htdemucs import eight_bit
 from unisep_htdemucs.model import HTDemucs
 
 from unisep.errors import WeightsError
-from unisep.parameters import filled, read_safetensors
+from unisep.weights.checkpoints import filled, read_safetensors
 
 from .config import FilmConfig
 from .model import FilmHTDemucs

@@ -23,8 +23,8 @@ from unisep_htdemucs.backend import (
 from unisep_htdemucs.bags import RELEASED, Bag, read_bag
 
 from unisep import Output
+from unisep.engine.device import Options
 from unisep.errors import AudioError, BackendError, WeightsError
-from unisep.options import Options
 
 CPU = torch.device("cpu")
 FOUR = ("drums", "bass", "other", "vocals")

@@ -10,8 +10,8 @@ from torch import nn
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
 
-from unisep.options import BYTES_PER_SEGMENT
-from unisep.testing import pretended
+from unisep.engine.device import BYTES_PER_SEGMENT
+from unisep.testing.devices import pretended
 
 
 @pytest.fixture(scope="module")

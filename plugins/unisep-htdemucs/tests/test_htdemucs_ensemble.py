@@ -15,8 +15,9 @@ from demucs.states import get_state
 from unisep_htdemucs.bags import RELEASED
 
 from unisep import Audio, Separator
-from unisep.ensemble import read_ensemble
-from unisep.weights import Card, WeightsStore
+from unisep.ensemble.definition import read_ensemble
+from unisep.weights.cards import Card
+from unisep.weights.store import WeightsStore
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "ensembles" / "htdemucs_ft.toml"
 

@@ -16,7 +16,7 @@ from unisep_htdemucs import plugin
 from unisep_htdemucs.bags import RELEASED
 
 from unisep import Audio, Separator
-from unisep.plugins import registered
+from unisep.plugins.registry import registered
 
 Reference = Callable[..., Any]
 

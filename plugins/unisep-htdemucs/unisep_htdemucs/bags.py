@@ -11,7 +11,7 @@ from typing import Any
 
 from unisep import Backend, EnsembleBackend, EnsemblePart
 from unisep.errors import WeightsError
-from unisep.safe_yaml import read_yaml
+from unisep.weights.checkpoints import read_yaml
 
 _LONGEST_SEGMENT_SECONDS = 3600
 _FIELDS = frozenset({"models", "weights", "segment"})

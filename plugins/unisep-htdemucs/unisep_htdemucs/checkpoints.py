@@ -13,11 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from unisep.described import find_described
 from unisep.errors import OptionError, WeightsError
-from unisep.hashes import sha256_of
-from unisep.parameters import filled, read_parameters, read_safetensors
-from unisep.safe_yaml import read_yaml
+from unisep.weights.checkpoints import filled, find_described, read_parameters, read_safetensors, read_yaml
+from unisep.weights.hashes import sha256_of
 
 from .config import HTDemucsConfig
 from .eight_bit import KEY, dequantised

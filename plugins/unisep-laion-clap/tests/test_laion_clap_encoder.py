@@ -173,7 +173,7 @@ def test_answers_audiosep_behind_a_separator(peer, tmp_path):
     from unisep_audiosep.model import AudioSep
 
     from unisep import BackendSpec, hookimpl
-    from unisep.plugins import registered
+    from unisep.plugins.registry import registered
 
     space = load(weights=peer.folder, device=CPU).space
     torch.manual_seed(0)

@@ -19,7 +19,8 @@ from unisep_laion_clap.encoder import N_TOKENS, load, read_tokenizer
 
 from unisep import Audio
 from unisep.errors import EncoderError, WeightsError
-from unisep.weights import WeightsStore, read_card
+from unisep.weights.cards import read_card
+from unisep.weights.store import WeightsStore
 
 SPECS = {spec.name: spec for spec in plugin.unisep_encoders()}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from unisep.errors import WeightsError
-from unisep.hashes import known_sha256
-from unisep.parameters import check_finite, read_torch_file
+from unisep.weights.checkpoints import check_finite, read_torch_file
+from unisep.weights.hashes import known_sha256
 
 TOKENIZER_FILE = "tokenizer.json"
 _PREFIX = "module."

@@ -21,7 +21,7 @@ from unisep_openunmix.model import OpenUnmix, Shape
 from unisep import Audio, Backend, Separator
 from unisep.errors import AudioError, BackendError, OptionError, WeightsError
 from unisep.testing import BackendContract
-from unisep.weights import read_card
+from unisep.weights.cards import read_card
 
 CPU = torch.device("cpu")
 FOUR = ("vocals", "drums", "bass", "other")

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from unisep.errors import WeightsError
-from unisep.hashes import sha256_of
-from unisep.parameters import filled, only_tensors, read_torch_file
+from unisep.weights.checkpoints import filled, only_tensors, read_torch_file
+from unisep.weights.hashes import sha256_of
 
 from .model import OpenUnmix, Shape
 

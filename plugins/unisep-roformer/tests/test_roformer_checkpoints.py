@@ -17,9 +17,8 @@ from unisep_roformer.checkpoints import build_model, read_checkpoint
 from unisep_roformer.config import STANDARD_BANDS, RoformerConfig
 from unisep_roformer.description import read_description
 
-from unisep.described import find_described
 from unisep.errors import WeightsError
-from unisep.safe_yaml import read_yaml
+from unisep.weights.checkpoints import find_described, read_yaml
 
 CPU = torch.device("cpu")
 TWO = {"instruments": ["vocals", "other"], "target_instrument": None}

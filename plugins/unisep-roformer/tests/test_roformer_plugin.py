@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 from unisep_roformer import plugin
 
-from unisep.weights import read_card
+from unisep.weights.cards import read_card
 
 SPECS = {spec.name: spec for spec in plugin.unisep_backends()}
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unisep.described import find_described
-from unisep.parameters import filled, read_parameters
+from unisep.weights.checkpoints import filled, find_described, read_parameters
 
 from .description import Description, read_description
 from .model import Roformer

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from unisep.errors import WeightsError, reasons
-from unisep.safe_yaml import read_yaml
+from unisep.weights.checkpoints import read_yaml
 
 from .config import RoformerConfig
 

@@ -16,7 +16,8 @@ from unisep_torchaudio.bundles import build
 
 from unisep.errors import AudioError, BackendError, OptionError, WeightsError
 from unisep.testing import BackendContract
-from unisep.weights import WeightsStore, read_card
+from unisep.weights.cards import read_card
+from unisep.weights.store import WeightsStore
 
 SPECS = {spec.name: spec for spec in plugin.unisep_backends()}
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from unisep.errors import BackendError, OptionError, WeightsError
-from unisep.parameters import check_finite, only_tensors, read_torch_file
+from unisep.weights.checkpoints import check_finite, only_tensors, read_torch_file
 
 
 def torchaudio_models() -> Any:

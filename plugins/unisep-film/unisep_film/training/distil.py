@@ -33,7 +33,7 @@ from unisep_htdemucs.model import HTDemucs
 from unisep_htdemucs.saving import save_checkpoint
 
 from unisep.errors import OptionError, UnisepError, WeightsError
-from unisep.hashes import sha256_of
+from unisep.weights.hashes import sha256_of
 
 from .distributed import Place, joined
 from .kept import kept_recipe

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from unisep_evaluate import roc_auc, sdr_db, si_sdr_db
 
 from unisep.errors import OptionError, UnisepError
-from unisep.evaluation import roc_auc, sdr_db, si_sdr_db
 from unisep_film.backend import WEIGHTS_FILE
 from unisep_film.checkpoints import load_model, save_model
 from unisep_film.model import FilmHTDemucs

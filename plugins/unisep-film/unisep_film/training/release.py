@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from unisep.hashes import sha256_of
+from unisep.weights.hashes import sha256_of
 
 from .recipe import Recipe
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from unisep_htdemucs.kernels import computes_bfloat16
 
 from unisep.errors import OptionError, WeightsError
-from unisep.hashes import sha256_of
+from unisep.weights.hashes import sha256_of
 from unisep_film.checkpoints import load_model
 from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs

@@ -8,8 +8,8 @@ from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
+from unisep_evaluate.windows import quota
 
-from unisep.evaluation.windows import quota
 from unisep_film.training import labels, sources
 from unisep_film.training.augment import Sound
 from unisep_film.training.catalogue import Catalogue

@@ -1,0 +1,201 @@
+import hashlib
+import json
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from unisep import plugins
+from unisep.cli import main
+
+WEIGHTS = b"weights of a model" * 100
+SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
+PLUGIN = """
+from unisep import BackendSpec, hookimpl
+
+@hookimpl
+def unisep_backends():
+    return [BackendSpec(name=name, load="cli_probe.nowhere:load", summary=name, stems=("low",), licence="CC0-1.0",
+                        card=f"cli_probe:{name}.toml") for name in ("probe-inside", "probe-outside")]
+"""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "outside.bin").write_bytes(WEIGHTS)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served))) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield served, f"http://127.0.0.1:{http.server_address[1]}"
+        http.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def probe(tmp_path, monkeypatch, server):
+    """An installed distribution with one embedded and one downloadable model, and one that is broken."""
+    site = tmp_path / "site"
+    package = site / "cli_probe"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "plugin.py").write_text(PLUGIN)
+    (package / "inside.bin").write_bytes(WEIGHTS)
+    common = 'licence = "CC0-1.0"\nsource = "made for this test"\nnotes = "Made of words."\n'
+    inside = f'[[files]]\nname = "inside.bin"\nresource = "inside.bin"\nsha256 = "{SHA256}"\n'
+    outside = f'[[files]]\nname = "outside.bin"\nurl = "{server[1]}/outside.bin"\nsha256 = "{SHA256}"\n'
+    measured = "[measured]\nspeed = 2.5\n[measured.drums]\nsisdr_db = 3.5\n[measured.bass]\nsdr_db = 1.25\n"
+    (package / "probe-inside.toml").write_text(
+        f'name = "probe-inside"\nsummary = "inside"\n{common}{inside}{measured}'
+    )
+    (package / "probe-outside.toml").write_text(
+        f'name = "probe-outside"\nsummary = "outside"\n{common}{outside}'
+    )
+    for name, module in (("cli-probe", "cli_probe.plugin"), ("cli-broken", "cli_probe.is_not_there")):
+        info = site / f"{name.replace('-', '_')}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[unisep]\n{name} = {module}\n")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("UNISEP_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    plugins.refresh()
+    yield package
+    plugins.refresh()
+    for name in [name for name in sys.modules if name.split(".")[0] == "cli_probe"]:
+        del sys.modules[name]
+
+
+def run_json(capsys, *argv):
+    code = main([*argv, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_plugins_lists_all_and_what_is_broken_with_code_0(capsys):
+    code, listed = run_json(capsys, "plugins")
+    assert code == 0
+    by_name = {plugin["name"]: plugin for plugin in listed}
+    assert set(by_name["cli-probe"]) >= {"name", "distribution", "version", "state", "error", "specs"}
+    assert [spec["name"] for spec in by_name["cli-probe"]["specs"]] == ["probe-inside", "probe-outside"]
+    assert by_name["cli-broken"]["state"] == "broken" and "Traceback" in by_name["cli-broken"]["error"]
+
+
+def test_plugins_for_people_names_the_reason_and_shows_the_traceback_only_when_asked(capsys):
+    assert main(["plugins"]) == 0
+    out, err = capsys.readouterr()
+    assert "probe-inside" in out and "cli-broken" in out
+    assert "is_not_there" in err and "Traceback" not in err
+    assert main(["plugins", "--verbose"]) == 0
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_list_pull_verify_and_damage(server, tmp_path, capsys):
+    states = {model["name"]: model["state"] for model in run_json(capsys, "models", "list")[1]}
+    assert states["probe-inside"] == "embedded" and states["probe-outside"] == "missing"
+
+    code, (pulled,) = run_json(capsys, "models", "pull", "probe-outside")
+    assert code == 0 and pulled["ok"] and pulled["licence"] == "CC0-1.0"
+    states = {model["name"]: model["state"] for model in run_json(capsys, "models", "list")[1]}
+    assert states["probe-outside"] == "present"
+
+    code, (checked,) = run_json(capsys, "models", "verify", "cli-probe:probe-outside")
+    assert code == 0
+    assert checked["files"] == [{"name": "outside.bin", "state": "ok", "sha256": SHA256, "expected": SHA256}]
+
+    (file,) = (tmp_path / "home").rglob("outside.bin")
+    file.write_bytes(WEIGHTS[:-1] + b"!")
+    code, (checked,) = run_json(capsys, "models", "verify", "probe-outside")
+    assert code == 1 and checked["files"][0]["state"] == "damaged"
+    assert main(["models", "pull", "probe-outside"]) == 0
+    assert file.read_bytes() == WEIGHTS
+
+
+def test_a_failed_download_has_code_1_and_does_not_stop_the_others(server, capsys):
+    (server[0] / "outside.bin").write_bytes(b"something else")
+    code, results = run_json(capsys, "models", "pull", "probe-outside", "probe-inside")
+    assert code == 1
+    assert [result["ok"] for result in results] == [False, True]
+    assert results[0]["error"]
+
+
+def test_offline_says_what_to_do(monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["models", "pull", "probe-outside"]) == 1
+    err = capsys.readouterr().err
+    assert "offline" in err and "Traceback" not in err
+
+
+def test_card_shows_licence_hash_notes_and_measures(capsys):
+    assert main(["models", "card", "probe-inside"]) == 0
+    out = capsys.readouterr().out
+    for said in (
+        "CC0-1.0",
+        SHA256,
+        "Made of words.",
+        "speed: 2.5",
+        "sisdr_db  sdr_db",
+        "drums  3.5       -",
+        "embedded",
+    ):
+        assert said in out
+    code, card = run_json(capsys, "models", "card", "probe-inside")
+    assert code == 0 and card["measured"]["drums"]["sisdr_db"] == 3.5
+
+
+def test_a_model_that_is_not_there_is_named_with_the_nearest(capsys):
+    assert main(["models", "card", "probe-insid"]) == 1
+    assert "Did you mean 'probe-inside'" in capsys.readouterr().err
+
+
+def test_a_broken_card_is_listed_and_the_others_too(probe, capsys):
+    (probe / "probe-outside.toml").write_text("name = 3")
+    code, listed = run_json(capsys, "models", "list")
+    states = {model["name"]: model["state"] for model in listed}
+    assert code == 0 and states["probe-outside"] == "broken" and states["probe-inside"] == "embedded"
+    assert main(["models", "pull", "probe-outside"]) == 1
+
+
+def test_doctor_finds_a_broken_plugin_and_damaged_weights(probe, capsys):
+    (probe / "inside.bin").write_bytes(b"damaged")
+    code, report = run_json(capsys, "doctor")
+    assert code == 1 and report["healthy"] is False
+    found = {finding["what"]: finding for finding in report["findings"]}
+    assert found["plugin cli-broken"]["state"] == "broken"
+    assert "unisep plugins" in found["plugin cli-broken"]["advice"]
+    assert found["weights probe-inside"]["state"] == "broken"
+    assert found["weights probe-outside"]["state"] == "note"
+    assert "unisep models pull probe-outside" in found["weights probe-outside"]["advice"]
+    assert found["torch"]["state"] == found["python"]["state"] == "ok"
+    assert main(["doctor"]) == 1
+    assert "broken" in capsys.readouterr().out
+
+
+def test_doctor_is_content_when_what_is_needed_is_there(monkeypatch, capsys):
+    from unisep.testing.toy import toy_plugin
+
+    monkeypatch.setattr(plugins.registry, "distributions", lambda: [])
+    plugins.refresh()
+    with toy_plugin():
+        code, report = run_json(capsys, "doctor")
+    assert code == 0 and report["healthy"] is True
+    found = {finding["what"]: finding for finding in report["findings"]}
+    assert found["text queries"]["detail"] == "answered by toy"
+    assert found["weights folder"]["state"] in ("ok", "note")
+
+
+def test_doctor_without_any_plugin_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(plugins.registry, "distributions", lambda: [])
+    plugins.refresh()
+    code, report = run_json(capsys, "doctor")
+    found = {finding["what"]: finding for finding in report["findings"]}
+    assert code == 1
+    assert found["plugins"]["state"] == "broken" and "pip install" in found["plugins"]["advice"]
+    assert found["text queries"]["state"] == "broken"

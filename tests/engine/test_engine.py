@@ -1,0 +1,399 @@
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Progress
+from unisep.engine.device import Options
+from unisep.engine.engine import Engine, Loaded, pieces
+from unisep.engine.recording import InMemory
+from unisep.engine.timeline import FADE_SECONDS, Span, at_model_rate, gains, stretches, with_fades
+from unisep.errors import BackendError, Cancelled, OptionError, QueryError
+from unisep.progress import Meter
+from unisep.query.encode import Conditions
+from unisep.routing.catalog import Offer
+from unisep.routing.types import Task, Want
+from unisep.testing.signals import mix, noise, silence, tone
+from unisep.testing.toy import ToyBackend, ToyPanBackend
+
+CPU = torch.device("cpu")
+RATE = 8_000
+
+
+class Mean(Backend):
+    """Its one output depends on the whole segment; it keeps what it was given."""
+
+    def __init__(self, **facts: object) -> None:
+        given = {
+            "sources": ("a", "b"),
+            "sample_rate_hz": RATE,
+            "channels": 2,
+            "segment_seconds": 0.5,
+            **facts,
+        }
+        self.info = BackendInfo(**given)  # type: ignore[arg-type]
+        self.batches: list[torch.Tensor] = []
+
+    def separate(
+        self,
+        mixture: torch.Tensor,
+        queries: torch.Tensor | None = None,
+        negatives: torch.Tensor | None = None,
+    ) -> Output:
+        self.batches.append(mixture.clone())
+        first = mixture * mixture.abs().mean()
+        return Output(torch.stack([first, mixture - first], dim=1))
+
+
+def loaded(backend: Backend, *wants: Want, conditions: Conditions | None = None) -> Loaded:
+    spec = BackendSpec(name="tried", load="m:f", summary="", stems=backend.info.sources)
+    stems = tuple(Want(stem, stem=stem) for stem in backend.info.sources)
+    return Loaded(Task(Offer(spec, "dist", "none"), wants or stems), backend, conditions)
+
+
+class Estimate(NamedTuple):
+    audio: Audio
+    presence: float | None
+
+
+def run(
+    mixture: Audio, tasks: Sequence[Loaded], options: Options, meter: Meter, cancel: threading.Event | None
+) -> dict[str, Estimate]:
+    recording = InMemory(mixture)
+    engine = Engine(tasks, recording.layout, options, recording.statistics, meter.step, cancel)
+    engine.announce(meter)
+    found = [piece.found for piece in pieces(recording.blocks(), engine)]
+    return {
+        name: Estimate(
+            Audio(np.concatenate([each[name] for each in found], axis=1), mixture.sample_rate_hz),
+            max((each.presence for each in presence), default=None),
+        )
+        for name, presence in engine.presence.items()
+    }
+
+
+def separated(mixture: Audio, *tasks: Loaded, **options: object) -> dict[str, Estimate]:
+    chosen = Options(CPU, **options)  # type: ignore[arg-type]
+    return run(mixture, tasks, chosen, Meter(), None)
+
+
+def peak(samples: np.ndarray) -> float:
+    return float(np.abs(samples).max())
+
+
+def song(seconds: float = 2.0, rate_hz: int = RATE, channels: int = 2) -> Audio:
+    return mix(noise(seconds, rate_hz, channels), tone(300, seconds, rate_hz, channels))
+
+
+def test_chunked_equals_whole_for_a_backend_without_context() -> None:
+    mixture = noise(1.7)
+    found = separated(mixture, loaded(ToyPanBackend()))
+    assert np.array_equal(found["left"].audio.samples[0], mixture.samples[0])
+    assert not found["left"].audio.samples[1].any()
+    assert np.array_equal(found["right"].audio.samples[1], mixture.samples[1])
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 22_050, 44_100, 48_000, 96_000, 192_000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_results_are_like_the_input(rate_hz: int, channels: int) -> None:
+    mixture = tone(440, 0.3, rate_hz, channels)
+    found = separated(mixture, loaded(ToyBackend()))
+    for estimate in found.values():
+        assert estimate.audio.sample_rate_hz == rate_hz
+        assert estimate.audio.samples.shape == mixture.samples.shape
+        assert estimate.audio.samples.dtype == np.float32
+    middle = slice(rate_hz // 20, -rate_hz // 20)
+    assert peak((found["low"].audio.samples - mixture.samples)[:, middle]) < 0.01
+    assert peak(found["high"].audio.samples[:, middle]) < 0.01
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 100, 3_999, 4_000, 4_001])
+def test_any_length_works(n_samples: int) -> None:
+    mixture = Audio(song().samples[:, :n_samples], RATE)
+    for normalisation in ("none", "song"):
+        found = separated(mixture, loaded(Mean(normalisation=normalisation)))
+        assert found["a"].audio.n_samples == n_samples
+
+
+def test_mono_backends_serve_stereo_and_the_other_way() -> None:
+    stereo, mono = song(), song(channels=1)
+    assert separated(stereo, loaded(Mean(channels=1)))["a"].audio.n_channels == 2
+    backend = Mean()
+    assert separated(mono, loaded(backend))["a"].audio.n_channels == 1
+    assert torch.equal(backend.batches[0][0, 0], backend.batches[0][0, 1])
+
+
+def test_a_song_is_normalised_as_a_whole_and_put_back() -> None:
+    mixture = Audio(song().samples * 3 + 0.25, RATE)
+    backend = Mean(normalisation="song", segment_seconds=None)
+    found = separated(mixture, loaded(backend))
+    seen = backend.batches[0][0]
+    assert float(seen.mean(0).mean()) == pytest.approx(0, abs=1e-5)
+    assert float(seen.mean(0).std()) == pytest.approx(1, abs=1e-5)
+    mono = torch.from_numpy(mixture.samples).mean(0)
+    expected = (seen * seen.abs().mean()) * mono.std() + mono.mean()
+    assert np.allclose(found["a"].audio.samples, expected.numpy(), atol=1e-5)
+
+
+def test_a_silent_song_stays_silent() -> None:
+    found = separated(silence(0.7, RATE), loaded(Mean(normalisation="song")))
+    assert not found["a"].audio.samples.any()
+
+
+def test_only_the_wanted_range_is_computed_and_equals_the_full_run() -> None:
+    mixture = song(8.0)
+    full_backend, backend = Mean(normalisation="song"), Mean(normalisation="song")
+    full = separated(mixture, loaded(full_backend))["a"].audio.samples
+    part = separated(mixture, loaded(backend, Want("a", stem="a", time_range=(3.0, 4.0))))["a"].audio.samples
+    inside, n_fade = slice(3 * RATE, 4 * RATE), round(FADE_SECONDS * RATE)
+    assert np.array_equal(part[:, inside], full[:, inside])
+    assert not part[:, : 3 * RATE - n_fade].any()
+    assert not part[:, 4 * RATE + n_fade :].any()
+    assert len(backend.batches) < len(full_backend.batches) / 3
+
+
+@pytest.mark.parametrize("rate_hz", [1_000, 2_000, 11_025])
+def test_a_range_through_the_resampler_equals_the_full_run(rate_hz: int) -> None:
+    mixture = song(4.0, rate_hz=rate_hz)
+    full = separated(mixture, loaded(Mean()))["a"].audio.samples
+    part = separated(mixture, loaded(Mean(), Want("a", stem="a", time_range=(1.3, 2.1))))["a"].audio.samples
+    inside = slice(round(1.3 * rate_hz), round(2.1 * rate_hz))
+    assert peak(part[:, inside] - full[:, inside]) < 1e-5 * peak(full)
+
+
+def test_a_range_at_the_edges_is_not_faded_there() -> None:
+    mixture = song(2.0)
+    full = separated(mixture, loaded(Mean()))["a"].audio.samples
+    part = separated(mixture, loaded(Mean(), Want("a", stem="a", time_range=(0, 99))))["a"].audio.samples
+    assert np.array_equal(part, full)
+
+
+def test_fades_are_smooth() -> None:
+    mixture = tone(300, 2.0, RATE)
+    wanted = Want("left", stem="left", time_range=(0.5, 1.0))
+    backend = ToyPanBackend()
+    found = separated(mixture, loaded(backend, wanted))["left"].audio.samples[0]
+    steps = np.abs(np.diff(found))
+    assert steps.max() <= np.abs(np.diff(mixture.samples[0])).max() * 1.1
+
+
+def test_a_range_beyond_the_end_is_refused() -> None:
+    with pytest.raises(QueryError, match=r"time_range=\(30, 60\).*2\.000 s long"):
+        separated(song(), loaded(Mean(), Want("a", stem="a", time_range=(30, 60))))
+
+
+def test_all_queries_go_in_one_call_and_come_back_in_order() -> None:
+    class Counting(ToyBackend):
+        n_calls = 0
+
+        def separate(
+            self,
+            mixture: torch.Tensor,
+            queries: torch.Tensor | None = None,
+            negatives: torch.Tensor | None = None,
+        ) -> Output:
+            self.n_calls += 1
+            return super().separate(mixture, queries, negatives)
+
+    backend = Counting()
+    wants = [Want(name) for name in ("b0", "b1", "b2", "b3")]
+    found = separated(song(0.9, 44_100), loaded(backend, *wants, conditions=Conditions(torch.eye(4))))
+    assert backend.n_calls == 2
+    assert list(found) == ["b0", "b1", "b2", "b3"]
+    total = sum(estimate.audio.samples for estimate in found.values())
+    assert peak(total - song(0.9, 44_100).samples) < 1e-5
+    presence = [estimate.presence for estimate in found.values()]
+    assert presence[1] == max(presence)  # type: ignore[type-var]
+
+
+def test_presence_is_that_of_the_segment_where_the_sound_is_surest() -> None:
+    class Unsure(Mean):
+        def separate(
+            self,
+            mixture: torch.Tensor,
+            queries: torch.Tensor | None = None,
+            negatives: torch.Tensor | None = None,
+        ) -> Output:
+            output = super().separate(mixture, queries, negatives)
+            level = [0.2, 0.9, 0.1][min(len(self.batches), 3) - 1]
+            return Output(output.sources, torch.tensor([[level, 1 - level]]))
+
+    found = separated(song(), loaded(Unsure()))
+    assert found["a"].presence == pytest.approx(0.9)
+    assert found["b"].presence == pytest.approx(0.9)
+
+
+def test_queries_with_ranges_apart_are_computed_apart() -> None:
+    wants = [Want("x", time_range=(0, 0.4)), Want("y", time_range=(3, 3.4)), Want("z", time_range=(0.3, 0.6))]
+    found = separated(
+        song(4.0, 44_100), loaded(ToyBackend(), *wants, conditions=Conditions(torch.eye(4)[[0, 1, 0]]))
+    )
+    assert set(found) == {"x", "y", "z"}
+    alone = separated(
+        song(4.0, 44_100), loaded(ToyBackend(), wants[1], conditions=Conditions(torch.eye(4)[[1]]))
+    )
+    assert np.allclose(found["y"].audio.samples, alone["y"].audio.samples, atol=1e-6)
+
+
+def test_shifts_are_seeded_and_leave_global_randomness_alone() -> None:
+    state = torch.get_rng_state()
+    first = separated(song(), loaded(Mean()), shifts=2, seed=5)["a"].audio.samples
+    again = separated(song(), loaded(Mean()), shifts=2, seed=5)["a"].audio.samples
+    other = separated(song(), loaded(Mean()), shifts=2, seed=6)["a"].audio.samples
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_shifts_change_nothing_for_a_backend_without_context() -> None:
+    mixture = noise(0.9)
+    found = separated(mixture, loaded(ToyPanBackend()), shifts=3)
+    assert peak(found["left"].audio.samples[0] - mixture.samples[0]) < 1e-6
+
+
+def test_a_range_with_shifts_equals_the_full_run() -> None:
+    full = separated(song(4.0), loaded(Mean()), shifts=2)["a"].audio.samples
+    part = separated(song(4.0), loaded(Mean(), Want("a", stem="a", time_range=(1, 2))), shifts=2)[
+        "a"
+    ].audio.samples
+    assert np.array_equal(part[:, RATE : 2 * RATE], full[:, RATE : 2 * RATE])
+
+
+def test_segments_can_be_shorter_but_not_longer_than_the_backend_takes() -> None:
+    backend = Mean()
+    separated(song(), loaded(backend), segment_seconds=0.25)
+    assert backend.batches[0].shape == (1, 2, RATE // 4)
+    with pytest.raises(OptionError, match=r"'tried' takes at most 0\.5 s at once"):
+        separated(song(), loaded(Mean()), segment_seconds=0.6)
+
+
+class Faulty(Mean):
+    """Fails in the way that `how` names, from its third segment on."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def separate(
+        self,
+        mixture: torch.Tensor,
+        queries: torch.Tensor | None = None,
+        negatives: torch.Tensor | None = None,
+    ) -> Output:
+        output = super().separate(mixture, queries, negatives)
+        if len(self.batches) < 3:
+            return output
+        faults = {
+            "nan": lambda: Output(output.sources * float("nan")),
+            "infinity": lambda: Output(output.sources / 0),
+            "length": lambda: Output(output.sources[..., :-1]),
+            "count": lambda: Output(output.sources[:, :1]),
+            "type": lambda: output.sources,
+            "presence": lambda: Output(output.sources, torch.full((1, 2), 1.5)),
+            "presence nan": lambda: Output(output.sources, torch.full((1, 2), float("nan"))),
+            "presence shape": lambda: Output(output.sources, torch.ones(2)),
+            "raise": lambda: [][0],
+            "memory": self.out_of_memory,
+        }
+        return faults[self.how]()  # type: ignore[no-any-return]
+
+    def out_of_memory(self) -> Output:
+        raise torch.OutOfMemoryError("no memory left")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("nan", r"'tried' returned NaN or infinity at 0\.8 s"),
+        ("infinity", r"'tried' returned NaN or infinity at 0\.8 s"),
+        ("length", r"returned sources \(1, 2, 2, 3999\)"),
+        ("count", r"returned sources \(1, 1, 2, 4000\)"),
+        ("type", "returned Tensor, not an Output"),
+        ("presence", "of values in 0..1 was expected"),
+        ("presence nan", "of values in 0..1 was expected"),
+        ("presence shape", "of values in 0..1 was expected"),
+        ("raise", r"'tried' failed at 0\.8 s: IndexError"),
+        ("memory", r"failed at 0\.8 s.*shorter segment_seconds"),
+    ],
+)
+def test_a_backend_that_breaks_its_promise_is_named_with_the_time(how: str, message: str) -> None:
+    with pytest.raises(BackendError, match=message):
+        separated(song(), loaded(Faulty(how)))
+
+
+def test_a_stem_that_the_backend_does_not_give_is_named() -> None:
+    with pytest.raises(BackendError, match="'tried' was to give vocals and gives a, b"):
+        separated(song(), loaded(Mean(), Want("vocals", stem="vocals")))
+
+
+def test_progress_goes_from_nothing_to_all() -> None:
+    seen: list[Progress] = []
+    run(song(), [loaded(Mean()), loaded(Mean())], Options(CPU), Meter(seen.append), None)
+    fractions = [progress.fraction for progress in seen]
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+    assert seen[-1].seconds_total == seen[-1].seconds_done == pytest.approx(4.0)
+    assert seen[0].eta_seconds is None
+    assert seen[-1].eta_seconds == 0
+    assert {progress.stage for progress in seen} == {"separating"}
+
+
+def test_cancelling_stops_before_the_next_segment() -> None:
+    cancel, backend = threading.Event(), Mean()
+
+    def after_two(progress: Progress) -> None:
+        if progress.fraction > 0.2:
+            cancel.set()
+
+    with pytest.raises(Cancelled):
+        run(song(8.0), [loaded(backend)], Options(CPU), Meter(after_two), cancel)
+    assert len(backend.batches) < 7
+
+
+def test_inputs_are_left_alone_even_if_they_cannot_be_written() -> None:
+    samples = song().samples
+    before = samples.copy()
+    samples.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        separated(Audio(samples, RATE), loaded(Mean(normalisation="song")))
+        separated(Audio(samples, RATE), loaded(Mean()))
+    assert np.array_equal(samples, before)
+
+
+def test_spans_are_grown_and_merged() -> None:
+    assert with_fades(Span(5, 200), 1_000) == Span(0, 210)
+    assert [stretch.span for stretch in stretches([Span(5, 9), Span(0, 5)])] == [Span(0, 9)]
+    curve = gains(Span(100, 200), Span(90, 210), Span(90, 210))
+    assert curve[:10].tolist() == sorted(curve[:10])
+    assert curve[110:].tolist() == sorted(curve[110:], reverse=True)
+    assert (curve[10:110] == 1).all()
+    assert 0 < curve[0] < 0.05
+    parts = [gains(Span(100, 200), Span(90, 210), Span(at, at + 8)) for at in range(90, 210, 8)]
+    assert np.array_equal(np.concatenate(parts), curve)
+    assert at_model_rate(Span(441, 882), 44_100, 48_000).start % 160 == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"overlap_fraction": 0.6},
+        {"overlap_fraction": -0.1},
+        {"overlap_fraction": "much"},
+        {"segment_seconds": 0},
+        {"segment_seconds": float("inf")},
+        {"shifts": -1},
+        {"shifts": 1.5},
+        {"seed": -3},
+        {"seed": True},
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict) -> None:
+    with pytest.raises(OptionError, match=next(iter(options))):
+        Options(CPU, **options)

@@ -1,0 +1,265 @@
+"""A device that runs out of memory: the batch is halved, then the CPU goes on. And NaN is never silence."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Separator, hookimpl, plugins
+from unisep.engine.chunking import Segment, grid
+from unisep.engine.device import ACCELERATOR_BATCH_SEGMENTS, MAX_BATCH_SEGMENTS, Options
+from unisep.engine.overlap_add import Stepper, Steps
+from unisep.engine.runner import Caller
+from unisep.engine.timeline import Span
+from unisep.errors import BackendError
+from unisep.testing.signals import noise
+
+CPU = torch.device("cpu")
+RATE_HZ = 8_000
+SEGMENT = 800
+FAILURES = {
+    "torch says so by type": torch.OutOfMemoryError("no memory left"),
+    "mps says so in words": RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+    "cublas has a word of its own": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),
+}
+
+
+class Small(Backend):
+    """Halves what it gets, as long as no more than `room` segments come at once."""
+
+    info = BackendInfo(
+        sources=("half", "other half"),
+        sample_rate_hz=RATE_HZ,
+        channels=2,
+        segment_seconds=SEGMENT / RATE_HZ,
+    )
+
+    def __init__(self, room: int, failure: Exception | None = None) -> None:
+        self.room = room
+        self.failure = failure or FAILURES["torch says so by type"]
+        self.asked: list[int] = []
+
+    def separate(
+        self,
+        mixture: torch.Tensor,
+        queries: torch.Tensor | None = None,
+        negatives: torch.Tensor | None = None,
+    ) -> Output:
+        self.asked.append(mixture.shape[0])
+        if mixture.shape[0] > self.room:
+            raise self.failure
+        return Output(torch.stack([mixture / 2, mixture / 2], dim=1))
+
+
+def batch(n_segments: int) -> torch.Tensor:
+    return torch.randn(n_segments, 2, SEGMENT, generator=torch.Generator().manual_seed(0))
+
+
+def caller(backend: Backend, spare: Backend | None = None) -> Caller:
+    made = Caller(backend, "small", None, [0, 1], None if spare is None else lambda: spare)
+    made.begin(grid(SEGMENT * 20, SEGMENT, 0.25))
+    return made
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_batch_that_does_not_fit_is_halved_and_stays_so(failure: str) -> None:
+    backend = Small(2, FAILURES[failure])
+    call, given = caller(backend), batch(8)
+    assert torch.equal(call(given), torch.stack([given / 2, given / 2], dim=1))
+    assert backend.asked == [8, 4, 2, 2, 2, 2]
+    call(given)
+    assert backend.asked[6:] == [2, 2, 2, 2]
+
+
+def test_one_segment_that_does_not_fit_goes_to_the_cpu_with_one_warning() -> None:
+    backend, spare = Small(0), Small(99)
+    call, given = caller(backend, spare), batch(3)
+    with pytest.warns(UserWarning, match=r"ran out at 0\.0 s.*'small' goes on on the CPU") as caught:
+        found = call(given)
+    assert len(caught) == 1
+    assert torch.equal(found, torch.stack([given / 2, given / 2], dim=1))
+    assert backend.asked == [3, 1]
+    assert spare.asked == [1, 1, 1]
+    call(given)
+    assert backend.asked == [3, 1], "what failed is not tried again in this recording"
+
+
+def test_without_a_cpu_to_go_to_the_error_names_backend_time_and_advice() -> None:
+    backend = Small(1)
+    call = caller(backend)
+    call(batch(2))
+    backend.room = 0
+    with pytest.raises(BackendError, match=r"'small' failed at 0\.1 s.*shorter segment_seconds"):
+        call(batch(2))
+
+
+def test_the_cpu_may_run_out_too() -> None:
+    with (
+        pytest.warns(UserWarning, match="goes on on the CPU"),
+        pytest.raises(BackendError, match="segment_seconds"),
+    ):
+        caller(Small(0), Small(0))(batch(2))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    backend = Small(0, RuntimeError("shapes do not match"))
+    with pytest.raises(BackendError, match="shapes do not match"):
+        caller(backend, Small(9))(batch(4))
+    assert backend.asked == [4]
+
+
+LACKS = {
+    "an operator": NotImplementedError(
+        "The operator 'aten::polar.out' is not currently implemented for the MPS device."
+    ),
+    "a backend": NotImplementedError(
+        "Could not run 'aten::_fft_c2r' with arguments from the 'MPS' backend.\nmore"
+    ),
+    "doubles": TypeError(
+        "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+    ),
+}
+
+
+@pytest.mark.parametrize("lack", LACKS)
+def test_a_device_that_lacks_an_operator_leaves_the_rest_to_the_cpu(lack: str) -> None:
+    backend, spare = Small(0, LACKS[lack]), Small(99)
+    call, given = caller(backend, spare), batch(3)
+    with pytest.warns(
+        UserWarning, match=r"cpu cannot do all of 'small' \(.*\): it goes on on the CPU"
+    ) as caught:
+        found = call(given)
+    assert len(caught) == 1 and "more" not in str(caught[0].message)
+    assert torch.equal(found, torch.stack([given / 2, given / 2], dim=1))
+    assert backend.asked == [3] and spare.asked == [3], "smaller batches would not help"
+    with pytest.raises(BackendError, match=r"'small' failed at 0\.0 s"):
+        caller(Small(0, LACKS[lack]))(given)
+
+
+def test_only_accelerators_get_several_segments_at_once() -> None:
+    assert Options(CPU).n_at_once == 1
+    assert Options(torch.device("mps")).n_at_once == ACCELERATOR_BATCH_SEGMENTS > 1
+    assert Options(torch.device("mps")).on_accelerator
+
+
+@pytest.mark.parametrize(("gib", "n_segments"), [(1, 1), (4, 2), (8, 4), (24, 12), (80, MAX_BATCH_SEGMENTS)])
+def test_a_gpu_gets_as_many_segments_as_all_of_its_memory_has_room_for(
+    monkeypatch: pytest.MonkeyPatch, gib: int, n_segments: int
+) -> None:
+    card = SimpleNamespace(total_memory=gib << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    options = Options(torch.device("cuda"))
+    assert options.n_at_once == n_segments
+    assert replace(options, batch_segments=3).n_at_once == 3
+
+
+# the whole way, with a Separator that takes the CPU for an accelerator
+
+
+loads: list[tuple[torch.device, torch.dtype]] = []
+first_room = 0
+
+
+def load_small(*, weights: object, device: torch.device, dtype: torch.dtype) -> Backend:
+    loads.append((device, dtype))
+    return Small(first_room if len(loads) == 1 else 99)
+
+
+class Hooks:
+    @hookimpl
+    def unisep_backends(self) -> list[BackendSpec]:
+        target = f"{__name__}:load_small"
+        return [BackendSpec(name="small", load=target, summary="", stems=Small.info.sources)]
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    loads.clear()
+    monkeypatch.setattr(Options, "on_accelerator", True)
+    with plugins.registered(Hooks(), "small"):
+        yield
+
+
+@pytest.mark.usefixtures("accelerator")
+@pytest.mark.parametrize(("room", "n_loads"), [(99, 1), (2, 1), (0, 2)])
+def test_a_whole_song_comes_out_the_same_whatever_fits(
+    room: int, n_loads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "first_room", room)
+    song = noise(2.0, RATE_HZ)
+    separator = Separator("small")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        stems = separator.separate(song)
+        separator.separate(song)
+    assert np.array_equal(stems["half"].samples, song.samples / 2)
+    assert len(loads) == n_loads
+    assert len(caught) == (0 if room else 2), "each recording that had to go to the CPU says so"
+    assert all(place == CPU for place, _ in loads[1:])
+
+
+@pytest.mark.usefixtures("accelerator")
+def test_the_cpu_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "first_room", 0)
+    monkeypatch.setattr("unisep.engine.device.cpu_computes_bfloat16", lambda: True)
+    with pytest.warns(UserWarning, match="goes on on the CPU"):
+        Separator("small", precision="bfloat16").separate(noise(0.5, RATE_HZ))
+    assert [dtype for _, dtype in loads] == [torch.bfloat16, torch.float32]
+
+
+# NaN
+
+
+class Spoilt(Small):
+    """Gives one value that is no number, at `at_sample` of the recording."""
+
+    def __init__(self, at_sample: int, value: float) -> None:
+        super().__init__(99)
+        self.at_sample, self.value = at_sample, value
+
+    def separate(
+        self,
+        mixture: torch.Tensor,
+        queries: torch.Tensor | None = None,
+        negatives: torch.Tensor | None = None,
+    ) -> Output:
+        output = super().separate(mixture)
+        marked = mixture[:, 0] == self.at_sample
+        output.sources[:, 1, 0][marked] = self.value
+        return output
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("n_at_once", [1, 3])
+@pytest.mark.parametrize("at_sample", [0, 799, 4_321, 15_999])
+def test_one_bad_value_is_an_error_that_says_who_and_when(
+    value: float, n_at_once: int, at_sample: int
+) -> None:
+    song = np.broadcast_to(np.arange(16_000, dtype=np.float32), (2, 16_000))
+    options = Options(CPU, batch_segments=n_at_once)
+    call = Caller(Spoilt(at_sample, value), "spoilt", None, [0, 1])
+
+    def called(batch: torch.Tensor, segments: list[Segment]) -> torch.Tensor:
+        call.begin(segments)
+        return call(batch)
+
+    stepper = Stepper(called, Steps(Span(0, 16_000), SEGMENT, RATE_HZ, options), lambda: None, None)
+    with pytest.raises(
+        BackendError, match=f"'spoilt' returned NaN or infinity at {at_sample / RATE_HZ:.1f} s"
+    ):
+        stepper.push(song)
+        stepper.finish()
+
+
+def test_a_nan_reaches_the_caller_and_no_file_is_written(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "load_small", lambda **_: Spoilt(0, float("nan")))
+    with plugins.registered(Hooks(), "small"), pytest.raises(BackendError, match="'small' returned NaN"):
+        Separator("small").separate(Audio(np.stack([np.arange(800.0)] * 2), RATE_HZ)).save(tmp_path)
+    assert not list(tmp_path.iterdir())

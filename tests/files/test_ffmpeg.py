@@ -1,0 +1,153 @@
+"""ffmpeg reads the one file it is given, and nothing that this file points to. Skipped where it is not installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unisep import Separator, files
+from unisep.errors import AudioFileError
+from unisep.files import ffmpeg
+from unisep.testing.signals import tone
+from unisep.testing.toy import toy_plugin
+
+PROGRAM = shutil.which("ffmpeg")
+needs_ffmpeg = pytest.mark.skipif(PROGRAM is None, reason="the ffmpeg program is not installed")
+
+POINTERS = {
+    "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:1.0,\n{secret}\n#EXT-X-ENDLIST\n",
+    "list.ffconcat": "ffconcat version 1.0\nfile {secret}\n",
+    "list-by-another-name.mp3": "ffconcat version 1.0\nfile {secret}\n",
+    "playlist-by-another-name.wav": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\n{secret}\n#EXT-X-ENDLIST\n",
+    "session.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
+    "manifest.mpd": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'mediaPresentationDuration="PT1S"><Period><AdaptationSet mimeType="audio/wav"><Representation id="1" '
+    'bandwidth="1"><BaseURL>{secret}</BaseURL></Representation></AdaptationSet></Period></MPD>',
+    "graph.lavfi": "sine=frequency=440:duration=1",
+}
+
+
+def plainly(*arguments: object) -> int:
+    """The exit code of ffmpeg without any of our limits."""
+    assert PROGRAM is not None
+    command = [PROGRAM, "-nostdin", "-loglevel", "quiet", "-y", *map(str, arguments)]
+    return subprocess.run(command, check=False, timeout=60).returncode
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    return files.write(tmp_path / "secret.wav", tone(440, 1.0))
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ["song.m4a", "song.mka", "song.wma", "-odd: name%03d.m4a"])
+def test_what_only_ffmpeg_can_read_is_read_like_any_other(name: str, secret: Path, tmp_path: Path) -> None:
+    assert (
+        plainly(
+            "-i",
+            secret,
+            "-f",
+            {"m4a": "mp4", "mka": "matroska", "wma": "asf"}[name[-3:]],
+            f"file:{tmp_path / name}",
+        )
+        == 0
+    )
+    audio = files.read(tmp_path / name)
+    assert (audio.sample_rate_hz, audio.n_channels) == (44_100, 2)
+    assert 0.95 < audio.seconds < 1.1
+    assert float(np.abs(audio.samples).max()) == pytest.approx(0.5, abs=0.05)
+    with toy_plugin():
+        stems = Separator("toy", offline=True).separate(tmp_path / name)
+    assert stems.target.samples.shape == audio.samples.shape
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", POINTERS)
+def test_playlists_and_lists_of_files_are_refused(name: str, secret: Path, tmp_path: Path) -> None:
+    pointer = tmp_path / name
+    pointer.write_text(POINTERS[name].format(secret=secret))
+    with pytest.raises(AudioFileError, match="cannot be read as audio"):
+        files.read(pointer)
+    relative = tmp_path / f"relative-{name}"
+    relative.write_text(POINTERS[name].format(secret=secret.name))
+    with pytest.raises(AudioFileError, match="cannot be read as audio"):
+        files.read(relative)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ["list.m3u8", "list.ffconcat"])
+def test_those_lists_would_work_without_our_limits(name: str, secret: Path, tmp_path: Path) -> None:
+    """Else the test above would show nothing."""
+    pointer = tmp_path / name
+    pointer.write_text(POINTERS[name].format(secret=secret.name))
+    loose = (
+        ["-safe", "0"]
+        if name.endswith("ffconcat")
+        else ["-allowed_extensions", "ALL", "-extension_picky", "0"]
+    )
+    assert plainly(*loose, "-i", pointer, tmp_path / "out.wav") == 0
+    assert files.read(tmp_path / "out.wav").seconds == pytest.approx(1.0, abs=0.1)
+
+
+@needs_ffmpeg
+def test_more_sound_than_is_allowed_is_refused(
+    secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plainly("-f", "lavfi", "-i", "anullsrc=d=60", tmp_path / "long.m4a")
+    assert (tmp_path / "long.m4a").stat().st_size < 200_000
+    monkeypatch.setattr(ffmpeg, "MAX_DECODED_BYTES", 8 * 2**20)
+    with pytest.raises(AudioFileError, match="larger than the limit of 8 MiB"):
+        files.read(tmp_path / "long.m4a")
+
+
+@needs_ffmpeg
+def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    (tmp_path / "bad.m4a").write_bytes(b"no sound at all" * 100)
+    with pytest.raises(AudioFileError):
+        files.read(tmp_path / "bad.m4a")
+    assert not list(temporary.iterdir())
+
+
+def test_the_command_allows_local_files_of_known_kinds_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked at, since it holds where ffmpeg is not installed too."""
+    monkeypatch.setattr(ffmpeg, "program", lambda: "ffmpeg")
+    seen: list[list[str]] = []
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
+        seen.append(command)
+        assert options["stdin"] == subprocess.DEVNULL and options["timeout"] == ffmpeg.TIMEOUT_SECONDS
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(AudioFileError, match="could not decode"):
+        ffmpeg.decode(Path("-i concat:x.wav"), tmp_path / "out.w64")
+    (command,) = seen
+    before_input = command[: command.index("-i")]
+    assert before_input[before_input.index("-protocol_whitelist") + 1] == "file,pipe"
+    assert int(before_input[before_input.index("-max_alloc") + 1]) <= 2**30
+    allowed = before_input[before_input.index("-format_whitelist") + 1].split(",")
+    assert not {
+        "hls",
+        "applehttp",
+        "concat",
+        "dash",
+        "sdp",
+        "rtsp",
+        "rtp",
+        "lavfi",
+        "image2",
+        "tty",
+        "imf",
+    } & set(allowed)
+    assert command[command.index("-i") + 1] == f"file:{os.getcwd()}/-i concat:x.wav"
+    assert "-fs" in command

@@ -1,0 +1,69 @@
+"""The benchmarks run from end to end, on models too small for their figures to mean anything."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TINY = ["--tiny", "--rounds", "1", "--no-memory", "--threads", "1", "--device", "cpu"]
+
+
+def run(script: str, *arguments: str) -> str:
+    command = [sys.executable, "-W", "ignore", str(BENCHMARKS / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_everyone_does_every_load_and_agrees(tmp_path: Path) -> None:
+    loads = [
+        "--loads",
+        "segment",
+        "song",
+        "folder",
+        "--song-seconds",
+        "2",
+        "--files",
+        "2",
+        "--file-seconds",
+        "1",
+    ]
+    printed = run("against_demucs.py", *TINY, *loads, "--json", str(tmp_path / "figures.json"))
+    figures: dict[str, Any] = json.loads((tmp_path / "figures.json").read_text())
+    assert "ratio_to_demucs" in printed and figures["machine"]["cores"] >= 1
+    assert figures["auto_precision"] in ("float32", "bfloat16")
+    assert list(figures["loads"]) == ["segment", "song", "folder"]
+    for load, found in figures["loads"].items():
+        ours = found["results"]["unisep float32"]
+        assert found["gflop"] > 0 and ours["times_real_time"] > 0 and ours["ratio_to_demucs"] > 0
+        assert load == "folder" or ours["agreement_db"] > 80
+    assert figures["loads"]["segment"]["gflop"] == pytest.approx(
+        0.67958, rel=1e-4
+    )  # demucs's own model, counted so too
+    assert "unisep text query" in figures["loads"]["song"]["results"]
+
+
+def test_a_point_of_growth_is_measured() -> None:
+    point = {"axis": "queries", "model": "film", "value": 2, "tiny": True}
+    found = json.loads(run("growth.py", "--point", json.dumps(point)).splitlines()[-1])
+    assert found["seconds"] > 0 and found["peak_memory_mib"] > 10
+
+
+def test_growth_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    kinds = [("length", "htdemucs"), ("queries", "film"), ("batch", "embedded"), ("threads", "embedded")]
+    points = [
+        {"axis": axis, "model": model, "value": value, "seconds": 0.5 * value, "peak_memory_mib": 400.0}
+        for axis, model in kinds
+        for value in (1, 2)
+    ]
+    (tmp_path / "growth.json").write_text(json.dumps({"machine": {}, "points": points}))
+    run("growth.py", "--from", str(tmp_path / "growth.json"), "--draw", str(tmp_path / "growth.png"))
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")

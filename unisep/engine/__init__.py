@@ -1,0 +1,1 @@
+"""The signal path: one engine for an array, a file and a stream."""

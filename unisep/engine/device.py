@@ -1,0 +1,177 @@
+"""Devices, number types and the other options of a Separator, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import torch
+
+from unisep.engine.chunking import MAX_OVERLAP_FRACTION, OVERLAP_FRACTION
+from unisep.errors import OptionError, suggest
+from unisep.plugins.backend import BackendInfo
+from unisep.plugins.specs import BackendSpec
+
+ACCELERATOR_BATCH_SEGMENTS = 4  # where the size of the memory is not known
+
+
+MAX_BATCH_SEGMENTS = 16
+
+
+# HT Demucs holds 0.5 GiB a segment in float32, large RoFormers up to 2, counted on a pretended device.
+BYTES_PER_SEGMENT = 2 << 30
+
+
+@dataclass(frozen=True)
+class Options:
+    """Checked options: see `Separator`.
+
+    batch_segments: how many segments go through a backend at once; None leaves it to the device.
+    """
+
+    device: torch.device
+    seed: int = 0
+    overlap_fraction: float = OVERLAP_FRACTION
+    segment_seconds: float | None = None
+    shifts: int = 0
+    batch_segments: int | None = None
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether the device is another than the CPU, with a memory of its own that may run out."""
+        return self.device.type != "cpu"
+
+    @property
+    def n_at_once(self) -> int:
+        """How many segments a backend gets at once: one on the CPU, where more would only cost memory.
+
+        On a GPU as many as its memory has room for, all of it and not what happens to be free, so that the same
+        recording gives the same samples next time. What does not fit after all is halved when it fails.
+        """
+        if self.batch_segments is not None:
+            return self.batch_segments
+        if self.device.type == "cuda":
+            n_bytes = torch.cuda.get_device_properties(self.device).total_memory
+            return min(max(1, n_bytes // BYTES_PER_SEGMENT), MAX_BATCH_SEGMENTS)
+        return ACCELERATOR_BATCH_SEGMENTS if self.on_accelerator else 1
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.overlap_fraction) or not 0 <= self.overlap_fraction <= MAX_OVERLAP_FRACTION:
+            raise OptionError(
+                f"overlap_fraction={self.overlap_fraction!r} is out of range: give 0 to {MAX_OVERLAP_FRACTION}."
+            )
+        if self.segment_seconds is not None and not (
+            _is_number(self.segment_seconds) and 0 < self.segment_seconds < math.inf
+        ):
+            raise OptionError(f"segment_seconds={self.segment_seconds!r}: give seconds above 0, or None.")
+        for name in ("shifts", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
+                raise OptionError(f"{name}={value!r}: give a whole number of 0 or more.")
+            object.__setattr__(self, name, int(value))
+        object.__setattr__(self, "overlap_fraction", float(self.overlap_fraction))
+
+    def segment_samples(self, info: BackendInfo, backend: str) -> int | None:
+        """Samples per segment for the backend of this name; None where it gets a recording in one piece.
+
+        Raises:
+            OptionError: the segment asked for is longer than the backend takes, or it needs the whole recording.
+        """
+        if info.needs_whole:
+            if self.segment_seconds is not None:
+                raise OptionError(
+                    f"'{backend}' must hear a recording in one piece: leave out segment_seconds."
+                )
+            return None
+        if self.segment_seconds is None:
+            return info.segment_samples
+        if info.segment_seconds is not None and self.segment_seconds > info.segment_seconds:
+            raise OptionError(
+                f"segment_seconds={self.segment_seconds}: '{backend}' takes at most {info.segment_seconds} s at once. "
+                "Give less, or None."
+            )
+        return max(1, round(self.segment_seconds * info.sample_rate_hz))
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is cuda, then mps, then cpu, whichever is there.
+
+    Raises:
+        OptionError: not a device, or one that this machine or this build of torch does not have.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise OptionError(
+            f"device={name!r} is no device. {suggest(str(name), ['auto', 'cpu', 'cuda', 'mps'])}"
+        ) from error
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    missing = (device.type == "cuda" and (device.index or 0) >= n_cuda) or (
+        device.type == "mps" and not has_mps
+    )
+    if missing:
+        raise OptionError(
+            f"device={name!r} is not available here. Use device='auto', which takes what there is."
+        )
+    return device
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The precision asked for on one device, checked.
+
+    name: "float32", "bfloat16" or "float16" for every backend; "auto" leaves it to each backend: the faster type
+        that its spec vouches for on this kind of device (`BackendSpec.auto_precision`), where the device
+        computes in it, else float32.
+
+    Raises:
+        OptionError: an unknown name, or a type that the processor does not compute in.
+    """
+
+    name: str
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        if self.name != "auto" and self.name not in _DTYPES:
+            raise OptionError(
+                f"precision={self.name!r} is unknown. {suggest(str(self.name), ['auto', *_DTYPES])}"
+            )
+        if self.name == "float16" and self.device.type == "cpu":
+            raise OptionError("precision='float16' needs an accelerator. On the CPU use 'auto' or 'float32'.")
+        if self.name == "bfloat16" and not self._computes(torch.bfloat16):
+            raise OptionError(
+                "precision='bfloat16': this processor has no bfloat16 arithmetic (as AVX-512 BF16 and AMX are), and "
+                "torch would imitate it a hundred times slower. Use 'auto' or 'float32'."
+            )
+
+    def dtype_for(self, spec: BackendSpec) -> torch.dtype:
+        """The dtype in which the backend of `spec` is to be loaded."""
+        if self.name != "auto":
+            return _DTYPES[self.name]
+        fast = _DTYPES[spec.auto_precision.get(self.device.type, "float32")]
+        return fast if self._computes(fast) else torch.float32
+
+    def _computes(self, dtype: torch.dtype) -> bool:
+        if dtype == torch.float32 or self.device.type != "cpu":
+            return True
+        return dtype == torch.bfloat16 and cpu_computes_bfloat16()
+
+
+def cpu_computes_bfloat16() -> bool:
+    """Whether products in bfloat16 are fast on this processor; elsewhere torch imitates them number by number."""
+    try:
+        # Not part of torch's public interface, which has no such question: without it the answer is no.
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False

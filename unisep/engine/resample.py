@@ -1,0 +1,134 @@
+"""Between the recording's rate and channels and the model's, and back, aligned to the sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from unisep.errors import AudioError
+
+Samples = NDArray[np.float32]
+
+
+QUALITY = "VHQ"
+
+
+_DELAY_SAMPLES = 2048  # of the lower rate
+
+
+def to_model(samples: Samples, source_rate_hz: int, model_rate_hz: int, channels: int) -> Samples:
+    """`samples` [channels, n] as the model takes them: float32 [channels, n'] at its rate.
+
+    Mono is duplicated for a stereo model; stereo is averaged for a mono one. n' is as in
+    `resampled_length`. The input is not modified; where nothing has to change, it is returned itself.
+    """
+    return resample(with_channels(samples, channels), source_rate_hz, model_rate_hz)
+
+
+def to_source(
+    samples: Samples, model_rate_hz: int, source_rate_hz: int, n_channels: int, n_samples: int
+) -> Samples:
+    """Model outputs [..., channels, n'] as float32 [..., n_channels, n_samples] at the source's rate.
+
+    The way back of `to_model`: a stereo model's channels are averaged for a mono recording. A mono
+    model heard only the average of a stereo recording, so its estimate is given to both channels.
+    """
+    result = resample(with_channels(samples, n_channels), model_rate_hz, source_rate_hz)
+    return _with_length(result, n_samples)
+
+
+def resampled_length(n_samples: int, from_rate_hz: int, to_rate_hz: int) -> int:
+    """Samples after resampling: the time they cover, rounded up, and at least one.
+
+    >>> resampled_length(1001, 48000, 44100), resampled_length(1, 192000, 44100)
+    (920, 1)
+    """
+    return max(1, math.ceil(n_samples * to_rate_hz / from_rate_hz))
+
+
+def resample(samples: Samples, from_rate_hz: int, to_rate_hz: int) -> Samples:
+    """`samples` [..., n] at another rate, with no delay; float32 [..., resampled_length]."""
+    if from_rate_hz == to_rate_hz:
+        return np.asarray(samples, dtype=np.float32)
+    *axes, n_samples = samples.shape
+    frames = np.ascontiguousarray(samples.reshape(-1, n_samples).T, dtype=np.float32)
+    resampled = soxr.resample(frames, from_rate_hz, to_rate_hz, quality=QUALITY)
+    exact = _with_length(resampled.T, resampled_length(n_samples, from_rate_hz, to_rate_hz))
+    return np.ascontiguousarray(exact).reshape(*axes, -1)
+
+
+class StreamResampler:
+    """Resamples blocks [channels, samples] one after another; joined, they equal `resample` of the whole."""
+
+    def __init__(self, from_rate_hz: int, to_rate_hz: int, channels: int) -> None:
+        self._rates_hz = (from_rate_hz, to_rate_hz)
+        self._channels = channels
+        self._n_in = self._n_out = 0
+        self._stream: soxr.ResampleStream | None = None
+        if from_rate_hz != to_rate_hz:
+            self._stream = soxr.ResampleStream(
+                from_rate_hz, to_rate_hz, channels, dtype="float32", quality=QUALITY
+            )
+
+    def push(self, block: Samples) -> Samples:
+        """What can be said after this block: [channels, some samples], often none at first.
+
+        A sample comes out at the latest `delay_seconds` after it went in. At the same rate the block itself does.
+        """
+        self._n_in += block.shape[-1]
+        return block if self._stream is None else self._resampled(block, last=False)
+
+    def finish(self) -> Samples:
+        """The remaining samples, [channels, n]."""
+        nothing = np.zeros((self._channels, 0), dtype=np.float32)
+        if self._stream is None:
+            return nothing
+        rest = self._resampled(nothing, last=True)
+        n_all = resampled_length(self._n_in, *self._rates_hz) if self._n_in else 0
+        return _with_length(rest, rest.shape[-1] + n_all - self._n_out)
+
+    def _resampled(self, block: Samples, last: bool) -> Samples:
+        assert self._stream is not None
+        frames = np.ascontiguousarray(block.T, dtype=np.float32)
+        result: Samples = np.ascontiguousarray(self._stream.resample_chunk(frames, last=last).T)
+        self._n_out += result.shape[-1]
+        return result
+
+
+def resample_blocks(blocks: Iterator[Samples], from_rate_hz: int, to_rate_hz: int) -> Iterator[Samples]:
+    """The blocks [channels, samples] at another rate, as a stream; empty blocks are left out."""
+    stream: StreamResampler | None = None
+    for block in blocks:
+        stream = stream or StreamResampler(from_rate_hz, to_rate_hz, block.shape[0])
+        if (done := stream.push(block)).shape[-1]:
+            yield done
+    if stream is not None and (rest := stream.finish()).shape[-1]:
+        yield rest
+
+
+def delay_seconds(one_rate_hz: int, other_rate_hz: int) -> float:
+    """How long a `StreamResampler` holds a sample back, at the most: measured for soxr, with a margin."""
+    return 0.0 if one_rate_hz == other_rate_hz else _DELAY_SAMPLES / min(one_rate_hz, other_rate_hz)
+
+
+def with_channels(samples: Samples, channels: int) -> Samples:
+    """`samples` [..., n, samples] with another count of channels: mono is duplicated, stereo averaged."""
+    n_given = samples.shape[-2]
+    if n_given == channels:
+        return samples
+    if n_given == 1:
+        return np.repeat(samples, channels, axis=-2)
+    if channels == 1:
+        return samples.mean(axis=-2, keepdims=True, dtype=np.float32)
+    raise AudioError(f"{n_given} channels cannot become {channels}: only mono and stereo are supported.")
+
+
+def _with_length(samples: Samples, n_samples: int) -> Samples:
+    n_missing = n_samples - samples.shape[-1]
+    if n_missing <= 0:
+        return samples[..., :n_samples]
+    return np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, n_missing)])

@@ -1,0 +1,82 @@
+"""Decode with the ffmpeg program, where it is installed, what libsndfile cannot read.
+
+The program runs apart, reads one local file only (no network, no playlists, no lists of files), and is
+held to a time and a size; no block of memory that it takes at once is larger than half a gigabyte.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from unisep.errors import AudioFileError
+
+TIMEOUT_SECONDS = 900.0
+
+
+MAX_DECODED_BYTES = 16 * 2**30
+
+
+MAX_ALLOCATED_BYTES = 2**29
+
+
+DEMUXERS = (
+    "aac,ac3,aiff,amr,ape,asf,asf_o,au,avi,caf,dsf,dts,eac3,flac,flv,iff,loas,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,"
+    "mp3,mpc,mpc8,mpeg,mpegts,ogg,oma,rm,tak,truehd,tta,voc,w64,wav,wv,xwma"
+)
+
+
+def program() -> str | None:
+    """Path of the ffmpeg program, or None where it is not installed."""
+    return shutil.which("ffmpeg")
+
+
+def decode(source: Path, target: Path) -> None:
+    """Nothing; writes the first audio stream of `source` to `target` as 32 bit float wav (RF64 above 4 GiB).
+
+    Rate and channels stay those of the source.
+
+    Raises:
+        AudioFileError: ffmpeg is missing, cannot decode the file, or met a limit of time or size.
+    """
+    ffmpeg = program()
+    if ffmpeg is None:
+        raise AudioFileError("the ffmpeg program, which reads more formats, is not installed")
+    max_bytes = min(MAX_DECODED_BYTES, int(0.9 * shutil.disk_usage(target.parent).free))
+    with tempfile.TemporaryFile() as log:
+        try:
+            done = subprocess.run(
+                _command(ffmpeg, source, target, max_bytes),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise AudioFileError(f"ffmpeg was stopped after {TIMEOUT_SECONDS:.0f} s") from error
+        except OSError as error:
+            raise AudioFileError(f"ffmpeg did not start ({error})") from error
+        if done.returncode != 0 or not target.is_file():
+            raise AudioFileError(f"ffmpeg could not decode it ({_last_line(log) or 'no reason given'})")
+    if target.stat().st_size >= max_bytes - 2**20:
+        raise AudioFileError(f"its audio is larger than the limit of {max_bytes // 2**20} MiB")
+
+
+def _command(ffmpeg: str, source: Path, target: Path, max_bytes: int) -> list[str]:
+    quiet = [ffmpeg, "-nostdin", "-hide_banner", "-loglevel", "error", "-y"]
+    limits = ["-max_alloc", str(MAX_ALLOCATED_BYTES)]
+    limits += ["-protocol_whitelist", "file,pipe", "-format_whitelist", DEMUXERS]
+    only_audio = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-map_metadata", "-1"]
+    # Not w64: libsndfile reads some bytes of the header of ffmpeg 5.1's as samples.
+    output = ["-c:a", "pcm_f32le", "-fs", str(max_bytes), "-rf64", "auto", "-f", "wav", f"file:{target}"]
+    return [*quiet, *limits, "-i", f"file:{source.absolute()}", *only_audio, *output]
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(max(0, log.seek(0, 2) - 1000))
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else ""

@@ -1,0 +1,1 @@
+"""What is asked for: queries, embeddings, and their vectors."""

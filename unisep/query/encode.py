@@ -1,0 +1,197 @@
+"""Encode parsed queries to the vectors that a backend is conditioned on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from unisep.audio import Audio
+from unisep.errors import FAILURES, EmbeddingError, EncoderError, QueryError, UnisepError, WeightsError
+from unisep.plugins.encoder import QueryEncoder
+from unisep.query.parsed import Ask, example_of
+from unisep.query.query import Range
+from unisep.query.space_maps import Modality, SpaceMap
+
+Excerpt = Callable[[Range], Audio]
+
+
+_MIN_NORM = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What a backend is conditioned on: `queries` [n, dim], and `negatives` [n, dim] or None."""
+
+    queries: Tensor
+    negatives: Tensor | None = None
+
+    def rows(self, indices: list[int]) -> Conditions:
+        """The conditions of some of the queries."""
+        negatives = None if self.negatives is None else self.negatives[indices]
+        return Conditions(self.queries[indices], negatives)
+
+    def to(self, device: torch.device) -> Conditions:
+        """The same on another device."""
+        negatives = None if self.negatives is None else self.negatives.to(device)
+        return Conditions(self.queries.to(device), negatives)
+
+
+def conditions(
+    asks: Sequence[Ask], encoders: Sequence[QueryEncoder | None], excerpt: Excerpt, default_rate_hz: int
+) -> Conditions:
+    """The conditions of `asks`, each encoded by the encoder in the same place; every text only once.
+
+    A query is the weighted sum of the unit vectors of its text (several are averaged), its example and
+    its embedding, made a unit vector again. A negative is the mean of what is excluded, likewise.
+
+    excerpt: gives a part of the mixture, by start and end in seconds, where that is the example.
+
+    Raises:
+        EncoderError: an encoder failed or broke its contract.
+        EmbeddingError: vectors of different sizes.
+        QueryError: parts that cancel each other out, or an example range outside the audio.
+    """
+    known_encoders = {id(encoder): encoder for encoder in encoders if encoder is not None}
+    words = {key: _encode_texts(encoder, asks, encoders) for key, encoder in known_encoders.items()}
+    queries, negatives = [], []
+    for ask, encoder in zip(asks, encoders, strict=True):
+        known = words.get(id(encoder), {})
+        query = _query_vector(ask, encoder, known, excerpt, default_rate_hz)
+        queries.append(query)
+        negatives.append(_negative_vector(ask, encoder, known, default_rate_hz, query.shape[0]))
+    _check_sizes(asks, [*queries, *negatives])
+    excluding = any(bool(negative.any()) for negative in negatives)
+    return Conditions(torch.stack(queries), torch.stack(negatives) if excluding else None)
+
+
+def _encode_texts(
+    encoder: QueryEncoder, asks: Sequence[Ask], encoders: Sequence[QueryEncoder | None]
+) -> Mapping[str, Tensor]:
+    own = [ask for ask, other in zip(asks, encoders, strict=True) if other is encoder]
+    texts = list(dict.fromkeys(text for ask in own for text in (*ask.query.texts, *ask.excluded_texts)))
+    if not texts:
+        return {}
+    return dict(zip(texts, encoded(encoder, "encode_text", encoder.encode_text, texts), strict=True))
+
+
+def _encode_clips(ask: Ask, encoder: QueryEncoder | None, clips: list[Audio]) -> list[Tensor]:
+    if not clips or encoder is None:
+        return []
+    if not all(clip.samples.any() for clip in clips):
+        raise QueryError(
+            f"An example clip of the query '{ask.name}' is silent. Give one in which the sound is heard."
+        )
+    return list(encoded(encoder, "encode_audio", encoder.encode_audio, clips))
+
+
+def _query_vector(
+    ask: Ask,
+    encoder: QueryEncoder | None,
+    words: Mapping[str, Tensor],
+    excerpt: Excerpt,
+    default_rate_hz: int,
+) -> Tensor:
+    parts: dict[str, Tensor] = {}
+    if ask.query.texts:
+        parts["text"] = torch.stack([words[text] for text in ask.query.texts]).mean(0)
+    if "audio" in ask.query.parts:
+        parts["audio"] = _encode_clips(ask, encoder, [example_of(ask, excerpt, default_rate_hz)])[0]
+    if ask.query.embedding is not None:
+        parts["embedding"] = torch.from_numpy(ask.query.embedding.vector.copy())
+    _check_sizes([ask], list(parts.values()))
+    weights: Mapping[Any, float] = ask.query.weights or dict.fromkeys(parts, 1.0)
+    weighted = [weights[kind] * _unit(vector, ask) for kind, vector in parts.items()]
+    return _unit(torch.stack(weighted).sum(0), ask)
+
+
+def _negative_vector(
+    ask: Ask, encoder: QueryEncoder | None, words: Mapping[str, Tensor], default_rate_hz: int, dim: int
+) -> Tensor:
+    vectors = [words[text] for text in ask.excluded_texts]
+    vectors += _encode_clips(ask, encoder, [clip.at(default_rate_hz) for clip in ask.excluded_clips])
+    vectors += [torch.from_numpy(embedding.vector.copy()) for embedding in ask.excluded_embeddings]
+    if not vectors:
+        return torch.zeros(dim)
+    _check_sizes([ask], vectors)
+    return _unit(torch.stack([_unit(vector, ask) for vector in vectors]).mean(0), ask)
+
+
+def _unit(vector: Tensor, ask: Ask) -> Tensor:
+    norm = torch.linalg.vector_norm(vector)
+    if not norm > _MIN_NORM:
+        raise QueryError(
+            f"The query '{ask.name}' points nowhere: its example is silent, or its parts cancel each other out. "
+            "Give another example, or change the weights."
+        )
+    return vector / norm
+
+
+def encoded(encoder: QueryEncoder, method: str, call: Callable[[list], Tensor], items: list) -> Tensor:
+    """Unit vectors `[n, dim]`, float32 on the CPU, of `n` items. Raises EncoderError for anything else."""
+    name = f"{type(encoder).__name__}.{method}"
+    try:
+        vectors = call(items)
+    except UnisepError:
+        raise
+    except FAILURES as error:
+        raise EncoderError(f"{name} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or vectors.shape[0] != len(items):
+        shape = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+        raise EncoderError(f"{name} was given {len(items)} items and returned {shape}; [n, dim] is expected.")
+    vectors = vectors.detach().float().cpu()
+    if not torch.isfinite(vectors).all():
+        raise EncoderError(
+            f"{name} returned NaN or infinity. Check the example clip, and the encoder's weights."
+        )
+    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / norms.clamp_min(1e-12)
+
+
+def _check_sizes(asks: Sequence[Ask], vectors: Sequence[Tensor]) -> None:
+    sizes = sorted({vector.shape[0] for vector in vectors})
+    if len(sizes) > 1:
+        names = ", ".join(f"'{ask.name}'" for ask in asks)
+        raise EmbeddingError(
+            f"The vectors for {names} have different sizes ({', '.join(map(str, sizes))}), so one of them is not "
+            "of the space that it names. Make it again: unisep embed 'a text' -o query.safetensors"
+        )
+
+
+@final
+class AlignedEncoder(QueryEncoder):
+    """The encoder `inner`, whose vectors a map takes into `space`. Closing it leaves `inner` open."""
+
+    def __init__(self, inner: QueryEncoder, into: SpaceMap, space: str) -> None:
+        if inner.dim != into.dims[0]:
+            raise WeightsError(
+                f"The map from '{inner.space}' to '{space}' is for vectors of {into.dims[0]} numbers, the encoder "
+                f"gives {inner.dim}. Fit it again with: unisep align ENCODER"
+            )
+        self.space = space
+        self._inner = inner
+        self._map = into
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors in the space that is mapped into."""
+        return self._map.dims[1]
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Unit vectors [n, dim] of the texts."""
+        return self._mapped(self._inner.encode_text(texts), "text")
+
+    def encode_audio(self, clips: Sequence[Audio]) -> Tensor:
+        """Unit vectors [n, dim] of the clips. Raises EncoderError where the map is not fit for audio."""
+        return self._mapped(self._inner.encode_audio(clips), "audio")
+
+    def _mapped(self, vectors: Tensor, modality: Modality) -> Tensor:
+        if modality not in self._map.means:
+            raise EncoderError(
+                f"The map from '{self._inner.space}' to '{self.space}' is not fit for {modality}. "
+                "Fit it on sounds of your own with: unisep align ENCODER --clips FOLDER"
+            )
+        return torch.from_numpy(self._map(vectors.detach().float().cpu().numpy(), modality))

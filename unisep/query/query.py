@@ -1,0 +1,266 @@
+"""What is asked for: Embedding (a vector with its space) and Query."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from unisep.audio import Audio
+from unisep.errors import EmbeddingError, QueryError, UnisepError
+from unisep.files.atomic import write_whole
+
+Modality = Literal["text", "audio", "embedding"]
+
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A query as a vector: `vector` [dim] float32, the `space` it lives in, and where it came from.
+
+    A backend that does not know `space` refuses before its weights load. Portable: `save` writes one
+    safetensors file that holds all three.
+
+    Raises:
+        EmbeddingError: not one-dimensional, empty, all zeros, not finite, without a space, or with a provenance
+            that is no dict of texts.
+    """
+
+    vector: NDArray[np.float32]
+    space: str
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        values: Any = self.vector
+        detach = getattr(values, "detach", None)
+        values = detach().cpu() if callable(detach) else values
+        try:
+            # what float32 cannot hold becomes infinite, and is refused below
+            with np.errstate(over="ignore"):
+                vector = np.asarray(values, dtype=np.float32).copy()
+        except (TypeError, ValueError) as error:
+            raise EmbeddingError(f"An embedding is a vector of numbers; this is not: {error}") from error
+        if vector.ndim == 2 and vector.shape[0] == 1:
+            vector = vector[0]
+        if vector.ndim != 1 or vector.size == 0:
+            raise EmbeddingError(f"An embedding is one vector [dim]; got shape {vector.shape}.")
+        if not np.isfinite(vector).all() or not vector.any():
+            raise EmbeddingError("An embedding must be finite and not all zeros.")
+        if not isinstance(self.space, str) or not self.space:
+            raise EmbeddingError("An embedding needs the name of its space, such as 'clap-mini-1'.")
+        if not _is_texts(self.provenance):
+            raise EmbeddingError("The provenance of an embedding is a dict of texts by names.")
+        object.__setattr__(self, "vector", vector)
+        object.__setattr__(self, "provenance", dict(self.provenance))
+
+    @property
+    def dim(self) -> int:
+        """Length of the vector."""
+        return int(self.vector.shape[0])
+
+    def save(self, path: str | Path) -> Path:
+        """The path written: a safetensors file with the vector, its space and its provenance.
+
+        Raises EmbeddingError when it cannot be written there; then nothing is.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import save
+
+        metadata = {"space": self.space, "provenance": json.dumps(self.provenance)}
+        try:
+            content = save({"embedding": np.ascontiguousarray(self.vector)}, metadata=metadata)
+            return write_whole(Path(path), content)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise EmbeddingError(
+                f"Cannot write {str(path)!r:.300} ({error}). Choose another place."
+            ) from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Embedding:
+        """The embedding saved at `path`. Raises EmbeddingError when the file is missing or no embedding."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(Path(path), framework="numpy") as file:
+                metadata: dict[str, Any] = file.metadata() or {}
+                vector = file.get_tensor("embedding")
+            return cls(vector, metadata.get("space", ""), _provenance(metadata.get("provenance", "{}")))
+        except EmbeddingError:
+            raise
+        except (OSError, SafetensorError, AttributeError, ValueError, TypeError, RecursionError) as error:
+            raise EmbeddingError(
+                f"{path} is no unisep embedding ({error}). Make one with: unisep embed 'a text' -o query.safetensors"
+            ) from error
+
+
+def _provenance(text: str) -> dict[str, str]:
+    """The provenance written in JSON. Raises ValueError or RecursionError where it is no table of texts."""
+    found = json.loads(text)
+    if not _is_texts(found):
+        raise ValueError("its provenance is no table of texts")
+    return dict(found)
+
+
+def _is_texts(found: object) -> TypeGuard[dict[str, str]]:
+    return isinstance(found, dict) and all(isinstance(text, str) for item in found.items() for text in item)
+
+
+class Query(BaseModel):
+    """What to isolate, by text, by example, by vector, or by all of them together.
+
+    text: a str, or several that are averaged ("hi-hat", "cymbals").
+    audio: an example: path, `Audio`, array, bytes or file object; a str here is a path.
+    embedding: a vector with its space.
+    weights: how much each of "text", "audio" and "embedding" counts, where more than one is given;
+        equal without.
+    exclude: what the target must leave out: text (str), audio (Path, `Audio`, array), `Embedding`, or
+        a list of these.
+    time_range: (start, end) in seconds, where in the mixture the target is wanted; outside it the
+        target is silent (after a fade of 10 ms) and only that part is computed.
+    example_range: (start, end) in seconds, which part of `audio` is the example; without `audio`, that
+        part of the mixture itself is.
+    name: the name of the result; otherwise the text, or "example-1".
+
+    Raises:
+        QueryError: an unknown field, nothing asked, empty text, a range that is none.
+
+    >>> Query(text="electric guitar", time_range=(30, 60)).time_range
+    (30.0, 60.0)
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    text: str | tuple[str, ...] | None = None
+    audio: Any = None
+    embedding: Embedding | None = None
+    weights: dict[Modality, float] | None = None
+    exclude: tuple[Any, ...] = ()
+    time_range: Range | None = None
+    example_range: Range | None = None
+    name: str | None = None
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise _as_query_error(error) from error
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both ask for the same in the same way; arrays, clips and vectors are compared by what they hold."""
+        if not isinstance(other, Query):
+            return NotImplemented
+        return all(_is_same(getattr(self, name), getattr(other, name)) for name in type(self).model_fields)
+
+    def __hash__(self) -> int:
+        return hash((self.text, self.time_range, self.example_range, self.name))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts, stripped; empty when none was given."""
+        texts = () if self.text is None else (self.text,) if isinstance(self.text, str) else self.text
+        return tuple(text.strip() for text in texts)
+
+    @property
+    def parts(self) -> frozenset[Modality]:
+        """Which of "text", "audio" and "embedding" the query is made of."""
+        parts: set[Modality] = set()
+        if self.text is not None:
+            parts.add("text")
+        if self.audio is not None or self.example_range is not None:
+            parts.add("audio")
+        if self.embedding is not None:
+            parts.add("embedding")
+        return frozenset(parts)
+
+    @field_validator("exclude", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> tuple[Any, ...]:
+        if value is None:
+            return ()
+        items = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if any(isinstance(item, str) and not item.strip() for item in items):
+            raise QueryError("An excluded text is empty. Say what to leave out, or drop `exclude`.")
+        return items
+
+    @field_validator("time_range", "example_range")
+    @classmethod
+    def _is_a_range(cls, value: Range | None) -> Range | None:
+        if value is not None and not (0 <= value[0] < value[1] and math.isfinite(value[1])):
+            raise QueryError(
+                f"{value} is no range: give (start, end) in seconds with 0 <= start < end, such as (30, 60)."
+            )
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise QueryError("The name of a query is empty. Give one, or leave it out.")
+        return value.strip() if value is not None else None
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Query:
+        if self.text is not None and not (self.texts and all(self.texts)):
+            raise QueryError(
+                "The text of the query is empty. Say what to isolate, such as 'electric guitar'."
+            )
+        if not self.parts:
+            raise QueryError(
+                "The query asks for nothing. Give text, audio, embedding, or example_range for a part of the mixture."
+            )
+        _check_weights(self.weights, self.parts)
+        return self
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two values of a field are equal; of arrays, whether all of their numbers are."""
+    if one is other or type(one) is not type(other):
+        return one is other
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if isinstance(one, Embedding):
+        return (one.space, one.provenance) == (other.space, other.provenance) and _is_same(
+            one.vector, other.vector
+        )
+    if isinstance(one, Audio):
+        return one.sample_rate_hz == other.sample_rate_hz and _is_same(one.samples, other.samples)
+    if hasattr(one, "shape") and hasattr(one, "dtype"):
+        return bool(one.shape == other.shape and one.dtype == other.dtype and (one == other).all())
+    return bool(one == other)
+
+
+def _check_weights(weights: dict[Modality, float] | None, parts: frozenset[Modality]) -> None:
+    if weights is None:
+        return
+    if set(weights) != parts:
+        raise QueryError(
+            f"weights names {', '.join(sorted(weights)) or 'nothing'}, the query is made of "
+            f"{', '.join(sorted(parts))}. Give one weight for each part of the query."
+        )
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or not any(
+        weights.values()
+    ):
+        raise QueryError(
+            f"weights={weights} cannot be used: give numbers of 0 or more, at least one above 0."
+            " To leave a sound out, use `exclude`."
+        )
+
+
+def _as_query_error(error: ValidationError) -> UnisepError:
+    """The typed error behind pydantic's, or one that names the field and what is allowed."""
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, UnisepError):
+        return cause
+    field_name = str(first["loc"][0]) if first["loc"] else "query"
+    if first["type"] == "extra_forbidden":
+        return QueryError(f"A query has no field {field_name!r}. Allowed: {', '.join(Query.model_fields)}.")
+    return QueryError(f"The query's {field_name!r} cannot be used: {first['msg']} (got {first['input']!r}).")

@@ -1,0 +1,1 @@
+"""What a Separator holds between calls: the model pool, prepared requests, composed results."""

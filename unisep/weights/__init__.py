@@ -1,0 +1,1 @@
+"""The model zoo: cards, downloads, verification, safe checkpoints."""

@@ -1,0 +1,343 @@
+"""Read checkpoints without running what they name: safetensors, torch files, YAML descriptions."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from unisep.errors import WeightsError
+
+_LARGEST_BYTES = 1 << 20
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, and tuples, which these files tag `!!python/tuple`.
+
+    All other `!!python/...` tags stay unknown, so that a file naming a function or class is refused. References
+    are refused too: none of these files needs them, and a few lines of them can stand for gigabytes.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node; an error for a reference to another."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "references are not read here", mark)
+        return super().compose_node(parent, index)
+
+
+def _tuple(loader: _PlainLoader, node: yaml.Node) -> tuple[Any, ...]:
+    if not isinstance(node, yaml.SequenceNode):
+        raise yaml.constructor.ConstructorError(None, None, "a tuple must be a list", node.start_mark)
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, of plain values and tuples only.
+
+    Raises WeightsError for a file that is missing, too large, damaged, no mapping, or names anything to be made.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise WeightsError(f"{path} is larger than any description of a model. Do not use it.")
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(
+            f"{path} cannot be read as a model's description ({reason}); nothing was run. "
+            "Use the file from the checkpoint's publisher."
+        ) from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path} describes no model: it holds no sections by name.")
+    return values
+
+
+_DESCRIPTIONS = frozenset({".yaml", ".yml"})
+
+
+_PARAMETERS = frozenset({".ckpt", ".chpt", ".pth", ".pt", ".th", ".bin", ".safetensors"})
+
+
+def find_described(place: Path) -> tuple[Path, Path]:
+    """The YAML file and the parameters' file that `place`, a folder or either of them, means.
+
+    Raises WeightsError if one is missing, or several could be meant.
+    """
+    if place.is_dir():
+        return _only(place, _DESCRIPTIONS, "description (.yaml)"), _only(
+            place, _PARAMETERS, "checkpoint (.ckpt)"
+        )
+    if not place.is_file():
+        raise WeightsError(f"{place} does not exist. Give the folder that holds the .yaml and the .ckpt.")
+    if place.suffix.lower() in _DESCRIPTIONS:
+        return place, _partner(place, _PARAMETERS, "checkpoint (.ckpt)")
+    if place.suffix.lower() in _PARAMETERS:
+        return _partner(place, _DESCRIPTIONS, "description (.yaml)"), place
+    raise WeightsError(
+        f"{place.name} is neither a description (.yaml) nor a checkpoint ({', '.join(sorted(_PARAMETERS))})."
+    )
+
+
+def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
+    )
+
+
+def _only(folder: Path, suffixes: frozenset[str], what: str) -> Path:
+    found = _files(folder, suffixes)
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found[:5])
+        raise WeightsError(
+            f"{folder} holds {len(found)} files that could be the {what}{': ' + names if names else ''}. "
+            "Keep one .yaml and one .ckpt a folder, or give the path of the checkpoint with a .yaml of its name beside it."
+        )
+    return found[0]
+
+
+def _partner(path: Path, suffixes: frozenset[str], what: str) -> Path:
+    """The file that belongs to `path`: of the same name, or the only one of its kind beside it.
+
+    `config_NAME`, `NAME_config` and `NAME.ckpt.yaml`, as programs of many models name them, are the same name as NAME.
+    """
+    same = [other for other in _files(path.parent, suffixes) if _bare_names(other) & _bare_names(path)]
+    return same[0] if len(same) == 1 else _only(path.parent, suffixes, what)
+
+
+def _bare_names(path: Path) -> frozenset[str]:
+    """What the file may be called without its suffixes and the word config."""
+    stem = path.stem
+    inner = Path(stem)
+    names = {stem, stem.removeprefix("config_"), stem.removesuffix("_config")}
+    return frozenset(names | ({inner.stem} if inner.suffix.lower() in _PARAMETERS else set()))
+
+
+_LARGEST_HEADER_BYTES = 1 << 24
+
+
+_N_NAMED = 3
+
+
+# Under which names training programs put the parameters among other things.
+_INNER = ("state", "state_dict", "model_state_dict", "model")
+
+
+# What they put before every name, and a counter beside the parameters of a running average.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+_COUNTER = "n_averaged"
+
+
+_NUMPY_NUMBERS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file by name, on the CPU and mapped from the disk, and its metadata.
+
+    Raises WeightsError for a file that is missing, cut short or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+        if header_bytes > min(path.stat().st_size - 8, _LARGEST_HEADER_BYTES):
+            raise WeightsError(
+                f"{path} is cut short, damaged or no safetensors file: its header claims {header_bytes} bytes."
+            )
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as safetensors ({error}): it is missing or damaged. Fetch it again."
+        ) from error
+
+
+def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
+    """What torch's restricted loader makes of a file: tensors, plain values and containers, on the CPU.
+
+    Numbers of NumPy, such as the scores that training programs keep beside the parameters, become nothing.
+
+    mapped: leaves numbers on the disk until they are used, in files of torch 1.6 or later: for one that holds much else,
+        such as an optimiser's state; damage to the numbers is then not noticed.
+
+    Raises WeightsError for a file that is missing, damaged, names anything else, or claims more numbers than it has.
+    """
+    try:
+        with _without_scores(), path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"
+            held = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
+        if any(value.nbytes > value.untyped_storage().nbytes() for value in _tensors(held)):
+            raise WeightsError(f"{path} claims more numbers than the file has. Do not use it.")
+    except WeightsError:
+        raise
+    except pickle.UnpicklingError as error:
+        # Only the name: torch's own words tell people to trust the file.
+        named = re.search(r"GLOBAL ([\w.]{1,200})", str(error))
+        raise WeightsError(
+            f"{path} is damaged, or names more than tensors and plain values{f' ({named[1]})' if named else ''}; "
+            "nothing of it was run. Use the file that the model's authors publish."
+        ) from error
+    except Exception as error:  # whatever a damaged file provokes, the caller sees one kind of error
+        raise WeightsError(
+            f"{path} is damaged or no torch checkpoint ({_first_line(error)}). Fetch it again."
+        ) from error
+    return held
+
+
+def only_tensors(path: Path, held: object) -> dict[str, Tensor]:
+    """`held`, read from `path`, as tensors by name. Raises WeightsError if it is anything else, or nothing."""
+    if not isinstance(held, Mapping) or not held:
+        raise WeightsError(f"{path} holds no parameters by name.")
+    for name, value in held.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise WeightsError(f"{path}: {str(name)[:80]!r} is not the name of a tensor.")
+    return dict(held)
+
+
+def read_parameters(path: Path) -> dict[str, Tensor]:
+    """The parameters in a file of torch or safetensors, taken out of what training programs wrap them in.
+
+    Raises WeightsError as the readers do, and for a file that holds none.
+    """
+    stored: Any = (
+        read_safetensors(path)[0] if path.suffix.lower() == ".safetensors" else read_torch_file(path)
+    )
+    for name in _INNER:
+        if isinstance(stored, dict) and isinstance(stored.get(name), dict):
+            stored = stored[name]
+    state = only_tensors(path, stored)
+    for prefix in _PREFIXES:
+        named = {name: value for name, value in state.items() if name != _COUNTER}
+        if all(name.startswith(prefix) for name in named):
+            state = {name.removeprefix(prefix): value for name, value in named.items()}
+    return state
+
+
+def check_parameters(
+    path: Path,
+    found: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    described_by: str = "its own options",
+    advice: str = "It is damaged or for another version.",
+) -> None:
+    """Nothing; compares the parameters `found` in a file with those `wanted` by a model, such as its state on "meta".
+
+    described_by: what says how the model is made. advice: ends the message.
+    Raises WeightsError that counts and names what is missing, unknown, of another shape, or whole numbers instead of real ones.
+
+    >>> import torch
+    >>> check_parameters(Path("model.pt"), {"a": torch.ones(2)}, {"a": torch.ones(3), "b": torch.ones(1)})
+    Traceback (most recent call last):
+    unisep.errors.WeightsError: model.pt does not fit its own options: 1 parameters missing (b), 1 of another shape (a ...
+    """
+    both = sorted(found.keys() & wanted.keys())
+    shapes = [
+        f"{name:.80} has shape {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
+        for name in both
+        if found[name].shape != wanted[name].shape
+    ]
+    kinds = [name for name in both if found[name].is_floating_point() != wanted[name].is_floating_point()]
+    counted = {
+        "parameters missing": sorted(wanted.keys() - found.keys()),
+        "unknown": sorted(found.keys() - wanted.keys()),
+        "of another shape": shapes,
+        "of another kind of number": kinds,
+    }
+    said = [f"{len(names)} {what} ({_some(names)})" for what, names in counted.items() if names]
+    if said:
+        raise WeightsError(f"{path} does not fit {described_by}: {', '.join(said)}. {advice}")
+
+
+def check_finite(path: Path, parameters: Mapping[str, Tensor]) -> None:
+    """Nothing; best asked of parameters in the dtype they will have, since a large float32 is infinite in float16.
+
+    Raises WeightsError that names the first one in which a number is NaN or infinite.
+    """
+    for name, value in parameters.items():
+        if not bool(value.isfinite().all()):
+            raise WeightsError(
+                f"{path}: {name:.200} holds numbers that are not finite in {value.dtype}. Fetch the file again."
+            )
+
+
+def filled(
+    path: Path,
+    make: Callable[[], ModuleT],
+    state: Mapping[str, Tensor],
+    placed: Callable[[str, Tensor], Tensor],
+    described_by: str = "its own options",
+    advice: str = "It is damaged or for another version.",
+) -> ModuleT:
+    """The model that `make` gives, with the parameters `state` of the file at `path`, in evaluation mode.
+
+    make: called with "meta" as torch's device, so that it costs neither memory nor random numbers; a buffer that is in
+        no file is to be made on the CPU.
+    placed: a parameter of this name and value as the model gets it, on its device and in its number type.
+
+    Raises WeightsError as `check_parameters` and `check_finite` do, and what `make` raises.
+    """
+    with torch.device("meta"):
+        model = make()
+    check_parameters(path, state, model.state_dict(), described_by, advice)
+    parameters = {name: placed(name, value).contiguous() for name, value in state.items()}
+    check_finite(path, parameters)
+    nn.Module.load_state_dict(model, parameters, strict=True, assign=True)
+    return model.eval()
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(f"{name:.200}" for name in names[:_N_NAMED])
+    return shown + (", ..." if len(names) > _N_NAMED else "")
+
+
+class _Score:
+    """Stands for a number of NumPy: takes whatever it is made of, and keeps nothing."""
+
+    def __init__(self, *parts: object) -> None:
+        """Takes and keeps nothing."""
+
+    def __setstate__(self, state: object) -> None:
+        """Takes and keeps nothing."""
+
+
+def _without_scores() -> AbstractContextManager[object]:
+    """A block in which torch's restricted loader reads numbers of NumPy as `_Score`, where torch is 2.6 or later."""
+    try:
+        from torch.serialization import safe_globals
+
+        return safe_globals([(_Score, name) for name in _NUMPY_NUMBERS])
+    except (ImportError, TypeError):
+        return nullcontext()
+
+
+def _tensors(held: object) -> Iterator[Tensor]:
+    """Every tensor in what a file held, however deep."""
+    if isinstance(held, Tensor):
+        yield held
+    elif isinstance(held, Mapping):
+        for value in held.values():
+            yield from _tensors(value)
+    elif isinstance(held, list | tuple):
+        for value in held:
+            yield from _tensors(value)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__
