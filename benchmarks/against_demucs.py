@@ -29,17 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from competitors import (
-    DTYPES,
-    LOADS,
-    QUERY,
-    REFERENCE,
-    Scene,
-    auto_precision,
-    competitors,
-    precision_of,
-    precisions,
-)
+from competitors import DTYPES, LOADS, QUERY, REFERENCE, Scene, auto_precision, competitors, precision_of, precisions
 from measuring import (
     RATE_HZ,
     agreement_db,
@@ -126,9 +116,7 @@ def run_only(name: str, load: str, scene: Scene) -> None:
 
 def arguments_of_main(given: list[str] | None) -> argparse.Namespace:
     """The command line's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=["segment"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--song-seconds", type=float, default=240.0)
@@ -136,9 +124,7 @@ def arguments_of_main(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--file-seconds", type=float, default=12.0)
     parser.add_argument("--cpu-time", action="store_true", help="processor time, for busy machines")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
-    parser.add_argument(
-        "--tiny", action="store_true", help="a model too small to mean anything, to try this out"
-    )
+    parser.add_argument("--tiny", action="store_true", help="a model too small to mean anything, to try this out")
     parser.add_argument("--threads", type=int, help="of torch; its own choice without")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="write the figures into this file too")
@@ -185,12 +171,8 @@ def main(given: list[str] | None = None) -> None:
             place.mkdir()
             here = replace(scene, place=place)
             started = time.monotonic()
-            figures["loads"][load] = measure(
-                load, here, arguments.rounds, arguments.cpu_time, not arguments.no_memory
-            )
-            print(
-                f"\n{shown(load, figures['loads'][load])}\n({time.monotonic() - started:.0f} s)", flush=True
-            )
+            figures["loads"][load] = measure(load, here, arguments.rounds, arguments.cpu_time, not arguments.no_memory)
+            print(f"\n{shown(load, figures['loads'][load])}\n({time.monotonic() - started:.0f} s)", flush=True)
         if arguments.json:
             arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

@@ -65,9 +65,7 @@ def run_of(point: Point, folder: Path) -> Run:
         return _from_disk_to_disk(point, folder)
     backend: Any = _embedded() if point.model == "embedded" else _htdemucs(point, folder)
     n_samples = round(float(backend.info.segment_seconds) * RATE_HZ)
-    mixture = torch.stack(
-        [torch.from_numpy(noise(1 + n_samples / RATE_HZ, i)) for i in range(point.of("batch"))]
-    )
+    mixture = torch.stack([torch.from_numpy(noise(1 + n_samples / RATE_HZ, i)) for i in range(point.of("batch"))])
     queries: Tensor | None = None
     if point.model != "htdemucs":
         dims = next(iter(backend.model.config.spaces.values()))
@@ -142,12 +140,8 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     figure, places = pyplot.subplots(2, len(AXES), figsize=(12, 5.4), sharex="col", layout="constrained")
     for (upper, lower), axis in zip(places.T, AXES, strict=True):
         points = [each for each in figures["points"] if each["axis"] == axis]
-        for colour, (model, name) in zip(
-            ("tab:blue", "tab:orange", "tab:green"), MODELS.items(), strict=True
-        ):
-            line = sorted(
-                (p["value"], p["seconds"], p["peak_memory_mib"]) for p in points if p["model"] == model
-            )
+        for colour, (model, name) in zip(("tab:blue", "tab:orange", "tab:green"), MODELS.items(), strict=True):
+            line = sorted((p["value"], p["seconds"], p["peak_memory_mib"]) for p in points if p["model"] == model)
             values, seconds, mib = zip(*line, strict=True) if line else ((), (), ())
             upper.plot(values, seconds, color=colour, marker="o", label=name)
             lower.plot(values, [each / 1024 for each in mib], color=colour, marker="o")
@@ -165,23 +159,17 @@ def draw(figures: dict[str, Any], path: Path) -> None:
             place.grid(alpha=0.3)
     places[0, 0].set_ylabel("time in s")
     places[1, 0].set_ylabel("peak memory in GiB")
-    figure.legend(
-        *places[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False
-    )
+    figure.legend(*places[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=90)
 
 
 def main(given: list[str] | None = None) -> None:
     """Measure, write and draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--from", type=Path, dest="source", help="draw these figures instead of measuring")
     parser.add_argument("--draw", type=Path, help="write the picture here")
-    parser.add_argument(
-        "--tiny", action="store_true", help="small models and two values an axis, to try this out"
-    )
+    parser.add_argument("--tiny", action="store_true", help="small models and two values an axis, to try this out")
     parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args(given)
     if arguments.point:

@@ -87,9 +87,7 @@ def has_fast(dtype: torch.dtype, device: str) -> bool:
 
     A processor without instructions for bfloat16 is a hundred times slower in it, which would take hours.
     """
-    speeds = [
-        product_flops_per_second(each, device, time.perf_counter, 256) for each in (dtype, torch.float32)
-    ]
+    speeds = [product_flops_per_second(each, device, time.perf_counter, 256) for each in (dtype, torch.float32)]
     return speeds[0] > speeds[1] / 4
 
 

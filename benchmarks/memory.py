@@ -76,10 +76,7 @@ def measure(minutes: list[float], folder: Path, *how: Any) -> dict[str, Any]:
     """Megabytes for each length, and by what fraction the largest is above the smallest."""
     peaks = {each: peak_bytes(each * 60, folder, *how) for each in minutes}
     growth = max(peaks.values()) / min(peaks.values()) - 1
-    return {
-        "megabytes": {each: round(peak / 1e6, 1) for each, peak in peaks.items()},
-        "growth": round(growth, 4),
-    }
+    return {"megabytes": {each: round(peak / 1e6, 1) for each, peak in peaks.items()}, "growth": round(growth, 4)}
 
 
 def main() -> None:

@@ -136,9 +136,7 @@ def load(folder: Path, name: str) -> Samples:
     """The sample `[2, samples]`; a mono sample is put on both channels."""
     samples, sample_rate_hz = sf.read(folder / f"{name}.flac", always_2d=True)
     if sample_rate_hz != SAMPLE_RATE_HZ:
-        raise SystemExit(
-            f"{name}.flac has {sample_rate_hz} Hz; the samples of sonic-pi-samples have 44100 Hz."
-        )
+        raise SystemExit(f"{name}.flac has {sample_rate_hz} Hz; the samples of sonic-pi-samples have 44100 Hz.")
     return np.repeat(samples, 2, axis=1).T if samples.shape[1] == 1 else samples.T
 
 
@@ -190,17 +188,9 @@ def render(folder: Path, events: Iterator[Event]) -> Samples:
 def write_vorbis(path: Path, samples: Samples) -> Samples:
     """The samples as they decode again from the Ogg Vorbis file written at `path`."""
     with sf.SoundFile(
-        path,
-        "w",
-        SAMPLE_RATE_HZ,
-        samples.shape[0],
-        "VORBIS",
-        format="OGG",
-        compression_level=VORBIS_COMPRESSION,
+        path, "w", SAMPLE_RATE_HZ, samples.shape[0], "VORBIS", format="OGG", compression_level=VORBIS_COMPRESSION
     ) as file:
-        for block in np.array_split(
-            samples.T, 200
-        ):  # libsndfile's encoder overflows its stack on long writes
+        for block in np.array_split(samples.T, 200):  # libsndfile's encoder overflows its stack on long writes
             file.write(block)
     return sf.read(path, always_2d=True)[0].T
 
@@ -219,13 +209,7 @@ def build(samples_folder: Path, out: Path) -> None:
     decoded = {name: write_vorbis(out / f"{name}.ogg", gain * stem) for name, stem in stems.items()}
     mixture = np.sum(list(decoded.values()), axis=0)
     steps = 2.0 ** (MIXTURE_BITS - 1)  # FLAC stores no bits that are zero throughout
-    sf.write(
-        out / "mixture.flac",
-        np.round(mixture.T * steps) / steps,
-        SAMPLE_RATE_HZ,
-        "PCM_16",
-        compression_level=1.0,
-    )
+    sf.write(out / "mixture.flac", np.round(mixture.T * steps) / steps, SAMPLE_RATE_HZ, "PCM_16", compression_level=1.0)
     write_licence(out / "LICENCE.md")
     for name, (sample, seconds) in CLIPS.items():
         clip = load(samples_folder, sample)[:, : round(seconds * SAMPLE_RATE_HZ)]
@@ -234,17 +218,13 @@ def build(samples_folder: Path, out: Path) -> None:
 
 def main() -> None:
     """Read the command line and build."""
-    parser = argparse.ArgumentParser(
-        description="Build the demo recording from the folder of sonic-pi-samples."
-    )
+    parser = argparse.ArgumentParser(description="Build the demo recording from the folder of sonic-pi-samples.")
     parser.add_argument("samples", type=Path, help="folder with loop_breakbeat.flac and the others")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "audio")
     arguments = parser.parse_args()
     missing = [name for name in SOURCES if not (arguments.samples / f"{name}.flac").is_file()]
     if missing:
-        raise SystemExit(
-            f"{arguments.samples} lacks {', '.join(missing)}. Install Debian's sonic-pi-samples."
-        )
+        raise SystemExit(f"{arguments.samples} lacks {', '.join(missing)}. Install Debian's sonic-pi-samples.")
     build(arguments.samples, arguments.out)
     total_kb = sum(path.stat().st_size for path in arguments.out.iterdir()) / 1000
     print(f"{arguments.out}: {total_kb:.0f} kB")

@@ -121,9 +121,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
     parser.add_argument("--text", default="drums", help="the question in words")
     parser.add_argument("--text-stem", default="drums", help="the stem in audio/ that answers it")
-    parser.add_argument(
-        "--example", type=Path, default=AUDIO / "example-drums.ogg", help="the question as a clip"
-    )
+    parser.add_argument("--example", type=Path, default=AUDIO / "example-drums.ogg", help="the question as a clip")
     parser.add_argument("--example-stem", default="drums", help="the stem in audio/ that answers it")
     arguments = parser.parse_args()
     recording = AUDIO / "mixture.flac"

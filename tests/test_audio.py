@@ -72,9 +72,7 @@ def test_what_is_no_audio_is_refused(values: Any, message: str) -> None:
         Audio(values, 44_100)
 
 
-@pytest.mark.parametrize(
-    "rate_hz", [0, -1, 999, 768_001, 44_100.5, float("nan"), float("inf"), "fast", None, True]
-)
+@pytest.mark.parametrize("rate_hz", [0, -1, 999, 768_001, 44_100.5, float("nan"), float("inf"), "fast", None, True])
 def test_rates_that_are_none_are_refused(rate_hz: Any) -> None:
     with pytest.raises(AudioError, match="44100"):
         Audio([[0.0]], rate_hz)

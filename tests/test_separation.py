@@ -36,24 +36,17 @@ def test_a_mapping_of_names_to_audio_is_all_it_needs(tmp_path: Path) -> None:
     assert not result.rest.samples.any()
     assert result.plan.reason == ""
     written = result.save(tmp_path)
-    assert [path.relative_to(tmp_path).as_posix() for path in written.paths] == [
-        "audio/drums.wav",
-        "audio/hi_hat.wav",
-    ]
+    assert [path.relative_to(tmp_path).as_posix() for path in written.paths] == ["audio/drums.wav", "audio/hi_hat.wav"]
 
 
-@pytest.mark.parametrize(
-    "targets", [{}, {"a": tone(), "b": tone(seconds=2)}, {"a": tone(), "b": tone(channels=1)}]
-)
+@pytest.mark.parametrize("targets", [{}, {"a": tone(), "b": tone(seconds=2)}, {"a": tone(), "b": tone(channels=1)}])
 def test_targets_must_be_alike(targets: dict[str, Audio]) -> None:
     with pytest.raises(AudioError, match="same rate, channels and length"):
         Separation(targets)
 
 
 def test_a_plan_is_read_only_and_gives_each_reason_once() -> None:
-    plan = Plan(
-        {name: Choice("b", None, why, "MIT", "none") for name, why in (("x", "A."), ("y", "B."), ("z", "A."))}
-    )
+    plan = Plan({name: Choice("b", None, why, "MIT", "none") for name, why in (("x", "A."), ("y", "B."), ("z", "A."))})
     assert plan.reason == "A. B."
     assert plan.to_json()["y"]["reason"] == "B."
     with pytest.raises(TypeError):
@@ -90,9 +83,7 @@ def test_saves_in_the_format_and_depth_of_the_input(
 ) -> None:
     result = Separation(PARTS, rest=silence(0.1), source_name="my song", source_info=source)
     written = result.save(tmp_path)
-    assert [path.name for path in written.paths] == [
-        f"{name}.{suffix}" for name in ("drums", "hi_hat", "rest")
-    ]
+    assert [path.name for path in written.paths] == [f"{name}.{suffix}" for name in ("drums", "hi_hat", "rest")]
     assert {path.parent for path in written.paths} == {tmp_path / "my song"}
     assert {files.probe(path).subtype for path in written.paths} == {subtype}
     assert written.gain == 1.0
@@ -161,9 +152,7 @@ def test_without_matplotlib_the_command_is_named(tmp_path: Path, monkeypatch: py
 
 def test_a_separation_goes_through_pickle_and_copy() -> None:
     plan = Plan({"drums": Choice("toy", None, "asked", "MIT", "none")})
-    result = Separation(
-        PARTS, rest=noise(0.1), presence_over_time={"drums": [Presence(0, 1, 0.9)]}, plan=plan
-    )
+    result = Separation(PARTS, rest=noise(0.1), presence_over_time={"drums": [Presence(0, 1, 0.9)]}, plan=plan)
     for again in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result)):
         assert list(again) == list(result) and dict(again.plan) == dict(plan)
         assert dict(again.presence) == {"drums": 0.9, "hi/hat": None}

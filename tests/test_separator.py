@@ -113,8 +113,7 @@ def test_the_users_own_example_runs_as_written() -> None:
 def test_a_range_may_end_far_beyond_the_recording() -> None:
     audio, separator = noise(1.0, 8_000), toy_separator()
     whole, far = (
-        separator.separate(audio, {"text": "bass", "time_range": (0, stop)}).target.samples
-        for stop in (1.0, 1e308)
+        separator.separate(audio, {"text": "bass", "time_range": (0, stop)}).target.samples for stop in (1.0, 1e308)
     )
     assert np.array_equal(whole, far)
 
@@ -361,12 +360,7 @@ def test_global_state_and_inputs_are_left_alone() -> None:
     samples = SONG.samples.copy()
     tensor = torch.from_numpy(samples).clone().requires_grad_()
     state = (random.getstate(), torch.get_rng_state().tolist(), np.random.get_state()[1].tolist())
-    settings = (
-        torch.get_num_threads(),
-        torch.is_grad_enabled(),
-        list(warnings.filters),
-        torch.get_default_dtype(),
-    )
+    settings = (torch.get_num_threads(), torch.is_grad_enabled(), list(warnings.filters), torch.get_default_dtype())
     toy_separator(shifts=2).separate(samples, ["bass", samples[:, :500]])
     toy_separator().separate(tensor, "bass")
     assert np.array_equal(samples, SONG.samples)
@@ -435,10 +429,7 @@ def test_errors_of_a_backend_reach_the_caller_typed() -> None:
         def separate(self, *inputs: torch.Tensor) -> Output:
             return Output(super().separate(*inputs).sources * float("nan"))
 
-    with (
-        registered_backend(lambda **_: Nan()),
-        pytest.raises(BackendError, match=r"'mine' returned NaN.* at 0\.0 s"),
-    ):
+    with registered_backend(lambda **_: Nan()), pytest.raises(BackendError, match=r"'mine' returned NaN.* at 0\.0 s"):
         Separator("mine").separate(SONG)
 
 
@@ -453,10 +444,7 @@ class FourStems(Backend):
         self.info = BackendInfo(sources=sources, sample_rate_hz=44_100, channels=2)
 
     def separate(
-        self,
-        mixture: torch.Tensor,
-        queries: torch.Tensor | None = None,
-        negatives: torch.Tensor | None = None,
+        self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
     ) -> Output:
         n_sources = len(self.info.sources)
         return Output(torch.stack([mixture / n_sources] * n_sources, dim=1))
@@ -599,9 +587,7 @@ def test_numbers_of_numpy_are_options_too() -> None:
 
 def test_a_query_becomes_a_portable_vector(tmp_path: Path) -> None:
     separator = toy_separator()
-    vector = separator.embed(
-        {"text": "bass", "audio": tone(100, 0.2), "weights": {"text": 0.5, "audio": 0.5}}
-    )
+    vector = separator.embed({"text": "bass", "audio": tone(100, 0.2), "weights": {"text": 0.5, "audio": 0.5}})
     assert np.linalg.norm(vector.vector) == pytest.approx(1)
     assert vector.provenance["encoder"] == "toy"
     again = Embedding.load(vector.save(tmp_path / "bass.safetensors"))
@@ -624,13 +610,7 @@ def test_queries_are_encoded_on_the_cpu_in_place_of_mps(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "query",
-    [
-        ["a", "b"],
-        {"text": "a", "exclude": "b"},
-        {"text": "a", "time_range": (0, 1)},
-        {"example_range": (0, 1)},
-    ],
+    "query", [["a", "b"], {"text": "a", "exclude": "b"}, {"text": "a", "time_range": (0, 1)}, {"example_range": (0, 1)}]
 )
 def test_what_is_not_one_vector_is_not_embedded(query: object) -> None:
     with pytest.raises(QueryError, match="one vector of one query"):

@@ -84,11 +84,7 @@ def checked_rate(sample_rate_hz: Any) -> int:
         whole = rate_hz == sample_rate_hz
     except (TypeError, ValueError, OverflowError):
         whole, rate_hz = False, 0
-    if (
-        not whole
-        or isinstance(sample_rate_hz, bool)
-        or not MIN_SAMPLE_RATE_HZ <= rate_hz <= MAX_SAMPLE_RATE_HZ
-    ):
+    if not whole or isinstance(sample_rate_hz, bool) or not MIN_SAMPLE_RATE_HZ <= rate_hz <= MAX_SAMPLE_RATE_HZ:
         raise AudioError(
             f"sample_rate_hz={sample_rate_hz!r} is not usable: give a whole number of hertz "
             f"from {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, such as 44100."
@@ -114,9 +110,7 @@ def span_samples(
     last = last if n_samples is None else min(last, n_samples)
     if last <= first:
         length = "" if n_samples is None else f", which is {n_samples / sample_rate_hz:.3f} s long"
-        raise QueryError(
-            f"{field}={seconds} holds none of the audio{length}. Give (start, end) in seconds within it."
-        )
+        raise QueryError(f"{field}={seconds} holds none of the audio{length}. Give (start, end) in seconds within it.")
     return first, last
 
 
@@ -130,17 +124,13 @@ def _as_array(values: Any) -> NDArray[Any]:
     except (TypeError, ValueError, RuntimeError) as error:  # a tensor of device meta has no numbers
         raise AudioError(f"Cannot read {type(values).__name__} as an array of samples: {error}") from error
     if array.dtype.kind not in "fiub":
-        raise AudioError(
-            f"Samples must be real numbers, not {array.dtype}. Give an array [channels, samples]."
-        )
+        raise AudioError(f"Samples must be real numbers, not {array.dtype}. Give an array [channels, samples].")
     return array
 
 
 def _check_shape(array: NDArray[Any]) -> None:
     if array.ndim != 2:
-        raise AudioError(
-            f"Samples are [channels, samples] or [samples]; got {array.ndim} dimensions {array.shape}."
-        )
+        raise AudioError(f"Samples are [channels, samples] or [samples]; got {array.ndim} dimensions {array.shape}.")
     n_channels, n_samples = array.shape
     if n_channels == 0 or n_samples == 0:
         raise AudioError(f"The audio is empty: shape {array.shape} is [channels, samples].")

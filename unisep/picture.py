@@ -35,9 +35,7 @@ def draw(tracks: Mapping[str, Audio], path: Path) -> Path:
     for axis, (name, spectrum) in zip(axes, spectra.items(), strict=True):
         audio = tracks[name]
         extent = (0.0, audio.seconds, 0.0, audio.sample_rate_hz / 2000)
-        image = axis.imshow(
-            spectrum, origin="lower", aspect="auto", extent=extent, vmin=top_db + FLOOR_DB, vmax=top_db
-        )
+        image = axis.imshow(spectrum, origin="lower", aspect="auto", extent=extent, vmin=top_db + FLOOR_DB, vmax=top_db)
         axis.set_title(name, loc="left", fontsize=11, parse_math=False)
         axis.set_ylabel("frequency (kHz)")
     axes[-1].set_xlabel("time (s)")

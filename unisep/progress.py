@@ -30,14 +30,12 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-class Meter:
+class ProgressReporter:
     """Counts segments and reports `Progress` to `on_progress`, if there is one. Used by one thread."""
 
     def __init__(self, on_progress: OnProgress | None = None) -> None:
         if on_progress is not None and not callable(on_progress):
-            raise OptionError(
-                f"on_progress={on_progress!r:.80}: give a function that takes a Progress, or None."
-            )
+            raise OptionError(f"on_progress={on_progress!r:.80}: give a function that takes a Progress, or None.")
         self._on_progress = on_progress
         self._seconds_total = 0.0
         self._n_segments = 0
@@ -89,8 +87,6 @@ def stop_if(cancel: CancelFlag | None) -> None:
     if cancel is None:
         return
     if not callable(getattr(cancel, "is_set", None)):
-        raise OptionError(
-            f"cancel={cancel!r:.80}: give something with is_set(), such as a threading.Event, or None."
-        )
+        raise OptionError(f"cancel={cancel!r:.80}: give something with is_set(), such as a threading.Event, or None.")
     if cancel.is_set():
         raise Cancelled("Cancelled: the separation was stopped on request.")

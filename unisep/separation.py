@@ -31,10 +31,7 @@ class Targets(Mapping[str, TargetT]):
     """
 
     def __init__(
-        self,
-        targets: Mapping[str, TargetT],
-        presence_over_time: Mapping[str, Sequence[Presence]],
-        plan: Plan,
+        self, targets: Mapping[str, TargetT], presence_over_time: Mapping[str, Sequence[Presence]], plan: Plan
     ) -> None:
         self._targets = MappingProxyType(dict(targets))
         self.presence_over_time: Mapping[str, tuple[Presence, ...]] = MappingProxyType(
@@ -47,8 +44,7 @@ class Targets(Mapping[str, TargetT]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            name: dict(value) if isinstance(value, MappingProxyType) else value
-            for name, value in vars(self).items()
+            name: dict(value) if isinstance(value, MappingProxyType) else value for name, value in vars(self).items()
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -57,9 +53,7 @@ class Targets(Mapping[str, TargetT]):
 
     def __getitem__(self, name: str) -> TargetT:
         if name not in self._targets:
-            raise KeyError(
-                f"No target named {name!r}. {suggest(str(name), self._targets)} `.rest` is the rest."
-            )
+            raise KeyError(f"No target named {name!r}. {suggest(str(name), self._targets)} `.rest` is the rest.")
         return self._targets[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -114,13 +108,9 @@ class Separation(Targets[Audio]):
         self._rest = rest
         given = [*self._targets.values(), *([] if rest is None else [rest])]
         if not all(isinstance(audio, Audio) for audio in given):
-            raise AudioError(
-                "A separation is made of Audio. Give Audio(samples, sample_rate_hz) for each target."
-            )
+            raise AudioError("A separation is made of Audio. Give Audio(samples, sample_rate_hz) for each target.")
         if not self._targets or len({(audio.samples.shape, audio.sample_rate_hz) for audio in given}) != 1:
-            raise AudioError(
-                "A Separation needs at least one target, and all of the same rate, channels and length."
-            )
+            raise AudioError("A Separation needs at least one target, and all of the same rate, channels and length.")
         self.source_name = source_name
         self.source_info = source_info
         self.source_path = source_path

@@ -23,14 +23,14 @@ from unisep.files.paths import DEFAULT_TEMPLATE, Template, protected
 from unisep.files.reading import open_audio
 from unisep.files.tags import read_tags
 from unisep.plugins.registry import given
-from unisep.progress import CancelFlag, Meter, OnProgress
+from unisep.progress import CancelFlag, OnProgress, ProgressReporter
 from unisep.query.encode import conditions
-from unisep.query.parsed import read_asks
+from unisep.query.parsed import parse_queries
 from unisep.query.query import Embedding
 from unisep.routing.types import Request
 from unisep.separation import SeparatedFiles, Separation
 from unisep.session.compose import REST, whole, write_results
-from unisep.session.models import Shelf, existing
+from unisep.session.models import ModelPool, existing
 from unisep.session.prepare import Planner
 from unisep.session.stream import Stream, open_stream, refuse_excerpt
 from unisep.weights.store import WeightsStore
@@ -76,14 +76,14 @@ class Separator:
     ) -> None:
         place = find_device(device)
         self._options = Options(place, seed, overlap_fraction, segment_seconds, shifts)
-        self._shelf = Shelf(WeightsStore(offline), Precision(precision, place), given(plugins))
+        self._pool = ModelPool(WeightsStore(offline), Precision(precision, place), given(plugins))
         request = Request(
-            backend=self._shelf.open_backend(backend),
+            backend=self._pool.open_backend(backend),
             query_backend=query_backend,
             encoder=encoder,
-            offline=self._shelf.offline,
+            offline=self._pool.offline,
         )
-        self._planner = Planner(self._shelf, request, self._options)
+        self._planner = Planner(self._pool, request, self._options)
         if weights is not None:
             self._planner.use_own(existing(weights, "weights"), answers_queries=False)
         if query_weights is not None:
@@ -118,14 +118,14 @@ class Separator:
             PluginError, WeightsError, BackendError, EncoderError: no one could answer.
             Cancelled: `cancel` was set.
         """
-        meter = Meter(on_progress)
+        reporter = ProgressReporter(on_progress)
         opened = open_audio(audio, sample_rate_hz)
-        job = self._planner.job(self._planner.requested(query, sample_rate_hz, stems, route), meter)
+        job = self._planner.job(self._planner.requested(query, sample_rate_hz, stems, route), reporter)
         recording = InMemory(opened.at(job.sample_rate_hz))
-        engine = self._planner.engine(job, recording, meter, cancel)
+        engine = self._planner.engine(job, recording, reporter, cancel)
         found = whole(recording, engine, job.route)
         audio_of = {name: Audio(samples, recording.audio.sample_rate_hz) for name, samples in found.items()}
-        meter.stage("done")
+        reporter.stage("done")
         return Separation(
             {name: audio_of[name] for name in job.route.plan},
             rest=audio_of[REST],
@@ -173,19 +173,19 @@ class Separator:
                 f"separate_file takes the path of a file, not {type(path).__name__}. For bytes, file objects and arrays "
                 "there is separate."
             )
-        meter, path, template = Meter(on_progress), Path(path), Template(filename)
+        reporter, path, template = ProgressReporter(on_progress), Path(path), Template(filename)
         with files.opened(path) as opened:
             carried = read_tags(path) if tags else None
             encoding = choose_encoding(opened.info, format=format, subtype=subtype, bitrate_kbps=bitrate_kbps)
             request = self._planner.requested(query, None, stems, route)
-            job = self._planner.job(request, meter)
-            meter.stage("reading")
+            job = self._planner.job(request, reporter)
+            reporter.stage("reading")
             recording = OnDisk(path, opened, cancel)
             with protected(request.clip_paths):
                 paths = template.paths(Path(folder), path, [*job.route.plan, REST], encoding.format)
-            engine = self._planner.engine(job, recording, meter, cancel)
-            written = write_results(recording, engine, job.route, paths, encoding, carried, meter, cancel)
-        meter.stage("done")
+            engine = self._planner.engine(job, recording, reporter, cancel)
+            written = write_results(recording, engine, job.route, paths, encoding, carried, reporter, cancel)
+        reporter.stage("done")
         return written
 
     def stream(
@@ -214,8 +214,8 @@ class Separator:
             OptionError: a backend or a plugin's step that needs all of the recording at once.
             And as `separate` does.
         """
-        rate_hz, meter = checked_rate(sample_rate_hz), Meter()
-        job = self._planner.job(self._planner.requested(query, rate_hz, stems, route), meter)
+        rate_hz, reporter = checked_rate(sample_rate_hz), ProgressReporter()
+        job = self._planner.job(self._planner.requested(query, rate_hz, stems, route), reporter)
         return open_stream(blocks, job, self._planner, self._options, rate_hz, statistics, cancel)
 
     def provenance(
@@ -232,7 +232,7 @@ class Separator:
         Raises as `separate` does for a question that no one could answer.
         """
         request = self._planner.requested(query, sample_rate_hz, stems, route)
-        return self._shelf.provenance(self._planner.route(request))
+        return self._pool.provenance(self._planner.route(request))
 
     def embed(self, query: Any, *, sample_rate_hz: int | None = None) -> Embedding:
         """The query as one portable vector, in the space that `query_backend` and `encoder` share.
@@ -240,27 +240,32 @@ class Separator:
         Raises:
             QueryError: several queries, one that excludes something, or one about a mixture.
         """
-        asks = read_asks(query, sample_rate_hz)
-        ask = asks[0]
-        about_mixture = ask.query.example_range is not None and ask.clip is None
-        if len(asks) != 1 or ask.query.exclude or ask.time_range or about_mixture:
+        parsed_queries = parse_queries(query, sample_rate_hz)
+        parsed = parsed_queries[0]
+        about_mixture = parsed.query.example_range is not None and parsed.clip is None
+        if len(parsed_queries) != 1 or parsed.query.exclude or parsed.time_range or about_mixture:
             raise QueryError(
                 "embed() makes one vector of one query, without `exclude` and `time_range`, and `example_range` needs `audio`."
             )
-        meter = Meter()
-        task = self._planner.route(replace(self._planner.request, asks=asks, route="conditioned")).tasks[0]
-        asks, encoder = tuple(want.ask for want in task.wants if want.ask), task.wants[0].encoder
-        loaded = None if encoder is None else self._shelf.encoder_for(encoder, task.space, meter)
+        reporter = ProgressReporter()
+        task = self._planner.route(
+            replace(self._planner.request, parsed_queries=parsed_queries, route="conditioned")
+        ).tasks[0]
+        parsed_queries, encoder = (
+            tuple(target.parsed for target in task.targets if target.parsed),
+            task.targets[0].encoder,
+        )
+        loaded = None if encoder is None else self._pool.encoder_for(encoder, task.space, reporter)
         with torch.inference_mode():
-            found = conditions(asks, [loaded], refuse_excerpt, sample_rate_hz or 44_100)
-        provenance = {"query": ask.name, "encoder": encoder.name if encoder else "none"}
+            found = conditions(parsed_queries, [loaded], refuse_excerpt, sample_rate_hz or 44_100)
+        provenance = {"query": parsed.name, "encoder": encoder.name if encoder else "none"}
         if encoder is not None and encoder.spec.space != task.space:
             provenance["mapped_from"] = encoder.spec.space
         return Embedding(found.queries[0].clone().numpy(), task.space, provenance)
 
     def close(self) -> None:
         """Free what is loaded. The separator can be used again, and then loads again."""
-        self._shelf.close()
+        self._pool.close()
 
     def __enter__(self) -> Separator:
         return self

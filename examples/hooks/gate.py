@@ -23,10 +23,7 @@ def _gated(target, mixture):
 
     hop_samples = max(1, round(WINDOW_SECONDS * mixture.sample_rate_hz))
     starts = np.arange(0, mixture.n_samples, hop_samples)
-    powers = [
-        np.add.reduceat(np.square(audio.samples, dtype=np.float64).sum(0), starts)
-        for audio in (target, mixture)
-    ]
+    powers = [np.add.reduceat(np.square(audio.samples, dtype=np.float64).sum(0), starts) for audio in (target, mixture)]
     opened = powers[0] >= powers[1] * 10 ** (LEAST_DB / 10)
     gains = np.interp(np.arange(mixture.n_samples), starts + hop_samples / 2, opened.astype(float))
     return Audio((target.samples * gains).astype(np.float32), target.sample_rate_hz)

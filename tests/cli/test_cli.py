@@ -90,15 +90,12 @@ def test_help_plugins_and_models_load_neither_torch_nor_numpy():
 
 
 def test_python_dash_m_is_the_same_program():
-    done = subprocess.run(
-        [sys.executable, "-m", "unisep", "--version"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-m", "unisep", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"unisep {unisep.__version__}"
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
-    [(OptionError("o"), 2), (QueryError("q"), 2), (AudioFileError("a"), 1), (RuntimeError("r"), 1)],
+    ("error", "code"), [(OptionError("o"), 2), (QueryError("q"), 2), (AudioFileError("a"), 1), (RuntimeError("r"), 1)]
 )
 def test_an_error_becomes_one_line_and_an_exit_code(error, code, monkeypatch, capsys):
     def failing(_arguments, _console):

@@ -94,11 +94,7 @@ def test_unusual_recordings_and_examples_work(kind, tmp_path, capsys):
     out = capsys.readouterr().out.splitlines()
     before, after = soundfile.info(path), soundfile.info(out[0])
     assert len(out) == 4
-    assert (after.samplerate, after.channels, after.frames) == (
-        before.samplerate,
-        before.channels,
-        before.frames,
-    )
+    assert (after.samplerate, after.channels, after.frames) == (before.samplerate, before.channels, before.frames)
 
 
 def test_a_silent_recording_works_and_a_silent_example_is_refused(tmp_path, capsys):

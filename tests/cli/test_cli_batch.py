@@ -104,9 +104,7 @@ with toy_plugin():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-def test_killed_at_random_moments_it_loses_nothing_and_leaves_nothing_half_written(
-    album: Path, tmp_path: Path
-) -> None:
+def test_killed_at_random_moments_it_loses_nothing_and_leaves_nothing_half_written(album: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "out", tmp_path / "out-killed"
     seed = random.randrange(2**32)
     process = subprocess.Popen(
@@ -224,22 +222,13 @@ def test_one_bad_file_anywhere_does_not_stop_the_rest(
     too_long = "x" * 5000
     code, result = run_json(capsys, too_long, album, album / "none.wav", "-q", "bass", "-o", tmp_path / "out")
     assert code == 1
-    assert [file["state"] for file in result["files"]] == [
-        "failed",
-        "done",
-        "failed",
-        "done",
-        "done",
-        "failed",
-    ]
+    assert [file["state"] for file in result["files"]] == ["failed", "done", "failed", "done", "done", "failed"]
     assert (result["n_done"], result["n_skipped"], result["n_failed"]) == (3, 0, 3)
     assert len(visible(tmp_path / "out")) == 6
 
 
 @pytest.mark.usefixtures("only_toys")
-def test_results_never_replace_another_input_of_the_batch(
-    album: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_results_never_replace_another_input_of_the_batch(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inner = album / "b" / "low.wav"
     inner.parent.mkdir()
     (album / "c.wav").rename(inner)
@@ -278,9 +267,7 @@ def test_results_never_replace_an_example(album: Path, capsys: pytest.CaptureFix
     (album / "c.wav").rename(clip)
     before = clip.read_bytes()
     toys = ["--query-backend", "toy", "--encoder", "toy"]
-    code, result = run_json(
-        capsys, album / "a.wav", album / "b.wav", "--query-audio", clip, *toys, "-o", album
-    )
+    code, result = run_json(capsys, album / "a.wav", album / "b.wav", "--query-audio", clip, *toys, "-o", album)
     assert code == 1
     assert f"would replace the recording '{clip}'." in result["files"][1]["error"]
     assert clip.read_bytes() == before and not (album / "b" / "rest.wav").exists()
@@ -382,9 +369,7 @@ def test_a_single_file_has_no_line_about_the_batch(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_nobody_is_told_where_nobody_looks(
-    quiet: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_is_told_where_nobody_looks(quiet: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal() if quiet else io.StringIO())
     assert BatchProgress(Console(quiet=quiet), [tmp_path]).of(0, "song.wav") is None
 
@@ -408,9 +393,7 @@ def test_a_reader_that_goes_away_ends_the_batch_and_makes_nothing_fail(
 
 
 @pytest.mark.usefixtures("only_toys")
-def test_without_a_console_it_works_all_the_same(
-    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_console_it_works_all_the_same(album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     asked = ["separate", str(album / "a.wav"), "-o", str(tmp_path / "out"), "--backend", "toy"]

@@ -35,9 +35,7 @@ def test_results_of_earlier_runs_are_not_taken_from_a_folder(album):
 
 def test_patterns_are_expanded_and_nothing_is_taken_twice(album):
     pattern = str(album / "*.flac")
-    assert expand([pattern, str(album / "b.flac"), pattern], recursive=False, skip=never) == [
-        album / "b.flac"
-    ]
+    assert expand([pattern, str(album / "b.flac"), pattern], recursive=False, skip=never) == [album / "b.flac"]
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
@@ -64,10 +62,7 @@ def test_one_file_under_two_spellings_is_one_input(album, monkeypatch):
 def test_the_template_places_every_result():
     template = Template("{folder}/{track}-{trackext}/{stem}.{ext}")
     placed = template.place(Path("/music/live/song.mp3"), ["lead vocal", "rest"], "flac")
-    assert placed == {
-        "lead vocal": Path("live/song-mp3/lead vocal.flac"),
-        "rest": Path("live/song-mp3/rest.flac"),
-    }
+    assert placed == {"lead vocal": Path("live/song-mp3/lead vocal.flac"), "rest": Path("live/song-mp3/rest.flac")}
 
 
 @pytest.mark.parametrize(

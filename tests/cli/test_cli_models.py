@@ -53,12 +53,8 @@ def probe(tmp_path, monkeypatch, server):
     inside = f'[[files]]\nname = "inside.bin"\nresource = "inside.bin"\nsha256 = "{SHA256}"\n'
     outside = f'[[files]]\nname = "outside.bin"\nurl = "{server[1]}/outside.bin"\nsha256 = "{SHA256}"\n'
     measured = "[measured]\nspeed = 2.5\n[measured.drums]\nsisdr_db = 3.5\n[measured.bass]\nsdr_db = 1.25\n"
-    (package / "probe-inside.toml").write_text(
-        f'name = "probe-inside"\nsummary = "inside"\n{common}{inside}{measured}'
-    )
-    (package / "probe-outside.toml").write_text(
-        f'name = "probe-outside"\nsummary = "outside"\n{common}{outside}'
-    )
+    (package / "probe-inside.toml").write_text(f'name = "probe-inside"\nsummary = "inside"\n{common}{inside}{measured}')
+    (package / "probe-outside.toml").write_text(f'name = "probe-outside"\nsummary = "outside"\n{common}{outside}')
     for name, module in (("cli-probe", "cli_probe.plugin"), ("cli-broken", "cli_probe.is_not_there")):
         info = site / f"{name.replace('-', '_')}-1.0.dist-info"
         info.mkdir()

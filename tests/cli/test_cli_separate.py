@@ -178,9 +178,7 @@ def test_a_bad_file_fails_without_stopping_the_others(song, tmp_path, capsys, co
     assert files_in(tmp_path / "out") == [".unisep-done.jsonl", "song/bass.wav", "song/rest.wav"]
 
 
-def test_an_error_that_nobody_foresaw_is_one_line_and_fails_that_file_only(
-    song, tmp_path, monkeypatch, capsys
-):
+def test_an_error_that_nobody_foresaw_is_one_line_and_fails_that_file_only(song, tmp_path, monkeypatch, capsys):
     from unisep.separator import Separator
 
     whole = Separator.separate_file
@@ -219,16 +217,7 @@ def test_folders_and_templates(tmp_path):
     folder.mkdir()
     write(folder / "a.wav")
     write(folder / "b.flac")
-    flags = [
-        "-q",
-        "bass",
-        "--filename",
-        "{stem}/{folder}-{track}.{ext}",
-        "--format",
-        "ogg",
-        "--bitrate",
-        "128",
-    ]
+    flags = ["-q", "bass", "--filename", "{stem}/{folder}-{track}.{ext}", "--format", "ogg", "--bitrate", "128"]
     assert separate(folder, "-o", tmp_path / "out", *flags) == 0
     found = [name for name in files_in(tmp_path / "out") if not name.startswith(".")]
     assert found == ["bass/album-a.ogg", "bass/album-b.ogg", "rest/album-a.ogg", "rest/album-b.ogg"]
@@ -280,9 +269,7 @@ def test_resume_skips_what_is_complete_and_redoes_what_is_not(tmp_path, capsys):
     assert result["files"][3]["plan"]["bass"]["backend"] == "toy"
     assert run_json(capsys, *asked)[1]["n_skipped"] == 4
     assert run_json(capsys, *asked, "--overlap", "0.5")[1]["n_done"] == 4
-    assert run_json(capsys, folder, "-q", "bass", "-o", out)[1]["n_done"] == 4, (
-        "without --resume all is done again"
-    )
+    assert run_json(capsys, folder, "-q", "bass", "-o", out)[1]["n_done"] == 4, "without --resume all is done again"
 
 
 def test_resume_survives_a_record_cut_short(song, tmp_path, capsys):

@@ -11,14 +11,14 @@ import torch
 
 from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Progress
 from unisep.engine.device import Options
-from unisep.engine.engine import Engine, Loaded, pieces
+from unisep.engine.engine import Engine, LoadedTask, pieces
 from unisep.engine.recording import InMemory
 from unisep.engine.timeline import FADE_SECONDS, Span, at_model_rate, gains, stretches, with_fades
 from unisep.errors import BackendError, Cancelled, OptionError, QueryError
-from unisep.progress import Meter
+from unisep.progress import ProgressReporter
 from unisep.query.encode import Conditions
-from unisep.routing.catalog import Offer
-from unisep.routing.types import Task, Want
+from unisep.routing.catalog import CatalogEntry
+from unisep.routing.types import BackendTask, Target
 from unisep.testing.signals import mix, noise, silence, tone
 from unisep.testing.toy import ToyBackend, ToyPanBackend
 
@@ -30,31 +30,22 @@ class Mean(Backend):
     """Its one output depends on the whole segment; it keeps what it was given."""
 
     def __init__(self, **facts: object) -> None:
-        given = {
-            "sources": ("a", "b"),
-            "sample_rate_hz": RATE,
-            "channels": 2,
-            "segment_seconds": 0.5,
-            **facts,
-        }
+        given = {"sources": ("a", "b"), "sample_rate_hz": RATE, "channels": 2, "segment_seconds": 0.5, **facts}
         self.info = BackendInfo(**given)  # type: ignore[arg-type]
         self.batches: list[torch.Tensor] = []
 
     def separate(
-        self,
-        mixture: torch.Tensor,
-        queries: torch.Tensor | None = None,
-        negatives: torch.Tensor | None = None,
+        self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
     ) -> Output:
         self.batches.append(mixture.clone())
         first = mixture * mixture.abs().mean()
         return Output(torch.stack([first, mixture - first], dim=1))
 
 
-def loaded(backend: Backend, *wants: Want, conditions: Conditions | None = None) -> Loaded:
+def loaded(backend: Backend, *targets: Target, conditions: Conditions | None = None) -> LoadedTask:
     spec = BackendSpec(name="tried", load="m:f", summary="", stems=backend.info.sources)
-    stems = tuple(Want(stem, stem=stem) for stem in backend.info.sources)
-    return Loaded(Task(Offer(spec, "dist", "none"), wants or stems), backend, conditions)
+    stems = tuple(Target(stem, stem=stem) for stem in backend.info.sources)
+    return LoadedTask(BackendTask(CatalogEntry(spec, "dist", "none"), targets or stems), backend, conditions)
 
 
 class Estimate(NamedTuple):
@@ -63,11 +54,15 @@ class Estimate(NamedTuple):
 
 
 def run(
-    mixture: Audio, tasks: Sequence[Loaded], options: Options, meter: Meter, cancel: threading.Event | None
+    mixture: Audio,
+    tasks: Sequence[LoadedTask],
+    options: Options,
+    reporter: ProgressReporter,
+    cancel: threading.Event | None,
 ) -> dict[str, Estimate]:
     recording = InMemory(mixture)
-    engine = Engine(tasks, recording.layout, options, recording.statistics, meter.step, cancel)
-    engine.announce(meter)
+    engine = Engine(tasks, recording.layout, options, recording.statistics, reporter.step, cancel)
+    engine.announce(reporter)
     found = [piece.found for piece in pieces(recording.blocks(), engine)]
     return {
         name: Estimate(
@@ -78,9 +73,9 @@ def run(
     }
 
 
-def separated(mixture: Audio, *tasks: Loaded, **options: object) -> dict[str, Estimate]:
+def separated(mixture: Audio, *tasks: LoadedTask, **options: object) -> dict[str, Estimate]:
     chosen = Options(CPU, **options)  # type: ignore[arg-type]
-    return run(mixture, tasks, chosen, Meter(), None)
+    return run(mixture, tasks, chosen, ProgressReporter(), None)
 
 
 def peak(samples: np.ndarray) -> float:
@@ -150,7 +145,7 @@ def test_only_the_wanted_range_is_computed_and_equals_the_full_run() -> None:
     mixture = song(8.0)
     full_backend, backend = Mean(normalisation="song"), Mean(normalisation="song")
     full = separated(mixture, loaded(full_backend))["a"].audio.samples
-    part = separated(mixture, loaded(backend, Want("a", stem="a", time_range=(3.0, 4.0))))["a"].audio.samples
+    part = separated(mixture, loaded(backend, Target("a", stem="a", time_range=(3.0, 4.0))))["a"].audio.samples
     inside, n_fade = slice(3 * RATE, 4 * RATE), round(FADE_SECONDS * RATE)
     assert np.array_equal(part[:, inside], full[:, inside])
     assert not part[:, : 3 * RATE - n_fade].any()
@@ -162,7 +157,7 @@ def test_only_the_wanted_range_is_computed_and_equals_the_full_run() -> None:
 def test_a_range_through_the_resampler_equals_the_full_run(rate_hz: int) -> None:
     mixture = song(4.0, rate_hz=rate_hz)
     full = separated(mixture, loaded(Mean()))["a"].audio.samples
-    part = separated(mixture, loaded(Mean(), Want("a", stem="a", time_range=(1.3, 2.1))))["a"].audio.samples
+    part = separated(mixture, loaded(Mean(), Target("a", stem="a", time_range=(1.3, 2.1))))["a"].audio.samples
     inside = slice(round(1.3 * rate_hz), round(2.1 * rate_hz))
     assert peak(part[:, inside] - full[:, inside]) < 1e-5 * peak(full)
 
@@ -170,13 +165,13 @@ def test_a_range_through_the_resampler_equals_the_full_run(rate_hz: int) -> None
 def test_a_range_at_the_edges_is_not_faded_there() -> None:
     mixture = song(2.0)
     full = separated(mixture, loaded(Mean()))["a"].audio.samples
-    part = separated(mixture, loaded(Mean(), Want("a", stem="a", time_range=(0, 99))))["a"].audio.samples
+    part = separated(mixture, loaded(Mean(), Target("a", stem="a", time_range=(0, 99))))["a"].audio.samples
     assert np.array_equal(part, full)
 
 
 def test_fades_are_smooth() -> None:
     mixture = tone(300, 2.0, RATE)
-    wanted = Want("left", stem="left", time_range=(0.5, 1.0))
+    wanted = Target("left", stem="left", time_range=(0.5, 1.0))
     backend = ToyPanBackend()
     found = separated(mixture, loaded(backend, wanted))["left"].audio.samples[0]
     steps = np.abs(np.diff(found))
@@ -185,7 +180,7 @@ def test_fades_are_smooth() -> None:
 
 def test_a_range_beyond_the_end_is_refused() -> None:
     with pytest.raises(QueryError, match=r"time_range=\(30, 60\).*2\.000 s long"):
-        separated(song(), loaded(Mean(), Want("a", stem="a", time_range=(30, 60))))
+        separated(song(), loaded(Mean(), Target("a", stem="a", time_range=(30, 60))))
 
 
 def test_all_queries_go_in_one_call_and_come_back_in_order() -> None:
@@ -193,17 +188,14 @@ def test_all_queries_go_in_one_call_and_come_back_in_order() -> None:
         n_calls = 0
 
         def separate(
-            self,
-            mixture: torch.Tensor,
-            queries: torch.Tensor | None = None,
-            negatives: torch.Tensor | None = None,
+            self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
         ) -> Output:
             self.n_calls += 1
             return super().separate(mixture, queries, negatives)
 
     backend = Counting()
-    wants = [Want(name) for name in ("b0", "b1", "b2", "b3")]
-    found = separated(song(0.9, 44_100), loaded(backend, *wants, conditions=Conditions(torch.eye(4))))
+    targets = [Target(name) for name in ("b0", "b1", "b2", "b3")]
+    found = separated(song(0.9, 44_100), loaded(backend, *targets, conditions=Conditions(torch.eye(4))))
     assert backend.n_calls == 2
     assert list(found) == ["b0", "b1", "b2", "b3"]
     total = sum(estimate.audio.samples for estimate in found.values())
@@ -215,10 +207,7 @@ def test_all_queries_go_in_one_call_and_come_back_in_order() -> None:
 def test_presence_is_that_of_the_segment_where_the_sound_is_surest() -> None:
     class Unsure(Mean):
         def separate(
-            self,
-            mixture: torch.Tensor,
-            queries: torch.Tensor | None = None,
-            negatives: torch.Tensor | None = None,
+            self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
         ) -> Output:
             output = super().separate(mixture, queries, negatives)
             level = [0.2, 0.9, 0.1][min(len(self.batches), 3) - 1]
@@ -230,14 +219,10 @@ def test_presence_is_that_of_the_segment_where_the_sound_is_surest() -> None:
 
 
 def test_queries_with_ranges_apart_are_computed_apart() -> None:
-    wants = [Want("x", time_range=(0, 0.4)), Want("y", time_range=(3, 3.4)), Want("z", time_range=(0.3, 0.6))]
-    found = separated(
-        song(4.0, 44_100), loaded(ToyBackend(), *wants, conditions=Conditions(torch.eye(4)[[0, 1, 0]]))
-    )
+    targets = [Target("x", time_range=(0, 0.4)), Target("y", time_range=(3, 3.4)), Target("z", time_range=(0.3, 0.6))]
+    found = separated(song(4.0, 44_100), loaded(ToyBackend(), *targets, conditions=Conditions(torch.eye(4)[[0, 1, 0]])))
     assert set(found) == {"x", "y", "z"}
-    alone = separated(
-        song(4.0, 44_100), loaded(ToyBackend(), wants[1], conditions=Conditions(torch.eye(4)[[1]]))
-    )
+    alone = separated(song(4.0, 44_100), loaded(ToyBackend(), targets[1], conditions=Conditions(torch.eye(4)[[1]])))
     assert np.allclose(found["y"].audio.samples, alone["y"].audio.samples, atol=1e-6)
 
 
@@ -259,9 +244,7 @@ def test_shifts_change_nothing_for_a_backend_without_context() -> None:
 
 def test_a_range_with_shifts_equals_the_full_run() -> None:
     full = separated(song(4.0), loaded(Mean()), shifts=2)["a"].audio.samples
-    part = separated(song(4.0), loaded(Mean(), Want("a", stem="a", time_range=(1, 2))), shifts=2)[
-        "a"
-    ].audio.samples
+    part = separated(song(4.0), loaded(Mean(), Target("a", stem="a", time_range=(1, 2))), shifts=2)["a"].audio.samples
     assert np.array_equal(part[:, RATE : 2 * RATE], full[:, RATE : 2 * RATE])
 
 
@@ -281,10 +264,7 @@ class Faulty(Mean):
         self.how = how
 
     def separate(
-        self,
-        mixture: torch.Tensor,
-        queries: torch.Tensor | None = None,
-        negatives: torch.Tensor | None = None,
+        self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
     ) -> Output:
         output = super().separate(mixture, queries, negatives)
         if len(self.batches) < 3:
@@ -329,12 +309,12 @@ def test_a_backend_that_breaks_its_promise_is_named_with_the_time(how: str, mess
 
 def test_a_stem_that_the_backend_does_not_give_is_named() -> None:
     with pytest.raises(BackendError, match="'tried' was to give vocals and gives a, b"):
-        separated(song(), loaded(Mean(), Want("vocals", stem="vocals")))
+        separated(song(), loaded(Mean(), Target("vocals", stem="vocals")))
 
 
 def test_progress_goes_from_nothing_to_all() -> None:
     seen: list[Progress] = []
-    run(song(), [loaded(Mean()), loaded(Mean())], Options(CPU), Meter(seen.append), None)
+    run(song(), [loaded(Mean()), loaded(Mean())], Options(CPU), ProgressReporter(seen.append), None)
     fractions = [progress.fraction for progress in seen]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
@@ -352,7 +332,7 @@ def test_cancelling_stops_before_the_next_segment() -> None:
             cancel.set()
 
     with pytest.raises(Cancelled):
-        run(song(8.0), [loaded(backend)], Options(CPU), Meter(after_two), cancel)
+        run(song(8.0), [loaded(backend)], Options(CPU), ProgressReporter(after_two), cancel)
     assert len(backend.batches) < 7
 
 

@@ -61,7 +61,7 @@ def test_told_after_a_separation_that_failed(library: Library, monkeypatch: pyte
     with toy_plugin(), Separator("toy-pan") as separator:
         separator.separate(noise(2.0))
         library.told.clear()
-        monkeypatch.setattr("unisep.engine.runner.Caller._answer", lambda *_: 1 / 0)
+        monkeypatch.setattr("unisep.engine.runner.BackendRunner._answer", lambda *_: 1 / 0)
         with pytest.raises(BackendError, match="ZeroDivisionError"):
             separator.separate(noise(2.0))
         assert library.told == KEPT + USUAL
@@ -79,9 +79,7 @@ def test_the_last_of_several_gives_back(library: Library) -> None:
     assert library.told == KEPT + USUAL
 
 
-@pytest.mark.parametrize(
-    "name, value", [("MALLOC_ARENA_MAX", "2"), ("GLIBC_TUNABLES", "glibc.malloc.perturb=1")]
-)
+@pytest.mark.parametrize("name, value", [("MALLOC_ARENA_MAX", "2"), ("GLIBC_TUNABLES", "glibc.malloc.perturb=1")])
 def test_what_the_environment_says_stays(
     library: Library, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:

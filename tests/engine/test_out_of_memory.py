@@ -15,8 +15,8 @@ import torch
 from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Separator, hookimpl, plugins
 from unisep.engine.chunking import Segment, grid
 from unisep.engine.device import ACCELERATOR_BATCH_SEGMENTS, MAX_BATCH_SEGMENTS, Options
-from unisep.engine.overlap_add import Stepper, Steps
-from unisep.engine.runner import Caller
+from unisep.engine.overlap_add import SegmentPlan, ShiftAverager
+from unisep.engine.runner import BackendRunner
 from unisep.engine.timeline import Span
 from unisep.errors import BackendError
 from unisep.testing.signals import noise
@@ -35,10 +35,7 @@ class Small(Backend):
     """Halves what it gets, as long as no more than `room` segments come at once."""
 
     info = BackendInfo(
-        sources=("half", "other half"),
-        sample_rate_hz=RATE_HZ,
-        channels=2,
-        segment_seconds=SEGMENT / RATE_HZ,
+        sources=("half", "other half"), sample_rate_hz=RATE_HZ, channels=2, segment_seconds=SEGMENT / RATE_HZ
     )
 
     def __init__(self, room: int, failure: Exception | None = None) -> None:
@@ -47,10 +44,7 @@ class Small(Backend):
         self.asked: list[int] = []
 
     def separate(
-        self,
-        mixture: torch.Tensor,
-        queries: torch.Tensor | None = None,
-        negatives: torch.Tensor | None = None,
+        self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
     ) -> Output:
         self.asked.append(mixture.shape[0])
         if mixture.shape[0] > self.room:
@@ -62,8 +56,8 @@ def batch(n_segments: int) -> torch.Tensor:
     return torch.randn(n_segments, 2, SEGMENT, generator=torch.Generator().manual_seed(0))
 
 
-def caller(backend: Backend, spare: Backend | None = None) -> Caller:
-    made = Caller(backend, "small", None, [0, 1], None if spare is None else lambda: spare)
+def caller(backend: Backend, spare: Backend | None = None) -> BackendRunner:
+    made = BackendRunner(backend, "small", None, [0, 1], None if spare is None else lambda: spare)
     made.begin(grid(SEGMENT * 20, SEGMENT, 0.25))
     return made
 
@@ -101,10 +95,7 @@ def test_without_a_cpu_to_go_to_the_error_names_backend_time_and_advice() -> Non
 
 
 def test_the_cpu_may_run_out_too() -> None:
-    with (
-        pytest.warns(UserWarning, match="goes on on the CPU"),
-        pytest.raises(BackendError, match="segment_seconds"),
-    ):
+    with pytest.warns(UserWarning, match="goes on on the CPU"), pytest.raises(BackendError, match="segment_seconds"):
         caller(Small(0), Small(0))(batch(2))
 
 
@@ -119,12 +110,8 @@ LACKS = {
     "an operator": NotImplementedError(
         "The operator 'aten::polar.out' is not currently implemented for the MPS device."
     ),
-    "a backend": NotImplementedError(
-        "Could not run 'aten::_fft_c2r' with arguments from the 'MPS' backend.\nmore"
-    ),
-    "doubles": TypeError(
-        "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
-    ),
+    "a backend": NotImplementedError("Could not run 'aten::_fft_c2r' with arguments from the 'MPS' backend.\nmore"),
+    "doubles": TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."),
 }
 
 
@@ -132,9 +119,7 @@ LACKS = {
 def test_a_device_that_lacks_an_operator_leaves_the_rest_to_the_cpu(lack: str) -> None:
     backend, spare = Small(0, LACKS[lack]), Small(99)
     call, given = caller(backend, spare), batch(3)
-    with pytest.warns(
-        UserWarning, match=r"cpu cannot do all of 'small' \(.*\): it goes on on the CPU"
-    ) as caught:
+    with pytest.warns(UserWarning, match=r"cpu cannot do all of 'small' \(.*\): it goes on on the CPU") as caught:
         found = call(given)
     assert len(caught) == 1 and "more" not in str(caught[0].message)
     assert torch.equal(found, torch.stack([given / 2, given / 2], dim=1))
@@ -225,10 +210,7 @@ class Spoilt(Small):
         self.at_sample, self.value = at_sample, value
 
     def separate(
-        self,
-        mixture: torch.Tensor,
-        queries: torch.Tensor | None = None,
-        negatives: torch.Tensor | None = None,
+        self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
     ) -> Output:
         output = super().separate(mixture)
         marked = mixture[:, 0] == self.at_sample
@@ -239,21 +221,17 @@ class Spoilt(Small):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("n_at_once", [1, 3])
 @pytest.mark.parametrize("at_sample", [0, 799, 4_321, 15_999])
-def test_one_bad_value_is_an_error_that_says_who_and_when(
-    value: float, n_at_once: int, at_sample: int
-) -> None:
+def test_one_bad_value_is_an_error_that_says_who_and_when(value: float, n_at_once: int, at_sample: int) -> None:
     song = np.broadcast_to(np.arange(16_000, dtype=np.float32), (2, 16_000))
     options = Options(CPU, batch_segments=n_at_once)
-    call = Caller(Spoilt(at_sample, value), "spoilt", None, [0, 1])
+    call = BackendRunner(Spoilt(at_sample, value), "spoilt", None, [0, 1])
 
     def called(batch: torch.Tensor, segments: list[Segment]) -> torch.Tensor:
         call.begin(segments)
         return call(batch)
 
-    stepper = Stepper(called, Steps(Span(0, 16_000), SEGMENT, RATE_HZ, options), lambda: None, None)
-    with pytest.raises(
-        BackendError, match=f"'spoilt' returned NaN or infinity at {at_sample / RATE_HZ:.1f} s"
-    ):
+    stepper = ShiftAverager(called, SegmentPlan(Span(0, 16_000), SEGMENT, RATE_HZ, options), lambda: None, None)
+    with pytest.raises(BackendError, match=f"'spoilt' returned NaN or infinity at {at_sample / RATE_HZ:.1f} s"):
         stepper.push(song)
         stepper.finish()
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unisep.engine.chunking import Cutter, Segment, grid, hop_samples, take, trim
+from unisep.engine.chunking import Segment, SegmentCutter, grid, hop_samples, take, trim
 from unisep.engine.overlap_add import Chunker, OverlapAdd, separate_chunks
 from unisep.errors import BackendError, Cancelled, OptionError
 
@@ -75,11 +75,7 @@ def test_an_identity_backend_returns_the_very_same_samples(sizes: tuple[int, int
     mixture = noise(n_samples)
     before = mixture.clone()
     result = separate_chunks(
-        mixture,
-        identity,
-        segment_samples=segment_samples,
-        overlap_fraction=overlap_fraction,
-        batch_segments=batch,
+        mixture, identity, segment_samples=segment_samples, overlap_fraction=overlap_fraction, batch_segments=batch
     )
     assert torch.equal(result, mixture[None])
     assert torch.equal(mixture, before)
@@ -105,9 +101,7 @@ def test_a_stream_of_any_blocks_equals_the_whole_bit_for_bit(
 
 @given(SIZES, st.integers(0, 400), st.integers(1, 400))
 @QUICK
-def test_a_span_equals_the_same_span_of_the_full_run(
-    sizes: tuple[int, int, float], start: int, length: int
-) -> None:
+def test_a_span_equals_the_same_span_of_the_full_run(sizes: tuple[int, int, float], start: int, length: int) -> None:
     n_samples, segment_samples, overlap_fraction = sizes
     start %= n_samples
     stop = min(n_samples, start + length)
@@ -162,16 +156,14 @@ def test_without_a_segment_length_everything_is_one_call() -> None:
         return identity(batch)
 
     mixture = noise(123)
-    assert torch.equal(
-        separate_chunks(mixture, whole, segment_samples=None, overlap_fraction=0.25), mixture[None]
-    )
+    assert torch.equal(separate_chunks(mixture, whole, segment_samples=None, overlap_fraction=0.25), mixture[None])
     pieces = streamed(mixture.split(10, -1), whole, segment_samples=None, overlap_fraction=0.25)
     assert torch.equal(pieces, mixture[None])
     assert seen == [(1, 2, 123)] * 2
 
 
 def test_a_stream_holds_a_bounded_part_of_the_past_and_emits_early() -> None:
-    cutter = Cutter(100, 0.25)
+    cutter = SegmentCutter(100, 0.25)
     adder = OverlapAdd(100, 0.25)
     n_in = n_out = 0
     for _ in range(200):
@@ -204,11 +196,7 @@ def test_progress_counts_every_segment() -> None:
 
 @pytest.mark.parametrize("batch_segments", [1, 3])
 def test_a_span_comes_out_though_the_recording_goes_on(batch_segments: int) -> None:
-    options: dict[str, Any] = {
-        "segment_samples": 100,
-        "overlap_fraction": 0.25,
-        "batch_segments": batch_segments,
-    }
+    options: dict[str, Any] = {"segment_samples": 100, "overlap_fraction": 0.25, "batch_segments": batch_segments}
     chunker = Chunker(lambda batch, _: identity(batch), span=(120, 260), **options)
     mixture = noise(1000)
     pieces = [piece for block in mixture[:, :400].split(50, -1) if (piece := chunker.push(block)) is not None]

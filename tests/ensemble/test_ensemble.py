@@ -26,20 +26,13 @@ class Split(Backend):
     """Gives `gain` times the mixture as `low`, the rest as `high`; counts how often and how long it is asked."""
 
     def __init__(self, gain: float = 0.5, **facts: object) -> None:
-        known = {
-            "sources": ("low", "high"),
-            "sample_rate_hz": RATE_HZ,
-            "channels": 2,
-            "segment_seconds": 0.25,
-        }
+        known = {"sources": ("low", "high"), "sample_rate_hz": RATE_HZ, "channels": 2, "segment_seconds": 0.25}
         self.info = BackendInfo(**(known | facts))  # type: ignore[arg-type]
         self.gain = gain
         self.lengths: list[int] = []
         self.closed = 0
 
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         self.lengths.append(mixture.shape[-1])
         outputs = {"low": mixture * self.gain, "high": mixture * (1 - self.gain), "loud": mixture.abs()}
         return Output(torch.stack([outputs[name] for name in self.info.sources], dim=1))
@@ -53,8 +46,7 @@ class Offering:
 
     def __init__(self, names: Iterable[str], stems: tuple[str, ...]) -> None:
         self._specs = [
-            BackendSpec(name=n, load=f"offered:{n}", summary="", stems=stems, licence=f"licence of {n}")
-            for n in names
+            BackendSpec(name=n, load=f"offered:{n}", summary="", stems=stems, licence=f"licence of {n}") for n in names
         ]
 
     @hookimpl
@@ -62,7 +54,7 @@ class Offering:
         return self._specs
 
 
-def offer(monkeypatch: pytest.MonkeyPatch, **functions: Callable[..., Backend]) -> None:
+def entry(monkeypatch: pytest.MonkeyPatch, **functions: Callable[..., Backend]) -> None:
     module = ModuleType("offered")
     vars(module).update(functions)
     monkeypatch.setitem(sys.modules, "offered", module)
@@ -165,9 +157,7 @@ def test_other_rates_and_channels_are_converted_for() -> None:
     assert distance(found[..., 300:-300], 0.4 * tone[..., 300:-300]) < 1e-3
 
 
-def test_members_that_normalise_and_members_that_do_not_work_as_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_members_that_normalise_and_members_that_do_not_work_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """`loud` is no linear function, so that a mean or a deviation taken elsewhere would show."""
     facts = {"sources": ("loud",)}
     plain = Split(**facts)
@@ -175,7 +165,7 @@ def test_members_that_normalise_and_members_that_do_not_work_as_alone(
     both = EnsembleBackend([part(plain, loud=1.0), part(scaled, loud=3.0)])
     assert (both.info.normalisation, both.info.segment_seconds) == ("none", None)
     audio = Audio(recording(0.6)[0].numpy() * 0.3 + 0.05, RATE_HZ)
-    offer(monkeypatch, a=lambda **_: plain, b=lambda **_: scaled, c=lambda **_: both)
+    entry(monkeypatch, a=lambda **_: plain, b=lambda **_: scaled, c=lambda **_: both)
     with registered(Offering("abc", ("loud",)), "offering"):
         a, b, c = (Separator(name).separate(audio)["loud"].samples for name in "abc")
     assert np.abs(c - (0.25 * a + 0.75 * b)).max() < 1e-5 * np.abs(c).max()
@@ -228,7 +218,7 @@ def load_strong(*, weights: Path | None, device: torch.device, dtype: torch.dtyp
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     _loaded.clear()
-    offer(monkeypatch, soft=load_soft, strong=load_strong)
+    entry(monkeypatch, soft=load_soft, strong=load_strong)
     with registered(Offering(("soft", "strong"), ("low", "high")), "two"):
         yield
 
@@ -289,10 +279,7 @@ def test_members_with_weights_of_their_own(two: None, tmp_path: Path) -> None:
 
 def test_provenance_tells_the_members_and_the_definition(two: None) -> None:
     members = [{"backend": "soft", "weights": {"low": 1}}, {"backend": "strong", "weights": {"low": 1}}]
-    told = [
-        Separator(Ensemble(members=members, domain=domain)).provenance()
-        for domain in ("waveform", "spectrogram")
-    ]
+    told = [Separator(Ensemble(members=members, domain=domain)).provenance() for domain in ("waveform", "spectrogram")]
     assert set(told[0]) == {"unisep:ensemble", "registered:soft", "registered:strong"}
     assert told[0]["unisep:ensemble"] != told[1]["unisep:ensemble"]
 

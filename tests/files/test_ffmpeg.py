@@ -49,11 +49,7 @@ def secret(tmp_path: Path) -> Path:
 def test_what_only_ffmpeg_can_read_is_read_like_any_other(name: str, secret: Path, tmp_path: Path) -> None:
     assert (
         plainly(
-            "-i",
-            secret,
-            "-f",
-            {"m4a": "mp4", "mka": "matroska", "wma": "asf"}[name[-3:]],
-            f"file:{tmp_path / name}",
+            "-i", secret, "-f", {"m4a": "mp4", "mka": "matroska", "wma": "asf"}[name[-3:]], f"file:{tmp_path / name}"
         )
         == 0
     )
@@ -85,19 +81,13 @@ def test_those_lists_would_work_without_our_limits(name: str, secret: Path, tmp_
     """Else the test above would show nothing."""
     pointer = tmp_path / name
     pointer.write_text(POINTERS[name].format(secret=secret.name))
-    loose = (
-        ["-safe", "0"]
-        if name.endswith("ffconcat")
-        else ["-allowed_extensions", "ALL", "-extension_picky", "0"]
-    )
+    loose = ["-safe", "0"] if name.endswith("ffconcat") else ["-allowed_extensions", "ALL", "-extension_picky", "0"]
     assert plainly(*loose, "-i", pointer, tmp_path / "out.wav") == 0
     assert files.read(tmp_path / "out.wav").seconds == pytest.approx(1.0, abs=0.1)
 
 
 @needs_ffmpeg
-def test_more_sound_than_is_allowed_is_refused(
-    secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_sound_than_is_allowed_is_refused(secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plainly("-f", "lavfi", "-i", "anullsrc=d=60", tmp_path / "long.m4a")
     assert (tmp_path / "long.m4a").stat().st_size < 200_000
     monkeypatch.setattr(ffmpeg, "MAX_DECODED_BYTES", 8 * 2**20)
@@ -116,9 +106,7 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not list(temporary.iterdir())
 
 
-def test_the_command_allows_local_files_of_known_kinds_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_allows_local_files_of_known_kinds_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looked at, since it holds where ffmpeg is not installed too."""
     monkeypatch.setattr(ffmpeg, "program", lambda: "ffmpeg")
     seen: list[list[str]] = []
@@ -136,18 +124,8 @@ def test_the_command_allows_local_files_of_known_kinds_only(
     assert before_input[before_input.index("-protocol_whitelist") + 1] == "file,pipe"
     assert int(before_input[before_input.index("-max_alloc") + 1]) <= 2**30
     allowed = before_input[before_input.index("-format_whitelist") + 1].split(",")
-    assert not {
-        "hls",
-        "applehttp",
-        "concat",
-        "dash",
-        "sdp",
-        "rtsp",
-        "rtp",
-        "lavfi",
-        "image2",
-        "tty",
-        "imf",
-    } & set(allowed)
+    assert not {"hls", "applehttp", "concat", "dash", "sdp", "rtsp", "rtp", "lavfi", "image2", "tty", "imf"} & set(
+        allowed
+    )
     assert command[command.index("-i") + 1] == f"file:{os.getcwd()}/-i concat:x.wav"
     assert "-fs" in command

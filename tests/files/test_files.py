@@ -70,9 +70,7 @@ def test_lossless_formats_keep_every_sample(tmp_path: Path, format: str, subtype
 @pytest.mark.parametrize(
     ("format", "subtype"), [("wav", "PCM_16"), ("wav", "PCM_24"), ("flac", "PCM_16"), ("flac", "PCM_24")]
 )
-def test_integer_files_survive_reading_and_writing_bit_for_bit(
-    tmp_path: Path, format: str, subtype: str
-) -> None:
+def test_integer_files_survive_reading_and_writing_bit_for_bit(tmp_path: Path, format: str, subtype: str) -> None:
     bits = int(subtype[-2:])
     codes = np.random.default_rng(1).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (500, 2), dtype=np.int32)
     soundfile.write(tmp_path / f"a.{format}", codes << (32 - bits), 44_100, subtype=subtype)
@@ -84,8 +82,7 @@ def test_integer_files_survive_reading_and_writing_bit_for_bit(
 
 
 @pytest.mark.parametrize(
-    ("format", "rate_hz"),
-    [("ogg", 44_100), ("mp3", 44_100), ("mp3", 22_050), ("opus", 48_000), ("ogg", 96_000)],
+    ("format", "rate_hz"), [("ogg", 44_100), ("mp3", 44_100), ("mp3", 22_050), ("opus", 48_000), ("ogg", 96_000)]
 )
 def test_lossy_formats_keep_length_and_alignment(tmp_path: Path, format: str, rate_hz: int) -> None:
     audio = music(rate_hz, rate_hz=rate_hz)
@@ -97,13 +94,9 @@ def test_lossy_formats_keep_length_and_alignment(tmp_path: Path, format: str, ra
     assert files.lossy(format)
 
 
-@pytest.mark.parametrize(
-    ("format", "rate_hz"), [("ogg", 44_100), ("mp3", 44_100), ("mp3", 22_050), ("opus", 48_000)]
-)
+@pytest.mark.parametrize(("format", "rate_hz"), [("ogg", 44_100), ("mp3", 44_100), ("mp3", 22_050), ("opus", 48_000)])
 @pytest.mark.parametrize("bitrate_kbps", [64, 96, 128, 160])
-def test_a_bitrate_is_kept_within_a_third(
-    tmp_path: Path, format: str, rate_hz: int, bitrate_kbps: int
-) -> None:
+def test_a_bitrate_is_kept_within_a_third(tmp_path: Path, format: str, rate_hz: int, bitrate_kbps: int) -> None:
     audio = Audio(np.random.default_rng(0).standard_normal((2, 4 * rate_hz)) * 0.1, rate_hz)
     path = files.write(tmp_path / f"a.{format}", audio, bitrate_kbps=bitrate_kbps)
     measured_kbps = path.stat().st_size * 8 / 1000 / audio.seconds
@@ -221,9 +214,7 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_ffmpeg")
-@pytest.mark.parametrize(
-    "content", [b"just some text, no audio at all\n" * 50, b"\x00" * 4000, b"RIFF", b"ID3"]
-)
+@pytest.mark.parametrize("content", [b"just some text, no audio at all\n" * 50, b"\x00" * 4000, b"RIFF", b"ID3"])
 @pytest.mark.parametrize("suffix", [".wav", ".mp3", ".raw", ".txt", ""])
 def test_what_is_no_audio_names_both_decoders(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
@@ -334,9 +325,7 @@ def test_other_objects_are_refused(source: Any) -> None:
         files.read(source)
 
 
-def test_too_long_for_memory_is_an_error_and_blocks_still_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_long_for_memory_is_an_error_and_blocks_still_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = files.write(tmp_path / "a.wav", music(3000))
     monkeypatch.setattr("unisep.files.reading.MAX_VALUES_IN_MEMORY", 4000)
     with pytest.raises(AudioFileError, match="too long to read at once"):
@@ -418,9 +407,7 @@ def test_a_failing_ffmpeg_gives_a_typed_error(
 
 
 @pytest.mark.usefixtures("fake_ffmpeg")
-def test_a_program_that_cannot_start_gives_a_typed_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_that_cannot_start_gives_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ffmpeg, "program", lambda: str(tmp_path))
     with pytest.raises(AudioFileError, match="did not start"):
         files.read(b"anything")

@@ -52,9 +52,7 @@ def links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(os, "link", refused)
 
 
-def failing_at(
-    monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException, *, done: bool = False
-) -> None:
+def failing_at(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException, *, done: bool = False) -> None:
     """The file of that name does not get its place; or does (`done`), and the error comes right after."""
     replace = os.replace
 
@@ -195,9 +193,7 @@ class Full:
 
 
 @pytest.mark.parametrize("failing", ["write", "seek", "read"])
-def test_a_spool_that_fails_is_a_typed_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
+def test_a_spool_that_fails_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Full(failing))
     with pytest.raises(AudioFileError, match="No space left"):
         by_spooled_file_set(tmp_path)

@@ -102,9 +102,7 @@ def _kept(path: str, name: str) -> str:
 
 def main() -> int:
     """0 if every input of every kind was read or refused as it should be, else 1."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", choices=sorted(COUNTS), help="one kind")
     parser.add_argument("--seed", type=int, default=0)

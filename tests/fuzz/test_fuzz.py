@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from unisep import Audio, Embedding, Query
 from unisep.errors import EmbeddingError, OptionError, UnisepError, WeightsError
 from unisep.files.paths import MAX_NAME_BYTES, Template, safe_name, safe_names
-from unisep.query.parsed import read_asks
+from unisep.query.parsed import parse_queries
 from unisep.separation import Separation
 from unisep.weights.cards import parse_card
 
@@ -75,16 +75,14 @@ def test_hundreds_of_damaged_files_are_read_or_refused() -> None:
     assert summary is not None and int(summary[1]) >= 500, run.stdout
 
 
-@given(
-    st.one_of(anything, st.dictionaries(st.sampled_from(sorted(Query.model_fields)), anything, max_size=5))
-)
+@given(st.one_of(anything, st.dictionaries(st.sampled_from(sorted(Query.model_fields)), anything, max_size=5)))
 @many
 def test_any_query_is_understood_or_refused(query: object) -> None:
     try:
-        asks = read_asks(query)
+        parsed_queries = parse_queries(query)
     except UnisepError:
         return
-    assert len({ask.name for ask in asks}) == len(asks) > 0
+    assert len({parsed.name for parsed in parsed_queries}) == len(parsed_queries) > 0
 
 
 @given(st.lists(names, min_size=1, max_size=5))
@@ -139,8 +137,7 @@ def test_an_embedding_with_a_strange_provenance_is_refused(provenance: str, tmp_
 
 
 @pytest.mark.parametrize(
-    "tensor",
-    [np.full(3, np.nan), np.zeros(3), np.ones((2, 2)), np.ones(0), np.array([1e300]), np.ones(3, bool)],
+    "tensor", [np.full(3, np.nan), np.zeros(3), np.ones((2, 2)), np.ones(0), np.array([1e300]), np.ones(3, bool)]
 )
 def test_an_embedding_that_is_no_vector_is_refused(tensor: np.ndarray, tmp_path: Path) -> None:
     try:
@@ -151,9 +148,7 @@ def test_an_embedding_that_is_no_vector_is_refused(tensor: np.ndarray, tmp_path:
 
 
 def test_an_embedding_whose_header_claims_terabytes_is_refused(tmp_path: Path) -> None:
-    header = json.dumps(
-        {"embedding": {"dtype": "F32", "shape": [2**42], "data_offsets": [0, 2**44]}}
-    ).encode()
+    header = json.dumps({"embedding": {"dtype": "F32", "shape": [2**42], "data_offsets": [0, 2**44]}}).encode()
     for size in (len(header), 2**40, 2**63, 0):
         path = tmp_path / "e.safetensors"
         path.write_bytes(size.to_bytes(8, "little") + header)
@@ -178,9 +173,7 @@ def test_an_embedding_whose_header_claims_terabytes_is_refused(tmp_path: Path) -
 )
 def test_a_card_that_is_built_to_break_the_reader_is_refused(line: str) -> None:
     with pytest.raises(WeightsError):
-        parse_card(
-            f'name = "a"\nsummary = "s"\n{line}\n[[files]]\nname = "f"\nurl = "https://a.org/f"\n', "x"
-        )
+        parse_card(f'name = "a"\nsummary = "s"\n{line}\n[[files]]\nname = "f"\nurl = "https://a.org/f"\n', "x")
 
 
 @given(st.text(alphabet="[]{}=\"\n.#,'a1\\u-", max_size=80))

@@ -28,8 +28,8 @@ from unisep import (
 )
 from unisep.cli import main
 from unisep.errors import AudioFileError, OptionError, PluginError
-from unisep.query.parsed import read_asks
-from unisep.routing.catalog import catalogue
+from unisep.query.parsed import parse_queries
+from unisep.routing.catalog import catalog
 from unisep.routing.router import resolve
 from unisep.routing.types import Request
 from unisep.separation import total
@@ -207,12 +207,12 @@ DIRECTIONS: dict[str, Direction | None] = {}
 def planned(query: object = "x", *rules: RouteSpec, direction: object = None, **request: object):
     """The route of a query under a rule that answers `direction`."""
     DIRECTIONS.clear()
-    asks = read_asks(query)
-    DIRECTIONS.update({ask.name: direction for ask in asks})  # type: ignore[dict-item]
+    parsed_queries = parse_queries(query)
+    DIRECTIONS.update({parsed.name: direction for parsed in parsed_queries})  # type: ignore[dict-item]
     specs = rules or (RouteSpec(name="mine", load=here("rule"), summary=""),)
     with extended("unisep_routes", *specs):
-        known = catalogue(plugins.installed(), (), lambda spec: MISSING.get(spec.name, "none"))
-    return resolve(Request(asks=asks, **request), known)  # type: ignore[arg-type]
+        known = catalog(plugins.installed(), (), lambda spec: MISSING.get(spec.name, "none"))
+    return resolve(Request(parsed_queries=parsed_queries, **request), known)  # type: ignore[arg-type]
 
 
 MISSING: dict[str, str] = {}
@@ -221,9 +221,7 @@ MISSING: dict[str, str] = {}
 def test_a_rule_knows_the_question_and_may_leave_it() -> None:
     route = planned({"text": "x", "exclude": "y"})
     assert [
-        Question(
-            "x", ("x",), frozenset({"text"}), True, {"toy": ("low", "high"), "toy-pan": ("left", "right")}
-        )
+        Question("x", ("x",), frozenset({"text"}), True, {"toy": ("low", "high"), "toy-pan": ("left", "right")})
     ] == ASKED
     assert route.plan["x"].reason == "'toy' answers queries."
 
@@ -231,7 +229,7 @@ def test_a_rule_knows_the_question_and_may_leave_it() -> None:
 def test_a_rule_sends_a_query_to_a_stem_and_says_why() -> None:
     route = planned(direction=Direction(stem="left", reason="x is on the left."))
     assert route.plan["x"].backend == "toy-pan" and route.plan["x"].encoder is None
-    assert route.tasks[0].wants[0].stem == "left"
+    assert route.tasks[0].targets[0].stem == "left"
     assert "The rule 'mine' of registered sent it there: x is on the left." in route.plan["x"].reason
     assert route.warning == ""
 
@@ -241,27 +239,23 @@ def test_a_rule_gives_other_words_and_the_result_keeps_its_name() -> None:
     assert route.plan["links"].backend == "toy-pan", "the new words plainly name a stem"
     assert "names the stem 'left' of 'toy-pan'" in route.plan["links"].reason
     route = planned("Trommel", direction=Direction(text="drums"))
-    (want,) = route.tasks[0].wants
-    assert want.name == "Trommel" and want.ask is not None and want.ask.query.texts == ("drums",)
+    (target,) = route.tasks[0].targets
+    assert target.name == "Trommel" and target.parsed is not None and target.parsed.query.texts == ("drums",)
 
 
 def test_what_the_caller_chose_is_not_overruled() -> None:
     route = planned(direction=Direction(stem="left"), route="conditioned")
     assert route.plan["x"].backend == "toy"
     route = planned(direction=Direction(stem="low"), backend="toy")
-    assert route.plan["x"].backend == "toy" and route.tasks[0].wants[0].stem == "low"
-    route = planned(
-        direction=Direction(backend="nowhere", encoder="nobody"), query_backend="toy", encoder="toy"
-    )
+    assert route.plan["x"].backend == "toy" and route.tasks[0].targets[0].stem == "low"
+    route = planned(direction=Direction(backend="nowhere", encoder="nobody"), query_backend="toy", encoder="toy")
     assert route.plan["x"].backend == "toy" and route.warning == ""
 
 
 def test_queries_may_go_to_several_backends() -> None:
     from unisep import BackendSpec
 
-    second = BackendSpec(
-        name="zweit", load="unisep.testing.toy:load_backend", summary="", spaces=("toy-bands-1",)
-    )
+    second = BackendSpec(name="zweit", load="unisep.testing.toy:load_backend", summary="", spaces=("toy-bands-1",))
     with extended("unisep_backends", second, name="two"):
         route = planned(["x", "y"], direction=Direction(backend="zweit", encoder="toy"))
         assert {choice.backend for choice in route.plan.values()} == {"zweit"}
@@ -330,7 +324,7 @@ def test_a_rule_that_fails_is_left_out_aloud_and_the_next_is_asked() -> None:
     lost = RouteSpec(name="lost", load="nowhere:at_all", summary="")
     second = RouteSpec(name="mine", load=here("rule"), summary="")
     route = planned("x", first, lost, second, direction=Direction(stem="right"))
-    assert route.tasks[0].wants[0].stem == "right"
+    assert route.tasks[0].targets[0].stem == "right"
     assert "'first' of registered was left out for 'x': it failed with ValueError: oops" in route.warning
     assert "Cannot load 'lost'" in route.warning
 
@@ -472,9 +466,7 @@ def test_the_example_of_a_rule(song: Path, capsys) -> None:
     plan = json.loads(capsys.readouterr().out)["files"][0]["plan"]
     assert "'Schlagzeug' is German for 'drums'" in plan["Schlagzeug"]["reason"]
     assert main(["separate", "song.wav", "-q", "drums", "-o", "plain"]) == 0
-    german, english = (
-        soundfile.read(place)[0] for place in ("out/song/Schlagzeug.wav", "plain/song/drums.wav")
-    )
+    german, english = (soundfile.read(place)[0] for place in ("out/song/Schlagzeug.wav", "plain/song/drums.wav"))
     assert np.array_equal(german, english)
 
 
@@ -500,18 +492,7 @@ def test_resume_notices_a_plugin_that_has_changed(song: Path, tmp_path: Path, ca
     mine = tmp_path / "mine" / "gate.py"
     mine.parent.mkdir()
     mine.write_text((HOOKS / "gate.py").read_text())
-    asked = [
-        "separate",
-        "song.wav",
-        "--backend",
-        "toy-pan",
-        "--json",
-        "-o",
-        "out",
-        "--resume",
-        "--plugin",
-        str(mine),
-    ]
+    asked = ["separate", "song.wav", "--backend", "toy-pan", "--json", "-o", "out", "--resume", "--plugin", str(mine)]
 
     def state(*more: str) -> str:
         assert main([*asked, *more]) == 0
@@ -528,7 +509,7 @@ def test_the_step_of_the_example_silences_what_is_far_below(monkeypatch) -> None
     with plugins.using(HOOKS / "gate.py"):
         from unisep.session.compose import finish
 
-        known = catalogue(plugins.installed(), (), lambda spec: "none")
+        known = catalog(plugins.installed(), (), lambda spec: "none")
         gated = finish({"quiet": quiet, "loud": song}, song, known.steps)
     assert not gated["quiet"].samples.any()
     assert np.array_equal(gated["loud"].samples, song.samples)

@@ -16,7 +16,7 @@ import torch
 from unisep import BackendSpec, EncoderSpec, Separator, hookimpl, plugins
 from unisep.cli import main
 from unisep.errors import BackendError, EncoderError, OptionError, PluginError, WeightsError
-from unisep.routing.catalog import Catalogue, catalogue
+from unisep.routing.catalog import Catalog, catalog
 from unisep.testing import signals
 from unisep.testing.toy import toy_plugin
 
@@ -41,9 +41,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         sys.modules.pop(module, None)
         metadata = tmp_path / f"{distribution.replace('-', '_')}-{version}.dist-info"
         metadata.mkdir()
-        (metadata / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
-        )
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
         (metadata / "entry_points.txt").write_text(f"[unisep]\n{distribution}-entry = {module}\n")
         importlib.invalidate_caches()
         plugins.refresh()
@@ -87,10 +85,7 @@ HOOK = "from unisep import BackendSpec, EncoderSpec, hookimpl\n@hookimpl\ndef un
         (HOOK.format("[" + SPEC.format(", auto_precision={'cpu': 'int8'}") + "]"), "auto_precision maps"),
         (HOOK.format("[" + SPEC.format(", auto_precision='bfloat16'") + "]"), "Error"),
         (HOOK.format("[" + SPEC.format("").replace("('a',)", "('a', 'a')") + "]"), "none twice"),
-        (
-            HOOK.format("[" + SPEC.format("").replace("('a',)", "('a', 'Rest')") + "]"),
-            "results of unisep's own",
-        ),
+        (HOOK.format("[" + SPEC.format("").replace("('a',)", "('a', 'Rest')") + "]"), "results of unisep's own"),
         (HOOK.format("[" + SPEC.format("").replace("('a',)", "()") + "]"), "at least one"),
         (HOOK.format("[" + SPEC.format("").replace("('a',)", "None") + "]"), "Error"),
         (HOOK.replace("unisep_backends", "unisep_backend").format("[]"), "unisep_backend"),
@@ -336,7 +331,7 @@ def test_a_blocked_backend_is_said_to_be_so(site, monkeypatch) -> None:
     site("one", GOOD.format(name="one"))
     monkeypatch.setenv("UNISEP_PLUGINS", "-one")
     with pytest.raises(PluginError, match="'one-entry' of one is blocked"):
-        offers().backend("one")
+        entries().backend("one")
 
 
 def test_a_name_that_no_plugin_has_is_pointed_out(site, monkeypatch) -> None:
@@ -351,16 +346,16 @@ def test_a_taken_name_is_an_error_only_when_it_is_asked_for(site) -> None:
     site("one", GOOD.format(name="same"))
     site("two", GOOD.format(name="same"))
     site("three", GOOD.format(name="other"))
-    known = offers()
+    known = entries()
     assert known.backend("other").distribution == "three"
     assert known.backend("two:same").distribution == "two"
     with pytest.raises(PluginError, match="one and two both offer a backend named 'same'"):
         known.backend("same")
-    assert "same" not in [offer.name for offer in known.usable_backends()]
+    assert "same" not in [entry.name for entry in known.usable_backends()]
 
 
-def offers() -> Catalogue:
-    return catalogue(plugins.installed(), (), lambda spec: "none")
+def entries() -> Catalog:
+    return catalog(plugins.installed(), (), lambda spec: "none")
 
 
 @pytest.mark.parametrize("way", ["variable", "block", "argument"])
@@ -457,12 +452,7 @@ def test_a_local_distribution_needs_no_installation_and_replaces_an_installed_on
         (plugin,) = plugins.given([place])
         assert (plugin.distribution, plugin.version, plugin.state) == ("unisep-local-dist", "9.0", "ok")
     with plugins.using(path.parent):
-        names = [
-            spec.name
-            for p in plugins.installed()
-            for spec in p.specs
-            if p.distribution == "unisep-local-dist"
-        ]
+        names = [spec.name for p in plugins.installed() for spec in p.specs if p.distribution == "unisep-local-dist"]
         assert names == ["plugin_of_dist"]
 
 
@@ -606,20 +596,14 @@ def test_plugins_of_one_separator_are_of_no_other(local) -> None:
         Separator(plugins=["nowhere.py"])
 
 
-def test_the_command_line_takes_a_plugin_before_or_after_the_command(
-    local, tmp_path, capsys, monkeypatch
-) -> None:
+def test_the_command_line_takes_a_plugin_before_or_after_the_command(local, tmp_path, capsys, monkeypatch) -> None:
     path = local("ten_lines", code=TEN_LINES)
     soundfile.write(tmp_path / "song.wav", signals.noise(0.3).samples.T, 44_100)
     monkeypatch.chdir(tmp_path)
     asked = ["separate", "song.wav", "--backend", "mid-side"]
     assert main([*asked, "-o", "one", f"--plugin={path}"]) == 0
     assert main(["--plugin", str(path), *asked, "-o", "two"]) == 0
-    assert sorted(p.name for p in (tmp_path / "two" / "song").iterdir()) == [
-        "middle.wav",
-        "rest.wav",
-        "sides.wav",
-    ]
+    assert sorted(p.name for p in (tmp_path / "two" / "song").iterdir()) == ["middle.wav", "rest.wav", "sides.wav"]
     capsys.readouterr()
     assert main([*asked]) == 1
     assert "No backend named 'mid-side'" in capsys.readouterr().err

@@ -62,9 +62,7 @@ def test_few_rooms_and_few_modules_in_each() -> None:
     assert len(list(ROOT.glob("*.py"))) <= MAX_MODULES_AT_THE_ROOT
     assert len(ROOMS) <= MAX_ROOMS
     for room in ROOMS:
-        assert (
-            len([path for path in room.glob("*.py") if path.name != "__init__.py"]) <= MAX_MODULES_IN_A_ROOM
-        )
+        assert len([path for path in room.glob("*.py") if path.name != "__init__.py"]) <= MAX_MODULES_IN_A_ROOM
 
 
 @each_file

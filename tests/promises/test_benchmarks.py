@@ -23,18 +23,7 @@ def run(script: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_everyone_does_every_load_and_agrees(tmp_path: Path) -> None:
-    loads = [
-        "--loads",
-        "segment",
-        "song",
-        "folder",
-        "--song-seconds",
-        "2",
-        "--files",
-        "2",
-        "--file-seconds",
-        "1",
-    ]
+    loads = ["--loads", "segment", "song", "folder", "--song-seconds", "2", "--files", "2", "--file-seconds", "1"]
     printed = run("against_demucs.py", *TINY, *loads, "--json", str(tmp_path / "figures.json"))
     figures: dict[str, Any] = json.loads((tmp_path / "figures.json").read_text())
     assert "ratio_to_demucs" in printed and figures["machine"]["cores"] >= 1

@@ -47,11 +47,7 @@ class Halves(Backend):
 
 class Squashed(Halves):
     info = BackendInfo(
-        sources=("kick", "snare"),
-        sample_rate_hz=44_100,
-        channels=2,
-        segment_seconds=1.0,
-        normalisation="song",
+        sources=("kick", "snare"), sample_rate_hz=44_100, channels=2, segment_seconds=1.0, normalisation="song"
     )
 
     def separate(self, mixture, queries=None, negatives=None):
@@ -162,9 +158,7 @@ def test_a_map_that_was_fitted_anew_is_used_at_once(tmp_path: Path, monkeypatch:
     np.testing.assert_allclose(found[0], found[1][::-1], atol=1e-6)
 
 
-def test_a_report_is_written_whatever_options_were_given(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_is_written_whatever_options_were_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from unisep import files
 
     for name, hz in (("low", 90), ("high", 3_000)):

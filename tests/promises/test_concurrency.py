@@ -58,10 +58,7 @@ class Watched(ToyBackend):
         return [torch.zeros(2**22)]
 
     def separate(
-        self,
-        mixture: torch.Tensor,
-        queries: torch.Tensor | None = None,
-        negatives: torch.Tensor | None = None,
+        self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
     ) -> Output:
         type(self).n_segments += mixture.shape[0]
         on_segment(type(self).n_segments)
@@ -74,10 +71,7 @@ class Plain(Backend):
     info = BackendInfo(sources=("plain",), sample_rate_hz=44_100, channels=2)
 
     def separate(
-        self,
-        mixture: torch.Tensor,
-        queries: torch.Tensor | None = None,
-        negatives: torch.Tensor | None = None,
+        self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
     ) -> Output:
         return Output(mixture[:, None] / 2)
 
@@ -105,9 +99,7 @@ class Hooks:
     def unisep_backends(self) -> list[BackendSpec]:
         stems = Watched.info.sources
         return [
-            BackendSpec(
-                name="watched", load=f"{__name__}:load_watched", summary="", stems=stems, spaces=(SPACE,)
-            ),
+            BackendSpec(name="watched", load=f"{__name__}:load_watched", summary="", stems=stems, spaces=(SPACE,)),
             BackendSpec(name="plain", load=f"{__name__}:load_plain", summary="", stems=Plain.info.sources),
         ]
 
@@ -174,8 +166,7 @@ def test_the_embedded_models_can_be_shared_too(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("UNISEP_PLUGINS", "")
     plugins.refresh()
     asked: list[tuple[Audio, object]] = [
-        (noise(0.5, seed=seed), text)
-        for seed, text in enumerate(["piano", "drums", ["piano", "flute"], "oboe"])
+        (noise(0.5, seed=seed), text) for seed, text in enumerate(["piano", "drums", ["piano", "flute"], "oboe"])
     ]
     options: dict[str, object] = {"segment_seconds": 0.5, "offline": True}
     with Separator(query_backend="htdemucs-film", encoder="clap-mini", **options) as shared:  # type: ignore[arg-type]
@@ -189,7 +180,7 @@ def test_the_embedded_models_can_be_shared_too(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_thread_that_fails_does_not_disturb_the_others() -> None:
-    def ask(number: int) -> dict[str, bytes] | str:
+    def parsed(number: int) -> dict[str, bytes] | str:
         try:
             return bits(shared, (song(1), "bass" if number % 2 else {"text": "bass", "time_range": (90, 99)}))
         except ValueError as error:
@@ -197,7 +188,7 @@ def test_a_thread_that_fails_does_not_disturb_the_others() -> None:
 
     wanted = bits(separator(), (song(1), "bass"))
     with separator() as shared, ThreadPoolExecutor(N_THREADS) as pool:
-        found = list(pool.map(ask, range(2 * N_THREADS)))
+        found = list(pool.map(parsed, range(2 * N_THREADS)))
     assert found == ["QueryError", wanted] * N_THREADS
 
 
@@ -297,7 +288,7 @@ def test_cancelling_one_of_several_stops_that_one_only() -> None:
     cancels = [threading.Event() for _ in range(N_THREADS)]
     stopped = set(random.Random(0).sample(range(N_THREADS), 3))
 
-    def ask(number: int) -> str:
+    def parsed(number: int) -> str:
         if number in stopped:
             cancels[number].set()
         try:
@@ -307,7 +298,7 @@ def test_cancelling_one_of_several_stops_that_one_only() -> None:
         return "done"
 
     with separator() as shared, ThreadPoolExecutor(N_THREADS) as pool:
-        found = list(pool.map(ask, range(N_THREADS)))
+        found = list(pool.map(parsed, range(N_THREADS)))
     assert {number for number, what in enumerate(found) if what == "cancelled"} == stopped
 
 

@@ -22,18 +22,7 @@ import numpy as np
 import pytest
 import torch
 
-from unisep import (
-    Audio,
-    Backend,
-    BackendInfo,
-    BackendSpec,
-    Output,
-    Separation,
-    Separator,
-    files,
-    hookimpl,
-    plugins,
-)
+from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Separation, Separator, files, hookimpl, plugins
 from unisep.engine.device import Options
 from unisep.testing.signals import mix, noise, tone
 
@@ -91,9 +80,7 @@ def test_a_second_separator_gives_the_same_bits(song: Audio, reference: Separati
         assert_same_bits(asked(fresh, song), reference)
 
 
-def test_what_was_separated_before_leaves_no_trace(
-    separator: Separator, song: Audio, reference: Separation
-) -> None:
+def test_what_was_separated_before_leaves_no_trace(separator: Separator, song: Audio, reference: Separation) -> None:
     separator.separate(noise(0.4, 16_000, 1, seed=5), "drums", route="conditioned")
     assert_same_bits(asked(separator, song), reference)
 
@@ -104,16 +91,7 @@ def test_two_processes_write_the_same_bytes(song: Audio, tmp_path: Path) -> None
     source = files.write(tmp_path / "song.wav", song)
     written = []
     for run in ("1", "2"):
-        command = [
-            sys.executable,
-            "-m",
-            "unisep",
-            "separate",
-            str(source),
-            "-q",
-            "electric guitar",
-            "--quiet",
-        ]
+        command = [sys.executable, "-m", "unisep", "separate", str(source), "-q", "electric guitar", "--quiet"]
         command += ["--segment", "1", "--route", "conditioned", "-o", str(tmp_path / run)]
         env = {**os.environ, "PYTHONHASHSEED": run, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         env["PYTHONPATH"] = os.pathsep.join(sys.path)
@@ -128,11 +106,7 @@ def test_two_processes_write_the_same_bytes(song: Audio, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("batch_segments", [2, 3])
 def test_the_batch_size_changes_next_to_nothing(
-    batch_segments: int,
-    separator: Separator,
-    song: Audio,
-    reference: Separation,
-    monkeypatch: pytest.MonkeyPatch,
+    batch_segments: int, separator: Separator, song: Audio, reference: Separation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Options, "n_at_once", batch_segments)
     assert_close(reference, asked(separator, song), song)
@@ -160,10 +134,7 @@ class Level(Backend):
         self.batches = []
 
     def separate(
-        self,
-        mixture: torch.Tensor,
-        queries: torch.Tensor | None = None,
-        negatives: torch.Tensor | None = None,
+        self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
     ) -> Output:
         self.batches.append(tuple(mixture.shape))
         first = mixture * mixture.abs().mean((1, 2), keepdim=True)

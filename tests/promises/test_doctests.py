@@ -14,9 +14,7 @@ def modules():
     for folder in FOLDERS:
         for path in sorted(folder.rglob("*.py")):
             if ">>> " in path.read_text(encoding="utf-8"):
-                yield ".".join(path.relative_to(folder.parent).with_suffix("").parts).removesuffix(
-                    ".__init__"
-                )
+                yield ".".join(path.relative_to(folder.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
 @pytest.mark.parametrize("name", list(modules()))

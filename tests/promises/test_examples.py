@@ -14,12 +14,7 @@ SCRIPTS = sorted(EXAMPLES.glob("[0-9]*.py"))
 def run(*command, cwd, **extra):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "UNISEP_HOME": str(cwd / "home"), **extra}
     done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, *map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done

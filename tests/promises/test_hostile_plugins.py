@@ -23,7 +23,7 @@ from unisep.errors import BackendError, EncoderError, EnsembleError, OptionError
 from unisep.plugins.plugin import read
 from unisep.plugins.specs import ResultSpec
 from unisep.query.encode import conditions, encoded
-from unisep.query.parsed import read_asks
+from unisep.query.parsed import parse_queries
 from unisep.testing.signals import noise
 from unisep.testing.toy import SPACE, ToyEncoder
 
@@ -39,9 +39,7 @@ class Halves(Backend):
         self.info = info
         self._answer, self._view, self._closing = answer, view, closing
 
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         n = len(self.info.sources) if queries is None else queries.shape[0]
         out = Output(torch.stack([mixture / 2] * n, dim=1))
         return self._answer(out) if self._answer else out  # type: ignore[no-any-return]
@@ -90,8 +88,8 @@ def test_an_encoder_that_exits_or_cannot_be_hashed_is_no_matter() -> None:
     class Equal(ToyEncoder):
         pass
 
-    asks = read_asks(["a", "b"])
-    assert conditions(asks, [Equal(), Equal()], lambda _: song, 8_000).queries.shape[0] == 2
+    parsed_queries = parse_queries(["a", "b"])
+    assert conditions(parsed_queries, [Equal(), Equal()], lambda _: song, 8_000).queries.shape[0] == 2
 
 
 def step_of(module: Any, function: Any) -> Separator:
@@ -197,9 +195,7 @@ def test_memory_that_a_backend_uses_again_harms_no_result(module: Any) -> None:
 
     for info in (INFO, replace(INFO, normalisation="song")):
         plain = using(module, info=info).separate(song)
-        assert np.array_equal(
-            using(module, info=info, answer=again).separate(song)["a"].samples, plain["a"].samples
-        )
+        assert np.array_equal(using(module, info=info, answer=again).separate(song)["a"].samples, plain["a"].samples)
 
 
 def test_weights_for_what_takes_none_are_refused(module: Any) -> None:
@@ -218,9 +214,7 @@ def test_a_module_without_a_constructor_of_its_own_takes_nothing(module: Any) ->
 
     module.Net = Net
     spec = BackendSpec(name="net", load=f"{MODULE}:Net", summary="", stems=("a", "b"))
-    assert (
-        plugins.load_backend(spec, weights=None, device=torch.device("cpu"), dtype=torch.float32).info == INFO
-    )
+    assert plugins.load_backend(spec, weights=None, device=torch.device("cpu"), dtype=torch.float32).info == INFO
 
 
 def test_one_that_cannot_be_closed_leaves_none_open(module: Any) -> None:
@@ -229,8 +223,7 @@ def test_one_that_cannot_be_closed_leaves_none_open(module: Any) -> None:
         closing = (lambda: 1 / 0) if name == "second" else (lambda name=name: closed.append(name))
         setattr(module, name, lambda closing=closing, **_: Halves(closing=closing))
     specs = [
-        BackendSpec(name=n, load=f"{MODULE}:{n}", summary="", stems=("a", "b"))
-        for n in ("first", "second", "third")
+        BackendSpec(name=n, load=f"{MODULE}:{n}", summary="", stems=("a", "b")) for n in ("first", "second", "third")
     ]
     ensemble = Ensemble(members=[{"backend": spec.name} for spec in specs])
     separator = Separator(ensemble, plugins=[SimpleNamespace(unisep_backends=hookimpl(lambda: specs))])
@@ -275,9 +268,7 @@ def test_members_of_an_ensemble_in_half_precision_and_without_output(module: Any
         EnsembleBackend([parts[1], nothing]).separate(mixture)
 
 
-@pytest.mark.parametrize(
-    ("stems", "message"), [({"drums": "aa"}, "has no 'aa'"), ({"b": "a"}, "has a 'b' of its own")]
-)
+@pytest.mark.parametrize(("stems", "message"), [({"drums": "aa"}, "has no 'aa'"), ({"b": "a"}, "has a 'b' of its own")])
 def test_stems_of_a_member_that_lose_something_are_refused(stems: dict[str, str], message: str) -> None:
     with pytest.raises(EnsembleError, match=message):
         EnsembleMember(backend="x", stems=stems).weights_among(("a", "b"))

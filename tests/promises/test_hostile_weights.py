@@ -102,9 +102,7 @@ def test_no_model_loads_what_is_damaged_or_means_harm(
 
 
 @pytest.mark.parametrize("spec", EMBEDDED, ids=lambda spec: spec.name)
-def test_embedded_weights_cut_short_or_changed_are_refused(
-    spec: BackendSpec | EncoderSpec, tmp_path: Path
-) -> None:
+def test_embedded_weights_cut_short_or_changed_are_refused(spec: BackendSpec | EncoderSpec, tmp_path: Path) -> None:
     card = read_card(spec.card)
     folder = WeightsStore(True, tmp_path).path(card)
     file = next(file for file in card.files if file.name.endswith(".safetensors"))

@@ -11,9 +11,7 @@ import unisep
 def loaded_by(code: str) -> list[str]:
     heavy = "('torch', 'numpy', 'pydantic', 'soundfile', 'soxr', 'transformers', 'matplotlib')"
     script = f"import sys; {code}; print(*[m for m in {heavy} if m in sys.modules])"
-    return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout.split()
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
 
 
 def test_importing_unisep_loads_nothing_heavy() -> None:

@@ -68,10 +68,7 @@ def clean(tmp_path_factory):
 
 def test_template_is_built_installed_and_listed(clean, tmp_path):
     where = run(
-        clean,
-        "-c",
-        "import unisep, unisep_splitter; print(unisep.__file__, unisep_splitter.__file__)",
-        cwd=tmp_path,
+        clean, "-c", "import unisep, unisep_splitter; print(unisep.__file__, unisep_splitter.__file__)", cwd=tmp_path
     )
     assert all(str(clean.parents[2]) in path for path in where.split())
     listed = json.loads(run(clean, "-m", "unisep", "plugins", "--json", cwd=tmp_path))
@@ -81,9 +78,7 @@ def test_template_is_built_installed_and_listed(clean, tmp_path):
 
 def test_installed_template_separates(clean, tmp_path):
     song = EXAMPLES / "audio" / "mixture.flac"
-    written = run(
-        clean, "-m", "unisep", "separate", song, "--backend", "splitter", "-o", "out", cwd=tmp_path
-    ).split()
+    written = run(clean, "-m", "unisep", "separate", song, "--backend", "splitter", "-o", "out", cwd=tmp_path).split()
     assert [Path(path).name for path in written] == ["low.flac", "high.flac", "rest.flac"]
     assert all((tmp_path / path).is_file() for path in written)
 
@@ -96,18 +91,7 @@ def test_installed_template_passes_its_own_tests(clean, tmp_path):
 
 def test_the_wheel_holds_what_new_plugin_needs(clean, tmp_path):
     for kind in VARIANTS:
-        run(
-            clean,
-            "-m",
-            "unisep",
-            "new-plugin",
-            f"my-{kind}",
-            "--kind",
-            kind,
-            "--folder",
-            tmp_path,
-            cwd=tmp_path,
-        )
+        run(clean, "-m", "unisep", "new-plugin", f"my-{kind}", "--kind", kind, "--folder", tmp_path, cwd=tmp_path)
         assert (tmp_path / f"unisep-my-{kind}" / f"unisep_my_{kind}" / f"{kind}.py").is_file()
 
 
@@ -118,9 +102,7 @@ def test_the_template_is_what_new_plugin_writes(tmp_path):
     assert made == {path: content for path, content in kept.items() if path.suffix != ".pyc"}
 
 
-@pytest.mark.parametrize(
-    "name", ["output", "backend", "backend-info", "backend-contract", "none", "path", "tensor"]
-)
+@pytest.mark.parametrize("name", ["output", "backend", "backend-info", "backend-contract", "none", "path", "tensor"])
 def test_a_class_never_takes_the_name_of_what_it_is_made_of(name):
     for kind in VARIANTS:
         for place, text in rendered(name, kind).items():
@@ -128,20 +110,14 @@ def test_a_class_never_takes_the_name_of_what_it_is_made_of(name):
                 tree = ast.parse(text)
                 imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
                             for alias in node.names if node.module != f"unisep_{name.replace('-', '_')}.{kind}"}  # fmt: skip
-                defined = {
-                    node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)
-                }
+                defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
                 assert not imported & defined, (kind, place)
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [*((kind, "my-2nd-model") for kind in VARIANTS), ("backend", "output")]
-)
+@pytest.mark.parametrize(("kind", "name"), [*((kind, "my-2nd-model") for kind in VARIANTS), ("backend", "output")])
 def test_what_new_plugin_writes_passes_its_own_tests(kind, name, tmp_path):
     folder = write_plugin(name, tmp_path, kind).folder
-    said = run(
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=folder, PYTHONPATH=str(folder)
-    )
+    said = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=folder, PYTHONPATH=str(folder))
     assert " passed" in said and " failed" not in said
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["entry-points"] == {"unisep": {name: f"unisep_{name.replace('-', '_')}.plugin"}}
@@ -167,8 +143,7 @@ def test_what_new_plugin_writes_is_clean(kind, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["", "Splitter", "my_model", "1st", "a--b", "-a", "a-", "a b", "../a", "a/b", "é", "unisep-", "x" * 51],
+    "name", ["", "Splitter", "my_model", "1st", "a--b", "-a", "a-", "a b", "../a", "a/b", "é", "unisep-", "x" * 51]
 )
 def test_names_that_cannot_be_are_refused(name, tmp_path):
     with pytest.raises(OptionError, match="lower-case letters"):

@@ -78,9 +78,7 @@ def test_python_blocks_run(page, desk, monkeypatch):
 
 @pytest.mark.parametrize("page", pages_with("console"))
 def test_console_blocks_run(page, desk):
-    commands = [
-        line[2:] for block in blocks(page, "console") for line in block.splitlines() if line[:2] == "$ "
-    ]
+    commands = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line[:2] == "$ "]
     assert commands
     write_titled_blocks(page, desk)
     environment = {**os.environ, "PYTHONPATH": str(desk)}
@@ -130,10 +128,6 @@ def test_every_option_named_in_the_pages_exists(capsys):
         helps += capsys.readouterr().out
     known = set(re.findall(r"--[a-z][a-z-]+", helps))
     for page in PAGES:
-        commands = [
-            line for kind in ("console", "sh") for block in blocks(page, kind) for line in block.splitlines()
-        ]
-        named = {
-            flag for line in commands if "unisep " in line for flag in re.findall(r"--[a-z][a-z-]+", line)
-        }
+        commands = [line for kind in ("console", "sh") for block in blocks(page, kind) for line in block.splitlines()]
+        named = {flag for line in commands if "unisep " in line for flag in re.findall(r"--[a-z][a-z-]+", line)}
         assert named <= known, page.name

@@ -11,20 +11,9 @@ import soundfile
 import torch
 from torch import Tensor
 
-from unisep import (
-    Audio,
-    Backend,
-    BackendInfo,
-    BackendSpec,
-    Output,
-    Query,
-    Separator,
-    files,
-    hookimpl,
-    plugins,
-)
+from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Query, Separator, files, hookimpl, plugins
 from unisep.engine.chunking import Segment
-from unisep.engine.runner import Silence
+from unisep.engine.runner import SilenceDetector
 from unisep.ensemble.definition import Ensemble
 from unisep.testing.signals import noise
 from unisep.testing.toy import SPACE, toy_plugin
@@ -46,9 +35,7 @@ class Never(Backend):
             segment_seconds=segment_seconds, normalisation=normalisation,  # type: ignore[arg-type]
         )  # fmt: skip
 
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         calls.extend(mixture)
         n = 2 if queries is None else queries.shape[0]
         hum = 0.1 * torch.sin(torch.arange(mixture.shape[-1]) / 7)
@@ -112,7 +99,7 @@ def test_a_silent_middle_is_skipped_and_the_rest_is_as_before(
     gap = song(*GAP)
     skipped = Separator("never").separate(gap)
     n_skipped = len(calls)
-    monkeypatch.setattr(Silence, "covers", lambda self, stretch: False)
+    monkeypatch.setattr(SilenceDetector, "covers", lambda self, stretch: False)
     computed = Separator("never").separate(gap)
     assert len(calls) - n_skipped == n_skipped + 4  # hops of 0.75 s: from 2.25, 3, 3.75 and 4.5 s on
     for name in ("half", "whole"):
@@ -170,14 +157,12 @@ def test_in_a_time_range_too(monkeypatch: pytest.MonkeyPatch) -> None:
     query = Query(text="one", time_range=(1.0, 7.0))
     part = separator.separate(gap, query=query, route="conditioned")
     n_part = len(calls)
-    assert all(np.ptp(heard.numpy()) > 0 for heard in calls), (
-        "a silent segment is constant once it is normalised"
-    )
+    assert all(np.ptp(heard.numpy()) > 0 for heard in calls), "a silent segment is constant once it is normalised"
     whole = separator.separate(gap, query="one", route="conditioned")
     inside = seconds(1.1, 6.9)
     assert np.array_equal(part.target.samples[:, inside], whole.target.samples[:, inside])
     calls.clear()
-    monkeypatch.setattr(Silence, "covers", lambda self, stretch: False)
+    monkeypatch.setattr(SilenceDetector, "covers", lambda self, stretch: False)
     separator.separate(gap, query=query, route="conditioned")
     assert len(calls) == n_part + 4
 
@@ -187,7 +172,7 @@ def test_a_silent_segment_goes_to_no_member_of_an_ensemble(monkeypatch: pytest.M
     ensemble = Ensemble(members=({"backend": "never"}, {"backend": "never"}))
     skipped = Separator(ensemble).separate(gap)["whole"].samples
     n_skipped = len(calls)
-    monkeypatch.setattr(Silence, "covers", lambda self, stretch: False)
+    monkeypatch.setattr(SilenceDetector, "covers", lambda self, stretch: False)
     computed = Separator(ensemble).separate(gap)["whole"].samples
     assert len(calls) - n_skipped == n_skipped + 2 * 4
     assert not skipped[:, seconds(2.5, 5.25)].any()
@@ -205,7 +190,7 @@ def test_in_a_batch_only_what_sounds_is_computed(monkeypatch: pytest.MonkeyPatch
     assert np.array_equal(in_batches["whole"].samples, one_by_one["whole"].samples)
 
 
-def ask(audio: Audio) -> tuple[dict[str, float | None], dict[str, list[float]]]:
+def parsed(audio: Audio) -> tuple[dict[str, float | None], dict[str, list[float]]]:
     separator = Separator(query_backend="never-asked", encoder="toy")
     found = separator.separate(audio, query=["one", "two"], route="conditioned")
     over_time = {name: [each.presence for each in said] for name, said in found.presence_over_time.items()}
@@ -213,14 +198,14 @@ def ask(audio: Audio) -> tuple[dict[str, float | None], dict[str, list[float]]]:
 
 
 def test_presence_of_silence_is_zero() -> None:
-    found, over_time = ask(song(*GAP))
+    found, over_time = parsed(song(*GAP))
     assert found == {"one": 0.75, "two": 0.75}
     assert over_time["one"] == over_time["two"] == [0.75] * 3 + [0.0] * 4 + [0.75] * 4
 
 
 def test_a_silent_recording_calls_nobody() -> None:
     silent = song(("silence", 3.0))
-    found, over_time = ask(silent)
+    found, over_time = parsed(silent)
     assert found == {"one": 0.0, "two": 0.0} and set(over_time["one"]) == {0.0}
     stems = Separator("never").separate(silent)
     assert not calls
@@ -249,7 +234,7 @@ def test_stretches_are_found_across_blocks_of_any_size() -> None:
     samples[0, 3_000:4_000] = 0  # one channel still sounds
     samples[:, 4_200:] = 0
     for size in (1, 7, 999, 5_000):
-        silence = Silence(500)
+        silence = SilenceDetector(500)
         for start in range(0, 5_000, size):
             silence.push(samples[:, start : start + size])
         assert silence.covers(Segment(1_000, 1_500)) and silence.covers(Segment(1_200, 700))
@@ -263,7 +248,7 @@ def test_a_start_shorter_than_a_segment_covers_what_begins_before_the_recording(
     samples[:, :400] = 0
     samples[:, 1_000:1_400] = 0  # as long, but with sound on both sides
     for size in (1, 300, 2_000):
-        silence = Silence(500)
+        silence = SilenceDetector(500)
         for start in range(0, 2_000, size):
             silence.push(samples[:, start : start + size])
         assert silence.covers(Segment(-100, 500)) and not silence.covers(Segment(-99, 500))
@@ -276,12 +261,12 @@ def test_what_is_over_is_forgotten() -> None:
     stream = Separator("never").stream((stretch for _ in range(20)), sample_rate_hz=RATE_HZ)
     counts = []
     with pytest.MonkeyPatch.context() as patch:
-        push = Silence.push
+        push = SilenceDetector.push
 
-        def counting(self: Silence, block: np.ndarray) -> None:
+        def counting(self: SilenceDetector, block: np.ndarray) -> None:
             push(self, block)
             counts.append(len(self._over))
 
-        patch.setattr(Silence, "push", counting)
+        patch.setattr(SilenceDetector, "push", counting)
         parts = list(stream)
     assert len(parts) > 1 and max(counts) <= 2

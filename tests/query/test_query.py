@@ -17,7 +17,7 @@ from unisep.engine.recording import InMemory
 from unisep.errors import AudioError, AudioFileError, EmbeddingError, QueryError, UnisepError
 from unisep.files.paths import is_there
 from unisep.query.encode import conditions
-from unisep.query.parsed import doubtful_texts, example_of, is_file, read_asks
+from unisep.query.parsed import doubtful_texts, example_of, is_file, parse_queries
 from unisep.testing.signals import noise, tone
 from unisep.testing.toy import ToyEncoder
 
@@ -25,8 +25,10 @@ VECTOR = Embedding(np.array([1.0, 0, 0, 0]), "toy-bands-1")
 
 
 def encoded(query: object, mixture: Audio | None = None) -> np.ndarray:
-    asks = read_asks(query, 44_100)
-    found = conditions(asks, [ToyEncoder()] * len(asks), InMemory(mixture or noise()).excerpt, 44_100)
+    parsed_queries = parse_queries(query, 44_100)
+    found = conditions(
+        parsed_queries, [ToyEncoder()] * len(parsed_queries), InMemory(mixture or noise()).excerpt, 44_100
+    )
     return found.queries.numpy()
 
 
@@ -35,12 +37,10 @@ def unit(vector: np.ndarray) -> np.ndarray:
 
 
 def test_an_unknown_field_is_refused_and_the_allowed_ones_named() -> None:
-    with pytest.raises(
-        QueryError, match=r"no field 'txt'\. Allowed: text, audio, embedding, weights, exclude"
-    ):
+    with pytest.raises(QueryError, match=r"no field 'txt'\. Allowed: text, audio, embedding, weights, exclude"):
         Query(txt="guitar")
     with pytest.raises(QueryError, match="no field 'colour'"):
-        read_asks({"text": "guitar", "colour": "blue"})
+        parse_queries({"text": "guitar", "colour": "blue"})
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,8 @@ def test_queries_are_equal_by_what_they_ask() -> None:
     same = Query(**{**asked, "audio": clip.copy(), "exclude": ["voice", clip.copy()]})
     assert query == same and hash(query) == hash(same) and query in [same]
     assert query == copy.deepcopy(query) == pickle.loads(pickle.dumps(query))
-    assert (
-        Query(audio=memoryview(b"abc")) == Query(audio=memoryview(b"abc")) != Query(audio=memoryview(b"abd"))
-    )
-    assert (
-        Query(audio=Audio(clip, 8_000))
-        == Query(audio=Audio(clip.copy(), 8_000))
-        != Query(audio=Audio(clip, 16_000))
-    )
+    assert Query(audio=memoryview(b"abc")) == Query(audio=memoryview(b"abc")) != Query(audio=memoryview(b"abd"))
+    assert Query(audio=Audio(clip, 8_000)) == Query(audio=Audio(clip.copy(), 8_000)) != Query(audio=Audio(clip, 16_000))
     assert Query(audio=clip) != Query(audio=clip.astype(np.int16))
     others: dict[str, Any] = {
         "text": "hi-hat", "audio": clip[:, :4], "embedding": Embedding([0.0, 1.0], "toy"), "exclude": ["voice", 2 * clip],
@@ -113,7 +107,7 @@ def test_every_kind_of_query_is_understood(tmp_path: Path) -> None:
 
     files.write(path, clip)
     data = path.read_bytes()
-    asks = read_asks(
+    parsed_queries = parse_queries(
         [
             "guitar",
             path,
@@ -130,34 +124,33 @@ def test_every_kind_of_query_is_understood(tmp_path: Path) -> None:
         44_100,
     )
     names = ["guitar", *(f"example-{n}" for n in range(1, 7)), "embedding-1", "example-7", "lead", "hi-hat"]
-    assert [ask.name for ask in asks] == names
-    for ask in asks:
-        assert ask.clip is None or isinstance(ask.clip.content, Audio)
-    assert asks[0].plain_text == "guitar"
-    assert [ask.plain_text for ask in asks[1:9]] == [None] * 8
-    assert asks[9].plain_text == "lead vocal"
-    assert asks[10].plain_text is None
+    assert [parsed.name for parsed in parsed_queries] == names
+    for parsed in parsed_queries:
+        assert parsed.clip is None or isinstance(parsed.clip.content, Audio)
+    assert parsed_queries[0].plain_text == "guitar"
+    assert [parsed.plain_text for parsed in parsed_queries[1:9]] == [None] * 8
+    assert parsed_queries[9].plain_text == "lead vocal"
+    assert parsed_queries[10].plain_text is None
 
 
 def test_a_bare_array_without_a_rate_waits_for_the_backend() -> None:
-    (ask,) = read_asks(np.zeros(100))
-    assert ask.clip is not None
-    assert ask.clip.at(8_000).sample_rate_hz == 8_000
+    (parsed,) = parse_queries(np.zeros(100))
+    assert parsed.clip is not None
+    assert parsed.clip.at(8_000).sample_rate_hz == 8_000
 
 
 @pytest.mark.parametrize("query", [[], None, 3, [None], [0.1, 0.2], [True], object()])
 def test_what_is_no_query_is_refused(query: object) -> None:
     with pytest.raises(UnisepError):
-        read_asks(query)
+        parse_queries(query)
 
 
 @pytest.mark.parametrize(
-    "query",
-    ["rest", "Mixture", {"text": "a", "name": "REST"}, ["a", "a"], [Query(text="b", name="a"), "a"]],
+    "query", ["rest", "Mixture", {"text": "a", "name": "REST"}, ["a", "a"], [Query(text="b", name="a"), "a"]]
 )
 def test_reserved_and_doubled_names_are_refused(query: object) -> None:
     with pytest.raises(QueryError, match="Name it yourself"):
-        read_asks(query)
+        parse_queries(query)
 
 
 def test_a_text_that_is_also_a_file_is_doubted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,36 +167,34 @@ def test_a_text_that_is_also_a_file_is_doubted(tmp_path: Path, monkeypatch: pyte
 
 def test_missing_and_unreadable_examples_are_named(tmp_path: Path) -> None:
     with pytest.raises(AudioFileError, match="no-such"):
-        read_asks(tmp_path / "no-such.wav")
+        parse_queries(tmp_path / "no-such.wav")
     with pytest.raises(AudioFileError, match="no-such"):
-        read_asks({"audio": str(tmp_path / "no-such.wav")})
+        parse_queries({"audio": str(tmp_path / "no-such.wav")})
     with pytest.raises(AudioFileError, match="no-such"):
-        read_asks({"text": "a", "exclude": tmp_path / "no-such.wav"})
+        parse_queries({"text": "a", "exclude": tmp_path / "no-such.wav"})
     with pytest.raises(AudioError, match=r"\[samples, channels\]"):
-        read_asks(np.zeros((1000, 2)))
+        parse_queries(np.zeros((1000, 2)))
 
 
 def test_excluded_things_are_told_apart() -> None:
     clip = tone()
-    (ask,) = read_asks({"text": "a", "exclude": ["drums ", clip, VECTOR]})
-    assert ask.excluded_texts == ("drums",)
-    assert [opened.content for opened in ask.excluded_clips] == [clip]
-    assert ask.excluded_embeddings == (VECTOR,)
-    assert ask.modalities == {"text", "audio"}
-    (single,) = read_asks({"embedding": VECTOR, "exclude": "drums"})
+    (parsed,) = parse_queries({"text": "a", "exclude": ["drums ", clip, VECTOR]})
+    assert parsed.excluded_texts == ("drums",)
+    assert [opened.content for opened in parsed.excluded_clips] == [clip]
+    assert parsed.excluded_embeddings == (VECTOR,)
+    assert parsed.modalities == {"text", "audio"}
+    (single,) = parse_queries({"embedding": VECTOR, "exclude": "drums"})
     assert single.modalities == {"text"}
 
 
 def test_the_example_range_cuts_the_clip_or_the_mixture() -> None:
     clip = noise(2.0, 1_000)
-    (ask,) = read_asks({"audio": clip, "example_range": (0.5, 1.5)})
-    assert np.array_equal(example_of(ask, InMemory(clip).excerpt, 1).samples, clip.samples[:, 500:1500])
-    (about_mixture,) = read_asks({"example_range": (1, 99)})
+    (parsed,) = parse_queries({"audio": clip, "example_range": (0.5, 1.5)})
+    assert np.array_equal(example_of(parsed, InMemory(clip).excerpt, 1).samples, clip.samples[:, 500:1500])
+    (about_mixture,) = parse_queries({"example_range": (1, 99)})
     mixture = noise(3.0, 1_000, seed=4)
-    assert np.array_equal(
-        example_of(about_mixture, InMemory(mixture).excerpt, 1).samples, mixture.samples[:, 1000:]
-    )
-    (beyond,) = read_asks({"audio": clip, "example_range": (2.0, 3.0)})
+    assert np.array_equal(example_of(about_mixture, InMemory(mixture).excerpt, 1).samples, mixture.samples[:, 1000:])
+    (beyond,) = parse_queries({"audio": clip, "example_range": (2.0, 3.0)})
     with pytest.raises(QueryError, match=r"2\.000 s long"):
         example_of(beyond, InMemory(clip).excerpt, 1)
 
@@ -232,15 +223,15 @@ def test_all_parts_together_give_one_unit_vector() -> None:
         "weights": {"text": 1, "audio": 2, "embedding": 3},
         "exclude": ["hat", tone(3_000), VECTOR],
     }
-    asks = read_asks([query, "drums"])
-    found = conditions(asks, [ToyEncoder()] * 2, InMemory(noise()).excerpt, 44_100)
+    parsed_queries = parse_queries([query, "drums"])
+    found = conditions(parsed_queries, [ToyEncoder()] * 2, InMemory(noise()).excerpt, 44_100)
     assert found.negatives is not None
     assert np.allclose(np.linalg.norm(found.queries, axis=1), 1, atol=1e-6)
     assert np.allclose(np.linalg.norm(found.negatives, axis=1), [1, 0], atol=1e-6)
 
 
 def test_without_exclusions_there_are_no_negatives() -> None:
-    assert conditions(read_asks("bass"), [ToyEncoder()], InMemory(noise()).excerpt, 44_100).negatives is None
+    assert conditions(parse_queries("bass"), [ToyEncoder()], InMemory(noise()).excerpt, 44_100).negatives is None
 
 
 def test_parts_that_cancel_out_are_refused() -> None:
@@ -282,9 +273,7 @@ def test_an_embedding_holds_on_to_its_own_numbers() -> None:
 
 
 def test_an_embedding_travels_through_a_file(tmp_path: Path) -> None:
-    saved = Embedding(torch.tensor([[1.0, 2.0]]), "toy-bands-1", {"text": "bass"}).save(
-        tmp_path / "q.safetensors"
-    )
+    saved = Embedding(torch.tensor([[1.0, 2.0]]), "toy-bands-1", {"text": "bass"}).save(tmp_path / "q.safetensors")
     loaded = Embedding.load(saved)
     assert loaded.vector.tolist() == [1.0, 2.0]
     assert (loaded.space, loaded.provenance) == ("toy-bands-1", {"text": "bass"})

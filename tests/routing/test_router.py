@@ -6,8 +6,8 @@ import pytest
 from unisep import BackendSpec, Embedding, EncoderSpec, Query
 from unisep.errors import DownloadError, EmbeddingError, OptionError, PluginError, QueryError
 from unisep.plugins.plugin import Plugin
-from unisep.query.parsed import read_asks
-from unisep.routing.catalog import Catalogue, catalogue
+from unisep.query.parsed import parse_queries
+from unisep.routing.catalog import Catalog, catalog
 from unisep.routing.router import resolve
 from unisep.routing.types import Request, Route
 from unisep.testing.signals import tone
@@ -21,9 +21,7 @@ def backend(name: str, stems: tuple[str, ...] = (), spaces: tuple[str, ...] = ()
 
 
 def encoder(name: str, space: str, *modalities: str) -> EncoderSpec:
-    return EncoderSpec(
-        name=name, load="m:f", space=space, modalities=frozenset(modalities or ("text", "audio"))
-    )
+    return EncoderSpec(name=name, load="m:f", space=space, modalities=frozenset(modalities or ("text", "audio")))
 
 
 HTDEMUCS = backend("htdemucs", FOUR, licence="MIT")
@@ -35,17 +33,15 @@ CLAP = encoder("clap", "clap")
 ALL = (HTDEMUCS, SIX_STEMS, FINE_TUNED, FILM, MINI, CLAP)
 
 
-def installed(*specs: BackendSpec | EncoderSpec, missing: str = "", own: str = "") -> Catalogue:
+def installed(*specs: BackendSpec | EncoderSpec, missing: str = "", own: str = "") -> Catalog:
     """One plugin for each spec; the weights of those named in `missing` are not here."""
     plugins = [Plugin(spec.name, f"dist-{spec.name}", "1", "ok", specs=(spec,)) for spec in specs]
-    return catalogue(
-        plugins, own.split(), lambda spec: "missing" if spec.name in missing.split() else "present"
-    )
+    return catalog(plugins, own.split(), lambda spec: "missing" if spec.name in missing.split() else "present")
 
 
-def route_of(query: object = None, here: Catalogue | None = None, **options: object) -> Route:
-    asks = None if query is None else read_asks(query)
-    return resolve(Request(asks=asks, **options), here or installed(*ALL))  # type: ignore[arg-type]
+def route_of(query: object = None, here: Catalog | None = None, **options: object) -> Route:
+    parsed_queries = None if query is None else parse_queries(query)
+    return resolve(Request(parsed_queries=parsed_queries, **options), here or installed(*ALL))  # type: ignore[arg-type]
 
 
 def who(route: Route) -> dict[str, str]:
@@ -94,7 +90,7 @@ def test_without_any_weights_the_query_model_steps_in_and_says_so(why: dict) -> 
     here = installed(*ALL, missing="htdemucs htdemucs_6s htdemucs_ft")
     route = route_of(here=here, **why)
     assert who(route) == dict.fromkeys(FOUR, "htdemucs-film")
-    assert [want.name for task in route.tasks for want in task.wants] == ["drums", "bass", "vocals"]
+    assert [target.name for task in route.tasks for target in task.targets] == ["drums", "bass", "vocals"]
     assert route.remainder == "other"
     assert "weaker" in route.warning
     assert "unisep models pull htdemucs" in route.warning
@@ -106,10 +102,10 @@ def test_without_any_weights_the_query_model_steps_in_and_says_so(why: dict) -> 
 def test_in_its_place_only_what_is_needed_is_asked() -> None:
     here = installed(*ALL, missing="htdemucs htdemucs_6s htdemucs_ft")
     vocals = route_of(here=here, offline=True, stems=("vocals",))
-    assert [want.name for want in vocals.tasks[0].wants] == ["vocals"]
+    assert [target.name for target in vocals.tasks[0].targets] == ["vocals"]
     assert vocals.remainder == ""
     other = route_of(here=here, offline=True, stems=("other",))
-    assert [want.name for want in other.tasks[0].wants] == ["drums", "bass", "vocals"]
+    assert [target.name for target in other.tasks[0].targets] == ["drums", "bass", "vocals"]
     assert (list(other.plan), other.remainder) == (["other"], "other")
     with pytest.raises(OptionError, match="no stem named 'piano'"):
         route_of(here=installed(HTDEMUCS, FILM, MINI, missing="htdemucs"), offline=True, stems=("piano",))
@@ -183,7 +179,7 @@ def test_a_query_that_names_a_stem_goes_to_the_stronger_model(text: str) -> None
     (name,) = route.plan
     assert route.plan[name].backend == "htdemucs"
     assert "stronger" in route.plan[name].reason
-    assert route.tasks[0].wants[0].stem == "vocals"
+    assert route.tasks[0].targets[0].stem == "vocals"
 
 
 @pytest.mark.parametrize("query", ["lead vocal", "bass guitar", {"text": "vocals", "exclude": "choir"}])
@@ -192,8 +188,8 @@ def test_a_query_that_names_a_part_of_a_stem_does_not(query: object) -> None:
 
 
 def test_a_time_range_may_go_to_a_stem() -> None:
-    (want,) = route_of({"text": "drums", "time_range": (1, 2)}).tasks[0].wants
-    assert (want.stem, want.time_range) == ("drums", (1.0, 2.0))
+    (target,) = route_of({"text": "drums", "time_range": (1, 2)}).tasks[0].targets
+    assert (target.stem, target.time_range) == ("drums", (1.0, 2.0))
 
 
 def test_several_queries_are_split_and_stay_in_order() -> None:
@@ -204,7 +200,7 @@ def test_several_queries_are_split_and_stay_in_order() -> None:
         ("piano", "htdemucs_6s"),
         ("hi-hat", "htdemucs-film"),
     ]
-    assert [len(task.wants) for task in route.tasks] == [1, 1, 2]
+    assert [len(task.targets) for task in route.tasks] == [1, 1, 2]
 
 
 def test_routing_a_query_never_downloads_and_says_what_would_be_better() -> None:
@@ -258,9 +254,7 @@ def test_the_users_own_weights_state_the_stems() -> None:
 
 
 def test_an_unknown_name_is_explained() -> None:
-    with pytest.raises(
-        PluginError, match=r"No backend named 'htdemuc' is installed\. Did you mean 'htdemucs'\?"
-    ):
+    with pytest.raises(PluginError, match=r"No backend named 'htdemuc' is installed\. Did you mean 'htdemucs'\?"):
         route_of(backend="htdemuc")
     with pytest.raises(PluginError, match="No encoder named 'clip'"):
         route_of("oboe", encoder="clip")
@@ -268,7 +262,7 @@ def test_an_unknown_name_is_explained() -> None:
 
 def test_an_unknown_name_tells_of_broken_plugins() -> None:
     broken = Plugin("film", "unisep-film", "1", "broken", "Traceback ...")
-    here = catalogue([broken], (), lambda spec: "present")
+    here = catalog([broken], (), lambda spec: "present")
     with pytest.raises(PluginError, match=r"'film' of unisep-film is broken\. Run `unisep plugins`"):
         route_of(here=here, backend="htdemucs")
     with pytest.raises(PluginError, match="unisep-film is installed but broken"):
@@ -279,11 +273,9 @@ def test_two_claims_to_a_name_matter_only_when_it_is_asked_for() -> None:
     other = Plugin("x", "impostor", "1", "ok", specs=(backend("htdemucs", FOUR),))
     mine = Plugin("y", "unisep-htdemucs", "1", "ok", specs=(HTDEMUCS,))
     film = Plugin("z", "unisep-film", "1", "ok", specs=(FILM, MINI))
-    here = catalogue([other, mine, film], (), lambda spec: "present")
+    here = catalog([other, mine, film], (), lambda spec: "present")
     assert who(route_of("oboe", here)) == {"oboe": "htdemucs-film"}
-    with pytest.raises(
-        PluginError, match="impostor and unisep-htdemucs both offer a backend named 'htdemucs'"
-    ):
+    with pytest.raises(PluginError, match="impostor and unisep-htdemucs both offer a backend named 'htdemucs'"):
         route_of(here=here, backend="htdemucs")
     chosen = route_of(here=here, backend="unisep-htdemucs:htdemucs")
     assert chosen.tasks[0].backend.distribution == "unisep-htdemucs"
@@ -293,30 +285,16 @@ def test_two_claims_to_a_name_matter_only_when_it_is_asked_for() -> None:
     ("owners", "message"),
     [
         (["local one", "local two"], "one.py and two.py both .* Give only one of them with --plugin"),
-        (
-            ["registered A", "registered A-2"],
-            "'A' of registered and 'A-2' of registered both .* Give only one",
-        ),
-        (
-            ["d one", "d two"],
-            "'one' of d and 'two' of d both .* Leave one out, as with UNISEP_PLUGINS=-d:one",
-        ),
-        (
-            ["d x", "local one"],
-            "d and local both .* Choose one with 'd:htdemucs' or 'local:htdemucs', or unin",
-        ),
-        (
-            ["local one", "local two", "d x"],
-            "Choose one with 'd:htdemucs', or give only one of them with --plu",
-        ),
+        (["registered A", "registered A-2"], "'A' of registered and 'A-2' of registered both .* Give only one"),
+        (["d one", "d two"], "'one' of d and 'two' of d both .* Leave one out, as with UNISEP_PLUGINS=-d:one"),
+        (["d x", "local one"], "d and local both .* Choose one with 'd:htdemucs' or 'local:htdemucs', or unin"),
+        (["local one", "local two", "d x"], "Choose one with 'd:htdemucs', or give only one of them with --plu"),
         (["local one", "local one"], "one.py offers the backend 'htdemucs' twice"),
     ],
 )
-def test_of_two_claims_to_a_name_both_are_named_with_what_can_be_done(
-    owners: list[str], message: str
-) -> None:
+def test_of_two_claims_to_a_name_both_are_named_with_what_can_be_done(owners: list[str], message: str) -> None:
     claims = [Plugin(each.split()[1], each.split()[0], "1", "ok", specs=(HTDEMUCS,)) for each in owners]
-    here = catalogue(claims, (), lambda spec: "present")
+    here = catalog(claims, (), lambda spec: "present")
     with pytest.raises(PluginError, match=message):
         here.backend("htdemucs")
 
@@ -355,7 +333,7 @@ def test_a_vector_and_a_text_share_a_space() -> None:
 
 def test_queries_in_two_spaces_are_two_tasks() -> None:
     route = route_of(["oboe", {"embedding": Embedding(np.ones(4), "clap")}, "flute"])
-    assert [(task.space, len(task.wants)) for task in route.tasks] == [("mini", 2), ("clap", 1)]
+    assert [(task.space, len(task.targets)) for task in route.tasks] == [("mini", 2), ("clap", 1)]
 
 
 def test_a_vector_chooses_a_backend_that_knows_its_space() -> None:
@@ -366,9 +344,7 @@ def test_a_vector_chooses_a_backend_that_knows_its_space() -> None:
 
 
 def test_an_unknown_space_is_refused_and_the_encoders_that_would_do_are_named() -> None:
-    with pytest.raises(
-        EmbeddingError, match=r"space 'mars', which 'htdemucs-film' does not know.*clap-mini, clap"
-    ):
+    with pytest.raises(EmbeddingError, match=r"space 'mars', which 'htdemucs-film' does not know.*clap-mini, clap"):
         route_of({"embedding": Embedding(np.ones(4), "mars")})
     with pytest.raises(EmbeddingError, match="'martian' is of the space 'mars'"):
         route_of("oboe", installed(FILM, MINI, encoder("martian", "mars")), encoder="martian")
@@ -387,7 +363,7 @@ def test_an_encoder_must_encode_what_the_query_is_made_of() -> None:
     assert route_of("oboe", here).plan["oboe"].encoder == "reader"
     assert route_of(tone(), here).plan["example-1"].encoder == "listener"
     together = route_of(["oboe", tone()], here)
-    assert [want.encoder.name for want in together.tasks[0].wants if want.encoder] == ["reader", "listener"]
+    assert [target.encoder.name for target in together.tasks[0].targets if target.encoder] == ["reader", "listener"]
     with pytest.raises(QueryError, match=r"takes audio and text for 'oboe'.*listener \(audio\)"):
         route_of({"text": "oboe", "audio": tone()}, here)
     with pytest.raises(QueryError, match="'reader' encodes text, and 'example-1' needs audio"):
@@ -404,7 +380,7 @@ def test_an_encoder_without_weights_is_not_chosen() -> None:
 
 def test_a_card_that_cannot_be_read_counts_as_weights_that_are_not_here() -> None:
     film = Plugin("z", "unisep-film", "1", "ok", specs=(FILM, MINI))
-    here = catalogue([film], (), lambda spec: "broken" if spec is FILM else "present")
+    here = catalog([film], (), lambda spec: "broken" if spec is FILM else "present")
     with pytest.raises(DownloadError, match="pip install --force-reinstall --no-deps unisep-film"):
         route_of("oboe", here)
 

@@ -17,8 +17,8 @@ from unisep import BackendSpec, Direction, EncoderSpec, ResultSpec, RouteSpec, e
 from unisep.cli import main
 from unisep.engine.chunking import grid
 from unisep.errors import DownloadError, OptionError, PluginError
-from unisep.query.parsed import read_asks
-from unisep.routing.catalog import catalogue
+from unisep.query.parsed import parse_queries
+from unisep.routing.catalog import catalog
 from unisep.routing.router import resolve
 from unisep.routing.types import Request
 from unisep.session.explain import Cost, cost_of, n_numbers, n_segments
@@ -50,25 +50,16 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("away", 'url = "https://example.org/away.safetensors"', 12_300_000),
         ("here", 'resource = "here.safetensors"', 0),
     ):
-        (package / f"{name}.toml").write_text(
-            CARD.format(name=name, origin=origin, n_parameters=n_parameters)
-        )
+        (package / f"{name}.toml").write_text(CARD.format(name=name, origin=origin, n_parameters=n_parameters))
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setenv("UNISEP_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(plugins.registry, "distributions", lambda: [])
     plugins.refresh()
     load = "explained_models:load"
     backends = [
+        BackendSpec(name="stems", load=load, summary="", stems=("drums", "vocals"), card="explained_models:away.toml"),
         BackendSpec(
-            name="stems", load=load, summary="", stems=("drums", "vocals"), card="explained_models:away.toml"
-        ),
-        BackendSpec(
-            name="asked",
-            load=load,
-            summary="",
-            spaces=("one",),
-            licence="MIT",
-            card="explained_models:here.toml",
+            name="asked", load=load, summary="", spaces=("one",), licence="MIT", card="explained_models:here.toml"
         ),
         BackendSpec(name="other", load=load, summary="", spaces=("two",), licence="MIT"),
     ]
@@ -77,9 +68,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         EncoderSpec(name="enc-two", load=load, space="two"),
         EncoderSpec(name="enc-away", load=load, space="one", card="explained_models:away.toml"),
     ]
-    module = SimpleNamespace(
-        unisep_backends=hookimpl(lambda: backends), unisep_encoders=hookimpl(lambda: encoders)
-    )
+    module = SimpleNamespace(unisep_backends=hookimpl(lambda: backends), unisep_encoders=hookimpl(lambda: encoders))
     with plugins.registered(module, "models"):
         yield module
     plugins.refresh()
@@ -94,9 +83,7 @@ def test_who_answers_a_query_and_who_else_could_and_who_cannot(models) -> None:
     (answer,) = explain("violin").answers
     assert named([answer.chosen]) == [("asked", "enc-one")]
     assert answer.chosen.reason == "'asked' answers queries."
-    assert named(answer.others) == [("other", "enc-two"), ("asked", "enc-away")], (
-        "weights that are here come first"
-    )
+    assert named(answer.others) == [("other", "enc-two"), ("asked", "enc-away")], "weights that are here come first"
     unable = {key: c.reason for key, c in zip(named(answer.unable), answer.unable, strict=True)}
     assert set(unable) == {("stems", None), ("asked", "enc-two"), ("other", "enc-one"), ("other", "enc-away")}
     assert "names no stem" in unable["stems", None]
@@ -118,9 +105,9 @@ def test_licences_and_costs_are_those_of_spec_card_and_file(models) -> None:
 
 def test_what_is_explained_is_what_separates(models) -> None:
     store = WeightsStore()
-    known = catalogue(plugins.installed(), (), lambda spec: store.state_at(spec.card))
+    known = catalog(plugins.installed(), (), lambda spec: store.state_at(spec.card))
     for query in ("violin", "vocals", ["violin", "drums"]):
-        plan = resolve(Request(asks=read_asks(query)), known).plan
+        plan = resolve(Request(parsed_queries=parse_queries(query)), known).plan
         explained = explain(query)
         assert [answer.name for answer in explained.answers] == list(plan)
         for answer in explained.answers:
@@ -193,9 +180,7 @@ def test_the_cost_of_a_card_that_cannot_be_read_is_not_known() -> None:
     assert cost_of("", "none", WeightsStore()) == Cost(n_download_bytes=0, n_weight_bytes=0)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "segment", "n"), [(60, 7.8, 11), (1, 7.8, 1), (100, None, 1), (0, None, 1)]
-)
+@pytest.mark.parametrize(("seconds", "segment", "n"), [(60, 7.8, 11), (1, 7.8, 1), (100, None, 1), (0, None, 1)])
 def test_segments_are_counted_as_they_are_cut(seconds: float, segment: float | None, n: int) -> None:
     assert n_segments(seconds, segment) == n
     if segment and seconds:

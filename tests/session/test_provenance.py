@@ -82,9 +82,7 @@ def test_embedded_weights_are_told_by_content(tmp_path: Path, monkeypatch: pytes
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "w.bin").write_bytes(b"one")
-    (package / "card.toml").write_text(
-        'name = "mine"\nsummary = "s"\n[[files]]\nname = "w.bin"\nresource = "w.bin"\n'
-    )
+    (package / "card.toml").write_text('name = "mine"\nsummary = "s"\n[[files]]\nname = "w.bin"\nresource = "w.bin"\n')
     monkeypatch.syspath_prepend(package.parent)
     monkeypatch.setattr(sys.modules[__name__], "card", "carded_for_provenance:card.toml")
     separator = Separator("mine", offline=True)

@@ -113,15 +113,11 @@ def test_any_rate_and_channels(tmp_path: Path, separator: Separator, rate_hz: in
     assert np.abs(total - mixture).max() <= 4 * np.finfo(np.float32).eps * np.abs(mixture).max()
 
 
-@pytest.mark.parametrize(
-    "options", [{"shifts": 2, "seed": 3}, {"overlap_fraction": 0.5, "segment_seconds": 0.3}]
-)
+@pytest.mark.parametrize("options", [{"shifts": 2, "seed": 3}, {"overlap_fraction": 0.5, "segment_seconds": 0.3}])
 def test_options_count_for_files_too(tmp_path: Path, options: dict[str, float]) -> None:
     separator = Separator("toy", query_backend="toy", encoder="toy", offline=True, **options)  # type: ignore[arg-type]
     path = on_disk(tmp_path, song())
-    assert_equal_to_whole(
-        separator, path, tmp_path / "out", ["bass", {"text": "hat", "time_range": (2, 2.5)}]
-    )
+    assert_equal_to_whole(separator, path, tmp_path / "out", ["bass", {"text": "hat", "time_range": (2, 2.5)}])
 
 
 def test_a_backend_without_context_gives_the_very_same_samples(tmp_path: Path) -> None:
@@ -140,18 +136,11 @@ class Normalised(Backend):
 
     def __init__(self, segment_seconds: float | None) -> None:
         self.info = BackendInfo(
-            sources=("a", "b"),
-            sample_rate_hz=8_000,
-            channels=2,
-            segment_seconds=segment_seconds,
-            normalisation="song",
+            sources=("a", "b"), sample_rate_hz=8_000, channels=2, segment_seconds=segment_seconds, normalisation="song"
         )
 
     def separate(
-        self,
-        mixture: torch.Tensor,
-        queries: torch.Tensor | None = None,
-        negatives: torch.Tensor | None = None,
+        self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
     ) -> Output:
         return Output(torch.stack([mixture.tanh(), mixture - mixture.tanh()], dim=1))
 
@@ -263,11 +252,7 @@ def test_one_gain_for_all_integer_files_and_none_for_float(tmp_path: Path, separ
     ],
 )
 def test_what_cannot_be_written_is_refused_before_any_work(
-    tmp_path: Path,
-    separator: Separator,
-    options: dict[str, object],
-    said: str,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, separator: Separator, options: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = on_disk(tmp_path, song(96_000, seconds=0.1))
     monkeypatch.setattr("unisep.session.prepare.Planner.job", lambda *_: pytest.fail("work began"))
@@ -282,10 +267,8 @@ def test_too_little_room_is_seen_before_any_work(
     path = on_disk(tmp_path, song(seconds=1.0), subtype="PCM_16")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=800_000))
-    monkeypatch.setattr("unisep.engine.engine.Pass.push", lambda *_: pytest.fail("work began"))
-    with pytest.raises(
-        DiskSpaceError, match=r"needs 1 MB, and 1 MB are free"
-    ):  # 705.6 kB of spool, 176.4 kB of wav
+    monkeypatch.setattr("unisep.engine.engine.BackendPass.push", lambda *_: pytest.fail("work began"))
+    with pytest.raises(DiskSpaceError, match=r"needs 1 MB, and 1 MB are free"):  # 705.6 kB of spool, 176.4 kB of wav
         separator.separate_file(path, tmp_path / "out", "bass")
     assert not (tmp_path / "out").exists()
 
@@ -418,8 +401,7 @@ def test_arguments_of_a_wrong_kind_are_typed_errors(
 
 
 @pytest.mark.parametrize(
-    ("suffix", "format", "subtype"),
-    [("", "wav", "PCM_16"), (".bwf", "wav", "PCM_24"), (".tmp", "flac", "PCM_16")],
+    ("suffix", "format", "subtype"), [("", "wav", "PCM_16"), (".bwf", "wav", "PCM_24"), (".tmp", "flac", "PCM_16")]
 )
 def test_the_content_tells_the_format_not_the_name(
     tmp_path: Path, separator: Separator, suffix: str, format: str, subtype: str
@@ -484,7 +466,7 @@ def test_damage_at_the_end_is_found_before_any_work(
     samples[1, -5] = np.nan
     path = tmp_path / "song.wav"
     soundfile.write(path, samples.T, RATE_HZ, subtype="FLOAT")
-    monkeypatch.setattr("unisep.engine.engine.Pass.push", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr("unisep.engine.engine.BackendPass.push", lambda *_: pytest.fail("work began"))
     with pytest.raises(AudioFileError, match=r"NaN or infinity, first at 3\.300 s"):
         separator.separate_file(path, tmp_path / "out", "bass")
     assert not (tmp_path / "out").exists()
@@ -504,9 +486,7 @@ def test_progress_goes_on_and_the_query_is_encoded_once(
 
     encoded: list[list[str]] = []
     encode = ToyEncoder.encode_text
-    monkeypatch.setattr(
-        ToyEncoder, "encode_text", lambda self, texts: encoded.append(texts) or encode(self, texts)
-    )
+    monkeypatch.setattr(ToyEncoder, "encode_text", lambda self, texts: encoded.append(texts) or encode(self, texts))
     seen: list[Progress] = []
     path = on_disk(tmp_path, song(seconds=6.0))
     separator.separate(song(), "bass")  # the first run would load models
@@ -515,13 +495,7 @@ def test_progress_goes_on_and_the_query_is_encoded_once(
     assert encoded == [["bass", "hat"]]
     fractions = [each.fraction for each in seen if each.stage == "separating"]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0 and len(fractions) == 9
-    assert list(dict.fromkeys(each.stage for each in seen)) == [
-        "reading",
-        "encoding",
-        "separating",
-        "writing",
-        "done",
-    ]
+    assert list(dict.fromkeys(each.stage for each in seen)) == ["reading", "encoding", "separating", "writing", "done"]
 
 
 def test_presence_is_said_for_each_segment(tmp_path: Path, separator: Separator) -> None:
@@ -539,8 +513,7 @@ def test_from_eight_threads_as_in_sequence(tmp_path: Path, separator: Separator)
     path = on_disk(tmp_path, song())
     expected = separator.separate(path, "bass").target.samples
     threads = [
-        threading.Thread(target=separator.separate_file, args=(path, tmp_path / str(n), "bass"))
-        for n in range(8)
+        threading.Thread(target=separator.separate_file, args=(path, tmp_path / str(n), "bass")) for n in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -585,13 +558,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(60)
 def tagged(path: Path) -> Path:
     from unisep.files.tags import Picture, Tags, write_tags
 
-    texts = {
-        "title": ["Überall"],
-        "artist": ["A", "B"],
-        "date": ["1999"],
-        "tracknumber": ["3/12"],
-        "comment": ["ja"],
-    }
+    texts = {"title": ["Überall"], "artist": ["A", "B"], "date": ["1999"], "tracknumber": ["3/12"], "comment": ["ja"]}
     write_tags(path, path.suffix[1:], Tags(texts, (Picture(PNG, "image/png"),)))
     return path
 
@@ -621,10 +588,7 @@ def test_formats_without_tags_are_written_without(
     tmp_path: Path, separator: Separator, mutagen: object, format: str
 ) -> None:
     path = tagged(on_disk(tmp_path, song(seconds=0.2), "song.flac", subtype="PCM_16"))
-    assert (
-        files.probe(separator.separate_file(path, tmp_path / "out", "bass", format=format).target).format
-        == format
-    )
+    assert files.probe(separator.separate_file(path, tmp_path / "out", "bass", format=format).target).format == format
 
 
 def test_broken_tags_are_left_behind_with_a_warning(

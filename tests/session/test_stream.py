@@ -36,18 +36,11 @@ class Normalised(Backend):
 
     def __init__(self, segment_seconds: float | None = 0.5) -> None:
         self.info = BackendInfo(
-            sources=("a", "b"),
-            sample_rate_hz=8_000,
-            channels=2,
-            segment_seconds=segment_seconds,
-            normalisation="song",
+            sources=("a", "b"), sample_rate_hz=8_000, channels=2, segment_seconds=segment_seconds, normalisation="song"
         )
 
     def separate(
-        self,
-        mixture: torch.Tensor,
-        queries: torch.Tensor | None = None,
-        negatives: torch.Tensor | None = None,
+        self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
     ) -> Output:
         return Output(torch.stack([mixture.tanh(), mixture - mixture.tanh()], dim=1))
 
@@ -94,21 +87,12 @@ def joined(results: list[Separation], name: str) -> np.ndarray:
     return np.concatenate([(each.rest if name == "rest" else each[name]).samples for each in results], axis=1)
 
 
-SIZES = {
-    "odd": [4_099],
-    "mixed": [1, 700, 30_001, 13],
-    "larger than a segment": [99_000],
-    "all at once": [10**6],
-}
+SIZES = {"odd": [4_099], "mixed": [1, 700, 30_001, 13], "larger than a segment": [99_000], "all at once": [10**6]}
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 def test_a_stream_gives_the_bits_of_the_whole(sizes: list[int]) -> None:
-    queries = [
-        "bass",
-        {"text": "hat", "time_range": (1.0, 2.0)},
-        {"text": "voice", "exclude": "hat", "name": "v"},
-    ]
+    queries = ["bass", {"text": "hat", "time_range": (1.0, 2.0)}, {"text": "voice", "exclude": "hat", "name": "v"}]
     whole = toy().separate(song(), queries)
     results = list(toy().stream(in_blocks(song(), sizes), queries, sample_rate_hz=RATE_HZ))
     for name in (*whole, "rest"):
@@ -148,15 +132,11 @@ def test_any_rate_and_channels_and_the_delay_is_as_stated(rate_hz: int, channels
 
 @pytest.mark.parametrize("rate_hz", [8_000, 44_100])
 def test_with_the_statistics_of_the_song_it_equals_the_whole(rate_hz: int) -> None:
-    audio = Audio(
-        song(3.0, rate_hz).samples * np.linspace(0.01, 1, 3 * rate_hz, dtype=np.float32) + 0.1, rate_hz
-    )
+    audio = Audio(song(3.0, rate_hz).samples * np.linspace(0.01, 1, 3 * rate_hz, dtype=np.float32) + 0.1, rate_hz)
     separator = Separator("normalised")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        stream = separator.stream(
-            in_blocks(audio, [1_000]), sample_rate_hz=rate_hz, statistics=Statistics.of(audio)
-        )
+        stream = separator.stream(in_blocks(audio, [1_000]), sample_rate_hz=rate_hz, statistics=Statistics.of(audio))
     assert stream.scale_of == "song"
     assert np.array_equal(joined(list(stream), "a"), separator.separate(audio)["a"].samples)
 
@@ -170,12 +150,9 @@ def test_without_statistics_each_segment_is_normalised_by_itself_and_it_says_so(
     by_segment, whole = joined(list(stream), "a"), separator.separate(audio)["a"].samples
     quiet = slice(0, 8_000)
     loudness = [
-        float(np.abs(found[:, quiet]).mean() / np.abs(audio.samples[:, quiet]).mean())
-        for found in (by_segment, whole)
+        float(np.abs(found[:, quiet]).mean() / np.abs(audio.samples[:, quiet]).mean()) for found in (by_segment, whole)
     ]
-    assert (
-        loudness[0] < 0.8 < 0.99 < loudness[1]
-    )  # tanh bends what is heard loud, and leaves what is heard soft
+    assert loudness[0] < 0.8 < 0.99 < loudness[1]  # tanh bends what is heard loud, and leaves what is heard soft
     assert toy().stream([], sample_rate_hz=8_000).scale_of == "none"
 
 
@@ -226,9 +203,7 @@ def test_blocks_that_do_not_fit_are_refused() -> None:
         toy().stream([], "bass", sample_rate_hz=0)
 
 
-@pytest.mark.parametrize(
-    "blocks", [np.zeros((2, 44_100)), torch.zeros(100), noise(0.1), None, "song.wav", b"", 3]
-)
+@pytest.mark.parametrize("blocks", [np.zeros((2, 44_100)), torch.zeros(100), noise(0.1), None, "song.wav", b"", 3])
 def test_what_is_no_sequence_of_blocks_is_refused_at_once(blocks: object) -> None:
     with pytest.raises(AudioError, match="takes blocks of audio one after the other"):
         toy().stream(blocks, "bass", sample_rate_hz=44_100)  # type: ignore[arg-type]
@@ -250,9 +225,7 @@ def test_what_needs_the_whole_recording_is_refused_at_once() -> None:
         toy().stream([], {"example_range": (0, 1)}, sample_rate_hz=RATE_HZ)
     with pytest.raises(OptionError, match="segment_seconds"):
         Separator("endless").stream([], sample_rate_hz=RATE_HZ, statistics=Statistics(0.0, 1.0))
-    cut = Separator("endless", segment_seconds=0.5).stream(
-        [], sample_rate_hz=8_000, statistics=Statistics(0, 1)
-    )
+    cut = Separator("endless", segment_seconds=0.5).stream([], sample_rate_hz=8_000, statistics=Statistics(0, 1))
     assert cut.delay_seconds == pytest.approx(0.5, abs=0.01)
     clip = {"audio": tone(90, 0.3), "example_range": (0.1, 0.2)}
     assert isinstance(toy().stream([], clip, sample_rate_hz=RATE_HZ), Stream)
@@ -262,9 +235,7 @@ def test_the_plan_is_known_at_once_and_the_query_is_encoded_once(monkeypatch: py
     from unisep.testing.toy import ToyEncoder
 
     n_calls, encode = [], ToyEncoder.encode_text
-    monkeypatch.setattr(
-        ToyEncoder, "encode_text", lambda self, texts: n_calls.append(1) or encode(self, texts)
-    )
+    monkeypatch.setattr(ToyEncoder, "encode_text", lambda self, texts: n_calls.append(1) or encode(self, texts))
     stream = toy().stream(in_blocks(song(), [10_000]), Query(text="bass"), sample_rate_hz=RATE_HZ)
     assert stream.plan["bass"].encoder == "toy"
     assert n_calls == [1]

@@ -48,10 +48,7 @@ class Broken(Backend):
         self.n_calls = 0
 
     def separate(
-        self,
-        mixture: torch.Tensor,
-        queries: torch.Tensor | None = None,
-        negatives: torch.Tensor | None = None,
+        self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
     ) -> Output:
         self.n_calls += 1
         if self.how == "modifies":
@@ -130,17 +127,10 @@ class Ordinary(Backend):
         self.file = open(__file__, encoding="utf-8")  # noqa: SIM115
 
     def separate(
-        self,
-        mixture: torch.Tensor,
-        queries: torch.Tensor | None = None,
-        negatives: torch.Tensor | None = None,
+        self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
     ) -> Output:
         self.check_input(mixture, queries, negatives)
-        gain = (
-            torch.ones(1, device=self.device)
-            * mixture.new_tensor([0.5])
-            * torch.tensor(2.0, device=mixture.device)
-        )
+        gain = torch.ones(1, device=self.device) * mixture.new_tensor([0.5]) * torch.tensor(2.0, device=mixture.device)
         x = mixture[..., None].expand(*mixture.shape, 4)
         key, mask = x[:, :1], torch.zeros(x.shape[-2], x.shape[-2], device=mixture.device)
         F.scaled_dot_product_attention(query=x, key=key, value=key, attn_mask=mask, enable_gqa=True)
@@ -242,10 +232,7 @@ CHECKS = (
     ("code", "caught"),
     [
         (PLUGIN.format(load="json:loads", card=""), {"card": "skipped"}),
-        (
-            "import numpy\n" + PLUGIN.format(load="json:loads", card=""),
-            {"listing": "failed", "card": "skipped"},
-        ),
+        ("import numpy\n" + PLUGIN.format(load="json:loads", card=""), {"listing": "failed", "card": "skipped"}),
         (PLUGIN.format(load="json", card=""), {"hooks": "failed", "card": "skipped"}),
         (PLUGIN.format(load="no_such_module:f", card=""), {"load": "failed", "card": "skipped"}),
         (PLUGIN.format(load="json:loads", card="json:nowhere.toml"), {"card": "failed"}),

@@ -49,9 +49,7 @@ def test_what_a_torch_file_names_is_not_run(tmp_path, mapped):
 
 
 def test_numbers_of_numpy_become_nothing_and_other_names_are_refused(tmp_path):
-    torch.save(
-        {"a": torch.ones(1), "best": [np.float32(1), np.float64(2), np.int64(3)]}, tmp_path / "model.pt"
-    )
+    torch.save({"a": torch.ones(1), "best": [np.float32(1), np.float64(2), np.int64(3)]}, tmp_path / "model.pt")
     held = read_torch_file(tmp_path / "model.pt")
     assert torch.equal(held["a"], torch.ones(1))
     assert not any(isinstance(each, np.generic | float | int) for each in held["best"])
@@ -91,14 +89,7 @@ def test_damaged_safetensors_files_are_refused(tmp_path):
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.ones(1000)}, file)
     good = file.read_bytes()
-    for content in (
-        b"",
-        b"garbage",
-        good[:4],
-        good[:100],
-        good[:-1],
-        (1 << 60).to_bytes(8, "little") + good[8:],
-    ):
+    for content in (b"", b"garbage", good[:4], good[:100], good[:-1], (1 << 60).to_bytes(8, "little") + good[8:]):
         file.write_bytes(content)
         with pytest.raises(WeightsError, match=r"cut short|damaged"):
             read_safetensors(file)

@@ -60,9 +60,7 @@ def separator(encoder: str, offline: bool = True) -> Separator:
 
 
 @pytest.mark.parametrize("name", ["probe", "registered:probe"])
-def test_a_folder_of_weights_is_loaded_at_once_and_its_space_is_what_it_states(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_folder_of_weights_is_loaded_at_once_and_its_space_is_what_it_states(name: str, tmp_path: Path) -> None:
     own = folder(tmp_path / "own")
     with separator(f"{name}@{own}") as loaded:
         assert seen == [own.resolve().as_posix()]
@@ -73,9 +71,7 @@ def test_a_folder_of_weights_is_loaded_at_once_and_its_space_is_what_it_states(
     assert len(seen) == 2
 
 
-def test_a_relative_folder_is_found_from_anywhere_afterwards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_folder_is_found_from_anywhere_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder(tmp_path / "own")
     monkeypatch.chdir(tmp_path)
     loaded = separator("probe@./own")

@@ -69,11 +69,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = state.content[first:]
         length = len(body) if state.announces is None else state.announces
-        sent = {
-            "Content-Length": str(length),
-            "ETag": state.tag,
-            **({} if state.redirects else state.headers),
-        }
+        sent = {"Content-Length": str(length), "ETag": state.tag, **({} if state.redirects else state.headers)}
         if first:
             sent["Content-Range"] = f"bytes {first}-{len(state.content) - 1}/{len(state.content)}"
         self._head(206 if first else 200, sent)
@@ -184,9 +180,7 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, store: We
 
 
 @pytest.mark.parametrize("tag", [TAG, 'W/"weak"', ""])
-def test_a_server_that_ignores_ranges_is_read_from_the_start(
-    server: Server, store: WeightsStore, tag: str
-) -> None:
+def test_a_server_that_ignores_ranges_is_read_from_the_start(server: Server, store: WeightsStore, tag: str) -> None:
     server.cut_after, server.ignores_range, server.tag = 1000, True, tag
     assert (store.ensure(card_of(f"{server.url}/a")) / "a.safetensors").read_bytes() == CONTENT
 
@@ -208,9 +202,7 @@ def test_a_wrong_hash_is_refused_and_nothing_is_left(server: Server, store: Weig
 
 
 @pytest.mark.parametrize("difference", [-1, 1])
-def test_a_size_that_is_not_the_cards_is_refused(
-    server: Server, store: WeightsStore, difference: int
-) -> None:
+def test_a_size_that_is_not_the_cards_is_refused(server: Server, store: WeightsStore, difference: int) -> None:
     card = card_of(f"{server.url}/a", n_bytes=len(CONTENT) + difference)
     with pytest.raises(WeightsError, match="bytes are expected"):
         store.ensure(card)
@@ -232,9 +224,7 @@ def test_a_length_that_is_too_short_never_gives_half_a_file(server: Server, stor
     assert "a.safetensors" not in names_in(store.path(card))
 
 
-def test_an_endless_answer_is_stopped(
-    server: Server, store: WeightsStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_endless_answer_is_stopped(server: Server, store: WeightsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "MAX_BYTES", 5000)
     with pytest.raises(WeightsError, match="at most 5,000"):
         store.ensure(card_of(f"{server.url}/a"))
@@ -289,8 +279,7 @@ def test_several_processes_pull_once(server: Server, store: WeightsStore) -> Non
     )
     command = [sys.executable, "-c", code, f"{server.url}/a", SHA256, str(store.folder)]
     processes = [
-        subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
-        for _ in range(2)
+        subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) for _ in range(2)
     ]
     assert [process.wait(timeout=60) for process in processes] == [0, 0]
     assert len(server.seen) == 1
@@ -312,9 +301,7 @@ def test_offline_names_the_command_and_asks_nobody(
     assert not (tmp_path / "weights").exists()
 
 
-def test_a_damaged_file_is_fetched_again_online_and_refused_offline(
-    server: Server, store: WeightsStore
-) -> None:
+def test_a_damaged_file_is_fetched_again_online_and_refused_offline(server: Server, store: WeightsStore) -> None:
     card = card_of(f"{server.url}/a")
     path = store.ensure(card) / "a.safetensors"
     path.write_bytes(b"x" + CONTENT[1:])
@@ -324,9 +311,7 @@ def test_a_damaged_file_is_fetched_again_online_and_refused_offline(
     assert (store.ensure(card) / "a.safetensors").read_bytes() == CONTENT
 
 
-def test_without_a_hash_the_first_download_is_recorded_and_enforced(
-    server: Server, store: WeightsStore
-) -> None:
+def test_without_a_hash_the_first_download_is_recorded_and_enforced(server: Server, store: WeightsStore) -> None:
     card = card_of(f"{server.url}/a", sha256="")
     path = store.ensure(card) / "a.safetensors"
     assert json.loads((path.parent / ".record.json").read_text())["a.safetensors"]["sha256"] == SHA256
@@ -503,8 +488,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "__init__.py").write_text("raise RuntimeError('imported')")
     (folder / "weights" / "a.safetensors").write_bytes(CONTENT)
     card = CARD.replace(
-        'url = "https://example.org/a.safetensors"',
-        f'resource = "weights/a.safetensors"\nsha256 = "{SHA256}"',
+        'url = "https://example.org/a.safetensors"', f'resource = "weights/a.safetensors"\nsha256 = "{SHA256}"'
     )
     (folder / "card.toml").write_text(card)
     monkeypatch.syspath_prepend(str(folder.parent))
@@ -560,9 +544,7 @@ def test_a_card_that_is_not_valid_says_where(old: str, new: str, message: str) -
         parse_card(CARD.replace(old, new), "toy")
 
 
-@pytest.mark.parametrize(
-    "spec", ["no_colon", "no_such_package_here:card.toml", "unisep:no_such.toml", ":x", "..:x"]
-)
+@pytest.mark.parametrize("spec", ["no_colon", "no_such_package_here:card.toml", "unisep:no_such.toml", ":x", "..:x"])
 def test_a_card_that_is_not_there_is_a_typed_error(spec: str) -> None:
     with pytest.raises(WeightsError):
         read_card(spec)

@@ -38,10 +38,7 @@ _COMMANDS = {
     "new-plugin": "unisep.cli.plugins:new_plugin",
 }
 
-_DISTRIBUTIONS = {
-    "align": "unisep-align",
-    "evaluate": "unisep-evaluate",
-}  # commands that are plugins of their own
+_DISTRIBUTIONS = {"align": "unisep-align", "evaluate": "unisep-evaluate"}  # commands that are plugins of their own
 
 
 def main(argv: Sequence[str] | None = None) -> int:

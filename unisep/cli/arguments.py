@@ -62,36 +62,17 @@ def add_questions(parser: argparse.ArgumentParser) -> None:
         "Repeat -q (or --query-audio, or --embedding) for several results in one pass. "
         "One text, one clip and one vector given together are one question.",
     )
+    group.add_argument("-q", "--query", action="append", default=[], metavar="TEXT", help="a sound by its name")
     group.add_argument(
-        "-q", "--query", action="append", default=[], metavar="TEXT", help="a sound by its name"
+        "--query-audio", action="append", default=[], type=Path, metavar="FILE", help="a sound by an example clip"
     )
     group.add_argument(
-        "--query-audio",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="a sound by an example clip",
+        "--embedding", action="append", default=[], type=Path, metavar="FILE", help="a vector saved by `unisep embed`"
     )
-    group.add_argument(
-        "--embedding",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="a vector saved by `unisep embed`",
-    )
-    group.add_argument(
-        "--mix", type=mix, metavar="text=W,audio=W", help="how much each part of the question counts"
-    )
+    group.add_argument("--mix", type=mix, metavar="text=W,audio=W", help="how much each part of the question counts")
     group.add_argument("--exclude", action="append", default=[], metavar="TEXT", help="a sound to leave out")
     group.add_argument(
-        "--exclude-audio",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="a clip of a sound to leave out",
+        "--exclude-audio", action="append", default=[], type=Path, metavar="FILE", help="a clip of a sound to leave out"
     )
     group.add_argument(
         "--time-range", type=time_range, metavar="S-E", help="where in the recording it is wanted: 30-60"
@@ -139,9 +120,7 @@ def _parser(added: Sequence[tuple[str, str]]) -> argparse.ArgumentParser:
     _add_plugins(commands, common)
     _add_models(commands, common)
     _add_embed(commands, common)
-    doctor = commands.add_parser(
-        "doctor", parents=[common], help="check this installation and say what to do"
-    )
+    doctor = commands.add_parser("doctor", parents=[common], help="check this installation and say what to do")
     doctor.set_defaults(command="doctor")
     _add_explain(commands, [common, _choosing_options()])
     add_new_plugin(commands, common)
@@ -192,12 +171,8 @@ def _add_separate(commands: argparse._SubParsersAction, parents: Sequence[argpar
         epilog='example: unisep separate song.mp3 -q "electric guitar" -o out/',
     )
     parser.set_defaults(command="separate")
-    parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="audio files, folders, or patterns such as '*.flac'"
-    )
-    parser.add_argument(
-        "-r", "--recursive", action="store_true", help="also take what is in folders of folders"
-    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio files, folders, or patterns such as '*.flac'")
+    parser.add_argument("-r", "--recursive", action="store_true", help="also take what is in folders of folders")
     add_questions(parser)
     add_stems(parser)
     _add_writing(parser)
@@ -223,12 +198,8 @@ def _add_explain(commands: argparse._SubParsersAction, parents: Sequence[argpars
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("files")
-    group.add_argument(
-        "-o", "--out", type=Path, default=Path("separated"), help="output folder (default: %(default)s)"
-    )
-    group.add_argument(
-        "--format", help="wav, flac, ogg, opus, mp3, ... (default: that of the input; flac if lossy)"
-    )
+    group.add_argument("-o", "--out", type=Path, default=Path("separated"), help="output folder (default: %(default)s)")
+    group.add_argument("--format", help="wav, flac, ogg, opus, mp3, ... (default: that of the input; flac if lossy)")
     group.add_argument("--subtype", help="how samples are stored: PCM_16, PCM_24, FLOAT, ...")
     group.add_argument("--bitrate", type=int, metavar="KBPS", help="of lossy formats, in kbit/s")
     group.add_argument(
@@ -238,9 +209,7 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
         help="with {track}, {trackext}, {folder}, {stem}, {ext} (default: %(default)s)",
     )
     group.add_argument("--no-tags", action="store_true", help="leave tags and cover art of the input behind")
-    group.add_argument(
-        "--resume", action="store_true", help="skip inputs that were completed before, and verify them"
-    )
+    group.add_argument("--resume", action="store_true", help="skip inputs that were completed before, and verify them")
 
 
 def _add_models_choice(parser: argparse.ArgumentParser) -> None:
@@ -253,12 +222,8 @@ def _add_models_choice(parser: argparse.ArgumentParser) -> None:
         help="who turns a question into a vector; with your own weights: clap@folder, clap@owner/name",
     )
     group.add_argument("--weights", type=Path, metavar="PATH", help="your own weights for --backend")
-    group.add_argument(
-        "--query-weights", type=Path, metavar="PATH", help="your own weights for --query-backend"
-    )
-    group.add_argument(
-        "--route", choices=["auto", "fixed", "conditioned"], default="auto", help="who may answer"
-    )
+    group.add_argument("--query-weights", type=Path, metavar="PATH", help="your own weights for --query-backend")
+    group.add_argument("--route", choices=["auto", "fixed", "conditioned"], default="auto", help="who may answer")
     group.add_argument("--offline", action="store_true", default=None, help="never download")
 
 
@@ -266,22 +231,14 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("computing")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     group.add_argument("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
-    group.add_argument(
-        "--segment", type=float, metavar="SECONDS", help="length of the pieces computed at once"
-    )
-    group.add_argument(
-        "--overlap", type=float, default=0.25, metavar="FRACTION", help="of the pieces (%(default)s)"
-    )
-    group.add_argument(
-        "--shifts", type=int, default=0, metavar="N", help="average N random shifts (%(default)s)"
-    )
+    group.add_argument("--segment", type=float, metavar="SECONDS", help="length of the pieces computed at once")
+    group.add_argument("--overlap", type=float, default=0.25, metavar="FRACTION", help="of the pieces (%(default)s)")
+    group.add_argument("--shifts", type=int, default=0, metavar="N", help="average N random shifts (%(default)s)")
     group.add_argument("--seed", type=int, default=0, help="of the shifts (%(default)s)")
 
 
 def _add_plugins(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser(
-        "plugins", parents=[common], help="list what is installed, and what is broken"
-    )
+    parser = commands.add_parser("plugins", parents=[common], help="list what is installed, and what is broken")
     parser.set_defaults(command="plugins")
     parser.add_argument("-v", "--verbose", action="store_true", help="with the traceback of what is broken")
 

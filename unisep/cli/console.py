@@ -195,9 +195,7 @@ class BatchProgress:
             return None
 
         def show(progress: Progress) -> None:
-            self._console.rewrite(
-                f"{self.label(index)}{name}: {told(progress)}{self._of_all(index, progress)}"
-            )
+            self._console.rewrite(f"{self.label(index)}{name}: {told(progress)}{self._of_all(index, progress)}")
 
         return show
 

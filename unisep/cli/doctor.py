@@ -58,10 +58,7 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
         name = check.__name__.strip("_")
         return [
             Finding(
-                name,
-                "broken",
-                f"{type(error).__name__}: {error}",
-                "Reinstall: pip install --force-reinstall unisep",
+                name, "broken", f"{type(error).__name__}: {error}", "Reinstall: pip install --force-reinstall unisep"
             )
         ]
 
@@ -91,15 +88,11 @@ def _devices() -> Iterator[Finding]:
 
     names = ["cpu (computes in bfloat16)" if cpu_computes_bfloat16() else "cpu"]
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # a driver too old for this torch is said below: there is no cuda then
+        warnings.simplefilter("ignore")  # a driver too old for this torch is said below: there is no cuda then
         names += [f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(torch.cuda.device_count())]
         names += ["mps"] if torch.backends.mps.is_available() else []
         chosen = find_device("auto")
-    detail = (
-        f"{', '.join(names)}; chosen: {chosen}; {torch.get_num_threads()} threads of {os.cpu_count()} cores"
-    )
+    detail = f"{', '.join(names)}; chosen: {chosen}; {torch.get_num_threads()} threads of {os.cpu_count()} cores"
     yield Finding("devices", "ok", detail)
 
 
@@ -119,7 +112,9 @@ def _plugins() -> Iterator[Finding]:
             yield Finding(label, "note", f"{plugin.distribution} {plugin.version}: {plugin.complaint}")
         else:
             detail = f"{plugin.distribution} {plugin.version} is {plugin.state}: {plugin.complaint}"
-            advice = f"`unisep plugins --verbose` shows why. pip install --upgrade {plugin.distribution}, or uninstall it."
+            advice = (
+                f"`unisep plugins --verbose` shows why. pip install --upgrade {plugin.distribution}, or uninstall it."
+            )
             yield Finding(label, "broken", detail, advice)
 
 
@@ -139,16 +134,9 @@ def _weights() -> Iterator[Finding]:
             yield Finding(label, "note", state, f"To have it: unisep models pull {model.name}")
             continue
         bad = [check.name for check in store.verify(model.card) if check.state not in ("ok", "unrecorded")]
-        advice = (
-            f"Run: unisep models pull {model.name}"
-            if state == "present"
-            else f"Reinstall {model.distribution}."
-        )
+        advice = f"Run: unisep models pull {model.name}" if state == "present" else f"Reinstall {model.distribution}."
         yield Finding(
-            label,
-            "broken" if bad else "ok",
-            f"{state}{f', damaged: {bad}' if bad else ''}",
-            advice if bad else "",
+            label, "broken" if bad else "ok", f"{state}{f', damaged: {bad}' if bad else ''}", advice if bad else ""
         )
 
 
@@ -158,18 +146,18 @@ def _answers() -> Iterator[Finding]:
 
     from unisep.engine.device import Precision
     from unisep.errors import UnisepError
-    from unisep.query.parsed import read_asks
+    from unisep.query.parsed import parse_queries
     from unisep.routing.router import resolve
     from unisep.routing.types import Request
-    from unisep.session.models import Shelf
+    from unisep.session.models import ModelPool
     from unisep.weights.store import WeightsStore
 
-    catalogue = Shelf(WeightsStore(offline=True), Precision("float32", torch.device("cpu"))).catalogue()
-    asked = {"fixed stems": None, "text queries": read_asks("electric guitar")}
+    catalog = ModelPool(WeightsStore(offline=True), Precision("float32", torch.device("cpu"))).catalog()
+    asked = {"fixed stems": None, "text queries": parse_queries("electric guitar")}
     problems = []
-    for what, asks in asked.items():
+    for what, parsed_queries in asked.items():
         try:
-            route = resolve(Request(asks=asks, offline=True), catalogue)
+            route = resolve(Request(parsed_queries=parsed_queries, offline=True), catalog)
             who = ", ".join(dict.fromkeys(choice.backend for choice in route.plan.values()))
             yield Finding(what, "ok", f"answered by {who}", route.warning)
         except UnisepError as error:
@@ -195,9 +183,7 @@ def _disk() -> Iterator[Finding]:
     folder = default_folder()
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(there).free
-    detail = f"{folder}, {free / 1e9:.1f} GB free" + (
-        ", offline (HF_HUB_OFFLINE)" if offline_by_environment() else ""
-    )
+    detail = f"{folder}, {free / 1e9:.1f} GB free" + (", offline (HF_HUB_OFFLINE)" if offline_by_environment() else "")
     advice = ""
     if not os.access(there, os.W_OK):
         advice = "It cannot be written. Set UNISEP_HOME to a folder that can."

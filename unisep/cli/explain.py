@@ -34,9 +34,7 @@ def explain(arguments: Namespace, console: Console) -> int:
         offline=arguments.offline,
     )
     seconds = None if song is None else song.seconds
-    console.data(
-        {"input": None if song is None else str(arguments.input), "seconds": seconds, **found.to_json()}
-    )
+    console.data({"input": None if song is None else str(arguments.input), "seconds": seconds, **found.to_json()})
     console.lines(_lines(found, seconds, verbose=arguments.verbose))
     return 0
 
@@ -79,9 +77,7 @@ def _who(candidate: Candidate) -> str:
 def _part_lines(candidate: Candidate, seconds: float | None) -> list[str]:
     lines = [f"  backend {candidate.backend.name}: {_facts(candidate.backend, seconds)}"]
     return lines + (
-        [f"  encoder {candidate.encoder.name}: {_facts(candidate.encoder, None)}"]
-        if candidate.encoder
-        else []
+        [f"  encoder {candidate.encoder.name}: {_facts(candidate.encoder, None)}"] if candidate.encoder else []
     )
 
 

@@ -27,11 +27,7 @@ class Model:
 
     def to_json(self, store: WeightsStore) -> dict[str, Any]:
         """The model as plain values."""
-        values: dict[str, Any] = {
-            "name": self.name,
-            "distribution": self.distribution,
-            "error": self.error or None,
-        }
+        values: dict[str, Any] = {"name": self.name, "distribution": self.distribution, "error": self.error or None}
         if self.card is None:
             return {**values, "state": "broken"}
         about = {key: getattr(self.card, key) for key in ("summary", "licence", "source", "n_bytes")}
@@ -50,10 +46,7 @@ def show_list(arguments: Namespace, console: Console) -> int:
     found = [model.to_json(store) for model in models()]
     console.data(found)
     head = ("NAME", "STATE", "SIZE", "LICENCE", "WHAT")
-    rows = [
-        (m["name"], m["state"], _size(m.get("n_bytes")), m.get("licence", ""), m.get("summary", ""))
-        for m in found
-    ]
+    rows = [(m["name"], m["state"], _size(m.get("n_bytes")), m.get("licence", ""), m.get("summary", "")) for m in found]
     console.lines(columns([head, *rows]) if rows else ["No model with weights is installed."])
     for model in found:
         if model["error"]:
@@ -85,10 +78,7 @@ def show_card(arguments: Namespace, console: Console) -> int:
         ("state", WeightsStore().state(card)),
         ("size", _size(card.n_bytes)),
     ]
-    facts += [
-        ("file", f"{file.name}  sha256 {file.sha256 or 'recorded at the first download'}")
-        for file in card.files
-    ]
+    facts += [("file", f"{file.name}  sha256 {file.sha256 or 'recorded at the first download'}") for file in card.files]
     console.lines(columns([fact for fact in facts if fact[1]]))
     console.lines(["", *card.notes.strip().splitlines()] if card.notes.strip() else [])
     console.lines(["", "Measured:", *_measured(card.measured, "  ")] if card.measured else [])
@@ -120,9 +110,7 @@ def _verify(model: Model, store: WeightsStore, console: Console) -> dict[str, An
     checks = store.verify(_card(model))
     ok = all(check.state in ("ok", "unrecorded") for check in checks)
     console.lines(columns([(model.name, check.name, check.state, check.sha256) for check in checks]))
-    error = (
-        None if ok else f"{model.name} is not intact. Fetch it again with: unisep models pull {model.name}"
-    )
+    error = None if ok else f"{model.name} is not intact. Fetch it again with: unisep models pull {model.name}"
     if error:
         console.say(f"unisep: error: {error}")
     return {"name": model.name, "ok": ok, "files": [asdict(check) for check in checks], "error": error}
@@ -171,10 +159,7 @@ def _measured(values: dict[str, Any], indent: str) -> list[str]:
     rows = {key: value for key, value in values.items() if _is_row(value)}
     if rows:
         heads = list(dict.fromkeys(head for row in rows.values() for head in row))
-        table = [
-            ("", *heads),
-            *((key, *(_figure(row.get(head, "-")) for head in heads)) for key, row in rows.items()),
-        ]
+        table = [("", *heads), *((key, *(_figure(row.get(head, "-")) for head in heads)) for key, row in rows.items())]
         lines += [f"{indent}{line}" for line in columns(table)]
     for key, value in values.items():
         if key not in plain and key not in rows:

@@ -110,9 +110,7 @@ class Command:
 
 def added() -> tuple[Command, ...]:
     """The commands of all plugins that work."""
-    return tuple(
-        Command(spec, plugin.distribution, plugin.name) for plugin in installed() for spec in plugin.commands
-    )
+    return tuple(Command(spec, plugin.distribution, plugin.name) for plugin in installed() for spec in plugin.commands)
 
 
 def find(word: str, commands: Iterable[Command]) -> Command | None:
@@ -234,13 +232,7 @@ def _templates(folder: Traversable, inside: PurePosixPath) -> list[tuple[PurePos
     found: list[tuple[PurePosixPath, Traversable]] = []
     for entry in folder.iterdir():
         place = inside / entry.name
-        found += (
-            _templates(entry, place)
-            if entry.is_dir()
-            else [(place, entry)]
-            if entry.name.endswith(".txt")
-            else []
-        )
+        found += _templates(entry, place) if entry.is_dir() else [(place, entry)] if entry.name.endswith(".txt") else []
     return found
 
 
@@ -271,7 +263,5 @@ def new_plugin(arguments: Namespace, console: Console) -> int:
     written = write_plugin(arguments.name, arguments.folder, arguments.kind)
     console.data({"folder": str(written.folder), "files": [str(path) for path in written.files]})
     console.lines([str(written.folder)])
-    console.note(
-        f"unisep: {len(written.files)} files. Try them: cd {written.folder}; pip install -e .; pytest"
-    )
+    console.note(f"unisep: {len(written.files)} files. Try them: cd {written.folder}; pip install -e .; pytest")
     return 0

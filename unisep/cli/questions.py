@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unisep.errors import OptionError
-from unisep.query.parsed import is_file, read_asks
+from unisep.query.parsed import is_file, parse_queries
 from unisep.query.query import Embedding, Query
 from unisep.weights.hashes import sha256_of
 
@@ -30,33 +30,18 @@ def questions(arguments: Namespace) -> list[Query] | None:
     if not parts:
         if given:
             flags = ", ".join(_FLAGS[key] for key in given)
-            raise OptionError(
-                f"{flags} needs something to isolate: add -q TEXT, --query-audio or --embedding."
-            )
+            raise OptionError(f"{flags} needs something to isolate: add -q TEXT, --query-audio or --embedding.")
         return None
     if arguments.stems or arguments.two_stems:
-        raise OptionError(
-            "--stems and --two-stems choose among the fixed stems; leave them out with a question."
-        )
+        raise OptionError("--stems and --two-stems choose among the fixed stems; leave them out with a question.")
     queries = [Query(**part, **given) for part in parts]
-    read_asks(queries)  # names that clash and clips that cannot be read are refused before any work
+    parse_queries(queries)  # names that clash and clips that cannot be read are refused before any work
     return queries
 
 
 def asked(arguments: Namespace) -> dict[str, Any]:
     """What decides the result, as plain values: what `--resume` compares. Files count by their content."""
-    ignored = {
-        "inputs",
-        "recursive",
-        "out",
-        "resume",
-        "json",
-        "quiet",
-        "debug",
-        "offline",
-        "command",
-        "strict_plugins",
-    }
+    ignored = {"inputs", "recursive", "out", "resume", "json", "quiet", "debug", "offline", "command", "strict_plugins"}
     return {key: _plain(value) for key, value in sorted(vars(arguments).items()) if key not in ignored}
 
 
@@ -67,9 +52,7 @@ def _parts(arguments: Namespace) -> list[dict[str, Any]]:
     """The parts of each question: several of one kind are several questions, one of each is one."""
     for text in arguments.query:
         if is_file(text):
-            warnings.warn(
-                f"-q {text} is taken as text; for an example clip write --query-audio {text}.", stacklevel=3
-            )
+            warnings.warn(f"-q {text} is taken as text; for an example clip write --query-audio {text}.", stacklevel=3)
     texts: list[dict[str, Any]] = [{"text": text} for text in arguments.query]
     ranged = {} if arguments.example_range is None else {"example_range": arguments.example_range}
     clips: list[dict[str, Any]] = [{"audio": path, **ranged} for path in arguments.query_audio]

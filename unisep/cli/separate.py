@@ -55,9 +55,7 @@ def expand(asked: Sequence[str], *, recursive: bool, skip: Callable[[Path], bool
             for path in _standing_for(text, recursive, skip):
                 found.setdefault(os.path.abspath(path), path)
         except OSError as error:
-            found[text] = Nothing(
-                text, AudioFileError(f"'{text}' cannot be looked at ({error.strerror or error}).")
-            )
+            found[text] = Nothing(text, AudioFileError(f"'{text}' cannot be looked at ({error.strerror or error})."))
         except AudioFileError as error:
             found[text] = Nothing(text, error)
     return list(found.values())
@@ -141,18 +139,14 @@ class Ledger:
         if not path.resolve().is_relative_to(self._folder.resolve()):
             return False
         place = path.resolve().relative_to(self._folder.resolve()).as_posix()
-        return any(
-            place == output for entry in self._entries.values() for output, _ in entry.outputs.values()
-        )
+        return any(place == output for entry in self._entries.values() for output, _ in entry.outputs.values())
 
     def completed(self, source: Path, asked: Mapping[str, Any]) -> Entry | None:
         """The entry of `source`, if the same was asked of it and every file is still what was written."""
         entry = self._entries.get((str(source.resolve()), _key(asked)))
         if entry is None or sha256_or_nothing(source) != entry.sha256:
             return None
-        intact = all(
-            sha256_or_nothing(self._folder / place) == sha256 for place, sha256 in entry.outputs.values()
-        )
+        intact = all(sha256_or_nothing(self._folder / place) == sha256 for place, sha256 in entry.outputs.values())
         return entry if intact else None
 
     def add(
@@ -168,8 +162,7 @@ class Ledger:
         sha256: of the source before it was read, so that one that changed meanwhile is done again.
         """
         written = {
-            name: (path.relative_to(self._folder).as_posix(), sha256_or_nothing(path))
-            for name, path in outputs.items()
+            name: (path.relative_to(self._folder).as_posix(), sha256_or_nothing(path)) for name, path in outputs.items()
         }
         entry = Entry(str(source.resolve()), sha256, asked, written, details)
         line = json.dumps(asdict(entry))  # in ASCII, which holds names of files that are not UTF-8 too
@@ -192,9 +185,7 @@ def _read(path: Path) -> list[Entry]:
             values = json.loads(line)
             outputs = {str(name): (str(place), str(sha)) for name, (place, sha) in values["outputs"].items()}
             entries.append(
-                Entry(
-                    str(values["input"]), str(values["sha256"]), values["asked"], outputs, values["details"]
-                )
+                Entry(str(values["input"]), str(values["sha256"]), values["asked"], outputs, values["details"])
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
@@ -232,9 +223,7 @@ def embed(arguments: Namespace, console: Console) -> int:
     except OSError as error:
         raise EmbeddingError(f"Cannot write {out} ({error}). Choose another place with -o.") from error
     embedding.save(out)
-    console.data(
-        {"path": str(out), "space": embedding.space, "dim": embedding.dim, "provenance": embedding.provenance}
-    )
+    console.data({"path": str(out), "space": embedding.space, "dim": embedding.dim, "provenance": embedding.provenance})
     console.lines([str(out)])
     console.note(f"unisep: {embedding.dim} numbers in the space {embedding.space}")
     return 0
@@ -274,9 +263,7 @@ def separate(arguments: Namespace, console: Console) -> int:
         for index, item in enumerate(found):
             results.append(batch.result(index, item))
             protect(Path(place) for place in results[-1].get("outputs", {}).values())
-    counts = {
-        state: sum(result["state"] == state for result in results) for state in ("done", "skipped", "failed")
-    }
+    counts = {state: sum(result["state"] == state for result in results) for state in ("done", "skipped", "failed")}
     console.data({"files": results, **{f"n_{state}": count for state, count in counts.items()}})
     if len(found) > 1:
         console.note("unisep: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
@@ -289,13 +276,7 @@ def separate(arguments: Namespace, console: Console) -> int:
 class _Batch:
     """What all inputs of one call share; the models are loaded for the first one that needs them."""
 
-    def __init__(
-        self,
-        arguments: Namespace,
-        console: Console,
-        ledger: Ledger,
-        progress: BatchProgress,
-    ) -> None:
+    def __init__(self, arguments: Namespace, console: Console, ledger: Ledger, progress: BatchProgress) -> None:
         self._arguments = arguments
         self._console = console
         self._ledger = ledger
@@ -337,9 +318,7 @@ class _Batch:
             return None
         shown = _printable(source)
         self._console.note(f"unisep: {shown}: done before, and intact")
-        outputs = {
-            name: _printable(self._arguments.out / place) for name, (place, _) in entry.outputs.items()
-        }
+        outputs = {name: _printable(self._arguments.out / place) for name, (place, _) in entry.outputs.items()}
         return {"input": shown, "state": "skipped", "outputs": outputs, **entry.details}
 
     def _basis(self) -> dict[str, Any]:

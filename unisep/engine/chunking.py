@@ -95,7 +95,7 @@ def _window(samples: Tensor, start: int, stop: int) -> Tensor:
     return functional.pad(inside, (max(0, -start), max(0, stop - n_samples)))
 
 
-class Cutter:
+class SegmentCutter:
     """Cuts blocks of any size into the segments of `grid`, keeping half a segment of the past.
 
     Give blocks [channels, samples] to `push`, then call `finish`; both yield each segment with its

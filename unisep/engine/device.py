@@ -80,9 +80,7 @@ class Options:
         """
         if info.needs_whole:
             if self.segment_seconds is not None:
-                raise OptionError(
-                    f"'{backend}' must hear a recording in one piece: leave out segment_seconds."
-                )
+                raise OptionError(f"'{backend}' must hear a recording in one piece: leave out segment_seconds.")
             return None
         if self.segment_seconds is None:
             return info.segment_samples
@@ -110,13 +108,9 @@ def find_device(name: str) -> torch.device:
             f"device={name!r} is no device. {suggest(str(name), ['auto', 'cpu', 'cuda', 'mps'])}"
         ) from error
     n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    missing = (device.type == "cuda" and (device.index or 0) >= n_cuda) or (
-        device.type == "mps" and not has_mps
-    )
+    missing = (device.type == "cuda" and (device.index or 0) >= n_cuda) or (device.type == "mps" and not has_mps)
     if missing:
-        raise OptionError(
-            f"device={name!r} is not available here. Use device='auto', which takes what there is."
-        )
+        raise OptionError(f"device={name!r} is not available here. Use device='auto', which takes what there is.")
     return device
 
 
@@ -144,9 +138,7 @@ class Precision:
 
     def __post_init__(self) -> None:
         if self.name != "auto" and self.name not in _DTYPES:
-            raise OptionError(
-                f"precision={self.name!r} is unknown. {suggest(str(self.name), ['auto', *_DTYPES])}"
-            )
+            raise OptionError(f"precision={self.name!r} is unknown. {suggest(str(self.name), ['auto', *_DTYPES])}")
         if self.name == "float16" and self.device.type == "cpu":
             raise OptionError("precision='float16' needs an accelerator. On the CPU use 'auto' or 'float32'.")
         if self.name == "bfloat16" and not self._computes(torch.bfloat16):

@@ -13,40 +13,40 @@ from unisep.audio import ENDLESS
 from unisep.engine.chunking import Segment, heard
 from unisep.engine.device import Options
 from unisep.engine.malloc import keeping_freed_memory
-from unisep.engine.overlap_add import Stepper, Steps
+from unisep.engine.overlap_add import SegmentPlan, ShiftAverager
 from unisep.engine.recording import Layout, Statistics
 from unisep.engine.resample import StreamResampler, delay_seconds, with_channels
-from unisep.engine.runner import Caller, Presence, Scale, Silence, by_segment
+from unisep.engine.runner import BackendRunner, Presence, Scale, SilenceDetector, by_segment
 from unisep.engine.timeline import (
-    Lane,
     SampleQueue,
     Samples,
+    SharedSpan,
     Span,
-    Stretch,
+    TargetTrack,
     at_model_rate,
     stretches,
     with_fades,
 )
 from unisep.errors import BackendError, OptionError
 from unisep.plugins.backend import Backend
-from unisep.progress import CancelFlag, Meter, stop_if
+from unisep.progress import CancelFlag, ProgressReporter, stop_if
 from unisep.query.encode import Conditions
-from unisep.routing.types import Task
+from unisep.routing.types import BackendTask
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
+class LoadedTask:
     """A task whose backend is loaded and whose queries are encoded (None: fixed sources).
 
     on_cpu: gives the same backend on the CPU, should the device's memory run out.
     """
 
-    task: Task
+    task: BackendTask
     backend: Backend
     conditions: Conditions | None = None
     on_cpu: Callable[[], Backend] | None = None
 
-    def steps(self, span: Span, source_rate_hz: int, options: Options) -> Steps:
+    def steps(self, span: Span, source_rate_hz: int, options: Options) -> SegmentPlan:
         """How the backend goes through `span` of a recording at `source_rate_hz`.
 
         Raises OptionError for segments that the backend does not take.
@@ -54,10 +54,10 @@ class Loaded:
         info, name = self.backend.info, self.task.backend.name
         rate_hz = info.sample_rate_hz
         segment_samples = options.segment_samples(info, name)
-        return Steps(at_model_rate(span, source_rate_hz, rate_hz), segment_samples, rate_hz, options)
+        return SegmentPlan(at_model_rate(span, source_rate_hz, rate_hz), segment_samples, rate_hz, options)
 
 
-class Pass:
+class BackendPass:
     """Brings the results that are wanted in one stretch of the recording, each into its lane.
 
     Give blocks [channels, samples] of the recording from its beginning to `push`, then call `finish`.
@@ -66,8 +66,8 @@ class Pass:
 
     def __init__(
         self,
-        loaded: Loaded,
-        stretch: Stretch,
+        loaded: LoadedTask,
+        stretch: SharedSpan,
         wanted: Sequence[Span],
         layout: Layout,
         options: Options,
@@ -76,10 +76,10 @@ class Pass:
         cancel: CancelFlag | None,
     ) -> None:
         info, rate_hz, n_channels = loaded.backend.info, layout.sample_rate_hz, layout.n_channels
-        wants = [loaded.task.wants[index] for index in stretch.indices]
-        self.lanes = {
-            want.name: Lane(wanted[index], stretch.span.start, rate_hz, n_channels)
-            for want, index in zip(wants, stretch.indices, strict=True)
+        targets = [loaded.task.targets[index] for index in stretch.indices]
+        self.tracks = {
+            target.name: TargetTrack(wanted[index], stretch.span.start, rate_hz, n_channels)
+            for target, index in zip(targets, stretch.indices, strict=True)
         }
         self._info = info
         self._n_channels = n_channels
@@ -89,10 +89,10 @@ class Pass:
         self._scale = Scale.of(statistics) if normalises and statistics is not None else Scale()
         each_its_own = normalises and statistics is None
         self._call = by_segment(self._caller) if each_its_own else self._scale.restoring(self._caller)
-        self._silence = Silence(self.steps.segment_samples or ENDLESS)
-        self._stepper = Stepper(self._called, self.steps, on_segment, cancel)
+        self._silence = SilenceDetector(self.steps.segment_samples or ENDLESS)
+        self._stepper = ShiftAverager(self._called, self.steps, on_segment, cancel)
         self._to_model = StreamResampler(rate_hz, info.sample_rate_hz, info.channels)
-        self._to_source = StreamResampler(info.sample_rate_hz, rate_hz, len(wants) * n_channels)
+        self._to_source = StreamResampler(info.sample_rate_hz, rate_hz, len(targets) * n_channels)
         self._n_to_skip = stretch.span.start - self.steps.span.start * rate_hz // info.sample_rate_hz
         self._n_to_find = self.steps.span.stop - self.steps.span.start
 
@@ -106,9 +106,9 @@ class Pass:
         ]
         return {
             name: tuple(
-                Presence(start, stop, values[row]) for start, stop, values in found if lane.wants(start, stop)
+                Presence(start, stop, values[row]) for start, stop, values in found if track.targets(start, stop)
             )
-            for row, (name, lane) in enumerate(self.lanes.items())
+            for row, (name, track) in enumerate(self.tracks.items())
         }
 
     def forget_presence_before(self, seconds: float) -> None:
@@ -169,23 +169,23 @@ class Pass:
         """Put samples [n * channels, samples] into the lanes, without those before the stretch."""
         n_skipped = min(self._n_to_skip, samples.shape[-1])
         self._n_to_skip -= n_skipped
-        per_result = samples[:, n_skipped:].reshape(len(self.lanes), self._n_channels, -1)
-        for lane, part in zip(self.lanes.values(), per_result, strict=True):
-            lane.put(part)
+        per_result = samples[:, n_skipped:].reshape(len(self.tracks), self._n_channels, -1)
+        for track, part in zip(self.tracks.values(), per_result, strict=True):
+            track.put(part)
 
 
-def _caller(loaded: Loaded, indices: Sequence[int], options: Options) -> Caller:
+def _caller(loaded: LoadedTask, indices: Sequence[int], options: Options) -> BackendRunner:
     backend, name = loaded.backend, loaded.task.backend.name
     if loaded.conditions is not None:
         conditions = loaded.conditions.rows(list(indices)).to(options.device)
-        return Caller(backend, name, conditions, range(len(indices)), loaded.on_cpu)
-    sources, stems = backend.info.sources, [loaded.task.wants[index].stem for index in indices]
+        return BackendRunner(backend, name, conditions, range(len(indices)), loaded.on_cpu)
+    sources, stems = backend.info.sources, [loaded.task.targets[index].stem for index in indices]
     if not set(stems) <= set(sources):
         raise BackendError(
             f"The backend '{name}' was to give {', '.join(stems)} and gives {', '.join(sources)}. "
             "Upgrade its plugin, or tell its author to test it with unisep.testing.BackendContract."
         )
-    return Caller(backend, name, None, [sources.index(stem) for stem in stems], loaded.on_cpu)
+    return BackendRunner(backend, name, None, [sources.index(stem) for stem in stems], loaded.on_cpu)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +215,7 @@ class Engine:
 
     def __init__(
         self,
-        loaded: Sequence[Loaded],
+        loaded: Sequence[LoadedTask],
         layout: Layout,
         options: Options,
         statistics: Statistics | None,
@@ -225,12 +225,12 @@ class Engine:
         self._layout = layout
         self._cancel = cancel
         self.passes = [
-            Pass(one, stretch, spans, layout, options, statistics, on_segment, cancel)
+            BackendPass(one, stretch, spans, layout, options, statistics, on_segment, cancel)
             for one in loaded
             for spans in [_spans(one, layout)]
             for stretch in stretches([with_fades(span, layout.sample_rate_hz) for span in spans])
         ]
-        self._lanes = {name: lane for each in self.passes for name, lane in each.lanes.items()}
+        self._lanes = {name: track for each in self.passes for name, track in each.tracks.items()}
         self._mixture = SampleQueue()
         self._n_in = self._n_out = 0
         self._has_ended = False
@@ -240,12 +240,12 @@ class Engine:
         """The names of the results."""
         return list(self._lanes)
 
-    def announce(self, meter: Meter) -> None:
+    def announce(self, reporter: ProgressReporter) -> None:
         """Nothing; tells the meter how much there is to do in a recording of known length."""
         n_samples = self._layout.n_samples
         assert n_samples is not None
         counts = [each.steps.extent(n_samples, self._layout.sample_rate_hz) for each in self.passes]
-        meter.begin(sum(n for n, _ in counts), sum(seconds for _, seconds in counts))
+        reporter.begin(sum(n for n, _ in counts), sum(seconds for _, seconds in counts))
 
     @property
     def n_in(self) -> int:
@@ -255,7 +255,7 @@ class Engine:
     @property
     def ready(self) -> int:
         """Up to which sample of the recording everything is known."""
-        return min(self._n_in, *(ENDLESS if self._has_ended else lane.ready for lane in self._lanes.values()))
+        return min(self._n_in, *(ENDLESS if self._has_ended else track.ready for track in self._lanes.values()))
 
     @property
     def presence(self) -> dict[str, tuple[Presence, ...]]:
@@ -289,7 +289,7 @@ class Engine:
         mixture = self._mixture.take(self._n_out - start)
         if mixture is None:
             return None
-        return Piece(mixture, {name: lane.take(start, self._n_out) for name, lane in self._lanes.items()})
+        return Piece(mixture, {name: track.take(start, self._n_out) for name, track in self._lanes.items()})
 
 
 def pieces(blocks: Iterable[Samples], engine: Engine) -> Iterator[Piece]:
@@ -304,15 +304,13 @@ def pieces(blocks: Iterable[Samples], engine: Engine) -> Iterator[Piece]:
         yield piece
 
 
-def _spans(loaded: Loaded, layout: Layout) -> list[Span]:
+def _spans(loaded: LoadedTask, layout: Layout) -> list[Span]:
     """Where each result is wanted, in samples of the recording."""
-    ranges = [want.time_range for want in loaded.task.wants]
-    return [
-        Span(*(layout.span_samples(seconds, "time_range") if seconds else (0, ENDLESS))) for seconds in ranges
-    ]
+    ranges = [target.time_range for target in loaded.task.targets]
+    return [Span(*(layout.span_samples(seconds, "time_range") if seconds else (0, ENDLESS))) for seconds in ranges]
 
 
-def delay_samples(loaded: Sequence[Loaded], sample_rate_hz: int, options: Options) -> int:
+def delay_samples(loaded: Sequence[LoadedTask], sample_rate_hz: int, options: Options) -> int:
     """After how many more samples a sample that was fed is ready, at the latest: a segment, and the resamplers.
 
     Raises:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unisep.engine.chunking import Cutter, Segment, grid, hop_samples, trim
+from unisep.engine.chunking import Segment, SegmentCutter, grid, hop_samples, trim
 from unisep.engine.device import Options
 from unisep.engine.resample import resampled_length
 from unisep.engine.timeline import SampleQueue, Samples, Span
@@ -94,7 +94,7 @@ class Chunker:
         cancel: CancelFlag | None = None,
     ) -> None:
         self._call = call
-        self._cutter = Cutter(segment_samples, overlap_fraction)
+        self._cutter = SegmentCutter(segment_samples, overlap_fraction)
         self._adder = OverlapAdd(segment_samples, overlap_fraction)
         self._start, self._stop = span or (0, sys.maxsize)
         self._batch_segments = max(1, batch_segments)
@@ -193,7 +193,7 @@ MAX_SHIFT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Steps:
+class SegmentPlan:
     """How one backend goes through one part of a song: `span`, in samples of the model.
 
     segment_samples: None for all at once.
@@ -247,7 +247,7 @@ class _Shifted:
         self.found.put(None if samples is None else samples.cpu().numpy())
 
 
-class Stepper:
+class ShiftAverager:
     """Separates a song that arrives in blocks, at the backend's rate.
 
     A shift puts up to half a second of silence in front, so that the grid of segments falls elsewhere;
@@ -256,12 +256,10 @@ class Stepper:
     """
 
     def __init__(
-        self, call: SegmentCall, steps: Steps, on_segment: Callable[[], None], cancel: CancelFlag | None
+        self, call: SegmentCall, steps: SegmentPlan, on_segment: Callable[[], None], cancel: CancelFlag | None
     ) -> None:
         self._device = steps.options.device
-        self._runs = [
-            _Shifted(lead, _chunker(call, steps, lead, on_segment, cancel)) for lead in steps.leads()
-        ]
+        self._runs = [_Shifted(lead, _chunker(call, steps, lead, on_segment, cancel)) for lead in steps.leads()]
 
     def push(self, block: Samples) -> Samples | None:
         """Finished outputs [n, channels, samples] that follow those before, after one more block; or None."""
@@ -289,7 +287,7 @@ class Stepper:
 
 
 def _chunker(
-    call: SegmentCall, steps: Steps, lead: int, on_segment: Callable[[], None], cancel: CancelFlag | None
+    call: SegmentCall, steps: SegmentPlan, lead: int, on_segment: Callable[[], None], cancel: CancelFlag | None
 ) -> Chunker:
     def in_song(batch: Tensor, segments: list[Segment]) -> Tensor:
         return call(batch, [Segment(segment.start - lead, segment.length) for segment in segments])

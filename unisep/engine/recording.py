@@ -177,9 +177,7 @@ def _measured(blocks: Iterable[Samples], cancel: CancelFlag | None = None) -> tu
         mono = block.mean(axis=0, dtype=np.float64)
         n_samples, block_mean = mono.size, float(mono.mean())
         step = block_mean - mean
-        squares += float(np.square(mono - block_mean).sum()) + step**2 * n_all * n_samples / (
-            n_all + n_samples
-        )
+        squares += float(np.square(mono - block_mean).sum()) + step**2 * n_all * n_samples / (n_all + n_samples)
         n_all += n_samples
         mean += step * n_samples / n_all
     return n_all, Statistics(mean, math.sqrt(squares / (n_all - 1)) if n_all > 1 else 0.0)

@@ -29,9 +29,7 @@ def to_model(samples: Samples, source_rate_hz: int, model_rate_hz: int, channels
     return resample(with_channels(samples, channels), source_rate_hz, model_rate_hz)
 
 
-def to_source(
-    samples: Samples, model_rate_hz: int, source_rate_hz: int, n_channels: int, n_samples: int
-) -> Samples:
+def to_source(samples: Samples, model_rate_hz: int, source_rate_hz: int, n_channels: int, n_samples: int) -> Samples:
     """Model outputs [..., channels, n'] as float32 [..., n_channels, n_samples] at the source's rate.
 
     The way back of `to_model`: a stereo model's channels are averaged for a mono recording. A mono
@@ -70,9 +68,7 @@ class StreamResampler:
         self._n_in = self._n_out = 0
         self._stream: soxr.ResampleStream | None = None
         if from_rate_hz != to_rate_hz:
-            self._stream = soxr.ResampleStream(
-                from_rate_hz, to_rate_hz, channels, dtype="float32", quality=QUALITY
-            )
+            self._stream = soxr.ResampleStream(from_rate_hz, to_rate_hz, channels, dtype="float32", quality=QUALITY)
 
     def push(self, block: Samples) -> Samples:
         """What can be said after this block: [channels, some samples], often none at first.

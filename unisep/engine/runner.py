@@ -79,7 +79,7 @@ def by_segment(call: Call) -> Call:
     return scaled
 
 
-class Silence:
+class SilenceDetector:
     """The stretches of a recording in which every sample of every channel is exactly 0, as it arrives in blocks.
 
     shortest_samples: shorter stretches are of no interest, unless they touch an end of the recording: what lies
@@ -145,7 +145,7 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate mem
 log = logging.getLogger(__name__)
 
 
-class Caller:
+class BackendRunner:
     """Calls one backend for the segments of one stretch, checks what comes back, and keeps the presence.
 
     name: of the backend, for messages. conditions: None asks for the fixed sources.
@@ -348,7 +348,5 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _lacking(error: BaseException) -> str:
     """The first line of what torch says of an operator or a type that the device does not have; "" for other errors."""
-    is_lack = isinstance(error, NotImplementedError | RuntimeError | TypeError) and _NOT_THERE.search(
-        str(error)
-    )
+    is_lack = isinstance(error, NotImplementedError | RuntimeError | TypeError) and _NOT_THERE.search(str(error))
     return str(error).splitlines()[0][:200] if is_lack else ""

@@ -51,9 +51,7 @@ FADE_SECONDS = 0.01
 RESAMPLING_MARGIN_SECONDS = 0.05
 
 
-RESAMPLING_MARGIN_SAMPLES = (
-    200  # of the source, where that is more: its filter is as many samples long at any rate
-)
+RESAMPLING_MARGIN_SAMPLES = 200  # of the source, where that is more: its filter is as many samples long at any rate
 
 
 @dataclass(frozen=True)
@@ -65,28 +63,28 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class SharedSpan:
     """One pass over a part of the recording, for the results at `indices`."""
 
     span: Span
     indices: tuple[int, ...]
 
 
-def stretches(wanted: Sequence[Span]) -> list[Stretch]:
+def stretches(wanted: Sequence[Span]) -> list[SharedSpan]:
     """The fewest passes that cover `wanted`: spans that touch or overlap are computed together.
 
     >>> [s.indices for s in stretches([Span(0, 10), Span(50, 60), Span(5, 20)])]
     [(0, 2), (1,)]
     """
-    result: list[Stretch] = []
+    result: list[SharedSpan] = []
     for index in sorted(range(len(wanted)), key=lambda index: wanted[index].start):
         span = wanted[index]
         if result and span.start <= result[-1].span.stop:
             last = result.pop()
             span = Span(last.span.start, max(last.span.stop, span.stop))
-            result.append(Stretch(span, tuple(sorted((*last.indices, index)))))
+            result.append(SharedSpan(span, tuple(sorted((*last.indices, index)))))
         else:
-            result.append(Stretch(span, (index,)))
+            result.append(SharedSpan(span, (index,)))
     return result
 
 
@@ -128,7 +126,7 @@ def _rise(n_samples: int) -> NDArray[np.float32]:
     return (0.5 - 0.5 * np.cos(np.pi * phase)).astype(np.float32)
 
 
-class Lane:
+class TargetTrack:
     """What is wanted of one result: faded at the ends of its span, silence elsewhere.
 
     wanted: where in the recording. start: the sample of the recording that the first sample put in is.
@@ -142,7 +140,7 @@ class Lane:
         self._n_channels = n_channels
         self._inside = SampleQueue()
 
-    def wants(self, start_seconds: float, stop_seconds: float) -> bool:
+    def targets(self, start_seconds: float, stop_seconds: float) -> bool:
         """Whether anything between these two times of the recording is wanted."""
         start, stop = start_seconds * self._rate_hz, stop_seconds * self._rate_hz
         return start < self._wanted.stop and stop > self._wanted.start

@@ -99,10 +99,7 @@ class EnsembleBackend(Backend):
     """
 
     def __init__(
-        self,
-        parts: Sequence[EnsemblePart],
-        sources: tuple[str, ...] = (),
-        domain: Domain = "waveform",
+        self, parts: Sequence[EnsemblePart], sources: tuple[str, ...] = (), domain: Domain = "waveform"
     ) -> None:
         """An ensemble of `parts` that gives `sources`; without, all that a part counts for, in that order."""
         if domain not in _MEANS:
@@ -118,9 +115,7 @@ class EnsembleBackend(Backend):
         self._is_mixed = len({info.normalisation for info in infos}) > 1
         self.info = _common(infos, self._sources, self._is_mixed)
 
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """The means, `[batch, sources, channels, samples]`. Raises as `check_input` does."""
         self.check_input(mixture, queries, negatives)
         estimates: dict[str, list[Tensor]] = {stem: [] for stem in self._sources}
@@ -143,9 +138,7 @@ class EnsembleBackend(Backend):
             [
                 replace(
                     part,
-                    backend=part.backend.for_sources(
-                        tuple(part.own_stem(stem) for stem in wanted if stem in share)
-                    ),
+                    backend=part.backend.for_sources(tuple(part.own_stem(stem) for stem in wanted if stem in share)),
                     weights={stem: share[stem] for stem in wanted if stem in share},
                 )
                 for part, share in self._shares

@@ -85,9 +85,7 @@ class EnsembleMember(_Strict):
         doubled = [stem for stem in self.stems if stem in kept]
         if unknown or doubled:
             what = (
-                f"no {unknown[0]!r}"
-                if unknown
-                else f"a {doubled[0]!r} of its own, and `stems` makes another one of it"
+                f"no {unknown[0]!r}" if unknown else f"a {doubled[0]!r} of its own, and `stems` makes another one of it"
             )
             raise EnsembleError(
                 f"The member '{self.backend}' has {what}. It gives: {', '.join(stems)}. Change `stems`, or name the weights."
@@ -127,9 +125,7 @@ class Ensemble(_Strict):
             weights = member.weights if isinstance(member.weights, dict) else {}
             unknown = [stem for stem in weights if stem not in self.sources]
             if unknown:
-                raise ValueError(
-                    f"weights of '{member.backend}' name {unknown[0]!r}, which is not in sources"
-                )
+                raise ValueError(f"weights of '{member.backend}' name {unknown[0]!r}, which is not in sources")
         return self
 
 
@@ -192,7 +188,5 @@ def _as_ensemble_error(error: ValidationError, fields: list[str]) -> EnsembleErr
         return cause
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        return EnsembleError(
-            f"unknown field {where!r}. Allowed: {', '.join(sorted(set(fields) - {'folder'}))}."
-        )
+        return EnsembleError(f"unknown field {where!r}. Allowed: {', '.join(sorted(set(fields) - {'folder'}))}.")
     return EnsembleError(f"{where or 'the fields together'}: {first['msg']}.")

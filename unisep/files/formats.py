@@ -93,14 +93,7 @@ FORMATS = {
         Format("caf", "CAF", (".caf",), ("FLOAT", "PCM_16", "PCM_24", "PCM_32")),
         Format("w64", "W64", (".w64",), ("FLOAT", "PCM_16", "PCM_24", "PCM_32")),
         Format("ogg", "OGG", (".ogg", ".oga"), ("VORBIS",), max_rate_hz=192_000, kbps=(64, 500)),
-        Format(
-            "opus",
-            "OGG",
-            (".opus",),
-            ("OPUS",),
-            rates_hz=(8_000, 12_000, 16_000, 24_000, 48_000),
-            kbps=(12, 510),
-        ),
+        Format("opus", "OGG", (".opus",), ("OPUS",), rates_hz=(8_000, 12_000, 16_000, 24_000, 48_000), kbps=(12, 510)),
         Format("mp3", "MP3", (".mp3",), ("MPEG_LAYER_III",), rates_hz=_MP3_RATES_HZ, kbps=(64, 320)),
     )
 }
@@ -127,13 +120,9 @@ def find_format(path: Path, name: str | None = None) -> Format:
     """
     if name is not None:
         if not isinstance(name, str):
-            raise AudioFileError(
-                f"format={name!r:.80} is no name of a format. Possible: {', '.join(FORMATS)}."
-            )
+            raise AudioFileError(f"format={name!r:.80} is no name of a format. Possible: {', '.join(FORMATS)}.")
         asked = name.lower().removeprefix(".")
-        matches = [
-            known for known in FORMATS.values() if asked == known.name or f".{asked}" in known.suffixes
-        ]
+        matches = [known for known in FORMATS.values() if asked == known.name or f".{asked}" in known.suffixes]
     else:
         matches = [known for known in FORMATS.values() if path.suffix.lower() in known.suffixes]
     if matches:
@@ -194,9 +183,7 @@ def check_rate(known: Format, sample_rate_hz: int) -> None:
         )
 
 
-def compression(
-    known: Format, bitrate_kbps: int | None, sample_rate_hz: int, n_channels: int
-) -> dict[str, object]:
+def compression(known: Format, bitrate_kbps: int | None, sample_rate_hz: int, n_channels: int) -> dict[str, object]:
     """Encoder settings for a bitrate, as `soundfile.SoundFile` takes them; empty for the default.
 
     mp3 keeps the bitrate throughout, opus reaches it on average. So does ogg in stereo at 44.1 and 48 kHz; its encoder is told
@@ -213,9 +200,7 @@ def compression(
     if known.name == "opus":
         highest = min(highest, 255 * n_channels)
     if not known.kbps:
-        raise AudioFileError(
-            f"A bitrate is for lossy formats; {known.name} has none. Leave bitrate_kbps out."
-        )
+        raise AudioFileError(f"A bitrate is for lossy formats; {known.name} has none. Leave bitrate_kbps out.")
     if not isinstance(bitrate_kbps, int) or not lowest <= bitrate_kbps <= highest:
         raise AudioFileError(
             f"bitrate_kbps={bitrate_kbps!r:.80} is out of range for {known.name} at {sample_rate_hz} Hz: "
@@ -231,11 +216,7 @@ def compression(
 
 
 def choose_encoding(
-    source: AudioFileInfo,
-    *,
-    format: str | None = None,
-    subtype: str | None = None,
-    bitrate_kbps: int | None = None,
+    source: AudioFileInfo, *, format: str | None = None, subtype: str | None = None, bitrate_kbps: int | None = None
 ) -> Encoding:
     """How to write what was made of a file: as asked, and where nothing is asked, like the file.
 
@@ -252,6 +233,4 @@ def choose_encoding(
 def check_size(encoding: Encoding, sample_rate_hz: int, n_channels: int, n_samples: int) -> None:
     """Nothing. Raises AudioFileError for audio too long for one file of the format."""
     if encoding.format == "aiff" and encoding.n_bytes(sample_rate_hz, n_channels, n_samples) > MAX_RIFF_BYTES:
-        raise AudioFileError(
-            "An aiff file holds at most 4 GiB, and this would be longer. Write wav, flac, caf or w64."
-        )
+        raise AudioFileError("An aiff file holds at most 4 GiB, and this would be longer. Write wav, flac, caf or w64.")

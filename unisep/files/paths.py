@@ -119,14 +119,10 @@ class Template:
             what = f"has no field {unknown[0]!r}" if unknown else "has a field with a format"
             raise OptionError(f"filename {self.pattern!r} {what}. Fields: {', '.join(FIELDS)}.")
         if "stem" not in used:
-            raise OptionError(
-                f"filename {self.pattern!r} would give every result one name. Put {{stem}} in it."
-            )
+            raise OptionError(f"filename {self.pattern!r} would give every result one name. Put {{stem}} in it.")
         path = PurePosixPath(self.pattern.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-            raise OptionError(
-                f"filename {self.pattern!r} leaves the output folder, which is chosen with --out."
-            )
+            raise OptionError(f"filename {self.pattern!r} leaves the output folder, which is chosen with --out.")
 
     def place(self, source: Path, stems: Sequence[str], ext: str) -> dict[str, Path]:
         """The path of each result, in the output folder."""
@@ -137,10 +133,7 @@ class Template:
             "ext": ext,
         }
         files = safe_names(stems)
-        return {
-            stem: Path(self.pattern.format(**fields, stem=file))
-            for stem, file in zip(stems, files, strict=True)
-        }
+        return {stem: Path(self.pattern.format(**fields, stem=file)) for stem, file in zip(stems, files, strict=True)}
 
     def paths(self, folder: Path, source: Path, stems: Sequence[str], ext: str) -> dict[str, Path]:
         """The whole path of each result. Raises OptionError for no folder, and as `check_recordings_stay` does."""
@@ -165,9 +158,7 @@ def check_recordings_stay(paths: Mapping[str, Path], source: Path) -> None:
     kept = {**_protected.get(), **_identified([source], "the recording '{}' itself")}
     for stem, path in paths.items():
         if (what := kept.get(_identity(path))) is not None:
-            raise OverwriteError(
-                f"'{stem}' would replace {what}. Choose another folder, or another filename."
-            )
+            raise OverwriteError(f"'{stem}' would replace {what}. Choose another folder, or another filename.")
 
 
 @contextmanager

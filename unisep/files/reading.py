@@ -114,9 +114,7 @@ class OpenFile:
 
     def changed(self) -> AudioFileError:
         """The error for a file that no longer is what it was when it was opened."""
-        return AudioFileError(
-            f"{self.label} changed while it was read. Try again once no program writes to it."
-        )
+        return AudioFileError(f"{self.label} changed while it was read. Try again once no program writes to it.")
 
     def blocks(self, block_samples: int, start: int = 0) -> Iterator[NDArray[np.float32]]:
         """The samples from `start` on, in blocks [channels, block_samples], the last one shorter.
@@ -225,15 +223,12 @@ def _blocks(
         if not np.isfinite(frames).all():
             at_seconds = (n_read + int(np.argwhere(~np.isfinite(frames))[0][0])) / rate_hz
             raise AudioFileError(
-                f"{file.label} holds NaN or infinity, first at {at_seconds:.3f} s. "
-                "Repair or cut the recording there."
+                f"{file.label} holds NaN or infinity, first at {at_seconds:.3f} s. Repair or cut the recording there."
             )
         n_read += len(frames)
         yield np.ascontiguousarray(frames.T)
     if n_read == 0:
-        raise AudioFileError(
-            f"{file.label} holds no audio samples. Check that it was recorded or copied in full."
-        )
+        raise AudioFileError(f"{file.label} holds no audio samples. Check that it was recorded or copied in full.")
     if file.info.format in _EXACT_FORMATS and n_read < (file.info.n_samples or 0):
         raise _damaged(file, n_read / rate_hz)
 

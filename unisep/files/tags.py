@@ -118,9 +118,7 @@ def _read(file: Any) -> Tags:
 
 
 def _from_id3(frames: Any) -> Tags:
-    texts = {
-        _FRAMES[key]: [str(text) for text in frame.text] for key, frame in frames.items() if key in _FRAMES
-    }
+    texts = {_FRAMES[key]: [str(text) for text in frame.text] for key, frame in frames.items() if key in _FRAMES}
     comments = [str(text) for frame in frames.getall("COMM") if not frame.desc for text in frame.text]
     pictures = [Picture(p.data, p.mime, int(p.type), p.desc) for p in frames.getall("APIC")]
     return Tags(texts | {"comment": comments}, tuple(pictures))
@@ -129,9 +127,7 @@ def _from_id3(frames: Any) -> Tags:
 def _from_mp4(atoms: Any) -> Tags:
     from mutagen.mp4 import MP4Cover
 
-    texts = {
-        _ATOMS[key]: [_of_total(value) for value in values] for key, values in atoms.items() if key in _ATOMS
-    }
+    texts = {_ATOMS[key]: [_of_total(value) for value in values] for key, values in atoms.items() if key in _ATOMS}
     comments = [str(value) for value in atoms.get("\xa9cmt", [])]
     mimes = {MP4Cover.FORMAT_PNG: "image/png"}
     covers = [Picture(bytes(c), mimes.get(c.imageformat, "image/jpeg")) for c in atoms.get("covr", [])]
@@ -206,12 +202,7 @@ def _block(picture: Picture) -> Any:
     from mutagen.flac import Picture as Block
 
     block = Block()
-    block.data, block.mime, block.type, block.desc = (
-        picture.data,
-        picture.mime,
-        picture.kind,
-        picture.description,
-    )
+    block.data, block.mime, block.type, block.desc = (picture.data, picture.mime, picture.kind, picture.description)
     return block
 
 

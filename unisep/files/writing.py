@@ -81,9 +81,7 @@ class PartialFile:
         container = "RF64" if known.name == "wav" and n_bytes > MAX_RIFF_BYTES else known.container
         with file_errors(self.path):
             if self.path.is_dir():
-                raise AudioFileError(
-                    f"Cannot write '{self.path}': it is a folder. Give the name of a file in it."
-                )
+                raise AudioFileError(f"Cannot write '{self.path}': it is a folder. Give the name of a file in it.")
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._partial = self.path.parent / f".{uuid.uuid4().hex}.part"
             try:

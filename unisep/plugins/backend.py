@@ -60,9 +60,7 @@ class Backend(ABC):
     info: BackendInfo
 
     @abstractmethod
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """The sources of each mixture in the batch.
 
         mixture: `[batch, channels, samples]` on the backend's device, at `info.sample_rate_hz`, never

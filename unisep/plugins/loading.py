@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def load_backend(
-    spec: BackendSpec, *, weights: Path | None, device: torch.device, dtype: torch.dtype
-) -> Backend:
+def load_backend(spec: BackendSpec, *, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
     """The loaded backend of `spec`.
 
     Raises:
@@ -87,9 +85,7 @@ def load_encoder(
     if any_space and isinstance(space, str) and space:
         return encoder
     if space != spec.space:
-        raise EncoderError(
-            f"The encoder '{spec.name}' declares the space '{spec.space}' and loaded one of '{space}'."
-        )
+        raise EncoderError(f"The encoder '{spec.name}' declares the space '{spec.space}' and loaded one of '{space}'.")
     return encoder
 
 
@@ -97,9 +93,7 @@ def _call(spec: Spec, kind: type[UnisepError], **arguments: Any) -> Any:
     function = load_function(spec)
     takes_nothing = _takes_nothing(function)
     if takes_nothing and arguments["weights"] is not None:
-        raise WeightsError(
-            f"'{spec.name}' takes no weights, and {arguments['weights']} was given. Leave them out."
-        )
+        raise WeightsError(f"'{spec.name}' takes no weights, and {arguments['weights']} was given. Leave them out.")
     try:
         return function() if takes_nothing else function(**arguments)
     except UnisepError:

@@ -39,13 +39,9 @@ def read_local(path: Path) -> tuple[Plugin, ...]:
         return _one_distribution(path)
     if not path.is_dir():
         raise PluginError(f"There is no file or folder {path} to read a plugin from.")
-    files = [
-        file for file in sorted(path.glob("*.py")) if not file.name.startswith(("_", "test_", "conftest"))
-    ]
+    files = [file for file in sorted(path.glob("*.py")) if not file.name.startswith(("_", "test_", "conftest"))]
     found = [_file(file) for file in files]
-    found += [
-        plugin for inner in sorted(path.glob("*/pyproject.toml")) for plugin in _distribution(inner.parent)
-    ]
+    found += [plugin for inner in sorted(path.glob("*/pyproject.toml")) for plugin in _distribution(inner.parent)]
     offering = tuple(plugin for plugin in found if plugin.specs or plugin.error)
     if not offering:
         raise PluginError(

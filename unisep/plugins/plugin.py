@@ -119,10 +119,7 @@ def licence(spec: Spec) -> str:
 
 
 def _spec_json(spec: Spec) -> dict[str, Any]:
-    return {
-        "kind": KINDS[type(spec)],
-        **{each.name: _plain(getattr(spec, each.name)) for each in fields(spec)},
-    }
+    return {"kind": KINDS[type(spec)], **{each.name: _plain(getattr(spec, each.name)) for each in fields(spec)}}
 
 
 def _plain(value: Any) -> Any:
@@ -220,9 +217,7 @@ def _check(spec: Spec) -> None:
     if isinstance(spec, BackendSpec | EncoderSpec):
         texts += [spec.licence, spec.card]
     if not all(isinstance(text, str) for text in texts) or not _NAME.fullmatch(spec.name):
-        raise ValueError(
-            f"{spec!r}: its name must be of lower-case letters, digits, '-', '_', '.'; texts must be str"
-        )
+        raise ValueError(f"{spec!r}: its name must be of lower-case letters, digits, '-', '_', '.'; texts must be str")
     if not _LOAD.fullmatch(spec.load):
         raise ValueError(f"'{spec.name}': load must be 'package.module:function'")
     if isinstance(spec, BackendSpec | EncoderSpec):
@@ -239,13 +234,9 @@ def _check_model(spec: BackendSpec | EncoderSpec) -> None:
     if not are_lists or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"'{spec.name}': stems and spaces are tuples of names, modalities a set of them")
     if isinstance(spec, BackendSpec) and any(map(is_reserved, spec.stems)):
-        raise ValueError(
-            f"'{spec.name}': {' and '.join(RESERVED_NAMES)} are results of unisep's own, and no stems"
-        )
+        raise ValueError(f"'{spec.name}': {' and '.join(RESERVED_NAMES)} are results of unisep's own, and no stems")
     if isinstance(spec, BackendSpec) and not set(spec.auto_precision.values()) <= PRECISIONS:
-        raise ValueError(
-            f"'{spec.name}': auto_precision maps kinds of device to {' or '.join(sorted(PRECISIONS))}"
-        )
+        raise ValueError(f"'{spec.name}': auto_precision maps kinds of device to {' or '.join(sorted(PRECISIONS))}")
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"'{spec.name}': give at least one stem or space, and none twice")
     if isinstance(spec, EncoderSpec) and not set(spec.modalities) <= {"text", "audio"}:

@@ -60,15 +60,10 @@ class Choice:
         names = [
             pattern
             for pattern in (*self.allowed, *self.blocked)
-            if "*" not in pattern
-            and not any(_any((p.name, p.distribution, p.key), (pattern,)) for p in found)
+            if "*" not in pattern and not any(_any((p.name, p.distribution, p.key), (pattern,)) for p in found)
         ]
         known = [plugin.name for plugin in found]
-        return (
-            f"{CHOICE} names {names[0]!r}, and no plugin is called so. {suggest(names[0], known)}"
-            if names
-            else ""
-        )
+        return f"{CHOICE} names {names[0]!r}, and no plugin is called so. {suggest(names[0], known)}" if names else ""
 
 
 def choice_of_environment() -> str:
@@ -337,9 +332,7 @@ def _mentions_group(distribution: Distribution) -> bool:
 
 def _damaged(distribution: Distribution, name: str, error: Exception) -> Plugin:
     place = getattr(distribution, "_path", "")
-    why = (
-        f"The metadata in {place} are damaged ({type(error).__name__}: {error}). Reinstall the distribution."
-    )
+    why = f"The metadata in {place} are damaged ({type(error).__name__}: {error}). Reinstall the distribution."
     return Plugin(Path(str(place)).stem.split("-")[0] or name, name, "", "broken", why)
 
 

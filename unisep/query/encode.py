@@ -12,7 +12,7 @@ from torch import Tensor
 from unisep.audio import Audio
 from unisep.errors import FAILURES, EmbeddingError, EncoderError, QueryError, UnisepError, WeightsError
 from unisep.plugins.encoder import QueryEncoder
-from unisep.query.parsed import Ask, example_of
+from unisep.query.parsed import ParsedQuery, example_of
 from unisep.query.query import Range
 from unisep.query.space_maps import Modality, SpaceMap
 
@@ -41,7 +41,10 @@ class Conditions:
 
 
 def conditions(
-    asks: Sequence[Ask], encoders: Sequence[QueryEncoder | None], excerpt: Excerpt, default_rate_hz: int
+    parsed_queries: Sequence[ParsedQuery],
+    encoders: Sequence[QueryEncoder | None],
+    excerpt: Excerpt,
+    default_rate_hz: int,
 ) -> Conditions:
     """The conditions of `asks`, each encoded by the encoder in the same place; every text only once.
 
@@ -56,75 +59,75 @@ def conditions(
         QueryError: parts that cancel each other out, or an example range outside the audio.
     """
     known_encoders = {id(encoder): encoder for encoder in encoders if encoder is not None}
-    words = {key: _encode_texts(encoder, asks, encoders) for key, encoder in known_encoders.items()}
+    words = {key: _encode_texts(encoder, parsed_queries, encoders) for key, encoder in known_encoders.items()}
     queries, negatives = [], []
-    for ask, encoder in zip(asks, encoders, strict=True):
+    for parsed, encoder in zip(parsed_queries, encoders, strict=True):
         known = words.get(id(encoder), {})
-        query = _query_vector(ask, encoder, known, excerpt, default_rate_hz)
+        query = _query_vector(parsed, encoder, known, excerpt, default_rate_hz)
         queries.append(query)
-        negatives.append(_negative_vector(ask, encoder, known, default_rate_hz, query.shape[0]))
-    _check_sizes(asks, [*queries, *negatives])
+        negatives.append(_negative_vector(parsed, encoder, known, default_rate_hz, query.shape[0]))
+    _check_sizes(parsed_queries, [*queries, *negatives])
     excluding = any(bool(negative.any()) for negative in negatives)
     return Conditions(torch.stack(queries), torch.stack(negatives) if excluding else None)
 
 
 def _encode_texts(
-    encoder: QueryEncoder, asks: Sequence[Ask], encoders: Sequence[QueryEncoder | None]
+    encoder: QueryEncoder, parsed_queries: Sequence[ParsedQuery], encoders: Sequence[QueryEncoder | None]
 ) -> Mapping[str, Tensor]:
-    own = [ask for ask, other in zip(asks, encoders, strict=True) if other is encoder]
-    texts = list(dict.fromkeys(text for ask in own for text in (*ask.query.texts, *ask.excluded_texts)))
+    own = [parsed for parsed, other in zip(parsed_queries, encoders, strict=True) if other is encoder]
+    texts = list(dict.fromkeys(text for parsed in own for text in (*parsed.query.texts, *parsed.excluded_texts)))
     if not texts:
         return {}
     return dict(zip(texts, encoded(encoder, "encode_text", encoder.encode_text, texts), strict=True))
 
 
-def _encode_clips(ask: Ask, encoder: QueryEncoder | None, clips: list[Audio]) -> list[Tensor]:
+def _encode_clips(parsed: ParsedQuery, encoder: QueryEncoder | None, clips: list[Audio]) -> list[Tensor]:
     if not clips or encoder is None:
         return []
     if not all(clip.samples.any() for clip in clips):
         raise QueryError(
-            f"An example clip of the query '{ask.name}' is silent. Give one in which the sound is heard."
+            f"An example clip of the query '{parsed.name}' is silent. Give one in which the sound is heard."
         )
     return list(encoded(encoder, "encode_audio", encoder.encode_audio, clips))
 
 
 def _query_vector(
-    ask: Ask,
+    parsed: ParsedQuery,
     encoder: QueryEncoder | None,
     words: Mapping[str, Tensor],
     excerpt: Excerpt,
     default_rate_hz: int,
 ) -> Tensor:
     parts: dict[str, Tensor] = {}
-    if ask.query.texts:
-        parts["text"] = torch.stack([words[text] for text in ask.query.texts]).mean(0)
-    if "audio" in ask.query.parts:
-        parts["audio"] = _encode_clips(ask, encoder, [example_of(ask, excerpt, default_rate_hz)])[0]
-    if ask.query.embedding is not None:
-        parts["embedding"] = torch.from_numpy(ask.query.embedding.vector.copy())
-    _check_sizes([ask], list(parts.values()))
-    weights: Mapping[Any, float] = ask.query.weights or dict.fromkeys(parts, 1.0)
-    weighted = [weights[kind] * _unit(vector, ask) for kind, vector in parts.items()]
-    return _unit(torch.stack(weighted).sum(0), ask)
+    if parsed.query.texts:
+        parts["text"] = torch.stack([words[text] for text in parsed.query.texts]).mean(0)
+    if "audio" in parsed.query.parts:
+        parts["audio"] = _encode_clips(parsed, encoder, [example_of(parsed, excerpt, default_rate_hz)])[0]
+    if parsed.query.embedding is not None:
+        parts["embedding"] = torch.from_numpy(parsed.query.embedding.vector.copy())
+    _check_sizes([parsed], list(parts.values()))
+    weights: Mapping[Any, float] = parsed.query.weights or dict.fromkeys(parts, 1.0)
+    weighted = [weights[kind] * _unit(vector, parsed) for kind, vector in parts.items()]
+    return _unit(torch.stack(weighted).sum(0), parsed)
 
 
 def _negative_vector(
-    ask: Ask, encoder: QueryEncoder | None, words: Mapping[str, Tensor], default_rate_hz: int, dim: int
+    parsed: ParsedQuery, encoder: QueryEncoder | None, words: Mapping[str, Tensor], default_rate_hz: int, dim: int
 ) -> Tensor:
-    vectors = [words[text] for text in ask.excluded_texts]
-    vectors += _encode_clips(ask, encoder, [clip.at(default_rate_hz) for clip in ask.excluded_clips])
-    vectors += [torch.from_numpy(embedding.vector.copy()) for embedding in ask.excluded_embeddings]
+    vectors = [words[text] for text in parsed.excluded_texts]
+    vectors += _encode_clips(parsed, encoder, [clip.at(default_rate_hz) for clip in parsed.excluded_clips])
+    vectors += [torch.from_numpy(embedding.vector.copy()) for embedding in parsed.excluded_embeddings]
     if not vectors:
         return torch.zeros(dim)
-    _check_sizes([ask], vectors)
-    return _unit(torch.stack([_unit(vector, ask) for vector in vectors]).mean(0), ask)
+    _check_sizes([parsed], vectors)
+    return _unit(torch.stack([_unit(vector, parsed) for vector in vectors]).mean(0), parsed)
 
 
-def _unit(vector: Tensor, ask: Ask) -> Tensor:
+def _unit(vector: Tensor, parsed: ParsedQuery) -> Tensor:
     norm = torch.linalg.vector_norm(vector)
     if not norm > _MIN_NORM:
         raise QueryError(
-            f"The query '{ask.name}' points nowhere: its example is silent, or its parts cancel each other out. "
+            f"The query '{parsed.name}' points nowhere: its example is silent, or its parts cancel each other out. "
             "Give another example, or change the weights."
         )
     return vector / norm
@@ -144,17 +147,15 @@ def encoded(encoder: QueryEncoder, method: str, call: Callable[[list], Tensor], 
         raise EncoderError(f"{name} was given {len(items)} items and returned {shape}; [n, dim] is expected.")
     vectors = vectors.detach().float().cpu()
     if not torch.isfinite(vectors).all():
-        raise EncoderError(
-            f"{name} returned NaN or infinity. Check the example clip, and the encoder's weights."
-        )
+        raise EncoderError(f"{name} returned NaN or infinity. Check the example clip, and the encoder's weights.")
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     return vectors / norms.clamp_min(1e-12)
 
 
-def _check_sizes(asks: Sequence[Ask], vectors: Sequence[Tensor]) -> None:
+def _check_sizes(parsed_queries: Sequence[ParsedQuery], vectors: Sequence[Tensor]) -> None:
     sizes = sorted({vector.shape[0] for vector in vectors})
     if len(sizes) > 1:
-        names = ", ".join(f"'{ask.name}'" for ask in asks)
+        names = ", ".join(f"'{parsed.name}'" for parsed in parsed_queries)
         raise EmbeddingError(
             f"The vectors for {names} have different sizes ({', '.join(map(str, sizes))}), so one of them is not "
             "of the space that it names. Make it again: unisep embed 'a text' -o query.safetensors"

@@ -16,7 +16,7 @@ from unisep.query.query import Embedding, Query, Range
 
 
 @dataclass(frozen=True, eq=False)
-class Ask:
+class ParsedQuery:
     """One thing to isolate: the query, its final name, and its examples opened.
 
     excluded_texts, excluded_clips, excluded_embeddings: `query.exclude`, by kind.
@@ -56,7 +56,7 @@ class Ask:
         return self.query.time_range
 
 
-def read_asks(query: Any, sample_rate_hz: int | None = None) -> tuple[Ask, ...]:
+def parse_queries(query: Any, sample_rate_hz: int | None = None) -> tuple[ParsedQuery, ...]:
     """The asks in `query`: a str, audio-like, `Embedding`, `Query`, dict, or a list of any of these.
 
     A str is always text, a Path is audio. A bare example array has `sample_rate_hz`.
@@ -67,9 +67,7 @@ def read_asks(query: Any, sample_rate_hz: int | None = None) -> tuple[Ask, ...]:
     """
     items = list(query) if isinstance(query, list | tuple) else [query]
     if not items:
-        raise QueryError(
-            "The list of queries is empty. Give at least one, or query=None for the fixed stems."
-        )
+        raise QueryError("The list of queries is empty. Give at least one, or query=None for the fixed stems.")
     queries = [_as_query(item) for item in items]
     names = _names(queries)
     return tuple(_opened(name, query, sample_rate_hz) for name, query in zip(names, queries, strict=True))
@@ -139,7 +137,7 @@ def _check_name(name: str, taken: list[str]) -> None:
         raise QueryError(f"Two queries are named {name!r}; results are told apart by name. {advice}")
 
 
-def _opened(name: str, query: Query, sample_rate_hz: int | None) -> Ask:
+def _opened(name: str, query: Query, sample_rate_hz: int | None) -> ParsedQuery:
     def opened(source: Any) -> Opened:
         return source if isinstance(source, Opened) else open_audio(source, sample_rate_hz)
 
@@ -147,20 +145,20 @@ def _opened(name: str, query: Query, sample_rate_hz: int | None) -> Ask:
     vectors = tuple(item for item in query.exclude if isinstance(item, Embedding))
     clips = tuple(opened(item) for item in query.exclude if not isinstance(item, str | Embedding))
     clip = None if query.audio is None else opened(query.audio)
-    return Ask(name, query, clip, texts, clips, vectors)
+    return ParsedQuery(name, query, clip, texts, clips, vectors)
 
 
-def example_of(ask: Ask, excerpt: Callable[[Range], Audio], default_rate_hz: int) -> Audio:
+def example_of(parsed: ParsedQuery, excerpt: Callable[[Range], Audio], default_rate_hz: int) -> Audio:
     """The example clip of an ask that has one: its own audio cut to `example_range`, or that part of the mixture.
 
     Raises:
         QueryError: the range starts after the end of the audio it is cut from.
     """
-    seconds = ask.query.example_range
-    if ask.clip is None:
+    seconds = parsed.query.example_range
+    if parsed.clip is None:
         assert seconds is not None, "an ask without a clip that is an example has a range of the mixture"
         return excerpt(seconds)
-    clip = ask.clip.at(default_rate_hz)
+    clip = parsed.clip.at(default_rate_hz)
     if seconds is None:
         return clip
     first, last = span_samples(seconds, clip.sample_rate_hz, clip.n_samples, "example_range")

@@ -79,9 +79,7 @@ class Embedding:
             content = save({"embedding": np.ascontiguousarray(self.vector)}, metadata=metadata)
             return write_whole(Path(path), content)
         except (OSError, SafetensorError, ValueError) as error:
-            raise EmbeddingError(
-                f"Cannot write {str(path)!r:.300} ({error}). Choose another place."
-            ) from error
+            raise EmbeddingError(f"Cannot write {str(path)!r:.300} ({error}). Choose another place.") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Embedding:
@@ -209,9 +207,7 @@ class Query(BaseModel):
     @model_validator(mode="after")
     def _asks_something(self) -> Query:
         if self.text is not None and not (self.texts and all(self.texts)):
-            raise QueryError(
-                "The text of the query is empty. Say what to isolate, such as 'electric guitar'."
-            )
+            raise QueryError("The text of the query is empty. Say what to isolate, such as 'electric guitar'.")
         if not self.parts:
             raise QueryError(
                 "The query asks for nothing. Give text, audio, embedding, or example_range for a part of the mixture."
@@ -227,9 +223,7 @@ def _is_same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(_is_same, one, other))
     if isinstance(one, Embedding):
-        return (one.space, one.provenance) == (other.space, other.provenance) and _is_same(
-            one.vector, other.vector
-        )
+        return (one.space, one.provenance) == (other.space, other.provenance) and _is_same(one.vector, other.vector)
     if isinstance(one, Audio):
         return one.sample_rate_hz == other.sample_rate_hz and _is_same(one.samples, other.samples)
     if hasattr(one, "shape") and hasattr(one, "dtype"):
@@ -245,9 +239,7 @@ def _check_weights(weights: dict[Modality, float] | None, parts: frozenset[Modal
             f"weights names {', '.join(sorted(weights)) or 'nothing'}, the query is made of "
             f"{', '.join(sorted(parts))}. Give one weight for each part of the query."
         )
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or not any(
-        weights.values()
-    ):
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or not any(weights.values()):
         raise QueryError(
             f"weights={weights} cannot be used: give numbers of 0 or more, at least one above 0."
             " To leave a sound out, use `exclude`."

@@ -210,6 +210,4 @@ def _parsed(content: bytes, path: Path) -> SpaceMap:
 
 
 def _damaged(path: Path, why: str) -> WeightsError:
-    return WeightsError(
-        f"The map between spaces at {path} is damaged ({why}). Fit it again with: unisep align ENCODER"
-    )
+    return WeightsError(f"The map between spaces at {path} is damaged ({why}). Fit it again with: unisep align ENCODER")

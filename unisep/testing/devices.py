@@ -92,20 +92,14 @@ def pretended() -> Iterator[Pretended]:
     raises an AssertionError; `.numpy()` raises torch's error. Built on torch's fake tensors, which hold nothing: what a
     function keeps for later calls (`functools.cache`) is fake ever after.
     """
-    from torch._subclasses.fake_tensor import (
-        DataDependentOutputException,
-        DynamicOutputShapeException,
-        FakeTensorMode,
-    )
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
     device = Pretended()
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), _Watch(device), _ways_around():
             yield device
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        raise AssertionError(
-            f"{error.func} looks at a number, and there is none on a pretended device"
-        ) from error
+        raise AssertionError(f"{error.func} looks at a number, and there is none on a pretended device") from error
 
 
 @contextmanager
@@ -137,9 +131,7 @@ def _fused_attention(
     if attn_mask is not None:
         attn_mask.expand(*query.shape[:-1], key.shape[-2])
         query.new_zeros(1) + attn_mask.flatten()[:1]  # fails where the mask is elsewhere
-    heads = [
-        each.expand(*query.shape[:-2], *each.shape[-2:]).flatten(0, -3)[None] for each in (query, key, value)
-    ]
+    heads = [each.expand(*query.shape[:-2], *each.shape[-2:]).flatten(0, -3)[None] for each in (query, key, value)]
     out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(*heads, None, False)[0]
     return out.reshape(*query.shape[:-1], value.shape[-1])
 
@@ -151,9 +143,7 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self._seen = device
 
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         made = [each for each in tree_leaves(out) if isinstance(each, Tensor)]
         here = [each for each in made if each.device == self._seen.device]

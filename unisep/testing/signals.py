@@ -39,9 +39,7 @@ def chirp(
     return _audio(0.5 * np.sin(phase), sample_rate_hz, channels)
 
 
-def clicks(
-    per_second: float = 4.0, seconds: float = 1.0, sample_rate_hz: int = 44_100, channels: int = 2
-) -> Audio:
+def clicks(per_second: float = 4.0, seconds: float = 1.0, sample_rate_hz: int = 44_100, channels: int = 2) -> Audio:
     """Single samples of 0.9 at equal distances."""
     samples = np.zeros(_n_samples(seconds, sample_rate_hz))
     samples[:: max(1, round(sample_rate_hz / per_second))] = 0.9
@@ -49,11 +47,7 @@ def clicks(
 
 
 def noise(
-    seconds: float = 1.0,
-    sample_rate_hz: int = 44_100,
-    channels: int = 2,
-    seed: int = 0,
-    deviation: float = 0.1,
+    seconds: float = 1.0, sample_rate_hz: int = 44_100, channels: int = 2, seed: int = 0, deviation: float = 0.1
 ) -> Audio:
     """White Gaussian noise, independent in each channel, the same for the same `seed`."""
     generator = np.random.default_rng(seed)

@@ -28,17 +28,7 @@ SPACE = "toy-bands-1"
 EDGES_HZ = (250.0, 1_000.0, 4_000.0)
 N_BANDS = len(EDGES_HZ) + 1
 N_TAPS = 1023
-_WORDS = {
-    "bass": 0,
-    "kick": 0,
-    "low": 0,
-    "vocals": 1,
-    "voice": 1,
-    "drums": 2,
-    "guitar": 1,
-    "hat": 3,
-    "high": 3,
-}
+_WORDS = {"bass": 0, "kick": 0, "low": 0, "vocals": 1, "voice": 1, "drums": 2, "guitar": 1, "hat": 3, "high": 3}
 
 
 class ToyBackend(Backend):
@@ -50,13 +40,9 @@ class ToyBackend(Backend):
     info = BackendInfo(sources=("low", "high"), sample_rate_hz=44_100, channels=2, segment_seconds=1.0)
 
     def __init__(self, device: torch.device | None = None) -> None:
-        self._filters = torch.stack([_low_pass(edge, self.info.sample_rate_hz) for edge in EDGES_HZ]).to(
-            device
-        )
+        self._filters = torch.stack([_low_pass(edge, self.info.sample_rate_hz) for edge in EDGES_HZ]).to(device)
 
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """Sums of bands: halves of the spectrum without queries, else each band by its share of the query."""
         bands = self._bands(mixture)
         if queries is None:
@@ -86,9 +72,7 @@ class ToyPanBackend(Backend):
 
     info = BackendInfo(sources=("left", "right"), sample_rate_hz=44_100, channels=2, segment_seconds=0.5)
 
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """The left channel with silence beside it, and the right one."""
         left = mixture * torch.tensor([[1.0], [0.0]]).to(mixture)
         return Output(torch.stack([left, mixture - left], dim=1))

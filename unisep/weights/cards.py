@@ -36,9 +36,7 @@ def checked_url(url: str) -> str:
 def _checked_resource(resource: str) -> str:
     path = PurePosixPath(resource)
     if path.is_absolute() or ".." in path.parts or "\\" in resource:
-        raise ValueError(
-            f"{resource!r} leaves the package: give a path inside it, such as 'weights/a.safetensors'"
-        )
+        raise ValueError(f"{resource!r} leaves the package: give a path inside it, such as 'weights/a.safetensors'")
     return resource
 
 

@@ -75,9 +75,7 @@ def find_described(place: Path) -> tuple[Path, Path]:
     Raises WeightsError if one is missing, or several could be meant.
     """
     if place.is_dir():
-        return _only(place, _DESCRIPTIONS, "description (.yaml)"), _only(
-            place, _PARAMETERS, "checkpoint (.ckpt)"
-        )
+        return _only(place, _DESCRIPTIONS, "description (.yaml)"), _only(place, _PARAMETERS, "checkpoint (.ckpt)")
     if not place.is_file():
         raise WeightsError(f"{place} does not exist. Give the folder that holds the .yaml and the .ckpt.")
     if place.suffix.lower() in _DESCRIPTIONS:
@@ -215,9 +213,7 @@ def read_parameters(path: Path) -> dict[str, Tensor]:
 
     Raises WeightsError as the readers do, and for a file that holds none.
     """
-    stored: Any = (
-        read_safetensors(path)[0] if path.suffix.lower() == ".safetensors" else read_torch_file(path)
-    )
+    stored: Any = read_safetensors(path)[0] if path.suffix.lower() == ".safetensors" else read_torch_file(path)
     for name in _INNER:
         if isinstance(stored, dict) and isinstance(stored.get(name), dict):
             stored = stored[name]

@@ -130,9 +130,7 @@ class _Hub(urllib.request.HTTPRedirectHandler):
         try:
             checked_url(newurl)
         except ValueError as error:
-            raise DownloadError(
-                f"{req.full_url} sends on to an address that is not safe: {error}."
-            ) from error
+            raise DownloadError(f"{req.full_url} sends on to an address that is not safe: {error}.") from error
         onward = super().redirect_request(req, fp, code, msg, headers, newurl)
         if onward is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
             onward.remove_header("Authorization")
@@ -173,20 +171,14 @@ def _response(request: Request, hub: _Hub, n_have: int, tag: str) -> Iterator[ht
 
 
 def _copy(
-    response: http.client.HTTPResponse,
-    file: IO[bytes],
-    n_have: int,
-    n_all: int | None,
-    on_bytes: OnBytes | None,
+    response: http.client.HTTPResponse, file: IO[bytes], n_have: int, n_all: int | None, on_bytes: OnBytes | None
 ) -> None:
     limit = MAX_BYTES if n_all is None else n_all
     while piece := response.read(_PIECE_BYTES):
         file.write(piece)
         n_have += len(piece)
         if n_have > limit:
-            raise WeightsError(
-                f"{response.url} sends more than the {limit:,} bytes expected. Nothing of it is used."
-            )
+            raise WeightsError(f"{response.url} sends more than the {limit:,} bytes expected. Nothing of it is used.")
         if on_bytes is not None:
             on_bytes(n_have, n_all)
     if n_all is not None and n_have < n_all:
@@ -198,11 +190,7 @@ def _announced(response: http.client.HTTPResponse, n_have: int, request: Request
     length = response.headers.get("Content-Length", "")
     n_all = n_have + int(length) if length.isdecimal() else None
     if n_all is not None and (n_all > MAX_BYTES or (request.n_bytes and n_all != request.n_bytes)):
-        expected = (
-            f"{request.n_bytes:,} bytes are expected"
-            if request.n_bytes
-            else f"at most {MAX_BYTES:,} are taken"
-        )
+        expected = f"{request.n_bytes:,} bytes are expected" if request.n_bytes else f"at most {MAX_BYTES:,} are taken"
         raise WeightsError(f"{request.url} announces {n_all:,} bytes; {expected}. Nothing of it is used.")
     return n_all or request.n_bytes or None
 
@@ -244,9 +232,7 @@ def _refused(url: str, status: int) -> DownloadError:
             "and set HF_TOKEN to your access token."
         )
     if status < 400:
-        return DownloadError(
-            f"{url} sends on to an address that is not safe, or in circles (status {status})."
-        )
+        return DownloadError(f"{url} sends on to an address that is not safe, or in circles (status {status}).")
     return DownloadError(f"{url} is not there (status {status}). Check for a newer version of its plugin.")
 
 

@@ -18,15 +18,7 @@ from unisep.files.atomic import write_whole
 from unisep.weights.cards import Card, CardFile, package_folder, read_card
 from unisep.weights.download import Request, fetch
 from unisep.weights.hashes import joint_sha256, known_sha256, remember, sha256_of
-from unisep.weights.hub import (
-    at_commit,
-    at_endpoint,
-    cached_file,
-    commit_of,
-    home,
-    offline_by_environment,
-    token,
-)
+from unisep.weights.hub import at_commit, at_endpoint, cached_file, commit_of, home, offline_by_environment, token
 
 
 @contextmanager
@@ -180,9 +172,7 @@ class WeightsStore:
             WeightsError: the weights are embedded, and go only with their package.
         """
         if card.embedded:
-            raise WeightsError(
-                f"The weights {card.name!r} are part of the package {card.package!r}: uninstall that."
-            )
+            raise WeightsError(f"The weights {card.name!r} are part of the package {card.package!r}: uninstall that.")
         folder = self.path(card)
         n_bytes = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
         shutil.rmtree(folder, ignore_errors=True)
@@ -246,9 +236,7 @@ class WeightsStore:
             return
         if self.offline:
             raise WeightsError(_damaged(card, target, expected))
-        log.info(
-            "Fetching %s of %s; licence: %s; source: %s", file.name, card.name, card.licence, card.source
-        )
+        log.info("Fetching %s of %s; licence: %s; source: %s", file.name, card.name, card.licence, card.source)
 
         def report(n_done: int, n_all: int | None) -> None:
             if on_progress is not None:

@@ -14,9 +14,7 @@ class Splitter(Backend):
 
     info = BackendInfo(sources=("low", "high"), sample_rate_hz=44_100, channels=2)
 
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """Both bands, `[batch, 2, channels, samples]`; they sum to the mixture."""
         self.check_input(mixture, queries, negatives)
         n_samples = mixture.shape[-1]

@@ -75,9 +75,7 @@ class Probe(QueryEncoder):
     apart: axes of the latent space that text and audio do not share.
     """
 
-    def __init__(
-        self, space: str, seed: int = 0, dims: int = 32, unrelated: Sequence[str] = (), apart: bool = False
-    ):
+    def __init__(self, space: str, seed: int = 0, dims: int = 32, unrelated: Sequence[str] = (), apart: bool = False):
         self.space = space
         self._seed, self._dims, self._unrelated, self._apart = seed, dims, unrelated, apart
         self._matrix = random("matrix", seed).standard_normal((2 * N_LATENT, dims)) / np.sqrt(dims)
@@ -114,10 +112,7 @@ class Gauge(Backend):
     info = BackendInfo(sources=(), sample_rate_hz=44_100, channels=2, segment_seconds=None)
 
     def separate(
-        self,
-        mixture: torch.Tensor,
-        queries: torch.Tensor | None = None,
-        negatives: torch.Tensor | None = None,
+        self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
     ) -> Output:
         assert queries is not None and queries.shape[1] == BASE.dim
         return Output(torch.einsum("n,bcs->bncs", 0.5 + queries[:, 0] / 2, mixture))
@@ -142,9 +137,7 @@ class ProbePlugin:
         return [
             EncoderSpec(name="base", load="map_probe:base", space="base-1"),
             EncoderSpec(name="probe", load="map_probe:probe", space="probe-1"),
-            EncoderSpec(
-                name="reader", load="map_probe:reader", space="reader-1", modalities=frozenset({"text"})
-            ),
+            EncoderSpec(name="reader", load="map_probe:reader", space="reader-1", modalities=frozenset({"text"})),
             EncoderSpec(name="ear", load="map_probe:probe", space="probe-1", modalities=frozenset({"audio"})),
         ]
 
@@ -153,10 +146,7 @@ class ProbePlugin:
 def probes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     module = ModuleType("map_probe")
     vars(module).update(
-        backend=lambda **_: Gauge(),
-        base=lambda **_: BASE,
-        probe=load_probe,
-        reader=lambda **_: Probe("reader-1", 7),
+        backend=lambda **_: Gauge(), base=lambda **_: BASE, probe=load_probe, reader=lambda **_: Probe("reader-1", 7)
     )
     monkeypatch.setitem(sys.modules, "map_probe", module)
     monkeypatch.setenv("UNISEP_HOME", str(tmp_path / "home"))
@@ -180,8 +170,7 @@ def write_clips(folder: Path, n_clips: int) -> Path:
     for index in range(n_clips):
         random_clip = random("clip", index)
         tilt = np.fft.irfft(
-            np.fft.rfft(random_clip.standard_normal(22_050))
-            * np.exp(random_clip.standard_normal(11_026).cumsum() / 40)
+            np.fft.rfft(random_clip.standard_normal(22_050)) * np.exp(random_clip.standard_normal(11_026).cumsum() / 40)
         )
         soundfile.write(folder / f"{index:03}.wav", 0.3 * tilt / np.abs(tilt).max(), 44_100)
     return folder
@@ -308,8 +297,7 @@ class Constant(Probe):
 
 
 @pytest.mark.parametrize(
-    "other",
-    [Probe("u", seed=9, unrelated=("text", "audio")), Probe("u", 9, unrelated=("text",)), Constant("c")],
+    "other", [Probe("u", seed=9, unrelated=("text", "audio")), Probe("u", 9, unrelated=("text",)), Constant("c")]
 )
 def test_unrelated_encoders_are_unfit(other: QueryEncoder) -> None:
     card, _ = fit_map(other, BASE)
@@ -331,9 +319,7 @@ def test_an_encoder_that_breaks_is_reported() -> None:
 
 def test_a_separator_works_through_the_map_once_it_is_fitted(tmp_path: Path) -> None:
     own = weights(tmp_path / "own", seed=3, dims=40)
-    with pytest.raises(
-        EmbeddingError, match=rf"no map .* run: unisep align probe@{own} --query-backend gauge"
-    ):
+    with pytest.raises(EmbeddingError, match=rf"no map .* run: unisep align probe@{own} --query-backend gauge"):
         separator(f"probe@{own}").separate(SONG, "oboe")
     seen: list[float] = []
     card = align(f"probe@{own}", query_backend="gauge", on_progress=lambda p: seen.append(p.fraction))
@@ -345,10 +331,7 @@ def test_a_separator_works_through_the_map_once_it_is_fitted(tmp_path: Path) -> 
     for name in ("oboe", "tone"):
         assert np.abs(result[name].samples - plain[name].samples).max() < 0.05 * np.abs(SONG.samples).max()
         assert result.plan[name].encoder == f"probe@{own}"
-    assert (
-        f"mapped from '{card.source}' to 'base-1', agreement {card.text.centred_cosine:.2f}"
-        in result.plan.reason
-    )
+    assert f"mapped from '{card.source}' to 'base-1', agreement {card.text.centred_cosine:.2f}" in result.plan.reason
     assert "mapped" not in plain.plan.reason
     embedding = mapped.embed("oboe")
     assert (embedding.space, embedding.dim) == ("base-1", BASE.dim)
@@ -405,14 +388,10 @@ def test_an_unfit_map_is_reported_and_refused(tmp_path: Path) -> None:
         separator(f"probe@{own}").separate(SONG, "oboe")
 
 
-def test_an_unfit_measurement_replaces_a_map_that_was_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unfit_measurement_replaces_a_map_that_was_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     align("probe")
     assert separator("probe").embed("oboe").space == "base-1"
-    monkeypatch.setattr(
-        sys.modules["map_probe"], "probe", lambda **_: Probe("probe-1", 9, unrelated=("text",))
-    )
+    monkeypatch.setattr(sys.modules["map_probe"], "probe", lambda **_: Probe("probe-1", 9, unrelated=("text",)))
     align("probe")
     assert not list(only_map(tmp_path).parent.glob("*.safetensors"))
     with pytest.raises(EmbeddingError, match="unfit"):
@@ -557,9 +536,7 @@ def not_tensors(folder: Path) -> None:
     [truncated, flipped, gone, no_json, of_another_pair, outside, unknown_key, not_finite, not_tensors],
     ids=lambda harm: harm.__name__,
 )
-def test_a_damaged_map_is_refused_and_can_be_fitted_again(
-    harm: Callable[[Path], None], tmp_path: Path
-) -> None:
+def test_a_damaged_map_is_refused_and_can_be_fitted_again(harm: Callable[[Path], None], tmp_path: Path) -> None:
     align("probe")
     harm(only_map(tmp_path).parent)
     with pytest.raises(WeightsError, match=r"damaged.*unisep align"):
@@ -577,13 +554,13 @@ def test_a_map_of_another_size_than_the_encoder_is_refused(monkeypatch: pytest.M
 
 
 def test_a_map_that_vanishes_between_planning_and_loading_is_an_error(tmp_path: Path) -> None:
-    from unisep.progress import Meter
-    from unisep.session.models import Shelf
+    from unisep.progress import ProgressReporter
+    from unisep.session.models import ModelPool
     from unisep.weights.store import WeightsStore
 
-    shelf = Shelf(WeightsStore(offline=True), Precision("float32", CPU))
+    pool = ModelPool(WeightsStore(offline=True), Precision("float32", CPU))
     with pytest.raises(WeightsError, match="no fitted map from 'probe-1' to 'base-1' any more"):
-        shelf.encoder_for(shelf.open_encoder("probe", Meter()), "base-1", Meter())
+        pool.encoder_for(pool.open_encoder("probe", ProgressReporter()), "base-1", ProgressReporter())
 
 
 def test_a_failed_write_leaves_the_old_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unisep_align.alignment import align, fit_map
 
-_MODULES = {
-    "alignment": (
-        "align",
-        "fit_map",
-    ),
-}
+_MODULES = {"alignment": ("align", "fit_map")}
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = ["align", "fit_map"]

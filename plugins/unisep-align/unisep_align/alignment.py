@@ -12,13 +12,13 @@ from unisep import __version__
 from unisep.engine.device import Precision, find_device
 from unisep.errors import OptionError
 from unisep.plugins.encoder import QueryEncoder
-from unisep.progress import Meter, OnProgress
-from unisep.query.parsed import read_asks
+from unisep.progress import OnProgress, ProgressReporter
+from unisep.query.parsed import parse_queries
 from unisep.query.space_maps import MapCard, MapStore, SpaceMap
-from unisep.routing.catalog import EncoderOffer
+from unisep.routing.catalog import EncoderEntry
 from unisep.routing.router import resolve
 from unisep.routing.types import Request
-from unisep.session.models import Shelf
+from unisep.session.models import ModelPool
 from unisep.weights.store import WeightsStore
 from unisep_align.captions import captions
 from unisep_align.encoding import Count, hear, read_texts
@@ -49,18 +49,18 @@ def align(
         PluginError, WeightsError: an encoder or a backend that is not here.
         EncoderError, AudioFileError: an encoder that fails, or too few clips.
     """
-    meter = Meter(on_progress)
-    shelf = Shelf(WeightsStore(offline), Precision("float32", find_device(device)))
+    reporter = ProgressReporter(on_progress)
+    pool = ModelPool(WeightsStore(offline), Precision("float32", find_device(device)))
     try:
-        theirs = shelf.open_encoder(encoder, meter)
-        ours, target = _trained_with(shelf, query_backend)
+        theirs = pool.open_encoder(encoder, reporter)
+        ours, target = _trained_with(pool, query_backend)
         _check_needed(theirs, target)
-        pair = shelf.encoder(theirs, meter), shelf.encoder(ours, meter)
+        pair = pool.encoder(theirs, reporter), pool.encoder(ours, reporter)
         hears = "audio" in theirs.spec.modalities & ours.spec.modalities
         with torch.inference_mode():
             card, found = fit_map(*pair, clips=clips, hears=hears, on_progress=on_progress)
     finally:
-        shelf.close()
+        pool.close()
     return MapStore().save(card, found)
 
 
@@ -91,28 +91,26 @@ def fit_map(
     return card, _usable(found.found, card)
 
 
-def _trained_with(shelf: Shelf, query_backend: str | None) -> tuple[EncoderOffer, str]:
+def _trained_with(pool: ModelPool, query_backend: str | None) -> tuple[EncoderEntry, str]:
     """The encoder that a text query would be answered with, if nobody chose one, and its space."""
-    asks = read_asks("any sound")
-    request = Request(asks=asks, query_backend=query_backend, route="conditioned", offline=shelf.offline)
-    task = resolve(request, shelf.catalogue()).tasks[0]
-    encoder = task.wants[0].encoder
+    parsed_queries = parse_queries("any sound")
+    request = Request(
+        parsed_queries=parsed_queries, query_backend=query_backend, route="conditioned", offline=pool.offline
+    )
+    task = resolve(request, pool.catalog()).tasks[0]
+    encoder = task.targets[0].encoder
     assert encoder is not None  # a text needs one
     return encoder, task.space
 
 
-def _check_needed(theirs: EncoderOffer, target: str) -> None:
+def _check_needed(theirs: EncoderEntry, target: str) -> None:
     if theirs.spec.space == target:
         raise OptionError(f"'{theirs.name}' is of the space '{target}' already: it needs no map.")
     if "text" not in theirs.spec.modalities:
-        raise OptionError(
-            f"'{theirs.name}' reads no text, and a map is fitted on captions. Use another encoder."
-        )
+        raise OptionError(f"'{theirs.name}' reads no text, and a map is fitted on captions. Use another encoder.")
 
 
-def _card(
-    source: QueryEncoder, target: QueryEncoder, found: Fit, heard: Clips | None, texts: Sequence[str]
-) -> MapCard:
+def _card(source: QueryEncoder, target: QueryEncoder, found: Fit, heard: Clips | None, texts: Sequence[str]) -> MapCard:
     return MapCard(
         source=source.space,
         target=target.space,

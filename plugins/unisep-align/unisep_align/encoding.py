@@ -45,10 +45,7 @@ def read_texts(encoder: QueryEncoder, texts: Sequence[str], count: Count) -> Mat
 
 
 def hear(
-    pair: tuple[QueryEncoder, QueryEncoder],
-    folder: str | Path | None,
-    paths: list[Path] | None,
-    count: Count,
+    pair: tuple[QueryEncoder, QueryEncoder], folder: str | Path | None, paths: list[Path] | None, count: Count
 ) -> Clips:
     """The clips' vectors in both spaces, one clip in memory at a time. Raises AudioFileError for too few."""
     sounds: Iterable[Audio | None] = made_sounds() if paths is None else map(read_clip, paths)

@@ -12,8 +12,6 @@ def unisep_commands() -> Iterable[CommandSpec]:
     """`unisep align`."""
     return [
         CommandSpec(
-            name="align",
-            load="unisep_align.command:main",
-            summary="let another encoder serve the query backend",
+            name="align", load="unisep_align.command:main", summary="let another encoder serve the query backend"
         )
     ]

@@ -41,8 +41,7 @@ class Pairs:
 def together(*several: Pairs) -> Pairs:
     """All pairs of several."""
     return Pairs(
-        np.concatenate([pairs.source for pairs in several]),
-        np.concatenate([pairs.target for pairs in several]),
+        np.concatenate([pairs.source for pairs in several]), np.concatenate([pairs.target for pairs in several])
     )
 
 

@@ -77,9 +77,7 @@ def clip_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise AudioFileError(f"There is no folder '{folder}'. Give one that holds audio files.")
-    found = [
-        path for path in sorted(folder.rglob("*")) if path.suffix.lower() in READ_SUFFIXES and path.is_file()
-    ]
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in READ_SUFFIXES and path.is_file()]
     if len(found) < LEAST_CLIPS:
         raise too_few(folder, len(found))
     return found

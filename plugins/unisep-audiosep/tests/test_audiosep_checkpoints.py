@@ -92,10 +92,7 @@ def test_a_file_cut_short_is_refused(checkpoint):
             r"1 parameters missing \(base.pre_conv.bias\)",
         ),
         (lambda whole: whole["state_dict"].update({"ss_model.base.extra": torch.ones(1)}), "1 unknown"),
-        (
-            lambda whole: whole["state_dict"].update({"ss_model.base.pre_conv.bias": torch.ones(9)}),
-            "has shape",
-        ),
+        (lambda whole: whole["state_dict"].update({"ss_model.base.pre_conv.bias": torch.ones(9)}), "has shape"),
         (lambda whole: whole["state_dict"]["ss_model.base.pre_conv.bias"].fill_(torch.nan), "not finite"),
         (lambda whole: whole["state_dict"].update({"ss_model.base.bn0.weight": torch.ones(12)}), "evenly"),
         (lambda whole: whole["state_dict"].pop("ss_model.base.bn0.weight"), "base.bn0.weight"),

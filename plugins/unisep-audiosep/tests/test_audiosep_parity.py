@@ -29,9 +29,7 @@ def transform(wave: Tensor, n_fft: int, hop: int) -> tuple[Tensor, Tensor]:
     time = torch.arange(n_fft, dtype=torch.float64)
     angle = 2 * math.pi * time[:, None] * torch.arange(n_fft // 2 + 1) / n_fft
     hann = 0.5 - 0.5 * torch.cos(2 * math.pi * time / n_fft)
-    frames = torch.stack(
-        [mirrored[at : at + n_fft] * hann for at in range(0, len(mirrored) - n_fft + 1, hop)]
-    )
+    frames = torch.stack([mirrored[at : at + n_fft] * hann for at in range(0, len(mirrored) - n_fft + 1, hop)])
     return frames @ angle.cos(), -(frames @ angle.sin())
 
 
@@ -54,9 +52,7 @@ def inverse(real: Tensor, imaginary: Tensor, n_fft: int, hop: int, n_samples: in
 
 
 def norm(state: State, name: str, x: Tensor) -> Tensor:
-    values = [
-        state[f"base.{name}.{part}"].double() for part in ("running_mean", "running_var", "weight", "bias")
-    ]
+    values = [state[f"base.{name}.{part}"].double() for part in ("running_mean", "running_var", "weight", "bias")]
     return F.batch_norm(x, *values, training=False, eps=1e-5)
 
 
@@ -93,9 +89,7 @@ def maps(state: State, query: Tensor, magnitudes: Tensor) -> Tensor:
     for index in range(1, 7):
         block = f"decoder_block{index}"
         x = act(state, query, x, f"{block}.bn1", f"{block}->beta1")
-        x = F.conv_transpose2d(
-            x, state[f"base.{block}.conv1.weight"].double(), stride=(1, 2) if index == 1 else (2, 2)
-        )
+        x = F.conv_transpose2d(x, state[f"base.{block}.conv1.weight"].double(), stride=(1, 2) if index == 1 else (2, 2))
         x = residual(state, query, torch.cat([x, kept.pop()], 1), f"{block}.conv_block2")
     x = F.conv2d(x, state["base.after_conv.weight"].double(), state["base.after_conv.bias"].double())
     return F.pad(x, (0, 1))[0, :, :n_frames]

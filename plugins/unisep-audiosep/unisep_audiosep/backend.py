@@ -31,16 +31,11 @@ class AudioSepBackend(Backend):
     def __init__(self, model: AudioSep) -> None:
         self.model = model
         self.info = BackendInfo(
-            sources=(),
-            sample_rate_hz=model.config.sample_rate_hz,
-            channels=2,
-            segment_seconds=SEGMENT_SECONDS,
+            sources=(), sample_rate_hz=model.config.sample_rate_hz, channels=2, segment_seconds=SEGMENT_SECONDS
         )
 
     @torch.inference_mode()
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """Targets `[batch, queries, channels, samples]`; AudioSep does not say whether they are there.
 
         mixture: `[batch, 2, samples]`; queries and negatives: `[queries, dim]`. What a negative names is isolated

@@ -27,9 +27,7 @@ def find_file(weights: Path) -> Path:
     found = sorted(path for path in weights.iterdir() if path.suffix in SUFFIXES)
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise WeightsError(
-            f"{weights} should hold one AudioSep checkpoint; found: {names}. Give the file itself."
-        )
+        raise WeightsError(f"{weights} should hold one AudioSep checkpoint; found: {names}. Give the file itself.")
     return found[0]
 
 
@@ -42,9 +40,7 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> AudioSep
     """
     state = read_state(path)
     config = _config(path, state)
-    model = filled(
-        path, lambda: AudioSep(config), state, lambda _, value: _placed(value, device, dtype), "AudioSep"
-    )
+    model = filled(path, lambda: AudioSep(config), state, lambda _, value: _placed(value, device, dtype), "AudioSep")
     return model.to(device).requires_grad_(False)
 
 
@@ -64,9 +60,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     }
     state = {name: value for name, value in own.items() if not _is_idle(name)}
     if not state:
-        raise WeightsError(
-            f"{path} is no AudioSep checkpoint: none of its parameters starts with {_PREFIX!r}."
-        )
+        raise WeightsError(f"{path} is no AudioSep checkpoint: none of its parameters starts with {_PREFIX!r}.")
     return state
 
 
@@ -82,19 +76,14 @@ def _config(path: Path, state: Mapping[str, Tensor]) -> AudioSepConfig:
     """The sizes that the parameters' shapes tell."""
     try:
         widths = tuple(
-            state[f"base.{encoder_name(index)}.conv_block1.conv1.weight"].shape[0]
-            for index in range(N_ENCODERS)
+            state[f"base.{encoder_name(index)}.conv_block1.conv1.weight"].shape[0] for index in range(N_ENCODERS)
         )
         query_dim = state["film.encoder_block1->conv_block1->beta1.weight"].shape[1]
         n_fft = 2 * (state["base.bn0.weight"].shape[0] - 1)
     except (KeyError, IndexError) as error:
-        raise WeightsError(
-            f"{path} is no AudioSep checkpoint: {error} is missing or has no such shape."
-        ) from error
+        raise WeightsError(f"{path} is no AudioSep checkpoint: {error} is missing or has no such shape.") from error
     if min(widths) < 1 or n_fft < 1 or n_fft % (2 * BINS_MULTIPLE):
-        raise WeightsError(
-            f"{path} is for a spectrogram of {n_fft} samples, which this U-Net cannot halve evenly."
-        )
+        raise WeightsError(f"{path} is for a spectrogram of {n_fft} samples, which this U-Net cannot halve evenly.")
     return AudioSepConfig(widths, query_dim, n_fft)
 
 

@@ -91,12 +91,7 @@ class AudioSep(nn.Module):
         config = self.config
         filled = F.pad(mono.float(), (0, max(0, config.n_fft - mono.shape[-1])))
         bins = torch.stft(
-            filled,
-            config.n_fft,
-            config.hop_samples,
-            window=self._window,
-            return_complex=True,
-            pad_mode="reflect",
+            filled, config.n_fft, config.hop_samples, window=self._window, return_complex=True, pad_mode="reflect"
         )
         return rearrange(bins, "n bins frames -> n frames bins")
 
@@ -113,9 +108,7 @@ class AudioSep(nn.Module):
         config = self.config
         bins = rearrange(spectrum, "n frames bins -> n bins frames")
         n_covered = max(n_samples, config.n_fft)
-        return torch.istft(bins, config.n_fft, config.hop_samples, window=self._window, length=n_covered)[
-            :, :n_samples
-        ]
+        return torch.istft(bins, config.n_fft, config.hop_samples, window=self._window, length=n_covered)[:, :n_samples]
 
 
 def encoder_name(index: int) -> str:

@@ -71,9 +71,7 @@ def save_random_clap(folder: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = transformers.ClapConfig(
-            text_config={**text, "projection_dim": 24},
-            audio_config={**audio, "projection_dim": 24},
-            projection_dim=24,
+            text_config={**text, "projection_dim": 24}, audio_config={**audio, "projection_dim": 24}, projection_dim=24
         )
         transformers.ClapModel(config).save_pretrained(folder)
     transformers.ClapFeatureExtractor(

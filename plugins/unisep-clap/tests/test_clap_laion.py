@@ -29,9 +29,7 @@ def tokenizer(folder: Path) -> None:
 
     marks = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     pieces = marks + sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(
-        models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], unk_token="<unk>")
-    )
+    made = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
@@ -111,9 +109,7 @@ def test_audio_equals_the_model_called_by_hand(folder, encoder):
     clip = noise(0.4)
     extractor = transformers.ClapFeatureExtractor.from_pretrained(folder)
     with torch.no_grad():
-        wanted = theirs.get_audio_features(
-            **extractor(clip.samples[0], sampling_rate=48000, return_tensors="pt")
-        )
+        wanted = theirs.get_audio_features(**extractor(clip.samples[0], sampling_rate=48000, return_tensors="pt"))
     assert torch.allclose(encoder.encode_audio([clip]), wanted.pooler_output, atol=1e-5)
 
 
@@ -180,11 +176,7 @@ class _Trap:
 
 
 @pytest.mark.parametrize(
-    "write",
-    [
-        lambda trap, file: torch.save({"w": trap}, file),
-        lambda trap, file: file.write_bytes(pickle.dumps(trap)),
-    ],
+    "write", [lambda trap, file: torch.save({"w": trap}, file), lambda trap, file: file.write_bytes(pickle.dumps(trap))]
 )
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, write):
     folder = save(tmp_path / "trap")
@@ -237,9 +229,7 @@ def test_offline_without_a_copy_says_what_to_do(tmp_path):
         "    except DownloadError as error:\n        print(error)\n"
     )
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     lines = done.stdout
     assert "HF_HUB_OFFLINE" in lines
     assert DEFAULT_NAME in lines and "laion/larger_clap_music at revision main" in lines

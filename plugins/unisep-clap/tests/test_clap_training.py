@@ -117,9 +117,7 @@ def test_examples_are_repeatable_and_finite(store):
 
     def draw():
         sounds, strangers, clips = Listener([(made, list(made.clips))], 50, config, 3).draw(16)
-        return roughened(sounds, strangers, config, torch.Generator().manual_seed(1)), [
-            clip.path for clip in clips
-        ]
+        return roughened(sounds, strangers, config, torch.Generator().manual_seed(1)), [clip.path for clip in clips]
 
     (first, paths), (second, again) = draw(), draw()
     assert first.shape == (16, 1, 64, 50) and torch.isfinite(first).all()
@@ -149,9 +147,7 @@ def test_the_audio_tower_learns_two_tones(store):
     trained = train(tower, listener, names, config)
     held = [clip for clip in made.clips if clip.song == "held"]
     assert retrieval(trained, made, held, names)["all"]["top_1"] == 1.0
-    assert torch.allclose(
-        hear(trained, made, held[0], n_frames_of(tower)).norm(), torch.tensor(1.0), atol=1e-5
-    )
+    assert torch.allclose(hear(trained, made, held[0], n_frames_of(tower)).norm(), torch.tensor(1.0), atol=1e-5)
 
 
 def test_held_out_words_never_reach_training():
@@ -164,9 +160,7 @@ def test_held_out_words_never_reach_training():
 
 def test_linked_names_are_drawn_together_and_others_left():
     links = phrases.Links(("a", "b", "c"), (("a", "b", 1.0),))
-    start = torch.nn.functional.normalize(
-        torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), dim=-1
-    )
+    start = torch.nn.functional.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
     moved = draw_together(start, links)
     assert float(moved[0] @ moved[1]) > float(start[0] @ start[1]) + 0.1
     assert float(moved[2] @ start[2]) > 0.9

@@ -76,9 +76,7 @@ class ClapEncoder(QueryEncoder):
 
     def _encode_clip(self, clip: Audio) -> Tensor:
         rate_hz = self._extractor.sampling_rate
-        mono = np.ascontiguousarray(
-            soxr.resample(clip.samples.mean(0), clip.sample_rate_hz, rate_hz), np.float32
-        )
+        mono = np.ascontiguousarray(soxr.resample(clip.samples.mean(0), clip.sample_rate_hz, rate_hz), np.float32)
         n_window = int(self._extractor.nb_max_samples)
         # The extractor repeats a short clip, as in training, so it must see it without zeros.
         mono = mono if len(mono) else np.zeros(1, np.float32)
@@ -89,9 +87,7 @@ class ClapEncoder(QueryEncoder):
         # A fusion extractor draws from NumPy's global generator; nobody else is to notice.
         state = np.random.get_state()
         try:
-            features = self._extractor(
-                window, sampling_rate=self._extractor.sampling_rate, return_tensors="pt"
-            )
+            features = self._extractor(window, sampling_rate=self._extractor.sampling_rate, return_tensors="pt")
         finally:
             np.random.set_state(state)
         # No window is longer than the model's own, so the fusion of longer clips stays off.
@@ -103,9 +99,7 @@ class ClapEncoder(QueryEncoder):
         """Unit rows; transformers returned a bare tensor before version 5 and a structure since."""
         vectors = features if isinstance(features, Tensor) else features.pooler_output
         if not torch.isfinite(vectors).all():
-            raise EncoderError(
-                f"The encoder of {self.space} gave values that are not finite: its weights are damaged."
-            )
+            raise EncoderError(f"The encoder of {self.space} gave values that are not finite: its weights are damaged.")
         return F.normalize(vectors.float(), dim=-1)
 
 
@@ -147,11 +141,7 @@ def _model(kind: Any, checkpoint: Checkpoint) -> ClapModel:
         local_files_only=True,
         output_loading_info=True,
     )
-    missing = sorted(
-        name for name in report["missing_keys"] if not name.endswith(("position_ids", "token_type_ids"))
-    )
+    missing = sorted(name for name in report["missing_keys"] if not name.endswith(("position_ids", "token_type_ids")))
     if missing or report["mismatched_keys"]:
-        raise WeightsError(
-            f"weights are missing or of another shape: {missing[:3] or report['mismatched_keys']}"
-        )
+        raise WeightsError(f"weights are missing or of another shape: {missing[:3] or report['mismatched_keys']}")
     return model

@@ -89,9 +89,7 @@ def load_mini(weights: Path | None = None, device: torch.device | str = "cpu") -
     state = read_safetensors(file)[0]
     text, audio = TextTower(TextTowerConfig(n_pieces=len(pieces))), AudioTower(AudioTowerConfig())
     towers: dict[str, nn.Module] = {"text.": text, "audio.": audio}
-    wanted = {
-        prefix + name: value for prefix, tower in towers.items() for name, value in tower.state_dict().items()
-    }
+    wanted = {prefix + name: value for prefix, tower in towers.items() for name, value in tower.state_dict().items()}
     check_parameters(file, state, wanted, "clap-mini", "Leave out the file to use the embedded ones.")
     check_finite(file, state)
     for prefix, tower in towers.items():
@@ -108,9 +106,7 @@ def _pieces(vocabulary: Path) -> list[str]:
     try:
         return vocabulary.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(
-            f"{vocabulary} is no vocabulary, a piece of a word on each line: {error}."
-        ) from error
+        raise WeightsError(f"{vocabulary} is no vocabulary, a piece of a word on each line: {error}.") from error
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

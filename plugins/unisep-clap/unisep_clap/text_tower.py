@@ -71,9 +71,7 @@ class TextTower(nn.Module):
         super().__init__()
         self.config = config
         self.words = nn.Embedding(config.n_pieces, config.n_factors or config.width)
-        self.widen = (
-            nn.Linear(config.n_factors, config.width, bias=False) if config.n_factors else nn.Identity()
-        )
+        self.widen = nn.Linear(config.n_factors, config.width, bias=False) if config.n_factors else nn.Identity()
         self.positions = nn.Embedding(config.n_positions, config.width)
         self.input_norm = nn.LayerNorm(config.width, eps=1e-12)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))

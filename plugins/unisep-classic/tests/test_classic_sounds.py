@@ -77,10 +77,7 @@ def test_the_centre_holds_what_is_in_the_middle() -> None:
 
 def test_ica_undoes_a_mix_of_two() -> None:
     saw = 0.6 * (torch.arange(RATE_HZ)[None] % 147 / 73.5 - 1)
-    one, other = (
-        panned(saw, 0.9, 0.4),
-        panned(noise(1).abs().sqrt() * noise(1, seed=5).sign() * 0.5, 0.3, 0.8),
-    )
+    one, other = (panned(saw, 0.9, 0.4), panned(noise(1).abs().sqrt() * noise(1, seed=5).sign() * 0.5, 0.3, 0.8))
     sources = Independent().separate((one + other)[None]).sources[0]
     assert float(one.square().sum()) > float(other.square().sum())
     assert sdr_db(one, sources[0]) > 25

@@ -22,9 +22,7 @@ SHARPNESS = 16
 class Centre(Masking):
     """Gives `centre` and `sides`. A mono recording is all centre."""
 
-    info = BackendInfo(
-        sources=("centre", "sides"), sample_rate_hz=SAMPLE_RATE_HZ, channels=2, segment_seconds=20.0
-    )
+    info = BackendInfo(sources=("centre", "sides"), sample_rate_hz=SAMPLE_RATE_HZ, channels=2, segment_seconds=20.0)
 
     def masks(self, spectrum: Spectrum) -> Values:
         """The similarity of the channels, sharpened."""

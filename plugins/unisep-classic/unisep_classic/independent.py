@@ -29,9 +29,7 @@ class Independent(Unmixing):
     A recording whose channels are one and the same up to their level is all `part-1`.
     """
 
-    info = BackendInfo(
-        sources=("part-1", "part-2"), sample_rate_hz=SAMPLE_RATE_HZ, channels=2, needs_whole=True
-    )
+    info = BackendInfo(sources=("part-1", "part-2"), sample_rate_hz=SAMPLE_RATE_HZ, channels=2, needs_whole=True)
 
     def unmix(self, mixture: Tensor) -> Tensor:
         """The stereo image of the first part, `[1, channels, samples]`."""

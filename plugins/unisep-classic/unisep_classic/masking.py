@@ -26,9 +26,7 @@ class Unmixing(Backend):
     def unmix(self, mixture: Tensor) -> Tensor:
         """All sources but the last, `[sources - 1, channels, samples]`, of `mixture [channels, samples]` on the CPU."""
 
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """The sources of `mixture [batch, channels, samples]`; they sum to it. Computed on the CPU.
 
         Raises BackendError for queries, AudioError for another shape.
@@ -52,15 +50,11 @@ class Masking(Unmixing):
         if not bool(mixture.any()):
             return torch.zeros(len(self.info.sources) - 1, *mixture.shape)
         window = torch.hann_window(N_FFT)
-        spectrum = torch.stft(
-            mixture, N_FFT, HOP_SAMPLES, window=window, pad_mode="constant", return_complex=True
-        )
+        spectrum = torch.stft(mixture, N_FFT, HOP_SAMPLES, window=window, pad_mode="constant", return_complex=True)
         masked = torch.from_numpy(self.masks(spectrum.numpy())) * spectrum
         rows = rearrange(masked, "source channel bin frame -> (source channel) bin frame")
         samples = torch.istft(rows, N_FFT, HOP_SAMPLES, window=window, length=mixture.shape[-1])
-        return rearrange(
-            samples, "(source channel) sample -> source channel sample", channel=mixture.shape[0]
-        )
+        return rearrange(samples, "(source channel) sample -> source channel sample", channel=mixture.shape[0])
 
 
 def power_of_all(spectrum: Spectrum) -> Values:

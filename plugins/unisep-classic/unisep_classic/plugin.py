@@ -9,16 +9,8 @@ from unisep import BackendSpec, hookimpl
 _BACKENDS = {
     "hpss": ("harmonic:load", "What rings and what strikes, by median filters", ("harmonic", "percussive")),
     "repet-sim": ("repeating:load", "What repeats and what does not", ("repeating", "varying")),
-    "stereo-centre": (
-        "centre:load",
-        "What is in the middle of the stereo image, and the rest",
-        ("centre", "sides"),
-    ),
-    "ica": (
-        "independent:load",
-        "Two parts that depend on each other as little as may be",
-        ("part-1", "part-2"),
-    ),
+    "stereo-centre": ("centre:load", "What is in the middle of the stereo image, and the rest", ("centre", "sides")),
+    "ica": ("independent:load", "Two parts that depend on each other as little as may be", ("part-1", "part-2")),
     "nmf": (
         "factors:load",
         "Four parts by non-negative matrix factorisation, from low to high",
@@ -32,11 +24,7 @@ def unisep_backends() -> Iterable[BackendSpec]:
     """Five methods that need no weights."""
     return [
         BackendSpec(
-            name=name,
-            load=f"unisep_classic.{load}",
-            summary=f"{summary}; no weights",
-            stems=stems,
-            licence="MIT",
+            name=name, load=f"unisep_classic.{load}", summary=f"{summary}; no weights", stems=stems, licence="MIT"
         )
         for name, (load, summary, stems) in _BACKENDS.items()
     ]

@@ -43,9 +43,7 @@ class DemucsBackend(Backend):
             normalisation="song",
         )
 
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """The sources of `mixture [batch, channels, samples]`, which is put in the middle of silence if it is short.
 
         Raises BackendError for queries, AudioError for a shape or length that the model does not take.

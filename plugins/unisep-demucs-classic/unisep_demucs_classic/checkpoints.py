@@ -70,9 +70,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
     def make() -> nn.Module:
         try:
             return checkpoint.model(**checkpoint.options)
-        except (
-            Exception
-        ) as error:  # whatever strange options provoke in demucs, the caller sees one kind of error
+        except Exception as error:  # whatever strange options provoke in demucs, the caller sees one kind of error
             raise WeightsError(f"{checkpoint.path} does not make a model: {error}") from error
 
     model = filled(checkpoint.path, make, checkpoint.state, lambda _, value: value.to(device, torch.float32))
@@ -90,16 +88,12 @@ def _read_package(path: Path) -> Checkpoint:
 def _read_safetensors(path: Path) -> Checkpoint:
     state, about = read_safetensors(path)
     try:
-        args, kwargs = (
-            json.loads(about.get(key, empty), object_hook=_restored) for key, empty in _EMPTY.items()
-        )
+        args, kwargs = (json.loads(about.get(key, empty), object_hook=_restored) for key, empty in _EMPTY.items())
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         raise WeightsError(f"{path} describes its options unreadably ({error}). Fetch it again.") from error
     marker = _CLASSES.get(" ".join(about.get("klass", "").rsplit(".", 1)))
     if marker is None:
-        raise WeightsError(
-            f"{path} is for {about.get('klass')!r:.80}, not for Demucs v3. Use its own backend."
-        )
+        raise WeightsError(f"{path} is for {about.get('klass')!r:.80}, not for Demucs v3. Use its own backend.")
     return _checkpoint(path, _MODELS[id(marker)], args, kwargs, None if "structure" in about else state)
 
 

@@ -88,9 +88,7 @@ def whole_museval(monkeypatch):
 
 
 def options(**changes):
-    return WindowOptions(
-        **{"window_seconds": 1.0, "n_per_class": 2, "n_absent": 2, "example_seconds": 0.5} | changes
-    )
+    return WindowOptions(**{"window_seconds": 1.0, "n_per_class": 2, "n_absent": 2, "example_seconds": 0.5} | changes)
 
 
 def items_of(folder, **changes):
@@ -155,9 +153,7 @@ def test_bsseval_of_stems_is_musevals_own(toy, halves_folder, whole_museval):
     assert {record.name for record in found.records} == set(names)
     for record in found.records:
         for key, values in zip(("bss_sdr_db", "bss_isr_db", "bss_sir_db", "bss_sar_db"), theirs, strict=True):
-            assert record.figures[key] == pytest.approx(
-                np.nanmedian(values[names.index(record.name)]), abs=1e-6
-            )
+            assert record.figures[key] == pytest.approx(np.nanmedian(values[names.index(record.name)]), abs=1e-6)
 
 
 def test_bsseval_says_nothing_where_museval_could_not():
@@ -270,9 +266,7 @@ def test_the_real_time_factor_counts_each_separation_once():
 
 
 def test_json_holds_every_record_and_formula_and_no_bare_infinity(tmp_path):
-    found = Evaluation(
-        "query", (record("drums", math.nan, 0.9), record("bass", math.inf, 0.9)), {"data": "d"}
-    )
+    found = Evaluation("query", (record("drums", math.nan, 0.9), record("bass", math.inf, 0.9)), {"data": "d"})
     values = json.loads(found.save(tmp_path / "a" / "report.json").read_text(), parse_constant=pytest.fail)
     assert [r["figures"]["si_sdri_db"] for r in values["records"]] == [None, "inf"]
     assert values["about"]["real_time_factor"] == pytest.approx(1 / 3) and values["about"]["data"] == "d"
@@ -292,9 +286,7 @@ def test_medians_order_infinities():
 def test_the_picture_shows_every_class(tmp_path):
     from matplotlib.image import imread
 
-    present = [
-        record(name, 5.0 * n, 0.9, ask=ask) for n, name in enumerate(NOISY) for ask in ("text", "audio")
-    ]
+    present = [record(name, 5.0 * n, 0.9, ask=ask) for n, name in enumerate(NOISY) for ask in ("text", "audio")]
     silent = Record("t", "dog", "absent", "text", 0.0, 6.0, 2.0, {"absent_level_db": -math.inf}, "toy", None)
     found = Evaluation("query", (*present, record("bass", math.inf, 0.9), silent))
     image = imread(found.plot(tmp_path / "figures.png"))
@@ -350,9 +342,7 @@ def test_the_command_measures_fixed_stems_as_json(halves_folder, capsys):
     assert {r["audio_seconds"] for r in values["records"]} == {1.0}
     assert values["about"]["route"] == values["about"]["options"]["route"] == "auto"
     with toy_plugin():
-        assert (
-            command(halves_folder, "--mode", "stems", "--backend", "toy", "--route", "fixed", "--json") == 0
-        )
+        assert command(halves_folder, "--mode", "stems", "--backend", "toy", "--route", "fixed", "--json") == 0
     assert json.loads(capsys.readouterr().out)["about"]["route"] == "fixed"
 
 

@@ -170,9 +170,7 @@ def test_levels_and_passages_equal_the_file(tmp_path):
 
 
 def options(**changes):
-    return WindowOptions(
-        **{"window_seconds": 1.0, "n_per_class": 3, "n_absent": 4, "example_seconds": 0.5} | changes
-    )
+    return WindowOptions(**{"window_seconds": 1.0, "n_per_class": 3, "n_absent": 4, "example_seconds": 0.5} | changes)
 
 
 def test_windows_have_target_and_rest_at_like_levels(tmp_path):
@@ -236,9 +234,7 @@ def test_absent_windows_go_round_names_and_songs_before_they_repeat(tmp_path):
     for n_absent in (2, 4, 8, 30):
         windows = [w for w in song_windows(dataset, options(n_absent=n_absent)) if w.absent]
         names = [window.name for window in windows]
-        assert (
-            names.count("violin") == names.count("piano") == min(n_absent, 8) // 2
-        )  # 4 s hold 4 windows each
+        assert names.count("violin") == names.count("piano") == min(n_absent, 8) // 2  # 4 s hold 4 windows each
         assert len(set(windows)) == len(windows)
 
 
@@ -254,9 +250,7 @@ def test_examples_are_never_the_target_itself(tmp_path):
     only = type(dataset)(dataset.name, (one,))
     assert Examples(only, options()).for_window("low", one, (0.0, 4.0)) is None
     elsewhere = Examples(only, options()).for_window("low", one, (0.0, 3.0))
-    np.testing.assert_allclose(
-        elsewhere.samples, sound("low")[:, 3 * RATE_HZ :][:, : RATE_HZ // 2], atol=1e-6
-    )
+    np.testing.assert_allclose(elsewhere.samples, sound("low")[:, 3 * RATE_HZ :][:, : RATE_HZ // 2], atol=1e-6)
 
 
 def test_an_example_of_drums_is_all_of_another_songs_drums(tmp_path):
@@ -295,9 +289,7 @@ def test_single_sounds_are_mixed_with_others_at_like_levels(tmp_path):
 def test_the_same_data_and_options_give_the_same_items(tmp_path):
     two_songs(tmp_path)
     first, second = (list(query_items(open_dataset(tmp_path), options())) for _ in range(2))
-    assert [(i.track, i.name, i.start_seconds) for i in first] == [
-        (i.track, i.name, i.start_seconds) for i in second
-    ]
+    assert [(i.track, i.name, i.start_seconds) for i in first] == [(i.track, i.name, i.start_seconds) for i in second]
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one.mixture.samples, other.mixture.samples)
         assert one.example is not None and other.example is not None
@@ -309,9 +301,7 @@ def test_stems_of_different_rates_and_channels_come_to_the_highest(tmp_path):
     write(tmp_path / "a" / "high.wav", sound("high", rate_hz=16_000), 16_000)
     (song,) = songs(open_dataset(tmp_path))
     assert song.mixture.sample_rate_hz == 16_000 and song.mixture.n_channels == 2
-    np.testing.assert_allclose(
-        song.mixture.samples, song.references["low"] + song.references["high"], atol=1e-6
-    )
+    np.testing.assert_allclose(song.mixture.samples, song.references["low"] + song.references["high"], atol=1e-6)
     np.testing.assert_allclose(
         song.references["low"][1, 800:-800], sound("low", rate_hz=16_000)[1, 800:-800], atol=1e-3
     )

@@ -7,16 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unisep_evaluate import (
-    METRICS,
-    RUN_METRICS,
-    energy_ratio_db,
-    nsdr_db,
-    residual_db,
-    roc_auc,
-    sdr_db,
-    si_sdr_db,
-)
+from unisep_evaluate import METRICS, RUN_METRICS, energy_ratio_db, nsdr_db, residual_db, roc_auc, sdr_db, si_sdr_db
 
 from unisep import Audio
 from unisep.errors import AudioError
@@ -34,9 +25,7 @@ def test_sdr_by_hand():
     target = np.array([[3.0, 0.0], [0.0, 4.0]])  # energy 25
     assert sdr_db(target + np.array([[0.0, 0.5], [0.0, 0.0]]), target) == pytest.approx(20.0)
     assert sdr_db(target * 2, target) == pytest.approx(0.0)
-    assert (
-        sdr_db(np.zeros_like(target), target) == 0.0
-    )  # silence is not punished: why SDRi alone proves nothing
+    assert sdr_db(np.zeros_like(target), target) == 0.0  # silence is not punished: why SDRi alone proves nothing
     assert sdr_db(target, target) == math.inf
     assert math.isnan(sdr_db(target, np.zeros_like(target)))
 
@@ -112,9 +101,7 @@ def test_sdr_of_unrelated_noise_is_its_level(seed, wanted_db):
 
 
 @few
-@given(
-    st.lists(st.integers(0, 5), min_size=1, max_size=30), st.lists(st.integers(0, 5), min_size=1, max_size=30)
-)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.lists(st.integers(0, 5), min_size=1, max_size=30))
 def test_roc_auc_counts_pairs(present, absent):
     pairs = [1.0 if p > a else 0.5 if p == a else 0.0 for p in present for a in absent]
     assert roc_auc(present, absent) == pytest.approx(sum(pairs) / len(pairs))

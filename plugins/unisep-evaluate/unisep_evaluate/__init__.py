@@ -31,18 +31,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "bsseval": ("bsseval_v4",),
-    "datasets": (
-        "Dataset",
-        "Sound",
-        "Track",
-        "open_dataset",
-    ),
-    "items": (
-        "Item",
-        "Song",
-        "query_items",
-        "songs",
-    ),
+    "datasets": ("Dataset", "Sound", "Track", "open_dataset"),
+    "items": ("Item", "Song", "query_items", "songs"),
     "metrics": (
         "METRICS",
         "RUN_METRICS",
@@ -55,17 +45,8 @@ _MODULES = {
         "si_sdr_db",
     ),
     "report": ("lines",),
-    "results": (
-        "Evaluation",
-        "Record",
-        "Summary",
-    ),
-    "runner": (
-        "ASKS",
-        "Asking",
-        "evaluate",
-        "evaluate_stems",
-    ),
+    "results": ("Evaluation", "Record", "Summary"),
+    "runner": ("ASKS", "Asking", "evaluate", "evaluate_stems"),
     "windows": ("WindowOptions",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -33,9 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--mode", choices=["query", "stems"], default="query", help="(default: %(default)s)")
     parser.add_argument("--bsseval", action="store_true", help="also BSSEval v4, by museval (slow)")
-    parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="write everything as JSON, window by window"
-    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write everything as JSON, window by window")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the figures by class")
     _add_data(parser)
     _add_query_mode(parser)
@@ -48,24 +46,15 @@ def parser() -> argparse.ArgumentParser:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--layout", choices=["auto", "folders", "musdb", "manifest"], default="auto")
+    group.add_argument("--subset", choices=["test", "train"], default="test", help="of MUSDB18-HQ (%(default)s)")
     group.add_argument(
-        "--subset", choices=["test", "train"], default="test", help="of MUSDB18-HQ (%(default)s)"
-    )
-    group.add_argument(
-        "--songs",
-        type=names,
-        default=(),
-        metavar="A,B",
-        help="only these songs; examples come from the others",
+        "--songs", type=names, default=(), metavar="A,B", help="only these songs; examples come from the others"
     )
     group.add_argument(
         "--kinds", type=names, default=(), metavar="A,B", help="of single sounds, only these first folders"
     )
     group.add_argument(
-        "--hashed",
-        default="",
-        metavar="DIGITS",
-        help="of single sounds, only paths whose md5 ends in one of these",
+        "--hashed", default="", metavar="DIGITS", help="of single sounds, only paths whose md5 ends in one of these"
     )
 
 
@@ -79,18 +68,10 @@ def _add_query_mode(parser: argparse.ArgumentParser) -> None:
         help="how, on the same windows",
     )
     group.add_argument("--classes", type=names, default=(), metavar="A,B", help="only these names")
-    group.add_argument(
-        "--absent", type=names, default=(), metavar="A,B", help="names to ask for where they are absent"
-    )
-    group.add_argument(
-        "--n-absent", type=int, default=24, metavar="N", help="absent windows in all (%(default)s)"
-    )
-    group.add_argument(
-        "--per-class", type=int, default=8, metavar="N", help="windows a class at most (%(default)s)"
-    )
-    group.add_argument(
-        "--window", type=float, default=6.0, metavar="SECONDS", help="length of windows (%(default)s)"
-    )
+    group.add_argument("--absent", type=names, default=(), metavar="A,B", help="names to ask for where they are absent")
+    group.add_argument("--n-absent", type=int, default=24, metavar="N", help="absent windows in all (%(default)s)")
+    group.add_argument("--per-class", type=int, default=8, metavar="N", help="windows a class at most (%(default)s)")
+    group.add_argument("--window", type=float, default=6.0, metavar="SECONDS", help="length of windows (%(default)s)")
     group.add_argument(
         "--within-db",
         type=float,
@@ -99,11 +80,6 @@ def _add_query_mode(parser: argparse.ArgumentParser) -> None:
         help="target and rest at most so far apart; inf for any (%(default)s)",
     )
     group.add_argument(
-        "--vectors",
-        type=Path,
-        metavar="FOLDER",
-        help="vectors to ask with: <class>.safetensors of `unisep embed`",
+        "--vectors", type=Path, metavar="FOLDER", help="vectors to ask with: <class>.safetensors of `unisep embed`"
     )
-    group.add_argument(
-        "--draw-seed", type=int, default=0, metavar="N", help="of all drawing of windows (%(default)s)"
-    )
+    group.add_argument("--draw-seed", type=int, default=0, metavar="N", help="of all drawing of windows (%(default)s)")

@@ -58,8 +58,7 @@ def bsseval_v4(
     """
     names = list(references)
     true, found = (
-        np.stack([signals[name].T for name in names]).astype(np.float64)
-        for signals in (references, estimates)
+        np.stack([signals[name].T for name in names]).astype(np.float64) for signals in (references, estimates)
     )
     frame_samples = round(FRAME_SECONDS * sample_rate_hz)
     if not all(source.any() for signals in (true, found) for source in signals):  # museval would refuse

@@ -50,9 +50,7 @@ def _queries(arguments: Namespace, console: Console, dataset: Dataset) -> Evalua
     if arguments.stems or arguments.seconds:
         raise OptionError("--stems and --seconds belong to --mode stems.")
     arguments.route = arguments.route or "conditioned"
-    asking = Asking(
-        tuple(arguments.ask), _vectors(arguments.vectors), route=arguments.route, bsseval=arguments.bsseval
-    )
+    asking = Asking(tuple(arguments.ask), _vectors(arguments.vectors), route=arguments.route, bsseval=arguments.bsseval)
     items = query_items(dataset, _window_options(arguments))
     return evaluate(
         separator_of(arguments), items, asking, about=_about(arguments, dataset), on_record=_progress(console)
@@ -87,9 +85,7 @@ def _window_options(arguments: Namespace) -> WindowOptions:
 def _vectors(folder: Path | None) -> dict[str, Embedding]:
     if folder is None:
         return {}
-    found = {
-        path.stem.replace("_", " "): Embedding.load(path) for path in sorted(folder.glob("*.safetensors"))
-    }
+    found = {path.stem.replace("_", " "): Embedding.load(path) for path in sorted(folder.glob("*.safetensors"))}
     if not found:
         raise OptionError(f"--vectors {folder} holds no <class>.safetensors. Make them with `unisep embed`.")
     return found
@@ -125,9 +121,7 @@ def _progress(console: Console) -> Any:
 def _check_place(option: str, path: Path | None) -> None:
     """Nothing. Raises OptionError where no file could be written, before anything is computed."""
     if path is not None and (path.is_dir() or file_on_the_way(path.parent)):
-        raise OptionError(
-            f"--{option} {path}: there is a folder, or a file on the way. Give the path of a file."
-        )
+        raise OptionError(f"--{option} {path}: there is a folder, or a file on the way. Give the path of a file.")
 
 
 def _check_plot(path: Path) -> None:
@@ -135,8 +129,6 @@ def _check_plot(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise OptionError(
-            '--plot needs matplotlib. Run: pip install "unisep[plot]", or leave it out.'
-        ) from error
+        raise OptionError('--plot needs matplotlib. Run: pip install "unisep[plot]", or leave it out.') from error
     if path.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise OptionError(f"--plot {path}: give a path that ends in .png, .pdf or .svg.")

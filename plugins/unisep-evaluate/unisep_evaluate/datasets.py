@@ -168,9 +168,7 @@ def _folders(place: Path) -> Iterable[Path]:
 
 def _song(folder: Path) -> Track | None:
     """The song in a folder; None where it has no stems."""
-    files = sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in READ_SUFFIXES and not p.name.startswith(".")
-    )
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in READ_SUFFIXES and not p.name.startswith("."))
     mixtures = [path for path in files if path.stem.casefold() == MIXTURE]
     stems = tuple(_stem(path) for path in files if path not in mixtures)
     return Track(folder.name, stems, mixtures[0] if mixtures else None) if stems else None
@@ -189,13 +187,9 @@ def _from_manifest(folder: Path) -> Dataset:
         place = singles if line.song is None else songs.setdefault(line.song, [])
         role = "" if line.four_stem == "none" else line.four_stem
         label = labels.canonical(line.label)
-        place.append(
-            Sound(folder / line.path, label, labels.names_of(label, line.synonyms, role), role, line.family)
-        )
+        place.append(Sound(folder / line.path, label, labels.names_of(label, line.synonyms, role), role, line.family))
     if not songs and not singles:
-        raise DatasetError(
-            f"{folder / MANIFEST} names no file. Write one JSON object a line, with path and label."
-        )
+        raise DatasetError(f"{folder / MANIFEST} names no file. Write one JSON object a line, with path and label.")
     tracks = (Track(song, tuple(stems)) for song, stems in sorted(songs.items()))
     return Dataset(str(folder), tuple(tracks), tuple(singles))
 
@@ -218,9 +212,7 @@ def _lines(manifest: Path) -> list[ManifestLine]:
             raise DatasetError(f"{manifest}, line {number}: {where}: {what['msg']}. Each line is a JSON object "
                                "with at least path and label.") from error  # fmt: skip
         if Path(line.path).is_absolute() or ".." in Path(line.path).parts:
-            raise DatasetError(
-                f"{manifest}, line {number}: path {line.path!r} leaves the folder. Give one inside it."
-            )
+            raise DatasetError(f"{manifest}, line {number}: path {line.path!r} leaves the folder. Give one inside it.")
         found.append(line)
     return found
 

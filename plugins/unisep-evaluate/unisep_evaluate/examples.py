@@ -77,9 +77,7 @@ def _loudest_clip(source: Source, seconds: float, avoid: Span | None) -> Audio |
     return Audio(samples, rate_hz) if samples.any() else None
 
 
-def _sources(
-    name: str, singles: Sequence[Sound], tracks: Sequence[Track], rng: np.random.Generator
-) -> list[Source]:
+def _sources(name: str, singles: Sequence[Sound], tracks: Sequence[Track], rng: np.random.Generator) -> list[Source]:
     """Where a clip could come from, best first, the order of equals drawn."""
     of_songs = [tuple(stem for stem in track.stems if stem.answers(name)) for track in tracks]
     songs: list[Source] = [stems for stems in of_songs if stems]

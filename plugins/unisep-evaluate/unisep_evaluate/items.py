@@ -95,9 +95,7 @@ def songs(dataset: Dataset, seconds: float | None = None) -> Iterator[Song]:
             references[role] = references[role] + samples if role in references else samples
         mixture = np.sum(list(references.values()), axis=0, dtype=np.float32)
         if all(stem.role and not stem.undeclared for stem in track.stems):
-            references = {
-                role: references.get(role, np.zeros_like(mixture)) for role in (*labels.ROLES, "other")
-            }
+            references = {role: references.get(role, np.zeros_like(mixture)) for role in (*labels.ROLES, "other")}
         if track.mixture is not None:
             mixture = read_passages(track.mixture, [0], n_samples, rate_hz, channels)[0]
         yield Song(track.name, 0.0, Audio(mixture, rate_hz), references)
@@ -107,11 +105,7 @@ def _format(track: Track) -> tuple[int, int, float]:
     """Rate, channels and seconds of a song: the highest of its files."""
     paths = [stem.path for stem in track.stems] + ([track.mixture] if track.mixture else [])
     found = [levels_of(path) for path in paths]
-    return (
-        max(f.sample_rate_hz for f in found),
-        max(f.n_channels for f in found),
-        max(f.seconds for f in found),
-    )
+    return (max(f.sample_rate_hz for f in found), max(f.n_channels for f in found), max(f.seconds for f in found))
 
 
 def _window_items(windows: Sequence[Window], options: WindowOptions, examples: Examples) -> Iterator[Item]:
@@ -183,13 +177,7 @@ class _Singles:
                 rest = _together([self._passage(other) for other in others], rng)
                 example = examples.for_single(kin.name, None)
                 yield Item(
-                    f"mix {number}",
-                    kin.name,
-                    "absent",
-                    0.0,
-                    Audio(rest, _SINGLE_RATE_HZ),
-                    np.zeros_like(rest),
-                    example,
+                    f"mix {number}", kin.name, "absent", 0.0, Audio(rest, _SINGLE_RATE_HZ), np.zeros_like(rest), example
                 )
 
     def _item(

@@ -15,9 +15,7 @@ ROLES = ("drums", "bass", "vocals")
 # Stems that may hold anything that has no stem of its own.
 UNDECLARED = frozenset({"other", "others", "accompaniment", "instrumental", "backing track", "residual"})
 # A label with one of these words is of several things together.
-_COMPOUND = frozenset(
-    {"beat", "build", "ensemble", "fill", "groove", "kit", "loop", "mix", "sequence", "tops"}
-)
+_COMPOUND = frozenset({"beat", "build", "ensemble", "fill", "groove", "kit", "loop", "mix", "sequence", "tops"})
 # Families that some would count to a role and others not.
 _NEAR_ROLE: dict[str, frozenset[str]] = {
     "drums": frozenset({"percussion"}),

@@ -17,9 +17,7 @@ from unisep.errors import AudioFileError
 
 STEP_SECONDS = 0.1
 SILENT_DB = -60.0
-LEAST_SAMPLE = (
-    2.0**-23
-)  # what 24 bits hold; lossy decoders fade to far less, which no metric means by silence
+LEAST_SAMPLE = 2.0**-23  # what 24 bits hold; lossy decoders fade to far less, which no metric means by silence
 _BLOCK_STEPS = 100
 _FLOOR = 1e-12
 
@@ -96,9 +94,7 @@ def _levels_of(path: Path, modified_ns: int, n_bytes: int) -> Levels:
     return Levels(rate_hz, n_channels, n_samples / rate_hz, step_db)
 
 
-def read_passages(
-    path: Path, starts: Sequence[int], n_samples: int, sample_rate_hz: int, channels: int
-) -> Samples:
+def read_passages(path: Path, starts: Sequence[int], n_samples: int, sample_rate_hz: int, channels: int) -> Samples:
     """Passages `[passages, channels, samples]` of a file at a given rate; beyond its end all is silent.
 
     starts: first samples at `sample_rate_hz`. The file is read once, up to the end of the last passage. Values
@@ -122,9 +118,7 @@ def read_passages(
     return found
 
 
-def loudest(
-    step_db: NDArray[np.float64], seconds: float, avoid: tuple[float, float] | None = None
-) -> float | None:
+def loudest(step_db: NDArray[np.float64], seconds: float, avoid: tuple[float, float] | None = None) -> float | None:
     """Where the loudest stretch of `seconds` starts, in seconds; None where all is silent.
 
     step_db: levels at each step. avoid: (start, end) in seconds that the stretch must not touch.

@@ -60,12 +60,7 @@ def _strips(
             values = [r.figures[key] for r in of_row if not math.isnan(r.figures.get(key, math.nan))]
             label = ask if place == 0 else ""
             _strip(
-                axis,
-                _clipped(values, LOW_DB, HIGH_DB),
-                place + _offset(number, len(asks)),
-                number,
-                label,
-                len(asks),
+                axis, _clipped(values, LOW_DB, HIGH_DB), place + _offset(number, len(asks)), number, label, len(asks)
             )
     axis.set_yticks(range(len(rows)), [f"{name} ({group})" for group, name in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
@@ -75,18 +70,14 @@ def _strips(
 
 def _levels(axis: Axes, records: Sequence[Record], asks: Sequence[str]) -> None:
     for number, ask in enumerate(asks):
-        values = [
-            r.figures["absent_level_db"] for r in records if r.ask == ask and "absent_level_db" in r.figures
-        ]
+        values = [r.figures["absent_level_db"] for r in records if r.ask == ask and "absent_level_db" in r.figures]
         _strip(axis, _clipped(values, LEAST_LEVEL_DB, HIGH_DB), number, number, "", 1)
     axis.set_yticks(range(len(asks)), [f"absent, by {ask}" for ask in asks])
     axis.set_ylim(len(asks) - 0.5, -0.5)
     _name(axis, "absent_level_db")
 
 
-def _strip(
-    axis: Axes, values: Sequence[float], height: float, number: int, label: str, n_strips: int
-) -> None:
+def _strip(axis: Axes, values: Sequence[float], height: float, number: int, label: str, n_strips: int) -> None:
     colour = _COLOURS[number % len(_COLOURS)]
     axis.plot(
         values,
@@ -100,13 +91,7 @@ def _strip(
     )
     if len(values):
         middle, half = median(values), 0.35 / n_strips
-        axis.plot(
-            [middle, middle],
-            [height - half, height + half],
-            color=colour,
-            linewidth=2.5,
-            solid_capstyle="butt",
-        )
+        axis.plot([middle, middle], [height - half, height + half], color=colour, linewidth=2.5, solid_capstyle="butt")
 
 
 def _offset(number: int, n_asks: int) -> float:
@@ -120,8 +105,7 @@ def _clipped(values: Sequence[float], low: float, high: float) -> list[float]:
 def _name(axis: Axes, key: str) -> None:
     metric = _FORMULAS[key]
     axis.set_title(
-        metric.name if key != "absent_level_db" else "level of the output where the sound is absent",
-        loc="left",
+        metric.name if key != "absent_level_db" else "level of the output where the sound is absent", loc="left"
     )
     axis.set_xlabel(metric.formula.split(";")[0].split("(arXiv")[0], fontsize=8)
     axis.grid(axis="x", color="0.9", linewidth=0.6)

@@ -39,10 +39,7 @@ def _table(summaries: Sequence[Summary], keys: Sequence[str]) -> list[str]:
             _what(summary),
             str(summary.n),
             str(summary.n_tracks),
-            *(
-                number(summary.mean.get(key) if key == _MEAN else summary.median.get(key), key)
-                for key in used
-            ),
+            *(number(summary.mean.get(key) if key == _MEAN else summary.median.get(key), key) for key in used),
             *([number(summary.presence_auc, "presence")] if with_auc else []),
         ]
         for summary in summaries
@@ -71,9 +68,7 @@ def number(value: float | None, key: str) -> str:
 
 def _facts(evaluation: Evaluation) -> list[str]:
     about = evaluation.about
-    answered = sorted(
-        {f"{r.backend} with {r.encoder}" if r.encoder else r.backend for r in evaluation.records}
-    )
+    answered = sorted({f"{r.backend} with {r.encoder}" if r.encoder else r.backend for r in evaluation.records})
     speed = evaluation.real_time_factor
     n_bytes = about.get("peak_memory_bytes", 0)
     found = [

@@ -88,9 +88,7 @@ class Evaluation:
         values = {
             "mode": self.mode,
             "about": run,
-            "formulas": {
-                metric.key: f"{metric.name} = {metric.formula}" for metric in (*METRICS, *RUN_METRICS)
-            },
+            "formulas": {metric.key: f"{metric.name} = {metric.formula}" for metric in (*METRICS, *RUN_METRICS)},
             "summaries": [asdict(summary) for summary in self.summaries()],
             "records": [asdict(record) for record in self.records],
         }
@@ -139,9 +137,7 @@ def _parts(present: Sequence[Record], absent: Sequence[Record]) -> Iterable[tupl
 
 def _summary(ask: str, group: str, name: str, records: Sequence[Record], absent: Sequence[Record]) -> Summary:
     keys = [metric.key for metric in METRICS if any(metric.key in record.figures for record in records)]
-    values = {
-        key: [r.figures[key] for r in records if not math.isnan(r.figures.get(key, math.nan))] for key in keys
-    }
+    values = {key: [r.figures[key] for r in records if not math.isnan(r.figures.get(key, math.nan))] for key in keys}
     present_scores, absent_scores = _presence(records), _presence(absent)
     return Summary(
         ask, group, name, len(records), len({record.track for record in records}),

@@ -97,9 +97,7 @@ def evaluate(
             if on_record is not None:
                 on_record(records[-1])
     if not records:
-        raise DatasetError(
-            "There is nothing to measure: no item" + " with an example" * asking.needs_example + "."
-        )
+        raise DatasetError("There is nothing to measure: no item" + " with an example" * asking.needs_example + ".")
     facts = {"asks": list(asking.asks), "route": asking.route, "n_left_out_without_example": n_left_out}
     return _evaluation("query", records, loading_seconds, {**facts, **(about or {})})
 
@@ -137,9 +135,7 @@ def evaluate_stems(
             if on_record is not None:
                 on_record(record)
     if not records:
-        raise DatasetError(
-            "There is nothing to measure: no song, or none with a stem that the backend gives."
-        )
+        raise DatasetError("There is nothing to measure: no song, or none with a stem that the backend gives.")
     return _evaluation("stems", records, loading_seconds, {"route": route, **(about or {})})
 
 
@@ -199,9 +195,7 @@ def _gain(after_db: float, before_db: float) -> float:
 def _stem_records(song: Song, separation: Separation, seconds: float, bsseval: bool) -> Iterator[Record]:
     estimates = _matched({name: audio.samples for name, audio in separation.items()}, song.references)
     mixture = song.mixture.samples
-    residual = metrics.residual_db(
-        mixture, [*(a.samples for a in separation.values()), separation.rest.samples]
-    )
+    residual = metrics.residual_db(mixture, [*(a.samples for a in separation.values()), separation.rest.samples])
     sounding = {name: song.references[name] for name in estimates if not is_silence(song.references[name])}
     bss = _bss(estimates, sounding, song, separation.rest) if bsseval and sounding else {}
     for name, estimate in estimates.items():
@@ -211,16 +205,7 @@ def _stem_records(song: Song, separation: Separation, seconds: float, bsseval: b
         backend = separation.plan[name].backend
         group = "song" if name in sounding else "absent"
         yield Record(
-            song.track,
-            name,
-            group,
-            "stems",
-            song.start_seconds,
-            song.mixture.seconds,
-            seconds,
-            figures,
-            backend,
-            None,
+            song.track, name, group, "stems", song.start_seconds, song.mixture.seconds, seconds, figures, backend, None
         )
 
 
@@ -251,15 +236,9 @@ def _timed(separate: Callable[[], Separation]) -> tuple[Separation, float]:
     return separation, perf_counter() - started
 
 
-def _evaluation(
-    mode: str, records: list[Record], loading_seconds: float, about: dict[str, Any]
-) -> Evaluation:
+def _evaluation(mode: str, records: list[Record], loading_seconds: float, about: dict[str, Any]) -> Evaluation:
     n_bytes, place = peak_memory()
-    facts = {
-        "loading_seconds": round(loading_seconds, 3),
-        "peak_memory_bytes": n_bytes,
-        "peak_memory_of": place,
-    }
+    facts = {"loading_seconds": round(loading_seconds, 3), "peak_memory_bytes": n_bytes, "peak_memory_of": place}
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "platform": sys.platform}
     return Evaluation(mode, tuple(records), {**about, **facts, **machine})
 

@@ -96,9 +96,7 @@ def class_names(dataset: Dataset, options: WindowOptions) -> tuple[str, ...]:
     answered = known.union(*(stem.names for stem in stems)) | {single.label for single in dataset.singles}
     for name in options.classes:
         if name not in answered:
-            raise DatasetError(
-                f"Nothing selected of {dataset.name} answers to {name!r}. {suggest(name, answered)}"
-            )
+            raise DatasetError(f"Nothing selected of {dataset.name} answers to {name!r}. {suggest(name, answered)}")
     names = (known if not options.classes else set(options.classes)) - labels.UNDECLARED
     return tuple(sorted(names, key=lambda name: (name not in labels.ROLES, name)))
 
@@ -121,8 +119,7 @@ def _fits(matching: Sequence[Sound], others: Sequence[Sound], start: float, opti
     length = options.window_seconds
     heard = np.any([levels_of(stem.path).sounds(start, length) for stem in matching], axis=0)
     target_db, rest_db = (
-        power_db([levels_of(stem.path).between(start, length) for stem in stems])
-        for stems in (matching, others)
+        power_db([levels_of(stem.path).between(start, length) for stem in stems]) for stems in (matching, others)
     )
     near = abs(target_db - rest_db) < options.within_db - _MARGIN_DB
     return bool(heard.mean() >= _MIN_SOUNDING and min(target_db, rest_db) > _MIN_LEVEL_DB and near)
@@ -136,9 +133,7 @@ def _absent(dataset: Dataset, names: Sequence[str], options: WindowOptions) -> l
     rng = np.random.default_rng((options.seed, 1))
     found: list[Window] = []
     left: list[list[Window]] = []
-    for name, track in _by_turns(
-        [(n, t) for t in dataset.tracks for n in names if _can_be_absent(t, n)], rng
-    ):
+    for name, track in _by_turns([(n, t) for t in dataset.tracks for n in names if _can_be_absent(t, n)], rng):
         if len(found) >= options.n_absent:
             return found
         windows = _absent_windows(track, dataset.kin(name), options)

@@ -210,7 +210,5 @@ def test_loading_and_separating_do_not_make_torch_import_its_compiler(file: Path
         "backend.separate(torch.ones(1, 2, 9000), torch.ones(1, space)); "
         "print('torch._dynamo' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]

@@ -102,27 +102,18 @@ def test_every_film_layer_changes_the_target(separator: HTDemucs, mixture: torch
 
 
 @pytest.mark.parametrize("output", ["spectrogram", "mask"])
-def test_encoders_run_once_however_many_queries(
-    separator: HTDemucs, mixture: torch.Tensor, output: str
-) -> None:
+def test_encoders_run_once_however_many_queries(separator: HTDemucs, mixture: torch.Tensor, output: str) -> None:
     model = (from_htdemucs(separator, SPACES) if output == "spectrogram" else FilmHTDemucs(MASK)).eval()
     calls: list[tuple[int, ...]] = []
     core = model.core.demucs if output == "spectrogram" else model.core
-    watched = [
-        *core.encoder,
-        *core.tencoder,
-        core.crosstransformer.layers[0],
-        core.crosstransformer.layers_t[0],
-    ]
+    watched = [*core.encoder, *core.tencoder, core.crosstransformer.layers[0], core.crosstransformer.layers_t[0]]
     for layer in watched:
         layer.register_forward_hook(lambda module, args, out: calls.append(tuple(args[0].shape)))
     with torch.inference_mode():
         targets, _ = model(mixture, model.conditions(queries(5), "toy-1"))
     assert targets.shape == (2, 5, 2, 44100)
     assert len(calls) == len(watched)
-    assert all(shape[0] == 2 for shape in calls), (
-        "encoders and first layer see the batch, not batch x queries"
-    )
+    assert all(shape[0] == 2 for shape in calls), "encoders and first layer see the batch, not batch x queries"
 
 
 def test_many_queries_equal_one_by_one(mixture: torch.Tensor) -> None:

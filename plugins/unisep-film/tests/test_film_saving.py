@@ -48,9 +48,7 @@ def test_the_embedded_weights_in_8_bits_are_half_the_size_and_agree(
     whole, eight = (
         Separator(query_weights=weights).separate(song, **asked).target.samples for weights in (None, written)
     )
-    agreement_db = 10 * torch.log10(
-        torch.tensor((whole**2).sum() / ((whole - eight) ** 2).sum(), dtype=torch.float64)
-    )
+    agreement_db = 10 * torch.log10(torch.tensor((whole**2).sum() / ((whole - eight) ** 2).sum(), dtype=torch.float64))
     assert 34 < agreement_db < 60  # above it nothing would have been rounded
 
 
@@ -76,11 +74,7 @@ def test_every_number_is_within_half_a_step_of_its_row(small: Path, tmp_path: Pa
         (lambda s: s[f"{NAME}.scale8"].fill_(float("nan")), eight_bit.FORMAT, "finite"),
         (lambda s: s[f"{NAME}.scale8"].fill_(float("inf")), eight_bit.FORMAT, "finite"),
         (lambda s: s[f"{NAME}.scale8"].fill_(3e38), eight_bit.FORMAT, "not finite"),
-        (
-            lambda s: s.update({f"{NAME}.scale8": torch.ones(1000)}),
-            eight_bit.FORMAT,
-            "are not 1 finite numbers",
-        ),
+        (lambda s: s.update({f"{NAME}.scale8": torch.ones(1000)}), eight_bit.FORMAT, "are not 1 finite numbers"),
         (lambda s: s.update({f"{NAME}.scale8": torch.ones(1).int()}), eight_bit.FORMAT, "finite numbers"),
         (lambda s: s.update({NAME: torch.ones(1, 16)}), eight_bit.FORMAT, "whole numbers"),
         (lambda s: s.update({"ghost.scale8": torch.ones(3)}), eight_bit.FORMAT, "scale of nothing"),

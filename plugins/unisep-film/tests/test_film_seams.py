@@ -45,10 +45,7 @@ def separated(
     """Two results, the places where segments begin and end within them, and places far from any."""
     segment_seconds = hop_seconds / (1 - overlap_fraction)
     separator = Separator(
-        query_backend="htdemucs-film",
-        segment_seconds=segment_seconds,
-        overlap_fraction=overlap_fraction,
-        offline=True,
+        query_backend="htdemucs-film", segment_seconds=segment_seconds, overlap_fraction=overlap_fraction, offline=True
     )
     found = separator.separate(RECORDING, ["electric guitar", "drums"], route="conditioned")
     hop, n_segment = round(hop_seconds * RATE_HZ), round(segment_seconds * RATE_HZ)

@@ -46,15 +46,12 @@ class HashEncoder(QueryEncoder):
     dim = 16
 
     def encode_text(self, texts: list[str]) -> torch.Tensor:
-        rows = [
-            torch.randn(16, generator=torch.Generator().manual_seed(zlib.crc32(t.encode()))) for t in texts
-        ]
+        rows = [torch.randn(16, generator=torch.Generator().manual_seed(zlib.crc32(t.encode()))) for t in texts]
         return normalize(torch.stack(rows), dim=-1)
 
     def encode_audio(self, clips: Sequence[Audio]) -> torch.Tensor:
         rows = [
-            torch.from_numpy(np.abs(np.fft.rfft(clip.samples[0]))[:512].reshape(16, 32).sum(1) + 1e-6)
-            for clip in clips
+            torch.from_numpy(np.abs(np.fft.rfft(clip.samples[0]))[:512].reshape(16, 32).sum(1) + 1e-6) for clip in clips
         ]
         return normalize(torch.stack(rows).float(), dim=-1)
 
@@ -113,14 +110,9 @@ def test_the_loss_prefers_the_target_and_silence_where_absent() -> None:
 
 
 def test_gradients_are_finite_for_silence_and_perfection() -> None:
-    for estimate, target in (
-        (torch.zeros(1, 1, 9), torch.ones(1, 1, 9)),
-        (torch.ones(1, 1, 9), torch.ones(1, 1, 9)),
-    ):
+    for estimate, target in ((torch.zeros(1, 1, 9), torch.ones(1, 1, 9)), (torch.ones(1, 1, 9), torch.ones(1, 1, 9))):
         leaf = estimate.clone().requires_grad_()
-        loss, _ = separation_loss(
-            leaf, target, torch.ones(1, 1, 9), torch.zeros(1), torch.ones(1), LossWeights()
-        )
+        loss, _ = separation_loss(leaf, target, torch.ones(1, 1, 9), torch.zeros(1), torch.ones(1), LossWeights())
         loss.backward()
         assert leaf.grad is not None and torch.isfinite(leaf.grad).all()
 
@@ -178,9 +170,7 @@ def test_a_run_keeps_its_recipe(tmp_path: Path) -> None:
         load_recipe(tmp_path / "other", None)
 
 
-def test_an_interrupted_save_leaves_the_old_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(RECIPE, tmp_path)
     run.save()
     before = (tmp_path / "checkpoint.pt").read_bytes()

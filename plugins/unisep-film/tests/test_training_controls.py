@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 from unisep_film.training import controls, corpus
-from unisep_film.training.catalogue import Catalogue
+from unisep_film.training.catalogue import Catalog
 from unisep_film.training.queries import TextAudioEncoder
 from unisep_film.training.store import Store
 
@@ -64,9 +64,7 @@ class Filters(Backend):
             wanted = query / query.abs().max()
             if self.obeys and negatives is not None:
                 wanted = wanted * (negatives[row] == 0)
-            mask = sum(
-                gain * ((hz - centre).abs() < 40) for gain, centre in zip(wanted, HZ.values(), strict=True)
-            )
+            mask = sum(gain * ((hz - centre).abs() < 40) for gain, centre in zip(wanted, HZ.values(), strict=True))
             targets.append(torch.fft.irfft(spectrum * mask, n=mixture.shape[-1]))
         return Output(torch.stack(targets, dim=1), None)
 
@@ -107,7 +105,7 @@ def test_shares_are_those_of_the_sum() -> None:
 
 
 def test_windows_hold_the_part_that_stays_the_part_that_goes_and_the_others(store: Store) -> None:
-    windows = list(controls.exclusion_windows(Catalogue(store, ("valid",)), "song"))
+    windows = list(controls.exclusion_windows(Catalog(store, ("valid",)), "song"))
     assert {(w.first, w.second) for w in windows} >= {("drums", "kick drum"), ("drums", "hi-hat")}
     one = next(w for w in windows if (w.first, w.second) == ("drums", "kick drum"))
     loudest = [np.abs(np.fft.rfft(part[0])).argmax() / 6 for part in one.parts[:2]]
@@ -134,9 +132,7 @@ def test_the_louder_side_follows_the_weights(figures: dict) -> None:
 
 
 def test_the_command_prints_and_writes(store: Store, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(
-        controls, "load_model", lambda path: SimpleNamespace(config=SimpleNamespace(spaces={}))
-    )
+    monkeypatch.setattr(controls, "load_model", lambda path: SimpleNamespace(config=SimpleNamespace(spaces={})))
     monkeypatch.setattr(controls, "FilmBackend", lambda model: Filters())
     monkeypatch.setattr(controls, "asked_encoder", lambda args, spaces: TextAudioEncoder(LabelEncoder))
     out = tmp_path / "controls.json"

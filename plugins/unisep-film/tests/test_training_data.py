@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from unisep_film.training import augment, corpus, labels, prompts
-from unisep_film.training.catalogue import Catalogue
+from unisep_film.training.catalogue import Catalog
 from unisep_film.training.mixing import ExampleStream, MixConfig
 from unisep_film.training.part_writer import PartWriter
 from unisep_film.training.sources import Variation
@@ -44,13 +44,7 @@ def tone(label, first_sounding=0.0, channels=1, level=0.3):
 def rows():
     for song in ("train-song", "other-song", "eif-sodium"):
         for label in SONG_LABELS:
-            yield {
-                "path": f"songs/{song}-{label}.wav",
-                "kind": "song",
-                "song": song,
-                "stem": label,
-                "label": label,
-            }
+            yield {"path": f"songs/{song}-{label}.wav", "kind": "song", "song": song, "stem": label, "label": label}
     for number in range(6):
         yield {
             "path": f"solo/acoustic-{number}.wav",
@@ -234,10 +228,7 @@ def test_a_build_goes_on_at_its_own_rate_only(tmp_path):
     with pytest.raises(ZeroDivisionError), PartWriter(tmp_path, "one", RATE_HZ) as writer:
         writer.add(np.ones((10, 1), np.float32), id="a", song="", **FACTS)
         raise ZeroDivisionError
-    with (
-        pytest.raises(StoreError, match=f"begun at {RATE_HZ} Hz, not 44100"),
-        PartWriter(tmp_path, "one", 44100),
-    ):
+    with pytest.raises(StoreError, match=f"begun at {RATE_HZ} Hz, not 44100"), PartWriter(tmp_path, "one", 44100):
         pass
     with PartWriter(tmp_path, "one", RATE_HZ) as writer:
         assert writer.done == {"a"}
@@ -293,11 +284,9 @@ def test_songs_of_two_parts_are_two_songs_whatever_they_are_called(tmp_path):
             for song in songs:
                 for stem in ("drums", "bass"):
                     sound = np.ones((RATE_HZ, 1), np.float32)
-                    writer.add(
-                        sound, id=f"{song}/{stem}", song=song, **{**FACTS, "stem": stem, "label": stem}
-                    )
+                    writer.add(sound, id=f"{song}/{stem}", song=song, **{**FACTS, "stem": stem, "label": stem})
     store = Store(tmp_path)
-    assert {song: len(stems) for song, stems in Catalogue(store).songs.items()} == {
+    assert {song: len(stems) for song, stems in Catalog(store).songs.items()} == {
         "one/Intro": 2, "Only here": 2, "two/Intro": 2,
     }  # fmt: skip
     assert store.read(store.items[0], 0, 5).max() == pytest.approx(1)
@@ -359,9 +348,7 @@ def answering(name):
 
 @pytest.mark.parametrize("own_song", [0.0, 1.0])
 def test_target_holds_all_that_answers_and_the_rest_none_of_it(store, own_song):
-    config = MixConfig(
-        **{**vars(PLAIN), "own_song_probability": own_song, "vocals_own_song_probability": own_song}
-    )
+    config = MixConfig(**{**vars(PLAIN), "own_song_probability": own_song, "vocals_own_song_probability": own_song})
     stream, n_checked = ExampleStream(store, config, seed=5), 0
     for step in range(6):
         batch = stream.batch(step)
@@ -384,10 +371,7 @@ def test_whole_song_targets_are_sums_of_stems(store):
         batch = stream.batch(step)
         for name, target in zip(batch.names, batch.target, strict=True):
             if name == "drums":
-                assert (
-                    min(level_at(target, "kick drum"), level_at(target, "hi-hat"))
-                    > level_at(target, "piano") + 30
-                )
+                assert min(level_at(target, "kick drum"), level_at(target, "hi-hat")) > level_at(target, "piano") + 30
                 found += 1
     assert found > 5
 
@@ -406,17 +390,13 @@ def test_absent_and_target_only(store):
     for name, mixture in zip(absent.names, absent.mixture, strict=True):
         loudest = max(level_at(mixture, label) for label in FREQUENCIES_HZ)
         assert all(level_at(mixture, label) < loudest - 35 for label in answering(name))
-    alone = ExampleStream(store, MixConfig(**{**vars(PLAIN), "target_only_probability": 1.0}), seed=1).batch(
-        0
-    )
+    alone = ExampleStream(store, MixConfig(**{**vars(PLAIN), "target_only_probability": 1.0}), seed=1).batch(0)
     np.testing.assert_array_equal(alone.mixture, alone.target)
     assert alone.present.all()
 
 
 def test_everything_but(store):
-    config = MixConfig(
-        **{**vars(PLAIN), "vocals_share": 1.0, "drums_share": 0.0, "complement_probability": 1.0}
-    )
+    config = MixConfig(**{**vars(PLAIN), "vocals_share": 1.0, "drums_share": 0.0, "complement_probability": 1.0})
     batch = ExampleStream(store, config, seed=2).batch(0)
     found = [k for k, name in enumerate(batch.names) if name == "-vocals"]
     assert found and all(batch.prompts[k] in prompts.COMPLEMENTS["vocals"] for k in found)
@@ -425,9 +405,7 @@ def test_everything_but(store):
 
 
 def test_what_is_left_out_stands_in_the_rest(store):
-    config = MixConfig(
-        **{**vars(PLAIN), "own_song_probability": 1.0, "drums_share": 1.0, "negative_probability": 1.0}
-    )
+    config = MixConfig(**{**vars(PLAIN), "own_song_probability": 1.0, "drums_share": 1.0, "negative_probability": 1.0})
     n_parts = n_strangers = 0
     for step in range(10):
         batch = ExampleStream(store, config, seed=3).batch(step)
@@ -466,7 +444,7 @@ def test_example_clips_come_from_elsewhere(store):
 
 
 def test_windows_start_where_the_sound_sounds(store):
-    catalogue = Catalogue(store)
+    catalogue = Catalog(store)
     index = next(k for k, item in enumerate(catalogue.items) if item.label == "lead vocal")
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -481,9 +459,7 @@ def test_hierarchy():
     assert labels.answers("guitar", labels.tags("electric guitar", ["clean electric guitar"]))
     assert not labels.answers("acoustic guitar", labels.tags("electric guitar"))
     assert labels.answers("drums", labels.tags("woodblock", four_stem="drums"))
-    assert not labels.answers("vocals", labels.tags("female speech")) and labels.answers(
-        "voice", labels.tags("speech")
-    )
+    assert not labels.answers("vocals", labels.tags("female speech")) and labels.answers("voice", labels.tags("speech"))
     assert labels.unclear("hi-hat", "breakbeat", labels.tags("breakbeat"))
     assert labels.unclear("electric guitar", "guitar", labels.tags("guitar"))
     assert labels.unclear("drums", "tambourine", labels.tags("tambourine"))
@@ -510,9 +486,7 @@ def test_prompts_name_what_they_ask_for():
 def test_validation_windows_are_fixed_and_fair(store):
     config = ValidationConfig(segment_seconds=1.0, n_per_name=3, n_absent=4, example_seconds=1.0)
     items, again = list(validation_items(store, config)), list(validation_items(store, config))
-    assert [(i.name, i.song, i.start_seconds) for i in items] == [
-        (i.name, i.song, i.start_seconds) for i in again
-    ]
+    assert [(i.name, i.song, i.start_seconds) for i in items] == [(i.name, i.song, i.start_seconds) for i in again]
     assert all(np.array_equal(a.mixture, b.mixture) for a, b in zip(items, again, strict=True))
     assert {"song", "remix", "single", "absent"} <= {item.group for item in items}
     assert {"drums", "vocals", "bass"} <= {item.name for item in items if item.group in ("song", "remix")}
@@ -526,9 +500,7 @@ def test_validation_windows_are_fixed_and_fair(store):
             continue
         assert abs(augment.level_db(item.target) - augment.level_db(item.mixture - item.target)) <= 10
         loudest = max(level_at(item.target, label) for label in answering(item.name))
-        assert all(
-            level_at(item.mixture - item.target, label) < loudest - 35 for label in answering(item.name)
-        )
+        assert all(level_at(item.mixture - item.target, label) < loudest - 35 for label in answering(item.name))
 
 
 def test_validation_groups_can_be_chosen(store):
@@ -567,9 +539,7 @@ def test_a_repitched_sound_is_as_long_and_higher(semitones):
 def test_songs_are_repitched_as_a_whole_and_old_recipes_draw_as_before(store):
     plain = ExampleStream(store, PLAIN, seed=4)
     never = dataclasses.replace(PLAIN, variation=dataclasses.replace(PLAIN.variation, repitch_semitones=5.0))
-    always = dataclasses.replace(
-        PLAIN, variation=dataclasses.replace(PLAIN.variation, repitch_probability=1.0)
-    )
+    always = dataclasses.replace(PLAIN, variation=dataclasses.replace(PLAIN.variation, repitch_probability=1.0))
     first = plain.batch(0).mixture
     assert np.array_equal(first, ExampleStream(store, never, seed=4).batch(0).mixture)
     changed = ExampleStream(store, always, seed=4).batch(0)

@@ -38,13 +38,7 @@ def test_notes_belong_to_the_key():
         rng = np.random.default_rng(index)
         score = scores.new_score(8.0, rng)
         classes = {(score.tonic + step) % 12 for step in score.scale}
-        for write in (
-            scores.bass_part,
-            scores.chord_part,
-            scores.pad_part,
-            scores.arpeggio_part,
-            scores.lead_part,
-        ):
+        for write in (scores.bass_part, scores.chord_part, scores.pad_part, scores.arpeggio_part, scores.lead_part):
             assert {note.key % 12 for note in write(score, 40, 80, rng)} <= classes
 
 
@@ -119,6 +113,4 @@ def test_rendered_songs(tmp_path):
         assert stems[0].n_samples / 22050 == pytest.approx(score.seconds(score.n_beats) + 1.5, abs=0.01)
     again = tmp_path / "again"
     render(again, DEFAULT_SOUNDFONT, CONFIG, 22050)
-    assert (again / "rendered" / "index.jsonl").read_bytes() == (
-        tmp_path / "rendered" / "index.jsonl"
-    ).read_bytes()
+    assert (again / "rendered" / "index.jsonl").read_bytes() == (tmp_path / "rendered" / "index.jsonl").read_bytes()

@@ -12,15 +12,7 @@ import pytest
 import soundfile
 import torch
 from unisep_film.training import corpus
-from unisep_film.training.distil import (
-    Distillation,
-    DistilRun,
-    Mixtures,
-    agreement_db,
-    distil,
-    main,
-    standardised,
-)
+from unisep_film.training.distil import Distillation, DistilRun, Mixtures, agreement_db, distil, main, standardised
 from unisep_film.training.mixing import MixConfig
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
@@ -102,9 +94,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(
         assert torch.equal(value, second.average[name]), name
 
 
-def test_the_student_separates(
-    store: str, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_student_separates(store: str, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "distil.json"
     config.write_text(recipe(teacher).model_dump_json())
     out = tmp_path / "student.safetensors"
@@ -156,9 +146,7 @@ def test_a_run_that_has_ended_needs_no_teacher_and_one_that_goes_on_takes_no_oth
 @pytest.mark.parametrize(
     "student", [{"sources": ["a"]}, {"samplerate": 44100}, {"chanels": 8}, {"channels": -1}, {"nfft": 1000}]
 )
-def test_a_student_that_cannot_learn_from_this_teacher(
-    teacher: Path, tmp_path: Path, student: dict[str, Any]
-) -> None:
+def test_a_student_that_cannot_learn_from_this_teacher(teacher: Path, tmp_path: Path, student: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         DistilRun(recipe(teacher, student=student), tmp_path)
 
@@ -173,9 +161,7 @@ def test_segments_longer_than_the_teacher_takes_are_refused_before_a_run_begins(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_store_of_another_rate_and_a_teacher_that_is_not_there(
-    store: str, teacher: Path, tmp_path: Path
-) -> None:
+def test_a_store_of_another_rate_and_a_teacher_that_is_not_there(store: str, teacher: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = HTDemucsConfig(**{**vars(TEACHER), "samplerate": 16_000})
     other = save_checkpoint(tmp_path / "other.safetensors", config, HTDemucs(config).state_dict())
@@ -185,9 +171,7 @@ def test_a_store_of_another_rate_and_a_teacher_that_is_not_there(
         DistilRun(recipe(tmp_path / "none.th"), tmp_path)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{}", '{"teacher": "x", "student": {}, "n_steps": 0}', '{"surprise": 1}']
-)
+@pytest.mark.parametrize("text", ["", "{}", '{"teacher": "x", "student": {}, "n_steps": 0}', '{"surprise": 1}'])
 def test_a_recipe_that_is_none(store: str, tmp_path: Path, text: str) -> None:
     (tmp_path / "distil.json").write_text(text)
     with pytest.raises(SystemExit, match="cannot be read as a recipe"):

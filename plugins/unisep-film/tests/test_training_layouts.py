@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 from unisep_film.training import corpus, labels, layouts
-from unisep_film.training.catalogue import Catalogue
+from unisep_film.training.catalogue import Catalog
 from unisep_film.training.mixing import ExampleStream, MixConfig
 from unisep_film.training.store import Store, StoreError
 
@@ -113,12 +113,7 @@ def test_musdb(musdb):
     assert layouts.detect(musdb) == "musdb"
     rows = layouts.rows(musdb)
     assert {row.label for row in rows} == {"drums", "bass", "other", "vocals"}
-    assert {row.four_stem for row in rows if row.label == row.four_stem} == {
-        "drums",
-        "bass",
-        "other",
-        "vocals",
-    }
+    assert {row.four_stem for row in rows if row.label == row.four_stem} == {"drums", "bass", "other", "vocals"}
     assert {(row.song, row.split) for row in rows} == {
         ("A - One", "train"), (VALID_SONG, "valid"), ("B - Two", "test")}  # fmt: skip
     assert {row.source_rate for row in rows} == {RATE_HZ}
@@ -134,18 +129,13 @@ def test_musdb_store_never_holds_test_songs(musdb, tmp_path):
 
 def test_other_is_never_asked_for_and_never_hides_what_is(musdb, tmp_path):
     corpus.build(musdb, tmp_path / "store", RATE_HZ)
-    catalogue = Catalogue(Store(tmp_path / "store"))
+    catalogue = Catalog(Store(tmp_path / "store"))
     assert set(catalogue.by_tag) == {"drums", "bass", "vocals", "percussion", "human voice"}
     assert "other" not in catalogue.domains["music"][0]
     config = MixConfig(segment_seconds=0.5, batch=32, example_seconds=0.5, complement_probability=0)
     batch = ExampleStream(Store(tmp_path / "store"), config, seed=1).batch(0)
     assert "other" not in batch.names and {"drums", "bass", "vocals"} <= set(batch.names)
-    for name, hidden in (
-        ("electric guitar", True),
-        ("percussion", True),
-        ("kick drum", False),
-        ("choir", False),
-    ):
+    for name, hidden in (("electric guitar", True), ("percussion", True), ("kick drum", False), ("choir", False)):
         assert labels.unclear(name, "other", labels.tags("other")) is hidden
 
 
@@ -217,13 +207,7 @@ def test_every_program_has_a_label_that_means_something():
 
     programs = [label_of(Source(program_num=number)) for number in range(128)]
     known = labels.NAMES | {"harmonica", "accordion", "english horn", "timpani", "oboe", "orchestra hit"}
-    assert {name for name in programs if name not in known} <= {
-        "viola",
-        "tuba",
-        "trombone",
-        "bassoon",
-        "clarinet",
-    }
+    assert {name for name in programs if name not in known} <= {"viola", "tuba", "trombone", "bassoon", "clarinet"}
     assert label_of(Source(inst_class="unheard of")) == "other"
 
 
@@ -273,9 +257,7 @@ def test_an_unreadable_stem_is_named(tmp_path):
 
 def test_only_curated_songs_are_built(musdb, tmp_path):
     verdicts = tmp_path / "verdicts.json"
-    verdicts.write_text(
-        json.dumps({"songs": [{"song": "A - One", "kept": False}, {"song": VALID_SONG, "kept": True}]})
-    )
+    verdicts.write_text(json.dumps({"songs": [{"song": "A - One", "kept": False}, {"song": VALID_SONG, "kept": True}]}))
     arguments = [str(musdb), str(tmp_path / "store"), "--rate", str(RATE_HZ), "--curated", str(verdicts)]
     assert corpus.main(arguments) == 0
     assert {item.song for item in Store(tmp_path / "store").items} == {VALID_SONG}

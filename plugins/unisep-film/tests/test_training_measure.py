@@ -44,9 +44,7 @@ class FirstLetters(QueryEncoder):
     dim = 3
 
     def encode_text(self, texts: list[str]) -> Tensor:
-        return torch.nn.functional.normalize(
-            torch.tensor([[*map(float, text.encode()[:3])] for text in texts])
-        )
+        return torch.nn.functional.normalize(torch.tensor([[*map(float, text.encode()[:3])] for text in texts]))
 
     def encode_audio(self, clips: Any) -> Tensor:
         return torch.nn.functional.normalize(torch.tensor([[1.0, clip.seconds, 0.0] for clip in clips]))
@@ -108,9 +106,7 @@ def test_a_run_is_measured_and_released_with_its_own_encoder(
 
 
 @pytest.mark.parametrize(("output", "channels"), [("mask", 1), ("spectrogram", 2)])
-def test_mono_models_and_short_segments_are_measured_on_what_they_take(
-    store: Path, output: str, channels: int
-) -> None:
+def test_mono_models_and_short_segments_are_measured_on_what_they_take(store: Path, output: str, channels: int) -> None:
     shape = SHAPE | {"audio_channels": channels, "use_train_segment": True}
     config = FilmConfig(demucs=shape, output=output, spaces={"toy-3": 3}, condition_channels=16)
     model = FilmHTDemucs(config).eval()

@@ -133,9 +133,7 @@ def a_batch(n_samples: int = 4000) -> TrainingBatch:
     generator = torch.Generator().manual_seed(0)
     sounds = torch.randn(2, 2, 2, n_samples, generator=generator) * 0.1
     queries = normalize(torch.randn(2, 16, generator=generator), dim=-1)
-    return TrainingBatch(
-        sounds.sum(0), sounds[0], queries, torch.ones(2), ["a", "b"], torch.zeros_like(queries)
-    )
+    return TrainingBatch(sounds.sum(0), sounds[0], queries, torch.ones(2), ["a", "b"], torch.zeros_like(queries))
 
 
 def changed(before: dict[str, torch.Tensor], run: Run) -> set[str]:
@@ -145,12 +143,8 @@ def changed(before: dict[str, torch.Tensor], run: Run) -> set[str]:
 # Where a run starts
 
 
-def test_a_start_from_htdemucs_keeps_every_parameter_and_freezes_the_shape(
-    htdemucs: Path, tmp_path: Path
-) -> None:
-    given = written(
-        tmp_path, start={"htdemucs": str(htdemucs)}, model={"spaces": SPACES, "condition_channels": 24}
-    )
+def test_a_start_from_htdemucs_keeps_every_parameter_and_freezes_the_shape(htdemucs: Path, tmp_path: Path) -> None:
+    given = written(tmp_path, start={"htdemucs": str(htdemucs)}, model={"spaces": SPACES, "condition_channels": 24})
     recipe = load_recipe(tmp_path / "run", given)
     assert recipe.model.separator.sources == ("drums", "bass", "other", "vocals")
     assert (recipe.model.output, recipe.model.condition_channels) == ("spectrogram", 24)
@@ -195,11 +189,7 @@ def test_bfloat16_steps_on_an_htdemucs_start_are_finite(htdemucs: Path, tmp_path
 
 def test_stages_train_what_hears_the_query_first(htdemucs: Path, tmp_path: Path) -> None:
     given = written(
-        tmp_path,
-        start={"htdemucs": str(htdemucs)},
-        model={"spaces": SPACES},
-        conditioning_steps=2,
-        warmup_steps=1,
+        tmp_path, start={"htdemucs": str(htdemucs)}, model={"spaces": SPACES}, conditioning_steps=2, warmup_steps=1
     )
     run = Run(read_recipe(given), tmp_path)
     run.restore()
@@ -330,9 +320,7 @@ def test_starts_that_make_no_sense_are_refused(htdemucs: Path, tmp_path: Path) -
     assert not (tmp_path / "run" / "recipe.json").exists()
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"[]", b"{}", b'{"model": 3}', b"\xff", b'{"start": {"film": 1}}', None]
-)
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"model": 3}', b"\xff", b'{"start": {"film": 1}}', None])
 def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: bytes | None) -> None:
     given = tmp_path / "recipe.json"
     given.mkdir() if text is None else given.write_bytes(text)
@@ -366,9 +354,7 @@ def test_the_spectral_distance_is_that_of_a_gain_and_ignores_phase() -> None:
     halved = log_spectral_distance(0.5 * noise, noise, windows)
     torch.testing.assert_close(halved, torch.full((3,), np.log(2)), atol=1e-3, rtol=0)
     assert log_spectral_distance(-noise, noise, windows).max() < 1e-4
-    assert (
-        log_spectral_distance(noise[:, :100], noise[:, :100], windows).max() == 0
-    )  # shorter than any window
+    assert log_spectral_distance(noise[:, :100], noise[:, :100], windows).max() == 0  # shorter than any window
 
 
 def test_the_spectral_loss_is_off_by_default_and_hears_quiet_bins() -> None:
@@ -386,9 +372,7 @@ def test_the_spectral_loss_is_off_by_default_and_hears_quiet_bins() -> None:
     assert "spectral" not in parts(target, off)[1]
     exact, without = parts(target, on), parts(loud.expand(1, 2, -1), on)
     assert exact[1]["spectral"].item() == 0 < 1.0 < without[1]["spectral"].item()
-    assert without[0] - parts(loud.expand(1, 2, -1), off)[0] == pytest.approx(
-        without[1]["spectral"].item(), abs=1e-5
-    )
+    assert without[0] - parts(loud.expand(1, 2, -1), off)[0] == pytest.approx(without[1]["spectral"].item(), abs=1e-5)
     assert parts(loud.expand(1, 2, -1), on, 0.0)[0] == parts(loud.expand(1, 2, -1), off, 0.0)[0]
 
 
@@ -420,9 +404,7 @@ def test_shares_make_up_the_batch(store: str, encoder: TextAudioEncoder) -> None
 def test_queries_with_noise_differ_between_shares_only(store: str, encoder: TextAudioEncoder) -> None:
     noisy = QueryMix(text_share=1.0, noise=0.5)
     streams = [
-        QueryStream(
-            store, RECIPE.mix, noisy, encoder, seed=0, first_step=0, last_step=1, absent_from=9, items=items
-        )
+        QueryStream(store, RECIPE.mix, noisy, encoder, seed=0, first_step=0, last_step=1, absent_from=9, items=items)
         for items in (range(4), range(0, 2), range(2, 4), range(2, 4))
     ]
     whole, one, two, again = (next(iter(stream)).queries for stream in streams)
@@ -516,9 +498,7 @@ def test_the_command_trains_with_a_plugins_encoder_and_goes_on(
 
 
 def test_a_store_at_another_rate_is_refused(store: str, encoder: TextAudioEncoder, tmp_path: Path) -> None:
-    recipe = RECIPE.model_copy(
-        update={"model": MASK.model_copy(update={"demucs": SHAPE | {"samplerate": 16000}})}
-    )
+    recipe = RECIPE.model_copy(update={"model": MASK.model_copy(update={"demucs": SHAPE | {"samplerate": 16000}})})
     with pytest.raises(OptionError, match=f"store is at {RATE_HZ} Hz, the model at 16000"):
         train(store, Run(recipe, tmp_path), encoder, 600)
 
@@ -528,9 +508,7 @@ def test_a_recipe_mixes_as_many_channels_as_its_model_hears() -> None:
         Recipe.model_validate(RECIPE.model_dump() | {"mix": {"n_channels": 1}})
 
 
-def test_mixing_may_happen_in_the_process_itself(
-    store: str, encoder: TextAudioEncoder, tmp_path: Path
-) -> None:
+def test_mixing_may_happen_in_the_process_itself(store: str, encoder: TextAudioEncoder, tmp_path: Path) -> None:
     n_threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -569,12 +547,7 @@ def test_an_encoder_of_another_space_is_refused(encoder: TextAudioEncoder) -> No
 
 
 def test_a_log_is_read_past_resumes_and_crashes(tmp_path: Path) -> None:
-    rows = [
-        {"step": 2, "loss": 3.0},
-        {"step": 4, "loss": 2.0},
-        {"step": 6, "loss": 1.5},
-        {"step": 4, "loss": 1.0},
-    ]
+    rows = [{"step": 2, "loss": 3.0}, {"step": 4, "loss": 2.0}, {"step": 6, "loss": 1.5}, {"step": 4, "loss": 1.0}]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 6, "lo')
     assert plot.read_log(tmp_path) == [{"step": 2, "loss": 3.0}, {"step": 4, "loss": 1.0}]
     (tmp_path / "log.jsonl").write_text("")

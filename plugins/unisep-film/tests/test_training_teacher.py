@@ -30,9 +30,7 @@ SHAPE: dict[str, Any] = {
     "channels": 8, "dconv_mode": 0, "t_layers": 1, "t_heads": 2, "nfft": 2048, "samplerate": RATE_HZ,
     "t_layer_scale_init": 1.0, "use_train_segment": False, "segment": "1",
 }  # fmt: skip
-LARGE = FilmConfig(
-    demucs=SHAPE | {"channels": 12}, output="mask", spaces={SPACE: N_DIMS}, condition_channels=16
-)
+LARGE = FilmConfig(demucs=SHAPE | {"channels": 12}, output="mask", spaces={SPACE: N_DIMS}, condition_channels=16)
 
 
 @pytest.fixture
@@ -64,9 +62,7 @@ def batch_of(seed: int, n_samples: int = 4000) -> TrainingBatch:
     generator = torch.Generator().manual_seed(seed)
     sounds = torch.randn(2, 4, 2, n_samples, generator=generator) * 0.1
     queries = normalize(torch.randn(4, N_DIMS, generator=generator), dim=-1)
-    return TrainingBatch(
-        sounds.sum(0), sounds[0], queries, torch.ones(4), ["a"] * 4, torch.zeros_like(queries)
-    )
+    return TrainingBatch(sounds.sum(0), sounds[0], queries, torch.ones(4), ["a"] * 4, torch.zeros_like(queries))
 
 
 @torch.no_grad()
@@ -75,9 +71,7 @@ def agreement_db(student: FilmHTDemucs, teacher: FilmHTDemucs, batch: TrainingBa
     return float(plain_sdr_db(*heard).mean())
 
 
-def test_a_student_comes_closer_to_its_teacher_on_what_it_has_not_heard(
-    teacher: Path, tmp_path: Path
-) -> None:
+def test_a_student_comes_closer_to_its_teacher_on_what_it_has_not_heard(teacher: Path, tmp_path: Path) -> None:
     run = Run(read_recipe(given(tmp_path, teacher)), tmp_path)
     run.restore()
     known, unheard = load_model(teacher), batch_of(10_000)
@@ -93,9 +87,7 @@ def test_a_student_comes_closer_to_its_teacher_on_what_it_has_not_heard(
 def test_a_share_of_the_truth_is_the_weighted_sum_of_both_losses(teacher: Path, tmp_path: Path) -> None:
     losses = {}
     for share in (1.0, 0.25, None):
-        fields: dict[str, Any] = {
-            "teacher": None if share is None else {"film": str(teacher), "share": share}
-        }
+        fields: dict[str, Any] = {"teacher": None if share is None else {"film": str(teacher), "share": share}}
         run = Run(read_recipe(given(tmp_path, teacher, **fields)), tmp_path)
         losses[share] = float(run.train_step(batch_of(0))["loss"])
     assert losses[0.25] == pytest.approx(0.25 * losses[1.0] + 0.75 * losses[None], rel=1e-5)

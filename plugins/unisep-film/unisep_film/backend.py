@@ -40,9 +40,7 @@ class FilmBackend(Backend):
         return FilmBackend(self.model, space)
 
     @torch.inference_mode()
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """Targets `[batch, queries, channels, samples]` and presence `[batch, queries]`.
 
         mixture: `[batch, channels, samples]`; queries and negatives: `[queries, dim]` unit vectors, a row of

@@ -20,9 +20,7 @@ FORMAT = "unisep-film-1"
 MAX_CONFIG_CHARACTERS = 100_000
 
 
-def save_model(
-    path: Path, model: FilmHTDemucs, dtype: torch.dtype = torch.float16, *, in_8_bits: bool = False
-) -> Path:
+def save_model(path: Path, model: FilmHTDemucs, dtype: torch.dtype = torch.float16, *, in_8_bits: bool = False) -> Path:
     """The file written, at `dtype`, complete or not at all.
 
     in_8_bits: tensors with two axes or more as whole numbers with scales (`unisep_htdemucs.eight_bit`); `dtype` then
@@ -40,9 +38,7 @@ def save_model(
     return partial.replace(path)
 
 
-def load_model(
-    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> FilmHTDemucs:
+def load_model(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> FilmHTDemucs:
     """The model in a file made by `save_model`, in evaluation mode; numbers of 8 bits become `dtype` again.
 
     Raises:
@@ -53,11 +49,7 @@ def load_model(
     if eight_bit.KEY in metadata:
         state = eight_bit.dequantised(path, metadata[eight_bit.KEY], state)
     return filled(
-        path,
-        lambda: FilmHTDemucs(config),
-        state,
-        lambda _, value: value.to(device, dtype),
-        "the config in it",
+        path, lambda: FilmHTDemucs(config), state, lambda _, value: value.to(device, dtype), "the config in it"
     )
 
 

@@ -39,7 +39,5 @@ class Core(nn.Module, ABC):
         """Both bottoms with as many channels as the decoders take."""
 
     @abstractmethod
-    def decode(
-        self, x: Tensor, xt: Tensor, encoded: Any, mix: Tensor, before_layer: tuple[BeforeLayer, ...]
-    ) -> Tensor:
+    def decode(self, x: Tensor, xt: Tensor, encoded: Any, mix: Tensor, before_layer: tuple[BeforeLayer, ...]) -> Tensor:
         """Targets `[(b n), c, l]`; `mix [(b n), s]` weighs the sources; one `before_layer` a decoder."""

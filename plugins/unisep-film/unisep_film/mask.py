@@ -59,9 +59,7 @@ class MaskHTDemucs(Core):
             self.tencoder.append(EncoderLayer(core, index, above or heard, width, False))
             self.decoder.insert(0, DecoderLayer(core, index, width, above or 2 * heard, True))
         rescale_convolutions(self, core.rescale or 1.0)
-        self.freq_emb = ScaledEmbedding(
-            config.n_bands // core.stride, widths[0], core.emb_scale, core.emb_smooth
-        )
+        self.freq_emb = ScaledEmbedding(config.n_bands // core.stride, widths[0], core.emb_scale, core.emb_smooth)
         inner = core.bottom_channels
         self.widen = nn.Conv1d(widths[-1], inner, 1) if inner else nn.Identity()
         self.widen_t = nn.Conv1d(widths[-1], inner, 1) if inner else nn.Identity()

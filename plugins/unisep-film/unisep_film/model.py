@@ -81,9 +81,7 @@ class FilmHTDemucs(nn.Module):
         tokens = transformer.layer(0, *transformer.begin(*self.core.widened(encoded.x, encoded.xt)))
         together = torch.is_grad_enabled() or mixture.device.type != "cpu"
         n_at_once = conditions.shape[1] if together else 1
-        answers = [
-            self._answered(mixture, encoded, tokens, some) for some in conditions.split(n_at_once, dim=1)
-        ]
+        answers = [self._answered(mixture, encoded, tokens, some) for some in conditions.split(n_at_once, dim=1)]
         if len(answers) == 1:
             return answers[0]
         targets, logits = zip(*answers, strict=True)
@@ -98,8 +96,7 @@ class FilmHTDemucs(nn.Module):
         x, xt = self._bottom(tokens, encoded.x.shape[2], condition, n_queries)
         logits = rearrange(self._presence(x, xt, condition), "(b n) -> b n", n=n_queries)
         films = tuple(
-            partial(self._film_decoder, condition=condition, branch=branch)
-            for branch in range(self.core.n_decoders)
+            partial(self._film_decoder, condition=condition, branch=branch) for branch in range(self.core.n_decoders)
         )
         targets = self.core.decode(x, xt, encoded, self.mix(condition), films)
         targets = rearrange(targets, "(b n) c l -> b n c l", n=n_queries)[..., :n_samples]
@@ -118,9 +115,7 @@ class FilmHTDemucs(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Both branches `[(b n), c, f, t]`, `[(b n), c, s]` after the transformer, from the tokens of its first layer."""
         transformer = self.core.transformer
-        x, xt = (
-            repeat(each, "b s c -> (b n) s c", n=n_queries) if n_queries > 1 else each for each in tokens
-        )
+        x, xt = (repeat(each, "b s c -> (b n) s c", n=n_queries) if n_queries > 1 else each for each in tokens)
         for index in range(self.config.separator.t_layers):
             if index:
                 x, xt = transformer.layer(index, x, xt)

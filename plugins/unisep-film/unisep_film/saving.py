@@ -20,9 +20,7 @@ _DTYPES = {8: torch.float16, 16: torch.float16, 32: torch.float32}
 
 def main(given: list[str] | None = None) -> None:
     """Write weights again, with numbers of so many bits."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path, help="a file of FiLM HT Demucs")
     parser.add_argument("out", type=Path)
     parser.add_argument("--bits", type=int, choices=[8, 16, 32], default=8)

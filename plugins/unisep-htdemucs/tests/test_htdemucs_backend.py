@@ -14,12 +14,7 @@ import torch
 from demucs.apply import BagOfModels, apply_model
 from demucs.states import get_state
 from torch import Tensor
-from unisep_htdemucs.backend import (
-    HTDemucsBackend,
-    load_htdemucs,
-    load_htdemucs_6s,
-    load_htdemucs_ft,
-)
+from unisep_htdemucs.backend import HTDemucsBackend, load_htdemucs, load_htdemucs_6s, load_htdemucs_ft
 from unisep_htdemucs.bags import RELEASED, Bag, read_bag
 
 from unisep import Output
@@ -132,9 +127,7 @@ def test_a_model_whose_sources_share_a_norm_gives_all(tmp_path: Path, reference:
     assert backend.for_sources(("vocals",)) is backend
 
 
-def test_only_the_models_that_are_needed_run(
-    bag_folder: Path, music: Music, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_models_that_are_needed_run(bag_folder: Path, music: Music, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = load_htdemucs_ft(weights=bag_folder, device=CPU, dtype=torch.float32)
     two = backend.for_sources(("vocals", "bass"))
     runs: list[tuple[str, ...]] = []
@@ -190,9 +183,7 @@ def test_what_music_source_separation_training_saves(
     (tmp_path / "config_vocals.yaml").write_text(text)
     for place in (tmp_path, path, tmp_path / "config_vocals.yaml"):
         backend = load_htdemucs(weights=place, device=CPU, dtype=torch.float32)
-        assert backend.info.sources == ("vocals", "other") and backend.info.segment_seconds == pytest.approx(
-            0.3
-        )
+        assert backend.info.sources == ("vocals", "other") and backend.info.segment_seconds == pytest.approx(0.3)
         assert backend.info.normalisation == ("song" if normalised else "none")
     mixture = music(13230)
     with torch.no_grad():

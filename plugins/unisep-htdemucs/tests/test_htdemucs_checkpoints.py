@@ -35,13 +35,7 @@ def package_of(model: Any, half: bool = True) -> Package:
     """The package demucs stores for a model: state by demucs itself."""
     args, kwargs = model._init_args_kwargs
     state = get_state(model, None, half)
-    return {
-        "klass": type(model),
-        "args": args,
-        "kwargs": kwargs,
-        "state": state,
-        "training_args": {"lr": 3e-4},
-    }
+    return {"klass": type(model), "args": args, "kwargs": kwargs, "state": state, "training_args": {"lr": 3e-4}}
 
 
 def save_safetensors(path: Path, model: Any, **metadata: str) -> Path:
@@ -167,16 +161,7 @@ def test_foreign_names_are_refused_before_anything_runs(
 
 @pytest.mark.parametrize(
     "value",
-    [
-        torch.nn.Linear,
-        eval,
-        torch.load,
-        pickle.loads,
-        ReferenceHTDemucs.forward,
-        getattr,
-        Path("x"),
-        1 << 3000,
-    ],
+    [torch.nn.Linear, eval, torch.load, pickle.loads, ReferenceHTDemucs.forward, getattr, Path("x"), 1 << 3000],
     ids=lambda value: str(value)[:20],
 )
 def test_harmless_looking_names_are_refused_too(tmp_path: Path, model: nn.Module, value: Any) -> None:
@@ -307,9 +292,7 @@ def test_giant_headers_are_refused(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_foreign_metadata_is_refused(
-    tmp_path: Path, model: nn.Module, metadata: dict[str, str], message: str
-) -> None:
+def test_foreign_metadata_is_refused(tmp_path: Path, model: nn.Module, metadata: dict[str, str], message: str) -> None:
     path = save_safetensors(tmp_path / "model.safetensors", model, **metadata)
     with pytest.raises(WeightsError, match=message):
         loaded(path)

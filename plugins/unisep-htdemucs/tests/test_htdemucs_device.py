@@ -24,9 +24,7 @@ def released() -> HTDemucs:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("n_segments", [1, 4])
-def test_a_batch_fits_into_its_share_of_the_memory(
-    released: HTDemucs, dtype: torch.dtype, n_segments: int
-) -> None:
+def test_a_batch_fits_into_its_share_of_the_memory(released: HTDemucs, dtype: torch.dtype, n_segments: int) -> None:
     with pretended() as device:
         model = device.copied(released, dtype)
         n_bytes = device.peak_bytes

@@ -42,10 +42,7 @@ def test_the_example_has_the_members_of_the_bag() -> None:
     members = read_ensemble(EXAMPLE).members
     stems = ("drums", "bass", "other", "vocals")
     rows = tuple(tuple(float(dict(m.weights).get(stem, 0)) for stem in stems) for m in members)  # type: ignore[arg-type]
-    assert (
-        tuple(member.file.removesuffix(".safetensors") for member in members)
-        == RELEASED["htdemucs_ft"].signatures
-    )
+    assert tuple(member.file.removesuffix(".safetensors") for member in members) == RELEASED["htdemucs_ft"].signatures
     assert rows == RELEASED["htdemucs_ft"].weights
 
 
@@ -63,9 +60,7 @@ def test_it_equals_the_bag(folder: Path, song: Audio) -> None:
     assert np.array_equal(alone, expected["vocals"].samples)
 
 
-def test_one_stem_fetches_one_file_of_the_card(
-    folder: Path, song: Audio, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_stem_fetches_one_file_of_the_card(folder: Path, song: Audio, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
 
     def ensure(store: WeightsStore, card: Card, on_progress: object = None) -> Path:

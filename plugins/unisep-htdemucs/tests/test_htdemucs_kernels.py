@@ -125,9 +125,7 @@ def test_a_model_taken_in_parts_equals_the_reference(
 
 
 @torch.inference_mode()
-def test_bfloat16_on_the_cpu_keeps_the_streams_in_float32(
-    tmp_path: Path, reference: Reference, music: Music
-) -> None:
+def test_bfloat16_on_the_cpu_keeps_the_streams_in_float32(tmp_path: Path, reference: Reference, music: Music) -> None:
     model = reference()
     args, kwargs = model._init_args_kwargs
     package = {"klass": type(model), "args": args, "kwargs": kwargs, "state": get_state(model, None)}
@@ -160,9 +158,7 @@ def test_a_torch_without_the_operator_is_served_by_its_own(
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
-def test_products_stay_with_torch_where_it_is_faster(
-    monkeypatch: pytest.MonkeyPatch, capability: str
-) -> None:
+def test_products_stay_with_torch_where_it_is_faster(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert kernels._fast_dtypes() == ()
 

@@ -124,13 +124,7 @@ def test_options_that_make_no_model_are_refused(options: dict[str, Any]) -> None
 
 @pytest.mark.parametrize(
     "kwargs",
-    [
-        {"cac": False},
-        {"t_emb": "cape"},
-        {"multi_freqs": [0.3]},
-        {"t_sparse_self_attn": True},
-        {"channels": "48"},
-    ],
+    [{"cac": False}, {"t_emb": "cape"}, {"multi_freqs": [0.3]}, {"t_sparse_self_attn": True}, {"channels": "48"}],
     ids=str,
 )
 def test_options_of_unreleased_models_are_refused(kwargs: dict[str, Any]) -> None:
@@ -140,9 +134,7 @@ def test_options_of_unreleased_models_are_refused(kwargs: dict[str, Any]) -> Non
 
 def test_unknown_options_are_dropped_aloud() -> None:
     with pytest.warns(UserWarning, match="t_new"):
-        config = HTDemucsConfig.from_kwargs(
-            {"sources": ["a"], "t_new": 1, "t_sparsity": 0.9, "multi_freqs": []}
-        )
+        config = HTDemucsConfig.from_kwargs({"sources": ["a"], "t_new": 1, "t_sparsity": 0.9, "multi_freqs": []})
     assert config == HTDemucsConfig(sources=("a",))
 
 

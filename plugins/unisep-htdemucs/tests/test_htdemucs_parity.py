@@ -52,9 +52,7 @@ def compared(reference: Reference, ours: Ours, music: Music) -> Compared:
     ],
     ids=lambda kwargs: "-".join(kwargs) or "four",
 )
-def test_every_stem_equals_the_reference(
-    kwargs: dict[str, Any], compared: Compared, distance: Distance
-) -> None:
+def test_every_stem_equals_the_reference(kwargs: dict[str, Any], compared: Compared, distance: Distance) -> None:
     mine, theirs = compared(kwargs, n_samples=13230)
     assert mine.shape == theirs.shape == (1, theirs.shape[1], kwargs.get("audio_channels", 2), 13230)
     for stem, expected in zip(mine.unbind(1), theirs.unbind(1), strict=True):

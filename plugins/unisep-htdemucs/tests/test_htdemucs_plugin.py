@@ -42,9 +42,7 @@ def test_cards_agree_with_specs_and_bags(name: str) -> None:
     facts = card(name)
     assert facts["name"] == name and facts["licence"] == SPECS[name].licence == "not stated"
     assert tuple(facts["sources"]) == SPECS[name].stems
-    assert [file["name"] for file in facts["files"]] == [
-        f"{s}.safetensors" for s in RELEASED[name].signatures
-    ]
+    assert [file["name"] for file in facts["files"]] == [f"{s}.safetensors" for s in RELEASED[name].signatures]
     for file in facts["files"]:
         assert len(file["sha256"]) == 64 and len(file["revision"]) == 40
         assert file["url"] == f"{facts['source']}/resolve/{file['revision']}/{file['name']}"

@@ -55,9 +55,7 @@ def test_eight_bits_are_a_quarter_of_the_size_and_agree(
     whole, small = tmp_path / "m.th", tmp_path / "small.safetensors"
     published = reference()
     args, kwargs = published._init_args_kwargs
-    torch.save(
-        {"klass": type(published), "args": args, "kwargs": kwargs, "state": get_state(published, None)}, whole
-    )
+    torch.save({"klass": type(published), "args": args, "kwargs": kwargs, "state": get_state(published, None)}, whole)
     main([str(whole), str(small), "--bits", "8"])
     assert str(small) in capsys.readouterr().out
     n_numbers = sum(value.numel() for value in model.state_dict().values())
@@ -91,18 +89,13 @@ def test_every_number_is_within_half_a_step_of_its_row() -> None:
         (lambda state: state["freq_emb.embedding.weight.scale8"].fill_(float("nan")), "finite"),
         (lambda state: state["freq_emb.embedding.weight.scale8"].fill_(float("inf")), "finite"),
         (lambda state: state.update({"freq_emb.embedding.weight.scale8": torch.ones(3)}), "finite numbers"),
-        (
-            lambda state: state.update({"freq_emb.embedding.weight.scale8": torch.ones(1, 1)}),
-            "finite numbers",
-        ),
+        (lambda state: state.update({"freq_emb.embedding.weight.scale8": torch.ones(1, 1)}), "finite numbers"),
         (lambda state: state.update({"ghost.scale8": torch.ones(3)}), "scale of nothing"),
         (lambda state: state.update({"freq_emb.embedding.weight": torch.ones(2, 2)}), "whole numbers"),
         (lambda state: state.pop("freq_emb.embedding.weight"), "scale of nothing"),
     ],
 )
-def test_harmful_scales_are_refused(
-    tmp_path: Path, model: HTDemucs, harm: Callable[..., Any], why: str
-) -> None:
+def test_harmful_scales_are_refused(tmp_path: Path, model: HTDemucs, harm: Callable[..., Any], why: str) -> None:
     good = save_checkpoint(tmp_path / "good.safetensors", model.config, model.state_dict(), 8)
     state = {name: value.clone() for name, value in load_file(good).items()}
     harm(state)

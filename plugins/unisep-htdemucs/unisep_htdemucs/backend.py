@@ -33,9 +33,7 @@ class HTDemucsBackend(Backend):
             normalisation=normalisation,
         )
 
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """The sources of `mixture [batch, channels, samples]`, in the order of `info.sources`.
 
         A mixture shorter than a segment is put in the middle of one, between silence, as demucs does.
@@ -76,8 +74,7 @@ def _load(name: str, weights: Path | None, device: torch.device, dtype: torch.dt
         raise WeightsError(f"{name} has no weights here. Run `unisep models pull {name}`, or give a file.")
     paths, bag = find_bag(name, weights)
     backends = [
-        HTDemucsBackend(build_model(each, device, dtype), each.normalisation)
-        for each in map(read_checkpoint, paths)
+        HTDemucsBackend(build_model(each, device, dtype), each.normalisation) for each in map(read_checkpoint, paths)
     ]
     longest = backends[0].info.segment_seconds
     if bag.segment_seconds is not None and longest is not None and bag.segment_seconds < longest:

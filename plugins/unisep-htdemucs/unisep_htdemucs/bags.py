@@ -40,9 +40,7 @@ RELEASED: dict[str, Bag] = {
 }
 
 
-def find_bag(
-    name: str, weights: Path, released: Mapping[str, Bag] = RELEASED
-) -> tuple[tuple[Path, ...], Bag]:
+def find_bag(name: str, weights: Path, released: Mapping[str, Bag] = RELEASED) -> tuple[tuple[Path, ...], Bag]:
     """The checkpoint files of model `name` under `weights`, and the bag they make.
 
     `weights` is one checkpoint file, or a folder that holds either `name`.yaml and its checkpoints, the
@@ -111,9 +109,7 @@ def _bag(fields: dict[str, Any]) -> Bag:
     if any(not math.isfinite(weight) or weight < 0 for row in weights for weight in row):
         raise ValueError("its weights are not numbers from 0")
     segment = fields.get("segment")
-    if segment is not None and (
-        type(segment) not in (int, float) or not 0 < segment <= _LONGEST_SEGMENT_SECONDS
-    ):
+    if segment is not None and (type(segment) not in (int, float) or not 0 < segment <= _LONGEST_SEGMENT_SECONDS):
         raise ValueError(f"its segment is no number of seconds up to {_LONGEST_SEGMENT_SECONDS}")
     return Bag(signatures, weights, None if segment is None else float(segment))
 

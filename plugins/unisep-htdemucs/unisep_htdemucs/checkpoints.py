@@ -65,9 +65,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return _read_package(path)
     if path.suffix in (".ckpt", ".yaml"):
         return _read_described(path)
-    raise WeightsError(
-        f"{path} is neither .safetensors nor .th nor .ckpt, the formats of HT Demucs checkpoints."
-    )
+    raise WeightsError(f"{path} is neither .safetensors nor .th nor .ckpt, the formats of HT Demucs checkpoints.")
 
 
 def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> HTDemucs:
@@ -119,18 +117,12 @@ def check_name(path: Path, published: Mapping[str, str] = PUBLISHED_SHA256) -> N
 def _read_safetensors(path: Path) -> Checkpoint:
     state, metadata = read_safetensors(path)
     if metadata.get("klass") != CLASS:
-        raise WeightsError(
-            f"{path} is for {metadata.get('klass')!r:.80}, not for {CLASS!r}. Use its own backend."
-        )
+        raise WeightsError(f"{path} is for {metadata.get('klass')!r:.80}, not for {CLASS!r}. Use its own backend.")
     if "structure" in metadata:
-        raise WeightsError(
-            f"{path} is quantised in a way that no HT Demucs checkpoint is. Use the plain one."
-        )
+        raise WeightsError(f"{path} is quantised in a way that no HT Demucs checkpoint is. Use the plain one.")
     if KEY in metadata:
         state = dequantised(path, metadata[KEY], state)
-    return _checkpoint(
-        path, _decoded(path, metadata, "args", "[]"), _decoded(path, metadata, "kwargs", "{}"), state
-    )
+    return _checkpoint(path, _decoded(path, metadata, "args", "[]"), _decoded(path, metadata, "kwargs", "{}"), state)
 
 
 def _decoded(path: Path, metadata: Mapping[str, str], key: str, default: str) -> Any:

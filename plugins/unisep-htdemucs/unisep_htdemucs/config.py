@@ -153,11 +153,7 @@ class HTDemucsConfig:
 
     def _check_numbers(self) -> None:
         names = self.sources
-        if (
-            not 0 < len(names) <= 64
-            or not all(isinstance(n, str) for n in names)
-            or len(set(names)) < len(names)
-        ):
+        if not 0 < len(names) <= 64 or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
             raise OptionError(f"sources must be 1 to 64 different names, not {names!r:.200}.")
         if self.audio_channels not in (1, 2):
             raise OptionError(f"audio_channels must be 1 or 2, not {self.audio_channels!r}.")
@@ -168,9 +164,7 @@ class HTDemucsConfig:
                 raise OptionError(f"{name}={value!r} is not a whole number from {least} to {largest}.")
         for name in ("growth", "dconv_comp", "t_hidden_scale", "t_max_period", "segment", "emb_scale"):
             if not 0 < getattr(self, name) < 1e6:
-                raise OptionError(
-                    f"{name}={getattr(self, name)!r} is not a number above 0 and below a million."
-                )
+                raise OptionError(f"{name}={getattr(self, name)!r} is not a number above 0 and below a million.")
         for name in ("freq_emb", "t_dropout", "rescale"):
             if not 0 <= getattr(self, name) < 1e6:
                 raise OptionError(f"{name}={getattr(self, name)!r} is not a number from 0 to a million.")

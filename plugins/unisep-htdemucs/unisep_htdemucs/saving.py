@@ -34,9 +34,7 @@ def save_checkpoint(path: Path, config: HTDemucsConfig, state: Mapping[str, Tens
     Raises OptionError for others, and for another suffix.
     """
     if bits not in (8, *_DTYPES) or path.suffix != ".safetensors":
-        raise OptionError(
-            f"bits={bits}, {path.name}: give 8, 16 or 32 bits and a name that ends in .safetensors."
-        )
+        raise OptionError(f"bits={bits}, {path.name}: give 8, 16 or 32 bits and a name that ends in .safetensors.")
     metadata = {"klass": CLASS, "args": "[]", "kwargs": json.dumps(_kwargs(config), default=_fraction)}
     if bits == 8:
         values, metadata[KEY] = quantised(state), FORMAT
@@ -60,9 +58,7 @@ def _fraction(value: object) -> dict[str, object]:
 
 def main(given: list[str] | None = None) -> None:
     """Write a checkpoint again, smaller."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help=".safetensors or .th")
     parser.add_argument("out", type=Path, help="a name that ends in .safetensors")
     parser.add_argument("--bits", type=int, choices=[8, 16, 32], default=8)
@@ -72,9 +68,7 @@ def main(given: list[str] | None = None) -> None:
         written = save_checkpoint(args.out, checkpoint.config, checkpoint.state, args.bits)
     except UnisepError as error:
         raise SystemExit(str(error)) from error
-    print(
-        f"{written}: {written.stat().st_size / args.checkpoint.stat().st_size:.2f} of {args.checkpoint.name}"
-    )
+    print(f"{written}: {written.stat().st_size / args.checkpoint.stat().st_size:.2f} of {args.checkpoint.name}")
 
 
 if __name__ == "__main__":

@@ -23,9 +23,7 @@ def spectrogram(waveform: Tensor, nfft: int) -> Tensor:
     right = left + n_frames * hop_samples - n_samples
     padded = _reflected(waveform.reshape(-1, n_samples), left, right)
     window = torch.hann_window(nfft, device=waveform.device, dtype=waveform.dtype)
-    bins = torch.stft(
-        padded, nfft, hop_samples, window=window, center=False, normalized=True, return_complex=True
-    )
+    bins = torch.stft(padded, nfft, hop_samples, window=window, center=False, normalized=True, return_complex=True)
     return bins[:, :-1].reshape(*waveform.shape[:-1], nfft // 2, n_frames)
 
 

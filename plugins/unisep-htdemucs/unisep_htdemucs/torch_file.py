@@ -36,12 +36,7 @@ _DTYPES = {
     "BoolStorage": torch.bool,
 }
 # What a number of NumPy is made of.
-_SCORES = {
-    "numpy.core.multiarray scalar",
-    "numpy._core.multiarray scalar",
-    "numpy dtype",
-    "_codecs encode",
-}
+_SCORES = {"numpy.core.multiarray scalar", "numpy._core.multiarray scalar", "numpy dtype", "_codecs encode"}
 _NAMES = (
     {
         "fractions Fraction",
@@ -170,9 +165,7 @@ def _fill(tensor: Tensor, file: BinaryIO, key: str) -> None:
     (n,) = struct.unpack("<q", file.read(8))
     data = file.read(tensor.nbytes)
     if n != tensor.numel() or len(data) != tensor.nbytes:
-        raise WeightsError(
-            f"storage {key} is cut short or has {n} numbers where {tensor.numel()} were announced."
-        )
+        raise WeightsError(f"storage {key} is cut short or has {n} numbers where {tensor.numel()} were announced.")
     if n:
         tensor.copy_(torch.frombuffer(bytearray(data), dtype=tensor.dtype))
 
@@ -209,9 +202,7 @@ def _checked(file: BinaryIO, classes: Classes) -> io.BytesIO:
 class _Unpickler(pickle.Unpickler):
     """Loads a checked pickle; `storage(key, dtype, n)` gives the numbers behind a tensor."""
 
-    def __init__(
-        self, file: io.BytesIO, storage: Callable[[str, torch.dtype, int], Tensor], classes: Classes
-    ) -> None:
+    def __init__(self, file: io.BytesIO, storage: Callable[[str, torch.dtype, int], Tensor], classes: Classes) -> None:
         super().__init__(file, encoding="utf-8")
         self._storage = storage
         self._classes = classes
@@ -259,11 +250,7 @@ class _Unpickler(pickle.Unpickler):
 def _view(flat: Any, offset: Any, size: Any, stride: Any) -> Tensor:
     """A tensor over numbers of `flat`, all of which exist."""
     numbers = (offset, *size, *stride)
-    if (
-        not isinstance(flat, Tensor)
-        or len(size) != len(stride)
-        or any(type(n) is not int or n < 0 for n in numbers)
-    ):
+    if not isinstance(flat, Tensor) or len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
         raise WeightsError("it describes a tensor in a way torch does not.")
     n_elements = 1
     for length in size:

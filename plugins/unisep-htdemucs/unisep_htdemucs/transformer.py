@@ -130,9 +130,7 @@ class CrossTransformer(nn.Module):
         self.norm_in = nn.LayerNorm(config.transformer_channels)
         self.norm_in_t = nn.LayerNorm(config.transformer_channels)
         # Layers of self-attention stand at even places, or at odd ones when cross-attention comes first.
-        kinds = [
-            CrossLayer if (i % 2 == 0) == config.t_cross_first else SelfLayer for i in range(config.t_layers)
-        ]
+        kinds = [CrossLayer if (i % 2 == 0) == config.t_cross_first else SelfLayer for i in range(config.t_layers)]
         self.layers = nn.ModuleList(kind(config) for kind in kinds)
         self.layers_t = nn.ModuleList(kind(config) for kind in kinds)
 

@@ -15,9 +15,7 @@ def save_tokenizer(path: Path) -> int:
 
     marks = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     pieces = marks + sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(
-        models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], unk_token="<unk>")
-    )
+    made = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     made.save(str(path))

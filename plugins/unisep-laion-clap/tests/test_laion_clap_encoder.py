@@ -43,9 +43,7 @@ def peer(tmp_path_factory, write_tokenizer):
     place = pytest.MonkeyPatch()
     for name in ("BertTokenizer", "RobertaTokenizer", "BartTokenizer"):
         place.setattr(getattr(transformers, name), "from_pretrained", lambda *_args, **_kwargs: tokenizer)
-    place.setattr(
-        transformers.RobertaModel, "from_pretrained", lambda *_args: transformers.RobertaModel(config)
-    )
+    place.setattr(transformers.RobertaModel, "from_pretrained", lambda *_args: transformers.RobertaModel(config))
     torch.manual_seed(0)
     from laion_clap import CLAP_Module
 
@@ -82,9 +80,7 @@ def test_audio_equals_laion_claps_own(peer, encoder, seconds):
     wanted = peer.module.get_audio_embedding_from_data(samples[None])
     found = encoder.encode_audio([Audio(samples, 48_000)]).numpy()
     assert float(np.abs(found - wanted).max()) <= 1e-5
-    other = encoder.encode_audio(
-        [Audio(noise(1.0, seed=1) * np.linspace(0, 1, 48_000, dtype=np.float32), 48_000)]
-    )
+    other = encoder.encode_audio([Audio(noise(1.0, seed=1) * np.linspace(0, 1, 48_000, dtype=np.float32), 48_000)])
     assert float(np.abs(other.numpy() - wanted).max()) > 1e-4
 
 
@@ -124,14 +120,8 @@ def changed(peer, folder: Path, change) -> Path:
     ("change", "message"),
     [
         (lambda state: state.pop("module.text_projection.0.bias"), "does not fit"),
-        (
-            lambda state: state.update({"module.audio_branch.patch_embed.fusion_model.w": torch.ones(1)}),
-            "fusion",
-        ),
-        (
-            lambda state: state.update({"module.audio_branch.patch_embed.proj.weight": torch.ones(7, 1)}),
-            "no CLAP",
-        ),
+        (lambda state: state.update({"module.audio_branch.patch_embed.fusion_model.w": torch.ones(1)}), "fusion"),
+        (lambda state: state.update({"module.audio_branch.patch_embed.proj.weight": torch.ones(7, 1)}), "no CLAP"),
     ],
 )
 def test_another_model_is_refused(peer, tmp_path, change, message):
@@ -141,9 +131,7 @@ def test_another_model_is_refused(peer, tmp_path, change, message):
 
 def test_parameters_that_overflow_are_reported(peer, tmp_path):
     def huge(state):
-        state["module.text_projection.0.weight"] = torch.full_like(
-            state["module.text_projection.0.weight"], 3e38
-        )
+        state["module.text_projection.0.weight"] = torch.full_like(state["module.text_projection.0.weight"], 3e38)
 
     broken = load(weights=changed(peer, tmp_path, huge), device=CPU)
     with pytest.raises(EncoderError, match="not finite"):
@@ -178,9 +166,7 @@ def test_answers_audiosep_behind_a_separator(peer, tmp_path):
     space = load(weights=peer.folder, device=CPU).space
     torch.manual_seed(0)
     model = AudioSep(AudioSepConfig(widths=(4,) * 7, n_fft=256))
-    torch.save(
-        {f"ss_model.{name}": value for name, value in model.state_dict().items()}, tmp_path / "small.pt"
-    )
+    torch.save({f"ss_model.{name}": value for name, value in model.state_dict().items()}, tmp_path / "small.pt")
 
     class Offer:
         @hookimpl

@@ -67,18 +67,8 @@ STATE = {
 
 def published(**extra: object) -> dict[str, object]:
     """What LAION's trainer saves: an epoch, the optimiser, NumPy numbers beside the parameters."""
-    optimiser = {
-        "state": {0: {"exp_avg": torch.ones(2)}},
-        "param_groups": [{"lr": np.float64(1e-4), "params": [0]}],
-    }
-    return {
-        "epoch": 15,
-        "name": "a",
-        "state_dict": STATE,
-        "optimizer": optimiser,
-        "top": np.float32(0.9),
-        **extra,
-    }
+    optimiser = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": np.float64(1e-4), "params": [0]}]}
+    return {"epoch": 15, "name": "a", "state_dict": STATE, "optimizer": optimiser, "top": np.float32(0.9), **extra}
 
 
 def test_a_published_checkpoint_is_read_without_its_optimiser(tmp_path):
@@ -169,8 +159,7 @@ def test_a_long_clip_is_heard_where_it_sounds():
     clip = noise(25.0)
     assert len(windows(clip)) == 4
     paused = Audio(
-        np.concatenate([clip.samples[:, : 10 * SAMPLE_RATE_HZ], np.zeros((1, 720_000), np.float32)], 1),
-        48_000,
+        np.concatenate([clip.samples[:, : 10 * SAMPLE_RATE_HZ], np.zeros((1, 720_000), np.float32)], 1), 48_000
     )
     assert len(windows(paused)) == 2
 

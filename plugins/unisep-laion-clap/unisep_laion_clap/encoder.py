@@ -72,9 +72,7 @@ class LaionClapEncoder(QueryEncoder):
 
     def _checked(self, vectors: Tensor) -> Tensor:
         if not bool(vectors.isfinite().all()):
-            raise EncoderError(
-                f"The encoder of {self.space} gave values that are not finite: its weights are damaged."
-            )
+            raise EncoderError(f"The encoder of {self.space} gave values that are not finite: its weights are damaged.")
         return vectors.float()
 
 

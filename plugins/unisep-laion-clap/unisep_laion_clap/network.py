@@ -50,9 +50,7 @@ def build(state: Mapping[str, Tensor], label: str) -> nn.Module:
         options = json.loads((folder / "model_configs" / f"{_AUDIO_MODELS[width]}.json").read_text("utf-8"))
         text_branch = _empty_roberta(state)
     except (KeyError, IndexError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"{label} is no CLAP that laion-clap knows ({type(error).__name__}: {error})."
-        ) from error
+        raise WeightsError(f"{label} is no CLAP that laion-clap knows ({type(error).__name__}: {error}).") from error
     options["text_cfg"]["model_type"] = "roberta"
     with _building:  # the module is shared, and the next checkpoint may be of another size
         module.RobertaModel = text_branch  # in our own copy of the module only

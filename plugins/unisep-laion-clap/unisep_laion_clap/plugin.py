@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from unisep import EncoderSpec, hookimpl
 
 # A space is named after the checkpoint's file and its sha256, as are those of files that a user gives.
-MUSIC_SPACE = (
-    "music_audioset_epoch_15_esc_90.14@fae3e9c087f2909c28a09dc31c8dfcdacbc42ba44c70e972b58c1bd1caf6dedd"
+MUSIC_SPACE = "music_audioset_epoch_15_esc_90.14@fae3e9c087f2909c28a09dc31c8dfcdacbc42ba44c70e972b58c1bd1caf6dedd"
+SPEECH_SPACE = (
+    "music_speech_audioset_epoch_15_esc_89.98@51c68f12f9d7ea25fdaaccf741ec7f81e93ee594455410f3bca4f47f88d8e006"
 )
-SPEECH_SPACE = "music_speech_audioset_epoch_15_esc_89.98@51c68f12f9d7ea25fdaaccf741ec7f81e93ee594455410f3bca4f47f88d8e006"
 
 
 def _spec(name: str, space: str, summary: str) -> EncoderSpec:

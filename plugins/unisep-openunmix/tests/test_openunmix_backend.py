@@ -163,10 +163,7 @@ def test_a_hostile_file_is_refused_and_not_run(folder: Path, tmp_path: Path, new
         (lambda state: state.update(more=torch.ones(1)), r"1 unknown \(more\)"),
         (lambda state: state.update({"fc1.weight": torch.ones(3, 3)}), "fc1.weight has shape"),
         (lambda state: state.update({"fc3.weight": torch.ones(7, 12)}), "7 outputs for 65 bins"),
-        (
-            lambda state: state.update({"bn1.bias": torch.ones(12).long()}),
-            r"another kind of number \(bn1.bias\)",
-        ),
+        (lambda state: state.update({"bn1.bias": torch.ones(12).long()}), r"another kind of number \(bn1.bias\)"),
         (lambda state: state["bn1.bias"].fill_(torch.inf), "not finite"),
         (lambda state: state.update({"bn1.bias": "text"}), "not the name of a tensor"),
         (lambda state: state.update({"bn1.bias": torch.ones(1).expand(1 << 40)}), "claims more numbers"),
@@ -204,9 +201,7 @@ def test_bfloat16_stays_near(folder: Path, music: Any) -> None:
     mixture = music(4000)
     half = load(weights=folder, device=CPU, dtype=torch.bfloat16).separate(mixture).sources
     full = opened(folder).separate(mixture).sources
-    assert half.dtype == torch.float32 and 0 < float((half - full).abs().max()) < 0.1 * float(
-        full.abs().max()
-    )
+    assert half.dtype == torch.float32 and 0 < float((half - full).abs().max()) < 0.1 * float(full.abs().max())
 
 
 @pytest.mark.parametrize("name", ["umxhq", "umxl", "umxse"])

@@ -66,9 +66,7 @@ def test_the_network_equals_its_equations(
     model = network(replace(small, **changed))
     mixture = torch.rand(2, model.shape.n_channels, 65, 9, generator=torch.Generator().manual_seed(2)) * 3
     found = model(mixture)
-    for item, expected in zip(
-        found, (run_network(model, each.double().numpy()) for each in mixture), strict=True
-    ):
+    for item, expected in zip(found, (run_network(model, each.double().numpy()) for each in mixture), strict=True):
         assert np.abs(item.numpy() - expected).max() <= 1e-4 * np.abs(expected).max()
         assert np.abs(expected).max() > 0.1
 

@@ -63,9 +63,7 @@ def test_the_filter_equals_the_reference(iterations: int, channels: int) -> None
     random = torch.Generator().manual_seed(3)
     mixture = 20 * torch.randn(channels, 33, 50, dtype=torch.complex128, generator=random)
     magnitudes = mixture.abs() * torch.rand(4, channels, 33, 50, dtype=torch.float64, generator=random)
-    theirs = reference_wiener(
-        magnitudes.permute(3, 2, 1, 0), torch.view_as_real(mixture.permute(2, 1, 0)), iterations
-    )
+    theirs = reference_wiener(magnitudes.permute(3, 2, 1, 0), torch.view_as_real(mixture.permute(2, 1, 0)), iterations)
     expected = torch.view_as_complex(theirs.permute(4, 2, 1, 0, 3).contiguous())
     assert distance(wiener(magnitudes, mixture, iterations=iterations), expected) <= 1e-6
 

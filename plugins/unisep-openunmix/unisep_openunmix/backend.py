@@ -30,9 +30,7 @@ class OpenUnmixBackend(Backend):
         """A backend that gives a source for each of `models`, all of the same sizes of spectrogram."""
         shapes = {(model.shape.n_bins, model.shape.n_channels) for model in models.values()}
         if len(shapes) != 1:
-            raise WeightsError(
-                "The networks differ in bins or channels. Keep those of one model in a folder."
-            )
+            raise WeightsError("The networks differ in bins or channels. Keep those of one model in a folder.")
         self.models = models
         self.framing = framing
         ((_, n_channels),) = shapes
@@ -45,9 +43,7 @@ class OpenUnmixBackend(Backend):
             segment_seconds=_SEGMENT_SECONDS,
         )
 
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """The sources of `mixture [batch, channels, samples]`, in the order of `info.sources`."""
         self.check_input(mixture, queries, negatives)
         with torch.no_grad():
@@ -70,18 +66,14 @@ class OpenUnmixBackend(Backend):
     def _spectra(self, signal: Tensor) -> Tensor:
         """The complex spectrograms `[b, c, f, t]`."""
         rows = rearrange(signal, "b c samples -> (b c) samples")
-        bins = torch.stft(
-            rows, self.framing.nfft, self.framing.nhop, window=self._window, return_complex=True
-        )
+        bins = torch.stft(rows, self.framing.nfft, self.framing.nhop, window=self._window, return_complex=True)
         return rearrange(bins, "(b c) f t -> b c f t", b=len(signal))
 
     def _waveforms(self, spectra: Tensor, n_samples: int) -> Tensor:
         """Signals `[b, n, c, samples]` of spectrograms `[b, n, c, f, t]`."""
         n_batch, n_sources = spectra.shape[:2]
         rows = rearrange(spectra, "b n c f t -> (b n c) f t")
-        signal = torch.istft(
-            rows, self.framing.nfft, self.framing.nhop, window=self._window, length=n_samples
-        )
+        signal = torch.istft(rows, self.framing.nfft, self.framing.nhop, window=self._window, length=n_samples)
         return rearrange(signal, "(b n c) samples -> b n c samples", b=n_batch, n=n_sources)
 
 
@@ -94,8 +86,6 @@ def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> B
     if dtype == torch.float16:
         raise OptionError("Open-Unmix leaves float16's range; use precision='float32' or 'bfloat16'.")
     files = find_files(weights)
-    models = {
-        target: build_model(read_checkpoint(target, path), device, dtype) for target, path in files.items()
-    }
+    models = {target: build_model(read_checkpoint(target, path), device, dtype) for target, path in files.items()}
     n_fft = next(iter(models.values())).shape.n_fft
     return OpenUnmixBackend(models, read_framing(weights, n_fft))

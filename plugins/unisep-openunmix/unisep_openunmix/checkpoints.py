@@ -65,9 +65,7 @@ def find_files(place: Path) -> dict[str, Path]:
     for path in paths:
         match = _NAME.fullmatch(path.name)
         if match is None:
-            raise WeightsError(
-                f"{path} is not named after its source, as 'vocals.pth' or 'vocals-b62c91ce.pth'."
-            )
+            raise WeightsError(f"{path} is not named after its source, as 'vocals.pth' or 'vocals-b62c91ce.pth'.")
         if match["target"] in found:
             raise WeightsError(f"{place} holds two networks for {match['target']!r}. Keep one of them there.")
         found[match["target"]] = path
@@ -161,6 +159,4 @@ def _check_name(path: Path) -> None:
         return
     actual = sha256_of(path)
     if not actual.startswith(match["sha256"]):
-        raise WeightsError(
-            f"{path} is not the file its name promises: its sha256 is {actual}. Fetch it again."
-        )
+        raise WeightsError(f"{path} is not the file its name promises: its sha256 is {actual}. Fetch it again.")

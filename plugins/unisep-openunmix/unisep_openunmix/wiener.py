@@ -16,9 +16,7 @@ _EPS = 1e-10
 _LOUDEST = 10.0
 
 
-def wiener(
-    magnitudes: Tensor, mixture: Tensor, *, iterations: int = 1, stretch_frames: int | None = 300
-) -> Tensor:
+def wiener(magnitudes: Tensor, mixture: Tensor, *, iterations: int = 1, stretch_frames: int | None = 300) -> Tensor:
     """The sources' complex spectrograms `[n, c, f, t]`.
 
     magnitudes: first estimates `[n, c, f, t]`, which get the mixture's phase.

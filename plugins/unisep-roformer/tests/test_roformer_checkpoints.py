@@ -55,9 +55,7 @@ def test_among_several_the_partner_of_the_same_name_is_taken(folder: Path) -> No
     shutil.copy(folder / "config.yaml", folder / "b.yaml")
     shutil.copy(folder / "model.ckpt", folder / "b.ckpt")
     assert (
-        find_described(folder / "b.ckpt")
-        == find_described(folder / "b.yaml")
-        == (folder / "b.yaml", folder / "b.ckpt")
+        find_described(folder / "b.ckpt") == find_described(folder / "b.yaml") == (folder / "b.yaml", folder / "b.ckpt")
     )
     with pytest.raises(WeightsError, match=r"holds 2 files .* b\.yaml, config\.yaml"):
         find_described(folder)
@@ -104,9 +102,7 @@ def test_every_wrapping_gives_the_same_model(
 
 
 @pytest.mark.parametrize("prefix", ["model.", "module.", "_orig_mod.", "module._orig_mod."])
-def test_what_training_programs_put_before_names_is_taken_off(
-    folder: Path, reference: Any, prefix: str
-) -> None:
+def test_what_training_programs_put_before_names_is_taken_off(folder: Path, reference: Any, prefix: str) -> None:
     state = {prefix + name: value for name, value in reference("band").state_dict().items()}
     torch.save({"state_dict": state | {"n_averaged": torch.tensor(9)}}, folder / "model.ckpt")
     found = build_model(read_checkpoint(folder), CPU, torch.float32).state_dict()
@@ -132,11 +128,7 @@ def test_several_models_in_one_folder_are_told_apart(folder: Path, name: str) ->
     shutil.move(folder / "model.ckpt", folder / "b.ckpt")
     for other in ("c.ckpt", "config_c.yaml"):
         (folder / other).write_bytes(b"")
-    assert (
-        find_described(folder / "b.ckpt")
-        == find_described(folder / name)
-        == (folder / name, folder / "b.ckpt")
-    )
+    assert find_described(folder / "b.ckpt") == find_described(folder / name) == (folder / name, folder / "b.ckpt")
 
 
 def test_a_merged_checkpoint_may_keep_its_lora_section(folder: Path) -> None:
@@ -179,9 +171,7 @@ class Hostile:
 @pytest.mark.parametrize("new_format", [True, False])
 def test_a_hostile_checkpoint_is_refused_and_not_run(folder: Path, tmp_path: Path, new_format: bool) -> None:
     trace = tmp_path / "it-was-run"
-    torch.save(
-        {"state_dict": Hostile(trace)}, folder / "model.ckpt", _use_new_zipfile_serialization=new_format
-    )
+    torch.save({"state_dict": Hostile(trace)}, folder / "model.ckpt", _use_new_zipfile_serialization=new_format)
     with pytest.raises(WeightsError, match="nothing of it was run"):
         read_checkpoint(folder)
     assert not trace.exists()
@@ -256,18 +246,14 @@ def test_options_that_cannot_be_right_are_refused(folder: Path, old: str, new: s
 
 def test_options_without_effect_or_off_are_passed_over(folder: Path) -> None:
     before = read_description(folder / "config.yaml").config
-    more = (
-        "flash_attn: true\n  ff_dropout: 0.1\n  linear_transformer_depth: 0\n  use_pope: false\n  some: null"
-    )
+    more = "flash_attn: true\n  ff_dropout: 0.1\n  linear_transformer_depth: 0\n  use_pope: false\n  some: null"
     rewrite(folder, "stereo: true", f"stereo: true\n  {more}\n  sage_attention: true")
     assert read_description(folder / "config.yaml").config == before
 
 
 def test_what_is_not_said_takes_the_families_defaults() -> None:
     band = RoformerConfig.from_options({"dim": 256, "depth": 12})
-    assert (
-        band.freqs_per_bands == STANDARD_BANDS and sum(STANDARD_BANDS) == 1025 and band.n_hidden_layers == 1
-    )
+    assert band.freqs_per_bands == STANDARD_BANDS and sum(STANDARD_BANDS) == 1025 and band.n_hidden_layers == 1
     mel = RoformerConfig.from_options({"dim": 256, "depth": 12, "num_bands": 60})
     assert mel.freqs_per_bands == () and mel.n_hidden_layers == 1 and mel.mask_estimator_depth == 1
 
@@ -292,10 +278,7 @@ def test_the_stretch_taken_at_once_is_the_files(folder: Path, sections: str, sam
     [
         (lambda state: state.pop("final_norm.gamma"), r"1 parameters missing \(final_norm.gamma\)"),
         (lambda state: state.update(more=torch.ones(1)), r"1 unknown \(more\)"),
-        (
-            lambda state: state.update({"final_norm.gamma": torch.ones(3)}),
-            r"final_norm.gamma has shape \(3,\)",
-        ),
+        (lambda state: state.update({"final_norm.gamma": torch.ones(3)}), r"final_norm.gamma has shape \(3,\)"),
         (lambda state: state["final_norm.gamma"].fill_(torch.nan), "not finite"),
         (lambda state: state.update({"final_norm.gamma": torch.ones(16).int()}), "another kind of number"),
         (lambda state: state.update({"final_norm.gamma": "text"}), "not the name of a tensor"),

@@ -38,9 +38,7 @@ def compared(reference: Any, music: Any, options: Options) -> Compared:
         expected = model(mixture)
         found = mine(mixture)
         assert found.shape[-1] == n_samples
-        if (
-            kind == "band"
-        ):  # this version of the peer drops what follows the last hop; its Mel-Band model does not
+        if kind == "band":  # this version of the peer drops what follows the last hop; its Mel-Band model does not
             found = found[..., : expected.shape[-1]]
         return found, expected[:, None] if mine.config.num_stems == 1 else expected
 
@@ -73,9 +71,7 @@ def test_every_source_equals_the_reference(
 
 @pytest.mark.parametrize("kind", ["band", "mel"])
 @pytest.mark.parametrize("n_samples", [129, 1000, 4097])
-def test_any_length_and_batch_equal_the_reference(
-    kind: str, n_samples: int, compared: Compared, distance: Any
-) -> None:
+def test_any_length_and_batch_equal_the_reference(kind: str, n_samples: int, compared: Compared, distance: Any) -> None:
     mine, theirs = compared(kind, n_samples, batch=3)
     assert mine.shape == theirs.shape == (3, 2, 2, n_samples - (n_samples % 64 if kind == "band" else 0))
     assert distance(mine, theirs) <= 1e-4
@@ -159,12 +155,8 @@ def test_chosen_stems_are_those_of_the_full_run(reference: Any, music: Any, opti
 
 
 @pytest.mark.parametrize("n_fft", [1024, 2048, 4096])
-@pytest.mark.parametrize(
-    ("sample_rate_hz", "n_bands"), [(44_100, 60), (44_100, 40), (16_000, 32), (48_000, 64)]
-)
-def test_mel_bands_are_where_librosas_filters_are_above_zero(
-    n_fft: int, sample_rate_hz: int, n_bands: int
-) -> None:
+@pytest.mark.parametrize(("sample_rate_hz", "n_bands"), [(44_100, 60), (44_100, 40), (16_000, 32), (48_000, 64)])
+def test_mel_bands_are_where_librosas_filters_are_above_zero(n_fft: int, sample_rate_hz: int, n_bands: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from librosa import filters

@@ -21,9 +21,7 @@ class RoformerBackend(Backend):
     A model of one target out of two gives the other as well: the mixture less the target.
     """
 
-    def __init__(
-        self, model: Roformer, description: Description, sources: tuple[str, ...] | None = None
-    ) -> None:
+    def __init__(self, model: Roformer, description: Description, sources: tuple[str, ...] | None = None) -> None:
         """A backend of `model` that gives `sources`, by default all that the description names."""
         self.model = model
         self.description = description
@@ -37,9 +35,7 @@ class RoformerBackend(Backend):
             normalisation="song" if description.inference.normalize else "none",
         )
 
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """The sources of `mixture [batch, channels, samples]`, in the order of `info.sources`."""
         self.check_input(mixture, queries, negatives)
         remainder = self.description.remainder

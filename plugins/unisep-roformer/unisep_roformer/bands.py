@@ -42,9 +42,7 @@ class Bands(nn.Module):
         # On the CPU by name, so that they exist while a model is laid out without memory.
         shares = 1 / np.bincount(together, minlength=n_rows)
         self.register_buffer("rows", torch.tensor(together, device="cpu"), persistent=False)
-        self.register_buffer(
-            "shares", torch.tensor(shares, dtype=torch.float32, device="cpu"), persistent=False
-        )
+        self.register_buffer("shares", torch.tensor(shares, dtype=torch.float32, device="cpu"), persistent=False)
 
     def split(self, spectrum: Tensor) -> Tensor:
         """The spectrum `[b, r, t]` as real numbers `[b, t, 2 i]`, band after band."""
@@ -82,9 +80,7 @@ class MaskEstimator(nn.Module):
         super().__init__()
         hidden = config.dim * config.mlp_expansion_factor
         widths = (config.dim, *(hidden,) * config.n_hidden_layers)
-        self.to_freqs = nn.ModuleList(
-            nn.Sequential(_network((*widths, 2 * size)), nn.GLU(dim=-1)) for size in sizes
-        )
+        self.to_freqs = nn.ModuleList(nn.Sequential(_network((*widths, 2 * size)), nn.GLU(dim=-1)) for size in sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         """The mask `[batch, frames, all bands' values]` from features `[batch, frames, bands, dim]`."""

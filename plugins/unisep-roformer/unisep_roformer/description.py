@@ -106,9 +106,7 @@ def read_description(path: Path) -> Description:
         )
     for section in ("model", "training"):
         if not isinstance(values.get(section), dict):
-            raise WeightsError(
-                f"{path} has no section '{section}', which says what the model is. Is it another file?"
-            )
+            raise WeightsError(f"{path} has no section '{section}', which says what the model is. Is it another file?")
     try:
         config = RoformerConfig.from_options(values["model"])
         sections = {name: values[name] for name in ("training", "audio", "inference") if values.get(name)}

@@ -33,15 +33,12 @@ class Roformer(nn.Module):
         is_mel = config.kind == "mel-band"
         sizes = (config.dim, config.heads, config.dim_head, is_mel)
         self.layers = nn.ModuleList(
-            nn.ModuleList(_transformer(depth, *sizes) for depth in _depths(config))
-            for _ in range(config.depth)
+            nn.ModuleList(_transformer(depth, *sizes) for depth in _depths(config)) for _ in range(config.depth)
         )
         self.final_norm = nn.Identity() if is_mel else RMSNorm(config.dim)
         self.bands = Bands(config)
         self.band_split = BandSplit(config.dim, self.bands.sizes)
-        self.mask_estimators = nn.ModuleList(
-            MaskEstimator(config, self.bands.sizes) for _ in range(config.num_stems)
-        )
+        self.mask_estimators = nn.ModuleList(MaskEstimator(config, self.bands.sizes) for _ in range(config.num_stems))
         window = torch.hann_window(config.stft_win_length, device="cpu")
         self.register_buffer("window", window, persistent=False)
 

@@ -125,9 +125,7 @@ class TestHybridDemucs(BackendContract):
 
     def load_backend(self):
         torch.manual_seed(0)
-        return hybrid_demucs.HybridDemucsBackend(
-            telling(HDemucs(list(STEMS), channels=4, nfft=4096, depth=6))
-        )
+        return hybrid_demucs.HybridDemucsBackend(telling(HDemucs(list(STEMS), channels=4, nfft=4096, depth=6)))
 
 
 class TestConvTasNet(BackendContract):

@@ -31,9 +31,7 @@ class HybridDemucsBackend(Backend):
         )
 
     @torch.inference_mode()
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """The four stems `[batch, 4, 2, samples]` of `mixture [batch, 2, samples]`.
 
         What is shorter than a second is put in the middle of one, between silence.

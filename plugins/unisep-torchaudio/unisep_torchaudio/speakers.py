@@ -34,9 +34,7 @@ class ConvTasNetBackend(Backend):
         self.info = BackendInfo(sources=SPEAKERS, sample_rate_hz=SAMPLE_RATE_HZ, channels=1)
 
     @torch.inference_mode()
-    def separate(
-        self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None
-    ) -> Output:
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """The two speakers `[batch, 2, 1, samples]` of `mixture [batch, 1, samples]`."""
         self.check_input(mixture, queries, negatives)
         n_samples = mixture.shape[-1]

@@ -91,9 +91,7 @@ def gather_names(clips: list[Clip], text: TextTower, tokens: WordPiece) -> Names
 def train(tower: AudioTower, listener: Listener, names: Names, config: AudioTrainingConfig) -> AudioTower:
     """The running average of the tower over the last steps."""
     generator = torch.Generator().manual_seed(config.seed)
-    optimiser = torch.optim.AdamW(
-        tower.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimiser = torch.optim.AdamW(tower.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     average = copy.deepcopy(tower).eval()
     seen = 0.0
     for step in range(config.n_steps):
@@ -150,9 +148,7 @@ def n_frames_of(tower: AudioTower) -> int:
     return tower.config.window_samples // MEL.hop_samples + 1
 
 
-def retrieval(
-    tower: AudioTower, store: Store, clips: list[Clip], names: Names
-) -> dict[str, dict[str, float]]:
+def retrieval(tower: AudioTower, store: Store, clips: list[Clip], names: Names) -> dict[str, dict[str, float]]:
     """Per family and over all: how often the label, or a name in the first five, is right.
 
     The candidates are all labels of the validation clips; `loose` also accepts a synonym of the clip.
@@ -171,10 +167,7 @@ def retrieval(
         hits["all"].append(row)
     keys = ("top_1", "top_1_loose", "top_5", "cosine")
     return {
-        family: {
-            "n": len(rows),
-            **dict(zip(keys, (round(float(v), 3) for v in np.mean(rows, 0)), strict=True)),
-        }
+        family: {"n": len(rows), **dict(zip(keys, (round(float(v), 3) for v in np.mean(rows, 0)), strict=True))}
         for family, rows in sorted(hits.items())
     } | {"candidates": {"n": len(labels)}}
 
@@ -183,9 +176,7 @@ def main() -> None:
     """Read the arguments, train, measure, and write audio.safetensors and audio.json into the folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", type=Path, required=True, help="folder that training.text wrote")
-    parser.add_argument(
-        "--store", type=Path, action="append", required=True, help="the first one is validated on"
-    )
+    parser.add_argument("--store", type=Path, action="append", required=True, help="the first one is validated on")
     parser.add_argument("--validation-song", action="append", default=[])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n-steps", type=int, default=AudioTrainingConfig.n_steps)
@@ -200,10 +191,7 @@ def main() -> None:
     names = gather_names([clip for store in stores for clip in store.clips], text, tokens)
     tower = AudioTower(AudioTowerConfig())
     listener = Listener(kept, n_frames_of(tower), config.roughening, config.seed)
-    print(
-        f"{sum(len(c) for _, c in kept)} training clips, {len(held)} held out, {len(names.names)} names",
-        flush=True,
-    )
+    print(f"{sum(len(c) for _, c in kept)} training clips, {len(held)} held out, {len(names.names)} names", flush=True)
     trained = train(tower, listener, names, config)
     report = {
         "config": asdict(config),
@@ -212,9 +200,7 @@ def main() -> None:
     }
     print(json.dumps(report, indent=1))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.contiguous() for k, v in trained.state_dict().items()}, arguments.out / "audio.safetensors"
-    )
+    save_file({k: v.contiguous() for k, v in trained.state_dict().items()}, arguments.out / "audio.safetensors")
     (arguments.out / "audio.json").write_text(json.dumps(report, indent=1))
 
 

@@ -64,9 +64,7 @@ class Listener:
         return *powers, [clip for _, clip in chosen]  # type: ignore[return-value]
 
     def _item(self) -> tuple[Store, Clip]:
-        return self._items[
-            min(int(np.searchsorted(self._cumulative, self._random.random())), len(self._items) - 1)
-        ]
+        return self._items[min(int(np.searchsorted(self._cumulative, self._random.random())), len(self._items) - 1)]
 
     def _cut(self, store: Store, clip: Clip) -> np.ndarray:
         """A window where the clip sounds, now and then a short one."""
@@ -80,9 +78,7 @@ class Listener:
         return np.pad(powers, ((0, self._n_frames - n_wanted), (0, 0)))
 
 
-def roughened(
-    sounds: Tensor, strangers: Tensor, config: RougheningConfig, generator: torch.Generator
-) -> Tensor:
+def roughened(sounds: Tensor, strangers: Tensor, config: RougheningConfig, generator: torch.Generator) -> Tensor:
     """Log-mels [batch, 1, bands, frames] of sounds with strangers and noise behind them, through odd filters."""
     level = sounds[:, -1:].mean(-1, keepdim=True)
     background = _some(strangers, level, config.mix_rate, config.mix_db, generator)
@@ -105,9 +101,7 @@ _EDGES_HZ = 700 * (10 ** (_EDGES_MEL / 2595) - 1)
 _BANDS_HZ = _EDGES_HZ[1:-1]
 # A band's part in the mean square: its share of the spectrum over the energy of the transform's window.
 _SHARES = (
-    (_EDGES_HZ[2:] - _EDGES_HZ[:-2])
-    / MEL.sample_rate_hz
-    / float(torch.hann_window(MEL.window_samples).square().sum())
+    (_EDGES_HZ[2:] - _EDGES_HZ[:-2]) / MEL.sample_rate_hz / float(torch.hann_window(MEL.window_samples).square().sum())
 )
 _BAND_WIDTHS = rearrange(_SHARES, "m -> m 1")
 

@@ -56,13 +56,7 @@ def sound_links(manifest: Path | None) -> Links:
     A synonym that many labels share ("guitar") is a broader word: it links weakly.
     """
     groups = _shipped_groups()
-    pairs = [
-        (first, second, _SYNONYM)
-        for group in groups
-        for first in group
-        for second in group
-        if first != second
-    ]
+    pairs = [(first, second, _SYNONYM) for group in groups for first in group for second in group if first != second]
     for label, synonyms in _manifest_groups(manifest).items():
         pairs += [(label, synonym, strength) for synonym, strength in synonyms.items()]
     names = sorted({name for first, second, _ in pairs for name in (first, second)})
@@ -87,9 +81,7 @@ def _manifest_groups(manifest: Path | None) -> dict[str, dict[str, float]]:
     }
 
 
-def dictionary_phrases(
-    wordnet: Path, extra_words: Path | None, sounds: list[str], seed: int = 0
-) -> list[str]:
+def dictionary_phrases(wordnet: Path, extra_words: Path | None, sounds: list[str], seed: int = 0) -> list[str]:
     """Nouns, two-word phrases, things doing something and modified sounds, in a fixed order."""
     generator = random.Random(seed)
     nouns = _wordnet_lemmas(wordnet / "data.noun", _NOUN_FILES)
@@ -107,9 +99,7 @@ def dictionary_phrases(
     phrases += pick(15_000, list(_MODIFIERS), sounds)
     phrases += [
         f"{first} and {second}"
-        for first, second in zip(
-            generator.choices(sounds, k=4_000), generator.choices(sounds, k=4_000), strict=True
-        )
+        for first, second in zip(generator.choices(sounds, k=4_000), generator.choices(sounds, k=4_000), strict=True)
     ]
     return sorted(set(phrases))
 
@@ -123,9 +113,7 @@ def _wordnet_lemmas(path: Path, files: set[str] | None) -> list[str]:
         _, file, _, n_words, *rest = line.split(" ")
         if files is None or file in files:
             lemmas.update(word.split("(")[0] for word in rest[: 2 * int(n_words, 16) : 2])
-    return sorted(
-        lemma.replace("_", " ") for lemma in lemmas if lemma.islower() and not re.search(r"\d", lemma)
-    )
+    return sorted(lemma.replace("_", " ") for lemma in lemmas if lemma.islower() and not re.search(r"\d", lemma))
 
 
 def _gerund(verb: str) -> str:

@@ -64,9 +64,7 @@ resource = "data/{path.name}"
 
 def _table(path: list[str], values: dict[str, Any]) -> str:
     numbers = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    lines = [f"\n[{'.'.join(map(_key, path))}]"] + [
-        f"{_key(key)} = {value}" for key, value in numbers.items()
-    ]
+    lines = [f"\n[{'.'.join(map(_key, path))}]"] + [f"{_key(key)} = {value}" for key, value in numbers.items()]
     nested = {key: value for key, value in values.items() if isinstance(value, dict)}
     own = "\n".join(lines) + "\n" if numbers else ""
     return own + "".join(_table([*path, key], value) for key, value in nested.items())

@@ -77,9 +77,7 @@ def build(folder: Path, out: Path, excluded_repos: frozenset[str]) -> None:
     mel, clips, position = LogMel(MEL), [], 0
     partial = out / f"{FRAMES}.part"
     with partial.open("wb") as file:
-        for number, line in enumerate(
-            (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines(), 1
-        ):
+        for number, line in enumerate((folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines(), 1):
             try:
                 row = {"kind": "solo", "song": None, "synonyms": (), "family": "other"} | json.loads(line)
                 samples, label = decoded(folder / row["path"]), row["label"].lower()
@@ -121,11 +119,7 @@ def decoded(path: Path) -> np.ndarray:
 def _frames(mel: LogMel, samples: np.ndarray) -> np.ndarray:
     power = rearrange(mel.power(torch.from_numpy(samples)[None]), "1 m t -> t m").numpy()
     padded = np.pad(samples, (MEL.hop_samples // 2, MEL.hop_samples))[: len(power) * MEL.hop_samples]
-    square = (
-        np.square(padded[: len(padded) // MEL.hop_samples * MEL.hop_samples])
-        .reshape(-1, MEL.hop_samples)
-        .mean(1)
-    )
+    square = np.square(padded[: len(padded) // MEL.hop_samples * MEL.hop_samples]).reshape(-1, MEL.hop_samples).mean(1)
     square = np.pad(square, (0, len(power) - len(square)))
     return np.log10(np.concatenate([power, square[:, None]], 1) + _SMALLEST).astype(np.float16)
 
@@ -133,9 +127,7 @@ def _frames(mel: LogMel, samples: np.ndarray) -> np.ndarray:
 def _active(frames: np.ndarray) -> tuple[int, ...]:
     """Every tenth frame whose neighbourhood lies within 30 dB of the loudest."""
     n_blocks = -(-len(frames) // 10)
-    level = np.array(
-        [10 ** frames[10 * i : 10 * i + 25, -1].astype(np.float32).max() for i in range(n_blocks)]
-    )
+    level = np.array([10 ** frames[10 * i : 10 * i + 25, -1].astype(np.float32).max() for i in range(n_blocks)])
     return tuple(int(10 * i) for i in np.flatnonzero(level >= level.max() * 10 ** (_QUIET_BELOW_DB / 10)))
 
 

@@ -33,8 +33,7 @@ def _renamed(weights: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
     """The teacher's parameters under our names; its one token type is folded into the positions."""
     out = {"words.weight": weights["embeddings.word_embeddings.weight"]}
     out["positions.weight"] = (
-        weights["embeddings.position_embeddings.weight"]
-        + weights["embeddings.token_type_embeddings.weight"][0]
+        weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
     )
     parts = {
         "attention.output": "attention.output.dense", "attention_norm": "attention.output.LayerNorm",

@@ -60,17 +60,13 @@ def pruned_pieces(pieces: tuple[str, ...]) -> list[int]:
 
 
 @torch.no_grad()
-def start_from(
-    teacher: TextTower, kept: list[int], config: TextTowerConfig, layers: tuple[int, ...]
-) -> TextTower:
+def start_from(teacher: TextTower, kept: list[int], config: TextTowerConfig, layers: tuple[int, ...]) -> TextTower:
     """A student cut out of the teacher: low-rank words, chosen layers, their strongest hidden units."""
     student = TextTower(config)
     left, scale, right = torch.linalg.svd(teacher.words.weight[kept], full_matrices=False)
     root = scale[: config.n_factors].sqrt()
     student.words.weight.copy_(left[:, : config.n_factors] * root)
-    student.get_submodule("widen").get_parameter("weight").copy_(
-        (rearrange(root, "f -> f 1") * right[: len(root)]).T
-    )
+    student.get_submodule("widen").get_parameter("weight").copy_((rearrange(root, "f -> f 1") * right[: len(root)]).T)
     student.positions.weight.copy_(teacher.positions.weight[: config.n_positions])
     student.input_norm.load_state_dict(teacher.input_norm.state_dict())
     for ours, theirs in zip(student.layers, (teacher.layers[i] for i in layers), strict=True):
@@ -84,9 +80,7 @@ def start_from(
     return student
 
 
-def batches(
-    lesson: Lesson, tokens: WordPiece, config: TextTrainingConfig
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def batches(lesson: Lesson, tokens: WordPiece, config: TextTrainingConfig) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Endless (ids, present, targets), phrases of like length together, some dressed in a template."""
     generator = random.Random(config.seed)
     n_batches = 24
@@ -132,9 +126,7 @@ def distil(student: TextTower, tokens: WordPiece, lesson: Lesson, config: TextTr
     return step
 
 
-def measure(
-    student: TextTower, tokens: WordPiece, phrase_list: list[str], targets: Tensor
-) -> dict[str, float]:
+def measure(student: TextTower, tokens: WordPiece, phrase_list: list[str], targets: Tensor) -> dict[str, float]:
     """Mean and low-decile cosine of the student with its targets."""
     cosine = (embed(student.eval(), tokens, phrase_list) * targets).sum(-1)
     student.train()
@@ -145,9 +137,7 @@ def main() -> None:
     """Read the arguments, train, and write text.safetensors, vocab.txt and text.json into the folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", type=Path, required=True, help="folder of a MiniLM sentence encoder")
-    parser.add_argument(
-        "--wordnet", type=Path, required=True, help="folder with WordNet's data.noun and others"
-    )
+    parser.add_argument("--wordnet", type=Path, required=True, help="folder with WordNet's data.noun and others")
     parser.add_argument("--words", type=Path, help="a word list, one a line")
     parser.add_argument("--manifest", type=Path, help="corpus manifest (JSON lines with label and synonyms)")
     parser.add_argument("--names", type=Path, help="further names of sounds, one a line")
@@ -165,9 +155,7 @@ def _train(config: TextTrainingConfig, arguments: argparse.Namespace) -> None:
     sounds, known, held_out = _phrases(arguments, links)
     teacher, teacher_tokens = load_teacher(arguments.teacher)
     with torch.autocast("cpu", torch.bfloat16):
-        u_sounds, u_known, u_held_out = (
-            embed(teacher, teacher_tokens, group) for group in (sounds, known, held_out)
-        )
+        u_sounds, u_known, u_held_out = (embed(teacher, teacher_tokens, group) for group in (sounds, known, held_out))
     project = fit_projection(u_sounds, u_known, TextTowerConfig.n_dims)
     names = project(u_sounds[: len(links.names)])
     shift = Shift(names, draw_together(names, links) - names)
@@ -183,10 +171,7 @@ def _train(config: TextTrainingConfig, arguments: argparse.Namespace) -> None:
     with torch.no_grad():
         student.get_submodule("head").get_parameter("weight").copy_(project.components.T)
         student.get_submodule("head").get_parameter("bias").copy_(-project.mean @ project.components)
-    print(
-        f"{len(sounds)} sounds, {len(known)} phrases, {len(held_out)} held out, {len(kept)} pieces",
-        flush=True,
-    )
+    print(f"{len(sounds)} sounds, {len(known)} phrases, {len(held_out)} held out, {len(kept)} pieces", flush=True)
     n_steps = distil(student, tokens, lesson, config)
     report = {
         "config": asdict(config), "tower": asdict(student_config), "n_steps": n_steps, "n_phrases": len(known),

@@ -26,14 +26,7 @@ import torch
 from unisep.errors import OptionError, UnisepError
 from unisep_film.model import FilmHTDemucs
 
-from .conditioning import (
-    AdaptiveNorm,
-    Concatenation,
-    CrossAttention,
-    Deaf,
-    with_conditioning,
-    without_identity_start,
-)
+from .conditioning import AdaptiveNorm, Concatenation, CrossAttention, Deaf, with_conditioning, without_identity_start
 from .encoders import add_encoder, asked_encoder
 from .kept import RECIPE_FILE
 from .measure import Figures, measure, presence_auc, windows_for
@@ -152,9 +145,7 @@ def table(found: dict[str, dict[str, float | None]]) -> str:
             for kind in ("songs", "singles")
         )
         absent, auc = _said(row["absent_db"], 0), _said(row["presence_auc"], 2)
-        lines.append(
-            f"| {name} | {(row['parameters'] or 0) / 1e6:.2f} M | {songs} | {singles} | {absent} | {auc} |"
-        )
+        lines.append(f"| {name} | {(row['parameters'] or 0) / 1e6:.2f} M | {songs} | {singles} | {absent} | {auc} |")
     return "\n".join(lines)
 
 
@@ -173,9 +164,7 @@ def figures_of(run: Run, store: Path, encoder: TextAudioEncoder) -> dict[str, fl
 
 def main(given: list[str] | None = None) -> None:
     """Run the variants and print their table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--config", type=Path, help="the recipe that the variants differ from")

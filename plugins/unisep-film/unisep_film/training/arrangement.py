@@ -92,9 +92,7 @@ def arrange(score: Score, rng: np.random.Generator) -> list[Part]:
     roles = [role for role, (likely, _) in ROLES.items() if rng.random() < likely]
     roles += ["chords"] * (len(roles) < 3) + ["lead"] * (rng.random() < 0.25)
     for role in roles:
-        fitting = [
-            i for i in instruments() if role in i.roles and score.style in i.styles and i.label not in used
-        ]
+        fitting = [i for i in instruments() if role in i.roles and score.style in i.styles and i.label not in used]
         if fitting:
             weights = np.array([i.weight for i in fitting])
             instrument = fitting[rng.choice(len(fitting), p=weights / weights.sum())]
@@ -135,9 +133,7 @@ def _drum_parts(score: Score, rng: np.random.Generator) -> list[Part]:
     for name, notes in scores.drum_parts(score, rng).items():
         piece = pieces()[name]
         shift = int(rng.integers(len(piece.keys))) if name in ("kick", "snare", "crash", "ride") else 0
-        keyed = [
-            dataclasses.replace(note, key=piece.keys[(note.key + shift) % len(piece.keys)]) for note in notes
-        ]
+        keyed = [dataclasses.replace(note, key=piece.keys[(note.key + shift) % len(piece.keys)]) for note in notes]
         found.append(
             Part(
                 label=piece.label, synonyms=("drums",), family="drums", four_stem="drums", program=kit,

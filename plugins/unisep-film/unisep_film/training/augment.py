@@ -96,11 +96,7 @@ def stretch(sound: Sound, n_samples: int) -> Sound:
     expected = 2 * np.pi * _HOP_SAMPLES * np.arange(spectra.shape[2]) / _N_FFT
     advance = phases[before + 1] - phases[before] - expected
     advance += expected - 2 * np.pi * np.round(advance / (2 * np.pi))
-    turned = (
-        phases[before[:1]]
-        + np.concatenate([0 * advance[:1], np.cumsum(advance[:-1], axis=0)])
-        - phases[before]
-    )
+    turned = phases[before[:1]] + np.concatenate([0 * advance[:1], np.cumsum(advance[:-1], axis=0)]) - phases[before]
     turned = np.take_along_axis(turned, _nearest_peaks(np.abs(both)[before]), axis=1)
     magnitudes = (1 - share) * np.abs(spectra[:, before]) + share * np.abs(spectra[:, before + 1])
     made = np.fft.irfft(magnitudes * np.exp(1j * (np.angle(spectra[:, before]) + turned)), axis=2) * window

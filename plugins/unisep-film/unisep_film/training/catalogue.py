@@ -25,15 +25,13 @@ def active_steps(activity: NDArray[np.int8]) -> NDArray[np.int64]:
 
 
 @final
-class Catalogue:
+class Catalog:
     """The sounds of one split of a store, with what they answer to and where they sound.
 
     `kinds` limits them to sounds of some kinds; without it, all are in.
     """
 
-    def __init__(
-        self, store: Store, splits: Sequence[str] = ("train",), kinds: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, store: Store, splits: Sequence[str] = ("train",), kinds: Sequence[str] | None = None) -> None:
         self.store = store
         wanted = [i for i in store.items if i.split in splits and (kinds is None or i.kind in kinds)]
         steps = [active_steps(store.activity(item)) for item in wanted]
@@ -115,9 +113,7 @@ class Catalogue:
     def sounds_in(self, index: int, start: int, n_samples: int) -> bool:
         """Whether the sound sounds in a window for at least 0.3 s or a tenth of it."""
         step_samples = ACTIVITY_SECONDS * self.store.sample_rate_hz
-        first, last = np.searchsorted(
-            self.steps[index], [start / step_samples, (start + n_samples) / step_samples]
-        )
+        first, last = np.searchsorted(self.steps[index], [start / step_samples, (start + n_samples) / step_samples])
         return bool(last - first >= min(3, n_samples / step_samples / 10))
 
 

@@ -33,7 +33,7 @@ from unisep_film.backend import FilmBackend
 from unisep_film.checkpoints import load_model
 
 from . import labels
-from .catalogue import Catalogue
+from .catalogue import Catalog
 from .encoders import add_encoder, asked_encoder
 from .losses import si_sdr_db
 from .queries import TextAudioEncoder
@@ -66,7 +66,7 @@ class Parts:
         return np.sum(self.parts, axis=0, dtype=np.float32)
 
 
-def exclusion_windows(catalogue: Catalogue, group: str, n_windows: int = N_WINDOWS) -> Iterator[Parts]:
+def exclusion_windows(catalogue: Catalog, group: str, n_windows: int = N_WINDOWS) -> Iterator[Parts]:
     """Windows of all pairs (name, what it is asked without) with kept, left out and other stems as parts."""
     windows = _windows(catalogue)
     for name, without in _pairs(catalogue):
@@ -81,11 +81,11 @@ def exclusion_windows(catalogue: Catalogue, group: str, n_windows: int = N_WINDO
             yield Parts(group, name, without, three)
 
 
-def _windows(catalogue: Catalogue) -> SongWindows:
+def _windows(catalogue: Catalog) -> SongWindows:
     return SongWindows(catalogue, round(WINDOW_SECONDS * catalogue.store.sample_rate_hz))
 
 
-def _pairs(catalogue: Catalogue) -> list[tuple[str, str]]:
+def _pairs(catalogue: Catalog) -> list[tuple[str, str]]:
     """Names of which some stems of one song answer to a second name, and others do not; one pair for the same stems."""
     kept: dict[tuple[frozenset[int], frozenset[int]], tuple[str, str]] = {}
     names = sorted({tag for tags in catalogue.tags for tag in tags} - labels.NOT_PROMPTS, key=_plain_first)
@@ -107,7 +107,7 @@ def _plain_first(name: str) -> tuple[bool, int, str]:
 
 
 def _split(
-    catalogue: Catalogue, windows: SongWindows, name: str, without: str, song: str
+    catalogue: Catalog, windows: SongWindows, name: str, without: str, song: str
 ) -> tuple[list[int], list[int], list[int], list[int]]:
     """A song's stems: kept, left out, others, and those that might belong to either."""
     stems, tags = windows.stems(name, song), catalogue.tags
@@ -117,7 +117,7 @@ def _split(
     return [i for i in kept if i not in doubtful], left_out, stems.others, stems.unclear + doubtful
 
 
-def weight_windows(catalogue: Catalogue, n_windows: int = N_WINDOWS) -> Iterator[Parts]:
+def weight_windows(catalogue: Catalog, n_windows: int = N_WINDOWS) -> Iterator[Parts]:
     """Windows of songs with two of drums, bass and vocals, and the other stems."""
     windows = _windows(catalogue)
     for first, second in itertools.permutations(MAIN, 2):
@@ -135,9 +135,7 @@ def shares(estimate: Tensor, parts: tuple[Sound, ...]) -> NDArray[np.float64]:
     """How much of each part is in the estimate `[2, samples]`: least squares over both channels."""
     columns = np.stack([part.reshape(-1) for part in parts], axis=1).astype(np.float64)
     sounding = np.flatnonzero(np.abs(columns).max(axis=0) > 0)
-    found, *_ = np.linalg.lstsq(
-        columns[:, sounding], estimate.numpy().reshape(-1).astype(np.float64), rcond=None
-    )
+    found, *_ = np.linalg.lstsq(columns[:, sounding], estimate.numpy().reshape(-1).astype(np.float64), rcond=None)
     out = np.zeros(len(parts))
     out[sounding] = found
     return out
@@ -184,7 +182,7 @@ class Asker:
         return out
 
 
-def _examples(training: Catalogue, name: str, number: int) -> Sound:
+def _examples(training: Catalog, name: str, number: int) -> Sound:
     """A mono clip of `name` from the training split."""
     rng = np.random.default_rng((5, number))
     n_samples = round(3.0 * training.store.sample_rate_hz)
@@ -195,15 +193,15 @@ def _examples(training: Catalogue, name: str, number: int) -> Sound:
 def measure_controls(store: Store, asker: Asker) -> dict[str, Any]:
     """Medians over windows: a row a pair of names and over all for exclusion; levels by share for weights."""
     recorded = sorted({item.kind for item in store.items} - {"rendered"})
-    held_out = Catalogue(store, ("valid",), recorded)
+    held_out = Catalog(store, ("valid",), recorded)
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     groups = {"song": held_out}
     if any(item.kind == "rendered" and item.split == "valid" for item in store.items):
-        groups["rendered"] = Catalogue(store, ("valid",), ["rendered"])
+        groups["rendered"] = Catalog(store, ("valid",), ["rendered"])
     for group, catalogue in groups.items():
         for window in exclusion_windows(catalogue, group):
             rows[f"{group}: {window.first} without {window.second}"].append(asker.exclusion(window))
-    training = Catalogue(store, ("train",), recorded)
+    training = Catalog(store, ("train",), recorded)
     levels = [
         asker.weights(window, _examples(training, window.second, number), store.sample_rate_hz)
         for number, window in enumerate(weight_windows(held_out))
@@ -223,9 +221,7 @@ def _medians(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def main(given: list[str] | None = None) -> None:
     """Measure from the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store")
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--json", type=Path, help="write the figures here too")

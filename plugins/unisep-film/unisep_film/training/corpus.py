@@ -65,9 +65,7 @@ def decode(path: Path, sample_rate_hz: int) -> NDArray[np.float32]:
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise StoreError(
-            f"{path} cannot be decoded ({error}). Repair it or take it off the manifest."
-        ) from error
+        raise StoreError(f"{path} cannot be decoded ({error}). Repair it or take it off the manifest.") from error
     if not len(samples):
         raise StoreError(f"{path} holds no samples. Take it off the manifest.")
     samples = samples[:, :2]
@@ -130,23 +128,16 @@ def curated_songs(path: Path) -> frozenset[str]:
 def main(arguments: Iterable[str] | None = None) -> int:
     """Exit status of `python -m unisep_film.training.corpus`."""
     parser = argparse.ArgumentParser(
-        prog="unisep_film.training.corpus",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="unisep_film.training.corpus", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path, help="folder with manifest.jsonl, or a published data set")
     parser.add_argument("store", type=Path, help="folder of the training store")
     parser.add_argument("--rate", type=int, default=44100, help="sample rate of the store in Hz")
     parser.add_argument("--part", default="corpus", help="name of the part inside the store")
     parser.add_argument(
-        "--layout",
-        choices=["auto", *layouts.names()],
-        default="auto",
-        help="what kind of folder it is (%(default)s)",
+        "--layout", choices=["auto", *layouts.names()], default="auto", help="what kind of folder it is (%(default)s)"
     )
-    parser.add_argument(
-        "--curated", type=Path, metavar="JSON", help="take only the songs that a curation kept"
-    )
+    parser.add_argument("--curated", type=Path, metavar="JSON", help="take only the songs that a curation kept")
     options = parser.parse_args(None if arguments is None else list(arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -68,11 +68,7 @@ def summed(source: Path, rows: Sequence[ManifestRow], sample_rate_hz: int) -> So
 
 
 def count_song(
-    folder: Path,
-    rows: Sequence[ManifestRow],
-    separator: Separator,
-    sources: Sequence[str],
-    sample_rate_hz: int,
+    folder: Path, rows: Sequence[ManifestRow], separator: Separator, sources: Sequence[str], sample_rate_hz: int
 ) -> Counts:
     """What the separator makes of each stem of a song by itself."""
     stems: dict[str, list[ManifestRow]] = defaultdict(list)
@@ -94,17 +90,13 @@ def curate(
     """The verdicts on all songs of a folder, and what went wrong with songs that could not be judged."""
     songs = songs_of(layouts.rows(folder, layout))
     if not songs:
-        raise StoreError(
-            f"{folder} holds no songs, only single sounds. Curation compares the stems of songs."
-        )
+        raise StoreError(f"{folder} holds no songs, only single sounds. Curation compares the stems of songs.")
     sources = sources_of(separator, sample_rate_hz)
     verdicts, failed = [], {}
     for number, (song, rows) in enumerate(songs.items(), start=1):
         log.info("%d of %d: %s", number, len(songs), song)
         try:
-            verdicts.append(
-                curation.judge(song, count_song(folder, rows, separator, sources, sample_rate_hz))
-            )
+            verdicts.append(curation.judge(song, count_song(folder, rows, separator, sources, sample_rate_hz)))
         except UnisepError as error:
             failed[song] = str(error)
     return verdicts, failed
@@ -143,17 +135,13 @@ def text(verdicts: Sequence[Verdict], failed: Mapping[str, str]) -> str:
 def main(arguments: Iterable[str] | None = None) -> int:
     """Exit status of `python -m unisep_film.training.curate`: 1 when a song could not be judged."""
     parser = argparse.ArgumentParser(
-        prog="unisep_film.training.curate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="unisep_film.training.curate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="songs in any layout that the corpus builder takes")
     parser.add_argument("--backend", default="htdemucs", help="a backend with fixed stems")
     parser.add_argument("--weights", type=Path, help="a local file or folder of its weights")
     parser.add_argument("--layout", choices=["auto", *layouts.names()], default="auto")
-    parser.add_argument(
-        "--rate", type=int, default=44100, help="sample rate in Hz at which stems are compared"
-    )
+    parser.add_argument("--rate", type=int, default=44100, help="sample rate in Hz at which stems are compared")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", metavar="FILE", help="write the verdicts as JSON too; - prints only JSON")
     options = parser.parse_args(None if arguments is None else list(arguments))

@@ -105,10 +105,7 @@ def total(several: Sequence[Counts]) -> Counts:
     """The counts of several songs together. All must have the same sources."""
     return Counts(
         several[0].sources,
-        *(
-            np.sum([getattr(c, name) for c in several], axis=0)
-            for name in ("n_segments", "n_sounding", "n_heard")
-        ),
+        *(np.sum([getattr(c, name) for c in several], axis=0) for name in ("n_segments", "n_sounding", "n_heard")),
     )
 
 
@@ -168,9 +165,7 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
 def matrix_json(counts: Counts) -> dict[str, Any]:
     """The matrix by name: stem -> output -> share, and how much each stem sounds."""
     shares = {
-        source: None
-        if np.isnan(row).any()
-        else dict(zip(counts.sources, np.round(row, 4).tolist(), strict=True))
+        source: None if np.isnan(row).any() else dict(zip(counts.sources, np.round(row, 4).tolist(), strict=True))
         for source, row in zip(counts.sources, counts.matrix, strict=True)
     }
     sounding = dict(zip(counts.sources, np.round(counts.sounding_share, 4).tolist(), strict=True))

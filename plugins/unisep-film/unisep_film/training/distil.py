@@ -155,9 +155,7 @@ def student_config(teacher: HTDemucsConfig, changes: dict[str, Any]) -> HTDemucs
     Raises OptionError for what both must share, for unknown options, and for numbers that make no model.
     """
     if set(changes) & set(SHARED):
-        raise OptionError(
-            f"A student has the {', '.join(SHARED)} of its teacher. Leave them out of `student`."
-        )
+        raise OptionError(f"A student has the {', '.join(SHARED)} of its teacher. Leave them out of `student`.")
     try:
         return dataclasses.replace(teacher, **changes)
     except (TypeError, ValueError, ArithmeticError) as error:
@@ -205,9 +203,7 @@ def load_distillation(folder: Path, given: Path | None) -> Distillation:
 
 def main(given: list[str] | None = None) -> None:
     """Distil from the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_arguments(parser)
     parser.add_argument("--release", type=Path, help="write the student here at the end: a .safetensors file")
     args = parser.parse_args(given)

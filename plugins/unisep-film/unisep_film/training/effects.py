@@ -10,9 +10,7 @@ from unisep_film.training.augment import fast_length
 Stem = NDArray[np.float32]
 
 
-def reverb(
-    stem: Stem, sample_rate_hz: int, decay_seconds: float, wet_db: float, rng: np.random.Generator
-) -> Stem:
+def reverb(stem: Stem, sample_rate_hz: int, decay_seconds: float, wet_db: float, rng: np.random.Generator) -> Stem:
     """The stem in a room, in stereo: decaying noise, `decay_seconds` to -60 dB, different left and right."""
     n_room = max(round(decay_seconds * sample_rate_hz), 64)
     envelope = 10.0 ** (-3.0 * np.arange(n_room) / n_room)

@@ -37,9 +37,7 @@ def load_encoder(load: str, weights: Path | None, spaces: dict[str, int]) -> Que
     """
     module, _, name = load.partition(":")
     try:
-        encoder: QueryEncoder = getattr(import_module(module), name)(
-            weights=weights, device=torch.device("cpu")
-        )
+        encoder: QueryEncoder = getattr(import_module(module), name)(weights=weights, device=torch.device("cpu"))
     except (ImportError, AttributeError, ValueError) as error:
         raise OptionError(
             f"No encoder at {load!r} ({error}). Give package.module:function, such as {EMBEDDED}."

@@ -17,9 +17,7 @@ CHECKPOINT_FILE = "checkpoint.pt"
 RecipeT = TypeVar("RecipeT", bound=Pace)
 
 
-def kept_recipe(
-    folder: Path, given: Path | None, kind: type[RecipeT], read: Callable[[Path], RecipeT]
-) -> RecipeT:
+def kept_recipe(folder: Path, given: Path | None, kind: type[RecipeT], read: Callable[[Path], RecipeT]) -> RecipeT:
     """The run's own recipe if it has one, else what `read` makes of the given file, which is then the run's.
 
     A run that has saved no step yet takes another one that is given.
@@ -29,9 +27,7 @@ def kept_recipe(
     own = folder / RECIPE_FILE
     if given is None and not own.exists():
         raise OptionError(f"{folder} holds no run yet: give --config with a recipe to start one.")
-    begun = (
-        _understood(own, lambda path: kind.model_validate_json(path.read_bytes())) if own.exists() else None
-    )
+    begun = _understood(own, lambda path: kind.model_validate_json(path.read_bytes())) if own.exists() else None
     recipe = begun if given is None else _understood(given, read)
     assert recipe is not None
     if recipe == begun:

@@ -86,9 +86,7 @@ def _reader(layout: str) -> Callable[[Path], Iterator[ManifestRow]]:
     return readers[layout]
 
 
-def stem_row(
-    source: Path, path: Path, song: str, label: str, licence: str, split: Split, **more: Any
-) -> ManifestRow:
+def stem_row(source: Path, path: Path, song: str, label: str, licence: str, split: Split, **more: Any) -> ManifestRow:
     """The row of one stem, with family and role among the four stems from its label unless given."""
     try:
         rate_hz = soundfile.info(str(path)).samplerate
@@ -115,9 +113,7 @@ def musdb_rows(source: Path) -> Iterator[ManifestRow]:
     """The rows of a MUSDB18-HQ folder: its test songs for testing, its 14 validation songs for validation."""
     facts = TABLES["musdb"]
     for folder in sorted(path for path in source.glob("t*/*") if path.parent.name in ("train", "test")):
-        split: Split = (
-            "test" if folder.parent.name == "test" else "valid" if folder.name in facts["valid"] else "train"
-        )
+        split: Split = "test" if folder.parent.name == "test" else "valid" if folder.name in facts["valid"] else "train"
         for stem in FOUR:
             if (folder / f"{stem}.wav").exists():
                 yield stem_row(source, folder / f"{stem}.wav", folder.name, stem, facts["licence"], split)

@@ -67,9 +67,7 @@ def separation_loss(
     ratio = si_sdr_db(estimate, target, weights.ceiling_db)
     plain = plain_sdr_db(estimate, target, weights.ceiling_db)
     l1 = (estimate - target).abs().mean(-1)
-    level = (estimate.square().mean(-1) / mixture.square().mean(-1)).add(
-        10 ** (weights.floor_db / 10)
-    ).log10() * 10
+    level = (estimate.square().mean(-1) / mixture.square().mean(-1)).add(10 ** (weights.floor_db / 10)).log10() * 10
     separated = -weights.si_sdr_per_db * ratio - weights.sdr_per_db * plain + weights.l1 * l1
     spectral = _spectral(scaled[0], scaled[1], weights) if weights.spectral else None
     if spectral is not None:

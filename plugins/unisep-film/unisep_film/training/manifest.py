@@ -44,9 +44,7 @@ def read_manifest(source: Path) -> Iterator[ManifestRow]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise StoreError(
-            f"{path} cannot be read ({error.strerror}). SOURCE needs a manifest.jsonl."
-        ) from error
+        raise StoreError(f"{path} cannot be read ({error.strerror}). SOURCE needs a manifest.jsonl.") from error
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -89,11 +89,7 @@ def windows_for(model: FilmHTDemucs, n_per_name: int = ValidationConfig.n_per_na
 
 
 def measure(
-    model: FilmHTDemucs,
-    items: Iterable[ValidationItem],
-    encoder: TextAudioEncoder,
-    rate_hz: int,
-    ask: str = "text",
+    model: FilmHTDemucs, items: Iterable[ValidationItem], encoder: TextAudioEncoder, rate_hz: int, ask: str = "text"
 ) -> list[Figures]:
     """Figures of all windows, asked for by "text" or by an "audio" example (where the window has one)."""
     found = []
@@ -126,9 +122,7 @@ def by_kind(figures: Sequence[Figures]) -> dict[str, dict[str, float]]:
 
 
 def _medians(rows: Sequence[Figures], absent: bool) -> dict[str, float]:
-    fields = (
-        ["level_db", "presence"] if absent else ["si_sdr_gain_db", "sdr_db", "mixture_sdr_db", "presence"]
-    )
+    fields = ["level_db", "presence"] if absent else ["si_sdr_gain_db", "sdr_db", "mixture_sdr_db", "presence"]
     out: dict[str, float] = {"n_windows": len(rows)}
     return out | {field: round(median(getattr(row, field) for row in rows), 2) for field in fields}
 
@@ -162,9 +156,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--groups", nargs="+", choices=GROUPS, help="validation groups, by default all")
     parser.add_argument("--ask", choices=["text", "audio"], nargs="+", default=["text"])
     parser.add_argument(
-        "--release",
-        type=Path,
-        help="where the weights go: a .safetensors file, or a package with weights/ and cards/",
+        "--release", type=Path, help="where the weights go: a .safetensors file, or a package with weights/ and cards/"
     )
     add_encoder(parser)
     args = parser.parse_args(given)
@@ -215,9 +207,7 @@ def _tables(
             tables[ask]["presence_auc"] = {"value": auc}
         print(json.dumps({"ask": ask, "step": n_steps, "presence_auc": auc}), flush=True)
         for key, row in tables[ask].items():
-            print(
-                f"{key:40s} " + "  ".join(f"{name} {value:7.2f}" for name, value in row.items()), flush=True
-            )
+            print(f"{key:40s} " + "  ".join(f"{name} {value:7.2f}" for name, value in row.items()), flush=True)
     return tables
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unisep_film.training import augment, labels, prompts, sources
 from unisep_film.training.augment import Sound
-from unisep_film.training.catalogue import Catalogue
+from unisep_film.training.catalogue import Catalog
 from unisep_film.training.mix_config import MixConfig
 from unisep_film.training.sources import Variation
 from unisep_film.training.store import Store, StoreError
@@ -58,16 +58,11 @@ class _Example:
 class ExampleStream:
     """Batches of examples from a store, the same for the same seed and step; pickles without the audio."""
 
-    def __init__(
-        self,
-        store: Store,
-        config: MixConfig | None = None,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, store: Store, config: MixConfig | None = None, seed: int = 0) -> None:
         self.config = config or MixConfig()
         self.seed = seed
         self.sample_rate_hz = store.sample_rate_hz
-        self.catalogue = Catalogue(store)
+        self.catalogue = Catalog(store)
         self.wishes = Wishes(self.catalogue, self.config)
         self.n_samples = round(self.config.segment_seconds * store.sample_rate_hz)
         self._tags_of: dict[str, frozenset[str]] = {}
@@ -101,18 +96,12 @@ class ExampleStream:
             target, rest, left_out = self._target_and_rest(name, index, rng)
             if augment.level_db(target) > -90 and augment.level_db(rest) > -90:
                 return self._finished(name, index, target, rest, left_out, rng)
-        raise StoreError(
-            f"{self.catalogue.store.folder}: 20 draws in a row gave silence. Is the store damaged?"
-        )
+        raise StoreError(f"{self.catalogue.store.folder}: 20 draws in a row gave silence. Is the store damaged?")
 
-    def _target_and_rest(
-        self, name: str, index: int, rng: np.random.Generator
-    ) -> tuple[Sound, Sound, str | None]:
+    def _target_and_rest(self, name: str, index: int, rng: np.random.Generator) -> tuple[Sound, Sound, str | None]:
         """What answers, what does not, and the part of what would answer that is to be left out, if any."""
         song = self.catalogue.songs.get(self.catalogue.items[index].song)
-        own_song = (
-            self.config.vocals_own_song_probability if _is_vocal(name) else self.config.own_song_probability
-        )
+        own_song = self.config.vocals_own_song_probability if _is_vocal(name) else self.config.own_song_probability
         if song and rng.random() < own_song:
             target, rest, left_out = self._own_song(name, index, song, rng)
             if augment.level_db(rest) > -70:
@@ -135,8 +124,7 @@ class ExampleStream:
             others = list(rng.choice(others, size=rng.integers(1, len(others)), replace=False))
         others += [i for i in answering if i not in matching]
         target, rest = (
-            sources.stems(catalogue, chosen, start, self.n_samples, rng, remix_db)
-            for chosen in (matching, others)
+            sources.stems(catalogue, chosen, start, self.n_samples, rng, remix_db) for chosen in (matching, others)
         )
         semitones = sources.drawn_semitones(self.config.variation, rng)
         target, rest = (augment.repitch(part, semitones) for part in (target, rest))
@@ -213,13 +201,7 @@ class ExampleStream:
         return labels.unclear(name, self.catalogue.items[index].label, self.catalogue.tags[index])
 
     def _finished(
-        self,
-        name: str,
-        index: int,
-        target: Sound,
-        rest: Sound,
-        left_out: str | None,
-        rng: np.random.Generator,
+        self, name: str, index: int, target: Sound, rest: Sound, left_out: str | None, rng: np.random.Generator
     ) -> _Example:
         """The example at its final levels, with prompts, presence and example clip."""
         config = self.config
@@ -240,14 +222,7 @@ class ExampleStream:
         factor = augment.gain(rng.uniform(*config.mixture_level_db) - level_db)
         present = bool(target.any())
         return _Example(
-            target * factor,
-            rest * factor,
-            prompt,
-            shown,
-            present,
-            clip,
-            self.catalogue.items[index].id,
-            negative,
+            target * factor, rest * factor, prompt, shown, present, clip, self.catalogue.items[index].id, negative
         )
 
     def _negative(self, name: str, left_out: str | None, rng: np.random.Generator) -> str | None:
@@ -269,11 +244,7 @@ class ExampleStream:
         """A mono clip of the same name from another song or file, or None."""
         catalogue = self.catalogue
         item = catalogue.items[index]
-        same = (
-            catalogue.by_name[catalogue.names[index]]
-            if name == catalogue.names[index]
-            else catalogue.by_tag[name]
-        )
+        same = catalogue.by_name[catalogue.names[index]] if name == catalogue.names[index] else catalogue.by_tag[name]
         elsewhere = [
             i for i in same
             if i != index and (not item.song or catalogue.items[i].song != item.song)

@@ -48,9 +48,7 @@ class PartWriter:
     def __enter__(self) -> PartWriter:
         if (self.folder / "part.json").exists():
             raise StoreError(f"{self.folder} is a finished part. Delete that folder to build it again.")
-        rates = {
-            part_facts(self.folder.parent / part)["sample_rate_hz"] for part in parts_of(self.folder.parent)
-        }
+        rates = {part_facts(self.folder.parent / part)["sample_rate_hz"] for part in parts_of(self.folder.parent)}
         if rates - {self.sample_rate_hz}:
             raise StoreError(
                 f"The other parts of {self.folder.parent} are at {', '.join(map(str, sorted(rates)))} Hz, not "
@@ -91,9 +89,7 @@ class PartWriter:
         if samples.ndim != 2 or len(samples) == 0 or not np.isfinite(samples).all():
             raise StoreError(f"{facts.get('id')}: expected finite [samples, channels], got {samples.shape}.")
         if facts.get("id") in self.done:
-            raise StoreError(
-                f"{facts.get('id')} is in {self.folder} already: each sound has a name of its own."
-            )
+            raise StoreError(f"{facts.get('id')} is in {self.folder} already: each sound has a name of its own.")
         if samples.shape[1] == 2 and np.array_equal(samples[:, 0], samples[:, 1]):
             samples = samples[:, :1]  # half the bytes to read during training
         peak = float(np.abs(samples).max())
@@ -123,11 +119,7 @@ class PartWriter:
             os.fsync(file.fileno())
             file.close()
         if kind is None:
-            facts = {
-                "format_version": FORMAT_VERSION,
-                "sample_rate_hz": self.sample_rate_hz,
-                "n_items": len(self.done),
-            }
+            facts = {"format_version": FORMAT_VERSION, "sample_rate_hz": self.sample_rate_hz, "n_items": len(self.done)}
             partial = self.folder / "part.json.partial"
             partial.write_text(json.dumps(facts) + "\n")
             partial.replace(self.folder / "part.json")

@@ -59,10 +59,7 @@ def smoothed(values: Sequence[float], n: int = 9) -> list[float]:
     >>> smoothed([2.0, 4.0, 6.0], n=2)
     [2.0, 3.0, 5.0]
     """
-    return [
-        sum(values[max(0, k - n + 1) : k + 1]) / len(values[max(0, k - n + 1) : k + 1])
-        for k in range(len(values))
-    ]
+    return [sum(values[max(0, k - n + 1) : k + 1]) / len(values[max(0, k - n + 1) : k + 1]) for k in range(len(values))]
 
 
 def draw(logs: Mapping[str, Log], out: Path) -> Path:
@@ -95,18 +92,13 @@ def draw(logs: Mapping[str, Log], out: Path) -> Path:
 
 def main(given: list[str] | None = None) -> int:
     """Exit status of `python -m unisep_film.training.plot`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--out", type=Path, default=Path("progress.png"))
     args = parser.parse_args(given)
     try:
         names = [run.name for run in args.runs]
-        draw(
-            {run.name if names.count(run.name) == 1 else str(run): read_log(run) for run in args.runs},
-            args.out,
-        )
+        draw({run.name if names.count(run.name) == 1 else str(run): read_log(run) for run in args.runs}, args.out)
     except (StoreError, OptionError) as error:
         parser.exit(1, f"{error}\n")
     print(args.out)

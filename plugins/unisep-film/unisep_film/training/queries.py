@@ -120,12 +120,7 @@ class QueryStream(IterableDataset[TrainingBatch]):
         items: range | None = None,
     ) -> None:
         self.store_folder, self.mix, self.queries, self.encoder = store_folder, mix, queries, encoder
-        self.seed, self.first_step, self.last_step, self.absent_from = (
-            seed,
-            first_step,
-            last_step,
-            absent_from,
-        )
+        self.seed, self.first_step, self.last_step, self.absent_from = (seed, first_step, last_step, absent_from)
         self.items = items if items is not None else range(mix.batch)
 
     def __iter__(self) -> Iterator[TrainingBatch]:
@@ -161,19 +156,13 @@ class QueryStream(IterableDataset[TrainingBatch]):
         return vectors
 
     def _vectors(
-        self,
-        prompts: Sequence[str],
-        clips: Sequence[np.ndarray | None],
-        sample_rate_hz: int,
-        rng: np.random.Generator,
+        self, prompts: Sequence[str], clips: Sequence[np.ndarray | None], sample_rate_hz: int, rng: np.random.Generator
     ) -> Tensor:
         vectors = self.encoder.texts(prompts).clone()
         draw = rng.random(len(prompts))
         heard = [i for i, clip in enumerate(clips) if clip is not None and draw[i] >= self.queries.text_share]
         if heard:
-            sound = self.encoder.clips(
-                [c for i, c in enumerate(clips) if i in heard and c is not None], sample_rate_hz
-            )
+            sound = self.encoder.clips([c for i, c in enumerate(clips) if i in heard and c is not None], sample_rate_hz)
             for row, i in enumerate(heard):
                 audio_only = draw[i] < self.queries.text_share + self.queries.audio_share
                 share = 1.0 if audio_only else float(rng.random())

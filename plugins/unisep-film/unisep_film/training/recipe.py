@@ -34,9 +34,7 @@ class Recipe(Pace):
     queries: QueryMix = QueryMix()
     losses: LossWeights = LossWeights()
     conditioning_steps: NonNegativeInt = 0
-    absent_from: int = (
-        1500  # step from which a queried sound may be absent: a model that knows nothing falls silent
-    )
+    absent_from: int = 1500  # step from which a queried sound may be absent: a model that knows nothing falls silent
 
     @model_validator(mode="after")
     def _fits_its_model(self) -> Recipe:

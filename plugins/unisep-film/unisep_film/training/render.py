@@ -101,14 +101,10 @@ class Player:
         if part.sustained and part.role == "lead":
             yield from self._vibrato(score, channel, rng)
 
-    def _vibrato(
-        self, score: Score, channel: int, rng: np.random.Generator
-    ) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    def _vibrato(self, score: Score, channel: int, rng: np.random.Generator) -> Iterator[tuple[int, tuple[Any, ...]]]:
         rate_hz, depth = rng.uniform(4.5, 6.5), rng.uniform(0.05, 0.25)
         for tick in np.arange(0.0, score.seconds(score.n_beats), 0.025):
-            wheel = WHEEL_CENTRE + round(
-                WHEEL_PER_SEMITONE * depth * float(np.sin(2 * np.pi * rate_hz * tick))
-            )
+            wheel = WHEEL_CENTRE + round(WHEEL_PER_SEMITONE * depth * float(np.sin(2 * np.pi * rate_hz * tick)))
             yield round(tick * SYNTH_RATE_HZ), (self._synth.pitchbend, channel, wheel)
 
     def _generate(self, n_samples: int) -> NDArray[np.float32]:
@@ -120,9 +116,7 @@ class Player:
         self._synth.generate(SYNTH_RATE_HZ // 5)
 
 
-def finish(
-    stem: Stem, part: Part, config: RenderConfig, room_seconds: float, rng: np.random.Generator
-) -> Stem:
+def finish(stem: Stem, part: Part, config: RenderConfig, room_seconds: float, rng: np.random.Generator) -> Stem:
     """The stem with its effects, at its level; drums keep the balance of their kit."""
     if part.sustained or part.role == "pad":
         stem = effects.swell(stem, SYNTH_RATE_HZ, 4.0, rng)
@@ -144,9 +138,7 @@ def song_parts(index: int, config: RenderConfig) -> tuple[Score, list[Part]]:
     return score, arrange(score, rng)
 
 
-def render(
-    store: Path, soundfont: Path, config: RenderConfig, sample_rate_hz: int, part: str = "rendered"
-) -> int:
+def render(store: Path, soundfont: Path, config: RenderConfig, sample_rate_hz: int, part: str = "rendered") -> int:
     """The number of stems written by this run into `STORE/<part>`; earlier ones are kept."""
     player = Player(soundfont)
     n_written = 0
@@ -158,9 +150,7 @@ def render(
     return n_written
 
 
-def _render_song(
-    index: int, writer: PartWriter, player: Player, config: RenderConfig, sample_rate_hz: int
-) -> int:
+def _render_song(index: int, writer: PartWriter, player: Player, config: RenderConfig, sample_rate_hz: int) -> int:
     song = f"render-{index:04d}"
     score, parts = song_parts(index, config)
     room_seconds = float(np.random.default_rng((config.seed, index, 999)).uniform(0.3, 2.0))
@@ -189,17 +179,13 @@ def _render_song(
 def main(arguments: Iterable[str] | None = None) -> int:
     """Exit status of `python -m unisep_film.training.render`."""
     parser = argparse.ArgumentParser(
-        prog="unisep_film.training.render",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="unisep_film.training.render", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     defaults = RenderConfig()
     parser.add_argument("store", type=Path, help="folder of the training store")
     parser.add_argument("--soundfont", type=Path, default=DEFAULT_SOUNDFONT, help="General MIDI soundfont")
     parser.add_argument("--songs", type=int, default=defaults.n_songs, help="number of songs")
-    parser.add_argument(
-        "--valid", type=int, default=defaults.n_valid, help="how many of them are for validation"
-    )
+    parser.add_argument("--valid", type=int, default=defaults.n_valid, help="how many of them are for validation")
     parser.add_argument("--seconds", type=float, default=defaults.seconds, help="about the length of a song")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--first", type=int, default=0, help="number of the first song")

@@ -39,9 +39,7 @@ class Asked(nn.Module):
 class Run(Learner[FilmHTDemucs]):
     """A training run in this process; `place` says which share of it is computed here."""
 
-    def __init__(
-        self, recipe: Recipe, folder: Path, place: Place = ALONE, change: Change | None = None
-    ) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, place: Place = ALONE, change: Change | None = None) -> None:
         """The run in `folder`; `change` alters the new model, for experiments."""
         torch.manual_seed(recipe.seed)
         model = FilmHTDemucs(recipe.model)
@@ -56,9 +54,7 @@ class Run(Learner[FilmHTDemucs]):
         asked = self._asked_now()
         with self.in_bfloat16:
             estimate, logits = asked(batch.mixture, batch.queries, batch.negatives)
-        loss, parts = separation_loss(
-            estimate, batch.target, batch.mixture, logits, batch.present, self.recipe.losses
-        )
+        loss, parts = separation_loss(estimate, batch.target, batch.mixture, logits, batch.present, self.recipe.losses)
         if (teacher := self.recipe.teacher) is not None:
             said = answers(self.taught_by, batch, self.recipe.space)
             taught, figures = taught_loss(estimate, logits, said, batch.mixture, teacher, self.recipe.losses)

@@ -180,9 +180,7 @@ def bass_part(score: Score, low: int, high: int, rng: np.random.Generator) -> li
     return notes
 
 
-def chord_part(
-    score: Score, low: int, high: int, rng: np.random.Generator, power: bool = False
-) -> list[Note]:
+def chord_part(score: Score, low: int, high: int, rng: np.random.Generator, power: bool = False) -> list[Note]:
     """Chords on a fixed rhythm, close voicings, perhaps strummed; `power` leaves root and fifth."""
     rhythm = CHORD_RHYTHMS[rng.integers(len(CHORD_RHYTHMS))]
     centre = (low + high) / 2 + rng.uniform(-5, 3) if not power else low + 10
@@ -252,17 +250,13 @@ def riff_part(score: Score, low: int, high: int, rng: np.random.Generator, power
     notes = []
     for bar in range(len(score.chords)):
         for number, (place, until) in enumerate(zip(rhythm, (*rhythm[1:], 16), strict=True)):
-            key = into_range(
-                score.degree(score.chords[bar] + int(steps[number])) + 36, low, min(high, low + 24)
-            )
+            key = into_range(score.degree(score.chords[bar] + int(steps[number])) + 36, low, min(high, low + 24))
             added = (0, 7) if power else (0,)
             notes += [_note(bar, place, until, key + interval, length, rng, 90) for interval in added]
     return notes
 
 
-def _note(
-    bar: int, place: int, until: int, key: int, length: float, rng: np.random.Generator, base: int
-) -> Note:
+def _note(bar: int, place: int, until: int, key: int, length: float, rng: np.random.Generator, base: int) -> Note:
     start = bar * BEATS_PER_BAR + place / 4 + max(rng.normal(0, 0.01), -0.02)
     return Note(max(start, 0.0), (until - place) / 4 * float(length), key, velocity(place, rng, base))
 

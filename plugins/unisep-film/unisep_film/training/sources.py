@@ -9,7 +9,7 @@ import numpy as np
 
 from unisep_film.training import augment
 from unisep_film.training.augment import Sound
-from unisep_film.training.catalogue import Catalogue
+from unisep_film.training.catalogue import Catalog
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,7 @@ class Variation:
     repitch_semitones: float = 2.0
 
 
-def one_sound(
-    catalogue: Catalogue, index: int, n_samples: int, variation: Variation, rng: np.random.Generator
-) -> Sound:
+def one_sound(catalogue: Catalog, index: int, n_samples: int, variation: Variation, rng: np.random.Generator) -> Sound:
     """A sounding window `[2, n_samples]` of one sound; single notes and short sounds are made into a phrase."""
     item = catalogue.items[index]
     if item.kind == "notes":
@@ -42,7 +40,7 @@ def one_sound(
     return varied(augment.respeed(sound, n_samples), catalogue, variation, rng)
 
 
-def varied(sound: Sound, catalogue: Catalogue, variation: Variation, rng: np.random.Generator) -> Sound:
+def varied(sound: Sound, catalogue: Catalog, variation: Variation, rng: np.random.Generator) -> Sound:
     """The sound placed in the stereo image, perhaps at another pitch, perhaps coloured."""
     sound = augment.repitch(sound, drawn_semitones(variation, rng))
     if rng.random() < variation.colour_probability:
@@ -57,15 +55,13 @@ def drawn_semitones(variation: Variation, rng: np.random.Generator) -> float:
     return float(rng.uniform(-variation.repitch_semitones, variation.repitch_semitones))
 
 
-def note_phrase(catalogue: Catalogue, index: int, n_samples: int, rng: np.random.Generator) -> Sound:
+def note_phrase(catalogue: Catalog, index: int, n_samples: int, rng: np.random.Generator) -> Sound:
     """A phrase `[2, n_samples]` of notes with the label of `index`, on a grid of random tempo.
 
     Drums and percussion repeat one or two sounds; what has a pitch uses up to six notes.
     """
     alike = [i for i in catalogue.by_name[catalogue.names[index]] if catalogue.items[i].kind == "notes"]
-    n_different = (
-        int(rng.integers(1, 3)) if "percussion" in catalogue.tags[index] else int(rng.integers(2, 7))
-    )
+    n_different = int(rng.integers(1, 3)) if "percussion" in catalogue.tags[index] else int(rng.integers(2, 7))
     chosen = [index, *(int(i) for i in rng.choice(alike, size=n_different - 1))]
     out = np.zeros((2, n_samples), dtype=np.float32)
     grid = rng.uniform(0.12, 0.5) * catalogue.store.sample_rate_hz
@@ -74,14 +70,12 @@ def note_phrase(catalogue: Catalogue, index: int, n_samples: int, rng: np.random
         note = catalogue.items[chosen[rng.integers(len(chosen))]]
         first = int(onset)
         n_read = min(note.n_samples, n_samples - first)
-        out[:, first : first + n_read] += catalogue.store.read(note, 0, n_read) * np.float32(
-            rng.uniform(0.4, 1.0)
-        )
+        out[:, first : first + n_read] += catalogue.store.read(note, 0, n_read) * np.float32(rng.uniform(0.4, 1.0))
         onset += grid * rng.choice((1, 1, 2, 2, 4))
     return out
 
 
-def _repeated(catalogue: Catalogue, index: int, n_samples: int, rng: np.random.Generator) -> Sound:
+def _repeated(catalogue: Catalog, index: int, n_samples: int, rng: np.random.Generator) -> Sound:
     """A short sound once or a few times at random places."""
     item = catalogue.items[index]
     out = np.zeros((2, n_samples), dtype=np.float32)
@@ -100,12 +94,7 @@ def varied_length(n_samples: int, variation: Variation, rng: np.random.Generator
 
 
 def stems(
-    catalogue: Catalogue,
-    indices: Sequence[int],
-    start: int,
-    n_samples: int,
-    rng: np.random.Generator,
-    remix_db: float,
+    catalogue: Catalog, indices: Sequence[int], start: int, n_samples: int, rng: np.random.Generator, remix_db: float
 ) -> Sound:
     """The sum `[2, n_samples]` of stems of one song over one window, each with a gain within +-`remix_db`.
 

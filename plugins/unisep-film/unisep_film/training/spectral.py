@@ -23,8 +23,7 @@ def log_spectral_distance(estimate: Tensor, target: Tensor, windows: tuple[int, 
     floor = 10 ** (FLOOR_DB / 10) * target.square().mean(-1, keepdim=True)[..., None] + 1e-8
     usable = [n for n in windows if n <= estimate.shape[-1]] or [estimate.shape[-1]]
     distances = [
-        (_log_energy(estimate, n, floor) - _log_energy(target, n, floor)).abs().mean((-1, -2)) / 2
-        for n in usable
+        (_log_energy(estimate, n, floor) - _log_energy(target, n, floor)).abs().mean((-1, -2)) / 2 for n in usable
     ]
     return torch.stack(distances).mean(0)
 

@@ -65,9 +65,7 @@ def model_at_start(start: Start, asked: dict[str, Any]) -> dict[str, Any]:
             raise OptionError("The weights in `start.film` fix condition_channels. Leave it out.")
         return _grown(load_model(start.film).config, growing).model_dump() | asked
     if "spaces" not in asked:
-        raise OptionError(
-            'A start from HT Demucs needs model.spaces: {"<embedding space>": <length of vectors>}.'
-        )
+        raise OptionError('A start from HT Demucs needs model.spaces: {"<embedding space>": <length of vectors>}.')
     return _around_htdemucs(start.htdemucs, FilmConfig.model_validate(asked)).config.model_dump()
 
 
@@ -109,13 +107,9 @@ def _check_branches(old: FilmConfig, growing: dict[str, Any]) -> None:
             f"demucs.dconv_mode is {asked!r} and {mode} in `start.film`: residual branches (1 in the encoders, "
             "2 in the decoder, 3 in both) can be added, and not taken away."
         )
-    other = [
-        name for name in sorted(OF_BRANCHES & set(growing)) if growing[name] != getattr(old.separator, name)
-    ]
+    other = [name for name in sorted(OF_BRANCHES & set(growing)) if growing[name] != getattr(old.separator, name)]
     if mode and other:
-        raise OptionError(
-            f"The residual branches of `start.film` fix demucs.{', demucs.'.join(other)}. Leave it out."
-        )
+        raise OptionError(f"The residual branches of `start.film` fix demucs.{', demucs.'.join(other)}. Leave it out.")
 
 
 def _continue(model: FilmHTDemucs, donor: FilmHTDemucs) -> None:
@@ -126,9 +120,7 @@ def _continue(model: FilmHTDemucs, donor: FilmHTDemucs) -> None:
     n_new = model.config.separator.t_layers - donor.config.separator.t_layers
     last = donor.config.separator.t_layers - 1
     state = {
-        _moved(name, last, n_new): v
-        for name, v in donor.state_dict().items()
-        if not name.startswith("projectors.")
+        _moved(name, last, n_new): v for name, v in donor.state_dict().items() if not name.startswith("projectors.")
     }
     kept = {name: v for name, v in model.state_dict().items() if name.startswith("projectors.")}
     new = {name: v for name, v in model.state_dict().items() if name not in kept.keys() | state.keys()}

@@ -104,11 +104,7 @@ class Store:
     @cached_property
     def _samples(self) -> dict[str, NDArray[np.int16]]:
         files = {part: self.folder / part / "samples.i16" for part in self.parts}
-        return {
-            part: np.memmap(path, dtype="<i2", mode="r")
-            for part, path in files.items()
-            if path.stat().st_size
-        }
+        return {part: np.memmap(path, dtype="<i2", mode="r") for part, path in files.items() if path.stat().st_size}
 
     @cached_property
     def _activity(self) -> dict[str, NDArray[np.int8]]:
@@ -125,9 +121,7 @@ class Store:
         if first < last:
             n = item.n_channels
             flat = self._samples[item.part][item.first_value + first * n : item.first_value + last * n]
-            np.multiply(
-                flat.reshape(-1, n).T, np.float32(item.scale), out=out[:, first - start : last - start]
-            )
+            np.multiply(flat.reshape(-1, n).T, np.float32(item.scale), out=out[:, first - start : last - start])
         return out
 
     def at_rate(self, sample_rate_hz: int) -> Store:
@@ -151,9 +145,7 @@ def _songs_apart(items: list[Item]) -> tuple[Item, ...]:
     for item in items:
         parts.setdefault(item.song, set()).add(item.part)
     return tuple(
-        dataclasses.replace(item, song=f"{item.part}/{item.song}")
-        if item.song and len(parts[item.song]) > 1
-        else item
+        dataclasses.replace(item, song=f"{item.part}/{item.song}") if item.song and len(parts[item.song]) > 1 else item
         for item in items
     )
 

@@ -60,9 +60,7 @@ def pinned(teacher: Teacher, student: FilmConfig, segment_seconds: float) -> Tea
     return teacher.model_copy(update={"sha256": sha256_of(teacher.film)})
 
 
-def load_teacher(
-    teacher: Teacher, student: FilmConfig, segment_seconds: float, device: torch.device
-) -> FilmHTDemucs:
+def load_teacher(teacher: Teacher, student: FilmConfig, segment_seconds: float, device: torch.device) -> FilmHTDemucs:
     """The teacher's model, in evaluation mode and without gradients.
 
     Raises WeightsError for a file that cannot be read or is another than the run began with, OptionError for a teacher
@@ -86,9 +84,7 @@ def _check_fit(teacher: FilmConfig, student: FilmConfig, segment_seconds: float)
             )
     strange = {space: n for space, n in student.spaces.items() if teacher.spaces.get(space) != n}
     if strange:
-        raise OptionError(
-            f"The teacher understands {teacher.spaces}, not {strange}. Ask in one of its spaces."
-        )
+        raise OptionError(f"The teacher understands {teacher.spaces}, not {strange}. Ask in one of its spaces.")
     is_limited = teacher.output == "spectrogram" and known.use_train_segment
     if is_limited and segment_seconds > float(known.segment):
         raise OptionError(

@@ -29,9 +29,7 @@ from .run import Run
 from .store import Store
 
 
-def train(
-    store: str, run: Run, encoder: TextAudioEncoder, stop_after_seconds: float, n_workers: int = 1
-) -> Run:
+def train(store: str, run: Run, encoder: TextAudioEncoder, stop_after_seconds: float, n_workers: int = 1) -> Run:
     """The run after its last step, or after `stop_after_seconds` with its state saved for another call.
 
     Raises OptionError when store and model have different sample rates.
@@ -44,9 +42,7 @@ def train(
         store, recipe.mix, recipe.queries, encoder, seed=recipe.seed, first_step=run.step,
         last_step=recipe.n_steps, absent_from=recipe.absent_from, items=place.share(recipe.mix.batch),
     )  # fmt: skip
-    loader = DataLoader(
-        stream, batch_size=None, num_workers=n_workers, prefetch_factor=6 if n_workers else None
-    )
+    loader = DataLoader(stream, batch_size=None, num_workers=n_workers, prefetch_factor=6 if n_workers else None)
     keep_learning(
         run, loader, run.train_step, audio_seconds=recipe.mix.batch * recipe.mix.segment_seconds,
         stop_after_seconds=stop_after_seconds, shown=by_presence,
@@ -58,17 +54,12 @@ def by_presence(figures: dict[str, Tensor]) -> dict[str, Tensor]:
     """The figures of a batch, gains of the targets that are there and levels of those that are not."""
     present = figures["present"] > 0.5
     shown = {name: values for name, values in figures.items() if name != "present"}
-    return shown | {
-        "si_sdr_gain_db": shown["si_sdr_gain_db"][present],
-        "level_db": shown["level_db"][~present],
-    }
+    return shown | {"si_sdr_gain_db": shown["si_sdr_gain_db"][present], "level_db": shown["level_db"][~present]}
 
 
 def main(given: list[str] | None = None) -> None:
     """Train from the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_arguments(parser)
     add_encoder(parser)
     args = parser.parse_args(given)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from unisep_film.training import augment, labels, sources
 from unisep_film.training.augment import Sound
-from unisep_film.training.catalogue import Catalogue
+from unisep_film.training.catalogue import Catalog
 from unisep_film.training.sources import Variation
 from unisep_film.training.store import Store
 from unisep_film.training.windows import SongWindows, Window
@@ -87,8 +87,8 @@ class _Builder:
         self.group = group
         recorded = sorted({item.kind for item in store.items} - {"rendered"})
         kinds = ["rendered"] if group == "rendered" else recorded
-        self.held_out = Catalogue(store, ("valid",), kinds)
-        self.training = Catalogue(store, ("train",), kinds)
+        self.held_out = Catalog(store, ("valid",), kinds)
+        self.training = Catalog(store, ("train",), kinds)
         self.n_samples = round(config.segment_seconds * store.sample_rate_hz)
         self.windows = SongWindows(self.held_out, self.n_samples)
 

@@ -12,7 +12,7 @@ from unisep_evaluate.windows import quota
 
 from unisep_film.training import labels, sources
 from unisep_film.training.augment import Sound
-from unisep_film.training.catalogue import Catalogue
+from unisep_film.training.catalogue import Catalog
 from unisep_film.training.store import ACTIVITY_SECONDS
 
 LEAST_DB = -55  # what is quieter, over a window, is not heard
@@ -40,7 +40,7 @@ class Stems:
 class SongWindows:
     """Finds and reads windows of `n_samples` in the songs of a catalogue, two to a window's length."""
 
-    def __init__(self, catalogue: Catalogue, n_samples: int) -> None:
+    def __init__(self, catalogue: Catalog, n_samples: int) -> None:
         self.catalogue = catalogue
         self.n_samples = n_samples
         self._step_samples = ACTIVITY_SECONDS * catalogue.store.sample_rate_hz

@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 
 from unisep_film.training import labels
-from unisep_film.training.catalogue import Catalogue
+from unisep_film.training.catalogue import Catalog
 from unisep_film.training.mix_config import MixConfig
 
 
@@ -15,7 +15,7 @@ from unisep_film.training.mix_config import MixConfig
 class Wishes:
     """Draws names and sounds of a catalogue with the shares a config states."""
 
-    def __init__(self, catalogue: Catalogue, config: MixConfig) -> None:
+    def __init__(self, catalogue: Catalog, config: MixConfig) -> None:
         self.catalogue = catalogue
         self.config = config
 
@@ -63,12 +63,8 @@ class Wishes:
             if roll < share and role in self.catalogue.by_tag and role != name:
                 return self.catalogue.draw(self.catalogue.by_tag[role], rng)
             roll -= share
-        is_music = (
-            name in self.catalogue.by_tag and self.catalogue.domain(self.catalogue.by_tag[name][0]) == "music"
-        )
+        is_music = name in self.catalogue.by_tag and self.catalogue.domain(self.catalogue.by_tag[name][0]) == "music"
         music, speech = (0.84, 0.08) if is_music else (0.4, 0.2)
         roll = rng.random()
         domain = "music" if roll < music else "speech" if roll < music + speech else "universal"
-        return self.any_of(
-            domain if domain in self.catalogue.domains else next(iter(self.catalogue.domains)), rng
-        )
+        return self.any_of(domain if domain in self.catalogue.domains else next(iter(self.catalogue.domains)), rng)
