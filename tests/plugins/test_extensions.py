@@ -29,7 +29,7 @@ from unisep import (
 from unisep.cli import main
 from unisep.errors import AudioFileError, OptionError, PluginError
 from unisep.query.parsed import parse_queries
-from unisep.routing.catalog import catalog
+from unisep.routing.catalog import build_catalog
 from unisep.routing.router import resolve
 from unisep.routing.types import Request
 from unisep.separation import total
@@ -211,7 +211,7 @@ def planned(query: object = "x", *rules: RouteSpec, direction: object = None, **
     DIRECTIONS.update({parsed.name: direction for parsed in parsed_queries})  # type: ignore[dict-item]
     specs = rules or (RouteSpec(name="mine", load=here("rule"), summary=""),)
     with extended("unisep_routes", *specs):
-        known = catalog(plugins.installed(), (), lambda spec: MISSING.get(spec.name, "none"))
+        known = build_catalog(plugins.installed(), (), lambda spec: MISSING.get(spec.name, "none"))
     return resolve(Request(parsed_queries=parsed_queries, **request), known)  # type: ignore[arg-type]
 
 
@@ -507,10 +507,10 @@ def test_the_step_of_the_example_silences_what_is_far_below(monkeypatch) -> None
     song = signals.tone(440, 0.5, channels=1)
     quiet = Audio(song.samples * np.float32(0.01), song.sample_rate_hz)
     with plugins.using(HOOKS / "gate.py"):
-        from unisep.session.compose import finish
+        from unisep.session.compose import run_step
 
-        known = catalog(plugins.installed(), (), lambda spec: "none")
-        gated = finish({"quiet": quiet, "loud": song}, song, known.steps)
+        known = build_catalog(plugins.installed(), (), lambda spec: "none")
+        gated = run_step(known.steps[0], {"quiet": quiet, "loud": song}, song)
     assert not gated["quiet"].samples.any()
     assert np.array_equal(gated["loud"].samples, song.samples)
 

@@ -16,7 +16,7 @@ import torch
 from unisep import BackendSpec, EncoderSpec, Separator, hookimpl, plugins
 from unisep.cli import main
 from unisep.errors import BackendError, EncoderError, OptionError, PluginError, WeightsError
-from unisep.routing.catalog import Catalog, catalog
+from unisep.routing.catalog import Catalog, build_catalog
 from unisep.testing import signals
 from unisep.testing.toy import toy_plugin
 
@@ -355,7 +355,7 @@ def test_a_taken_name_is_an_error_only_when_it_is_asked_for(site) -> None:
 
 
 def entries() -> Catalog:
-    return catalog(plugins.installed(), (), lambda spec: "none")
+    return build_catalog(plugins.installed(), (), lambda spec: "none")
 
 
 @pytest.mark.parametrize("way", ["variable", "block", "argument"])

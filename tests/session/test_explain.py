@@ -18,7 +18,7 @@ from unisep.cli import main
 from unisep.engine.chunking import grid
 from unisep.errors import DownloadError, OptionError, PluginError
 from unisep.query.parsed import parse_queries
-from unisep.routing.catalog import catalog
+from unisep.routing.catalog import build_catalog
 from unisep.routing.router import resolve
 from unisep.routing.types import Request
 from unisep.session.explain import Cost, cost_of, n_numbers, n_segments
@@ -105,7 +105,7 @@ def test_licences_and_costs_are_those_of_spec_card_and_file(models) -> None:
 
 def test_what_is_explained_is_what_separates(models) -> None:
     store = WeightsStore()
-    known = catalog(plugins.installed(), (), lambda spec: store.state_at(spec.card))
+    known = build_catalog(plugins.installed(), (), lambda spec: store.state_at(spec.card))
     for query in ("violin", "vocals", ["violin", "drums"]):
         plan = resolve(Request(parsed_queries=parse_queries(query)), known).plan
         explained = explain(query)

@@ -255,7 +255,7 @@ def test_what_cannot_be_written_is_refused_before_any_work(
     tmp_path: Path, separator: Separator, options: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = on_disk(tmp_path, song(96_000, seconds=0.1))
-    monkeypatch.setattr("unisep.session.prepare.Planner.job", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr("unisep.session.prepare.Preparer.prepare", lambda *_: pytest.fail("work began"))
     with pytest.raises((AudioFileError, OptionError), match=said):
         separator.separate_file(path, tmp_path / "out", "bass", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from unisep.errors import OptionError
-from unisep.query.parsed import is_file, parse_queries
+from unisep.query.parsed import ParsedQuery, is_file, parse_queries
 from unisep.query.query import Embedding, Query
 from unisep.weights.hashes import sha256_of
 
 
-def questions(arguments: Namespace) -> list[Query] | None:
-    """One query for each thing asked, examples read and checked; None when the fixed stems are wanted.
+def questions(arguments: Namespace) -> tuple[ParsedQuery, ...] | None:
+    """Parse one query for each thing asked, examples read and checked; None when the fixed stems are wanted.
 
     Raises:
         OptionError, QueryError: arguments that do not go together.
@@ -34,9 +34,7 @@ def questions(arguments: Namespace) -> list[Query] | None:
         return None
     if arguments.stems or arguments.two_stems:
         raise OptionError("--stems and --two-stems choose among the fixed stems; leave them out with a question.")
-    queries = [Query(**part, **given) for part in parts]
-    parse_queries(queries)  # names that clash and clips that cannot be read are refused before any work
-    return queries
+    return parse_queries([Query(**part, **given) for part in parts])  # once for all recordings
 
 
 def asked(arguments: Namespace) -> dict[str, Any]:

@@ -17,15 +17,15 @@ from unisep.progress import CancelFlag, ProgressReporter
 from unisep.query.query import Range
 from unisep.routing.types import Plan, Route
 from unisep.separation import Separation
-from unisep.session.compose import REST, composed, without
-from unisep.session.prepare import Job, Planner
+from unisep.session.compose import REST, compose, without
+from unisep.session.prepare import Prepared, Preparer
 
 ScaleOf = Literal["none", "song", "segment"]
 
 
 @dataclass(frozen=True)
 class StreamFacts:
-    """What is known before the first block: the plan, the delay, and what the scale is taken from."""
+    """What is known before the first block: the route, the rate, the delay, and what the scale is taken from."""
 
     route: Route
     sample_rate_hz: int
@@ -40,13 +40,10 @@ class Stream(Iterator[Separation]):
     After n samples went in, exactly n - `delay_samples` have come out; the rest comes when the blocks end. The
     presence of a result is that of the segments it lies in. Joined, the results are bit for bit those of
     `Separator.separate` with the same statistics.
-
-    delay_samples: fixed, at the rate of the blocks. plan: who answers what, and why.
-    scale_of: "song" where `statistics` were given, "segment" where a backend that normalises by the song
-        has to do it by the segment, "none" where no backend normalises.
     """
 
     def __init__(self, blocks: Iterable[Any], facts: StreamFacts, engine_for: Callable[[Layout], Engine]) -> None:
+        """Separate `blocks` as they are asked for; `engine_for` gives the engine once their channels are known."""
         self._facts = facts
         self._engine_for = engine_for
         self._results = self._separated(blocks)
@@ -58,7 +55,7 @@ class Stream(Iterator[Separation]):
 
     @property
     def delay_samples(self) -> int:
-        """By how much what comes out is behind what goes in."""
+        """By how much what comes out is behind what goes in, at the rate of the blocks."""
         return self._facts.delay_samples
 
     @property
@@ -68,7 +65,10 @@ class Stream(Iterator[Separation]):
 
     @property
     def scale_of(self) -> ScaleOf:
-        """What the scale is taken from on which the backend hears the recording."""
+        """Where a backend that normalises by the song takes the scale from.
+
+        "song" where `statistics` were given, else "segment"; "none" where no backend normalises.
+        """
         return self._facts.scale_of
 
     def __next__(self) -> Separation:
@@ -95,7 +95,7 @@ class Stream(Iterator[Separation]):
             yield self._result(piece, engine, n_out)
 
     def _checked(self, block: Any, n_channels: int) -> Samples | None:
-        """A copy of the block's samples [channels, samples], since callers use their buffers again."""
+        """Return a copy of the block's samples `[channels, samples]`, since callers use their buffers again."""
         if isinstance(block, Audio):
             if block.sample_rate_hz != self._facts.sample_rate_hz:
                 raise AudioError(
@@ -112,33 +112,28 @@ class Stream(Iterator[Separation]):
 
     def _result(self, piece: Piece, engine: Engine, start: int) -> Separation:
         rate_hz = self._facts.sample_rate_hz
-        found = composed(piece, self._facts.route)
-        first, last = start / rate_hz, (start + piece.mixture.shape[1]) / rate_hz
-        engine.forget_presence_before(first)
+        audio = {name: Audio(samples, rate_hz) for name, samples in compose(piece, self._facts.route).items()}
+        engine.forget_presence_before(start / rate_hz)
+        stop_seconds = (start + piece.mixture.shape[1]) / rate_hz
         presence = {
-            name: tuple(each for each in all_of_it if each.start_seconds < last)
-            for name, all_of_it in engine.presence.items()
+            name: tuple(entry for entry in entries if entry.start_seconds < stop_seconds)
+            for name, entries in engine.presence.items()
         }
-        rest = Audio(found.pop(REST), rate_hz)
-        return Separation(
-            {name: Audio(samples, rate_hz) for name, samples in found.items()},
-            rest=rest,
-            presence_over_time=presence,
-            plan=self.plan,
-        )
+        rest = audio.pop(REST)
+        return Separation(audio, rest=rest, presence_over_time=presence, plan=self.plan)
 
 
 def open_stream(
     blocks: Iterable[Any],
-    job: Job,
-    planner: Planner,
+    prepared: Prepared,
+    preparer: Preparer,
     options: Options,
     sample_rate_hz: int,
     statistics: Statistics | None,
     cancel: CancelFlag | None,
 ) -> Stream:
-    """The stream of a job. Raises and warns as `Separator.stream` says."""
-    route = job.route
+    """Open the stream of a prepared request. Raise and warn as `Separator.stream` says."""
+    route = prepared.route
     if isinstance(blocks, str | bytes | Audio) or hasattr(blocks, "shape") or not isinstance(blocks, Iterable):
         raise AudioError(
             f"A stream takes blocks of audio one after the other, not {type(blocks).__name__}. Pass a generator, or a "
@@ -151,25 +146,25 @@ def open_stream(
             f"The result step {route.steps[0].title} needs the whole recording, which a stream never has. "
             f"To go without it: {without(route.steps[0].distribution)}"
         )
-    if job.normalises and statistics is None:
+    if prepared.normalises and statistics is None:
         warnings.warn(
             "Each segment is normalised by itself, since the statistics of the whole recording are not known: "
             "levels may move where it gets louder or softer. Pass statistics=Statistics.of(recording) where you have it.",
             stacklevel=3,
         )
-    loaded = planner.loaded(job, refuse_excerpt, ProgressReporter())
-    one_at_a_time = replace(options, batch_segments=1)
-    delay = delay_samples(loaded, sample_rate_hz, one_at_a_time)
-    scale_of: ScaleOf = "none" if not job.normalises else "segment" if statistics is None else "song"
+    tasks = preparer.encoded(prepared, refuse_excerpt, ProgressReporter())
+    options = replace(options, batch_segments=1)  # none waits for others
+    delay = delay_samples(tasks, sample_rate_hz, options)
+    scale_of: ScaleOf = "none" if not prepared.normalises else "segment" if statistics is None else "song"
     return Stream(
         blocks,
         StreamFacts(route, sample_rate_hz, delay, scale_of),
-        lambda layout: Engine(loaded, layout, one_at_a_time, statistics, cancel=cancel),
+        lambda layout: Engine(tasks, layout, options, statistics, cancel=cancel),
     )
 
 
 def refuse_excerpt(seconds: Range) -> Audio:
-    """Nothing. Raises QueryError: there is no recording of which a part could be the example."""
+    """Raise QueryError: there is no recording of which a part could be the example."""
     raise QueryError(
         f"example_range={seconds} without `audio` is a part of the recording, which a stream cannot hear in advance. "
         "Give the example as `audio`."

@@ -11,7 +11,7 @@ import torch
 from unisep.audio import Audio
 from unisep.plugins.encoder import QueryEncoder
 from unisep.progress import OnProgress, Progress
-from unisep.query.encode import encoded
+from unisep.query.encode import call_encoder
 from unisep_align.fit import Clips
 from unisep_align.ridge import Matrix, Pairs
 from unisep_align.sounds import LEAST_CLIPS, made_sounds, read_clip, too_few
@@ -66,5 +66,5 @@ def _counted(sounds: Iterable[Audio | None], count: Count) -> Iterator[Audio | N
 
 
 def _vectors(encoder: QueryEncoder, method: str, call: Callable[..., torch.Tensor], items: list) -> Matrix:
-    rows: Matrix = encoded(encoder, method, call, items).numpy().astype(np.float64)
+    rows: Matrix = call_encoder(encoder, method, call, items).numpy().astype(np.float64)
     return rows
