@@ -14,7 +14,7 @@ from unisep.errors import AudioError, AudioFileError, OptionError
 from unisep.files.formats import AudioFileInfo
 from unisep.routing.types import Choice
 from unisep.separation import difference, total
-from unisep.testing.signals import noise, silence, tone
+from unisep.testing import noise, silence, tone
 
 PARTS = {"drums": tone(200, 0.1), "hi/hat": tone(3_000, 0.1)}
 

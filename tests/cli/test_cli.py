@@ -10,7 +10,7 @@ from unisep import files
 from unisep.cli import arguments as question_arguments
 from unisep.cli import console, main
 from unisep.errors import AudioFileError, OptionError, QueryError
-from unisep.testing.signals import noise
+from unisep.testing import noise
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import soundfile
 
 from unisep import Embedding, plugins
 from unisep.cli import main
-from unisep.testing.toy import toy_plugin
+from unisep.testing import toy_plugin
 
 RATE_HZ = 44_100
 

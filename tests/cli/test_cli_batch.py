@@ -20,8 +20,7 @@ from unisep.cli import main
 from unisep.cli.console import BatchProgress, Console, duration
 from unisep.cli.separate import FILE_NAME, sha256_or_nothing
 from unisep.progress import Progress
-from unisep.testing.signals import noise
-from unisep.testing.toy import ToyBackend, toy_plugin
+from unisep.testing import ToyBackend, noise, toy_plugin
 
 RATE_HZ = 44_100
 N_KILLS = int(os.environ.get("UNISEP_KILLS", "12"))

@@ -175,7 +175,7 @@ def test_doctor_finds_a_broken_plugin_and_damaged_weights(probe, capsys):
 
 
 def test_doctor_is_content_when_what_is_needed_is_there(monkeypatch, capsys):
-    from unisep.testing.toy import toy_plugin
+    from unisep.testing import toy_plugin
 
     monkeypatch.setattr(plugins.registry, "distributions", lambda: [])
     plugins.refresh()

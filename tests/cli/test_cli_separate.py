@@ -8,7 +8,7 @@ import soundfile
 
 from unisep import plugins
 from unisep.cli import main
-from unisep.testing.toy import toy_plugin
+from unisep.testing import toy_plugin
 
 RATE_HZ = 44_100
 TOY = ["--backend", "toy", "--query-backend", "toy", "--encoder", "toy"]

@@ -19,8 +19,7 @@ from unisep.progress import ProgressReporter
 from unisep.query.encode import Conditions
 from unisep.routing.catalog import CatalogEntry
 from unisep.routing.types import BackendTask, Target
-from unisep.testing.signals import mix, noise, silence, tone
-from unisep.testing.toy import ToyBackend, ToyPanBackend
+from unisep.testing import ToyBackend, ToyPanBackend, mix, noise, silence, tone
 
 CPU = torch.device("cpu")
 RATE = 8_000

@@ -15,8 +15,7 @@ import pytest
 from unisep import Separator
 from unisep.engine import malloc as heap
 from unisep.errors import BackendError
-from unisep.testing.signals import noise
-from unisep.testing.toy import toy_plugin
+from unisep.testing import noise, toy_plugin
 
 needs_switch = pytest.mark.skipif(heap._library() is None, reason="this C library has no such switch")
 

@@ -19,7 +19,7 @@ from unisep.engine.overlap_add import SegmentPlan, ShiftAverager
 from unisep.engine.runner import BackendRunner
 from unisep.engine.timeline import Span
 from unisep.errors import BackendError
-from unisep.testing.signals import noise
+from unisep.testing import noise
 
 CPU = torch.device("cpu")
 RATE_HZ = 8_000

@@ -17,8 +17,7 @@ from unisep import BackendSpec, EncoderSpec, Separator, hookimpl, plugins
 from unisep.cli import main
 from unisep.errors import BackendError, EncoderError, OptionError, PluginError, WeightsError
 from unisep.routing.catalog import Catalog, build_catalog
-from unisep.testing import signals
-from unisep.testing.toy import toy_plugin
+from unisep.testing import signals, toy_plugin
 
 GOOD = """
 from unisep import BackendSpec, EncoderSpec, hookimpl

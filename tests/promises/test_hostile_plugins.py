@@ -24,7 +24,7 @@ from unisep.plugins.plugin import read
 from unisep.plugins.specs import ResultSpec
 from unisep.query.encode import call_encoder, encode_queries
 from unisep.query.parsed import parse_queries
-from unisep.testing.signals import noise
+from unisep.testing import noise
 from unisep.testing.toy import SPACE, ToyEncoder
 
 MODULE = "hostile_plugin"

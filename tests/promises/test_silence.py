@@ -15,7 +15,7 @@ from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Query, Sepa
 from unisep.engine.chunking import Segment
 from unisep.engine.runner import SilenceDetector
 from unisep.ensemble.definition import Ensemble
-from unisep.testing.signals import noise
+from unisep.testing import noise
 from unisep.testing.toy import SPACE, toy_plugin
 
 RATE_HZ = 8_000

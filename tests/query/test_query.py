@@ -18,8 +18,7 @@ from unisep.errors import AudioError, AudioFileError, EmbeddingError, QueryError
 from unisep.files.paths import is_there
 from unisep.query.encode import encode_queries
 from unisep.query.parsed import is_file, parse_queries
-from unisep.testing.signals import noise, tone
-from unisep.testing.toy import ToyEncoder
+from unisep.testing import ToyEncoder, noise, tone
 
 VECTOR = Embedding(np.array([1.0, 0, 0, 0]), "toy-bands-1")
 

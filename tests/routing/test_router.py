@@ -10,7 +10,7 @@ from unisep.query.parsed import parse_queries
 from unisep.routing.catalog import Catalog, build_catalog
 from unisep.routing.router import resolve
 from unisep.routing.types import Request, Route
-from unisep.testing.signals import tone
+from unisep.testing import tone
 
 FOUR = ("drums", "bass", "other", "vocals")
 SIX = (*FOUR, "guitar", "piano")

@@ -22,7 +22,7 @@ from unisep.routing.catalog import build_catalog
 from unisep.routing.router import resolve
 from unisep.routing.types import Request
 from unisep.session.explain import Cost, cost_of, n_numbers, n_segments
-from unisep.testing.toy import toy_plugin
+from unisep.testing import toy_plugin
 from unisep.weights.store import WeightsStore
 
 CARD = """

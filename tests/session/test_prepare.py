@@ -12,8 +12,7 @@ import soundfile
 
 from unisep import BackendSpec, Separator, hookimpl, plugins
 from unisep.cli import main
-from unisep.testing.signals import noise, tone
-from unisep.testing.toy import ToyEncoder, toy_plugin
+from unisep.testing import ToyEncoder, noise, tone, toy_plugin
 
 
 @pytest.fixture(autouse=True)

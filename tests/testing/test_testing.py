@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from unisep import Audio, Backend, BackendInfo, Output, QueryEncoder
 from unisep.errors import UnisepError
-from unisep.testing import BackendContract, EncoderContract, signals, toy
-from unisep.testing.devices import pretended
+from unisep.testing import BackendContract, EncoderContract, pretended, signals, toy
 from unisep.testing.toy import N_BANDS, ToyBackend, ToyEncoder, ToyPanBackend
 
 

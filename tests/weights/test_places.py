@@ -12,7 +12,7 @@ import torch
 
 from unisep import EncoderSpec, Separator, hookimpl, plugins
 from unisep.errors import DownloadError, EncoderError, OptionError, PluginError, WeightsError
-from unisep.testing.signals import mix, tone
+from unisep.testing import mix, tone
 from unisep.testing.toy import SPACE, ToyEncoder, toy_plugin
 from unisep.weights.hub import find_place, split_place
 

@@ -1,4 +1,4 @@
-"""The rule that makes the captions from the words: `python -m unisep.captions.compose` writes captions.txt."""
+"""The rule that makes the captions from the words: `python -m unisep_align.compose` writes captions.txt."""
 
 from __future__ import annotations
 

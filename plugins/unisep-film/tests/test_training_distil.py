@@ -20,7 +20,7 @@ from unisep_htdemucs.saving import save_checkpoint
 
 from unisep import Audio, Separator
 from unisep.errors import OptionError, WeightsError
-from unisep.testing.signals import noise
+from unisep.testing import noise
 
 RATE_HZ = 8000
 FOUR = ("drums", "bass", "other", "vocals")
