@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from unisep.weights.store import WeightsStore
 if TYPE_CHECKING:
     from unisep.ensemble.definition import Ensemble
 
+Costs = Callable[[BackendEntry | EncoderEntry], "Cost"]
 OVERLAP_FRACTION = 0.25
 _LONGEST_HEADER_BYTES = 100_000_000
 
@@ -124,7 +125,7 @@ def explain(
     store = WeightsStore(offline)
     catalog = build_catalog(installed(given(plugins)), (), lambda spec: store.state_at(spec.card))
     catalog = replace(catalog, map_between=MapStore().card)
-    name, catalog, costs = _with_ensemble(backend, catalog, store)
+    name, catalog, ensemble_costs = _with_ensemble(backend, catalog, store)
     request = Request(
         parsed_queries=None if query is None else parse_queries(query),
         stems=None if stems is None else tuple(stems),
@@ -135,10 +136,13 @@ def explain(
         offline=store.offline,
     )
     chosen = resolve(request, catalog)
-    describe = _Describer(store, costs)
+
+    def costs(entry: BackendEntry | EncoderEntry) -> Cost:
+        return ensemble_costs.get(entry.key) or cost_of(entry.spec.card, entry.weights, store)
+
     by_name = {parsed.name: parsed for parsed in request.parsed_queries or ()}
     listed = {parsed: candidates(parsed, request, catalog) for parsed in by_name.values() or [None]}
-    answers = [_answer(name, chosen, listed[by_name.get(name)], describe) for name in chosen.plan]
+    answers = [_answer(name, chosen, listed[by_name.get(name)], costs) for name in chosen.plan]
     rules, steps = ([extension.title for extension in some] for some in (catalog.rules, catalog.steps))
     return Explanation(tuple(answers), chosen.warning, tuple(rules), tuple(steps))
 
@@ -221,28 +225,23 @@ def _total(costs: Sequence[Cost]) -> Cost:
     return Cost(added("n_download_bytes"), added("n_weight_bytes"), added("n_parameters"), added("n_values"))
 
 
-def _answer(name: str, route: Route, listed: Sequence[types.Candidate], describe: _Describer) -> Answer:
+def _answer(name: str, route: Route, listed: Sequence[types.Candidate], costs: Costs) -> Answer:
     tasks = [task for task in route.tasks if any(target.name == name for target in task.targets)]
     task = tasks[0] if tasks else route.tasks[0]  # what remains is of whoever gave the others
     target = next((target for target in task.targets if target.name == name), task.targets[0])
     chosen = types.Candidate(task.backend, target.encoder, route.plan[name].reason, is_able=True)
     others = [candidate for candidate in listed if candidate.is_able and candidate.key != chosen.key]
     unable = [candidate for candidate in listed if not candidate.is_able]
-    return Answer(name, describe(chosen), tuple(map(describe, others)), tuple(map(describe, unable)))
+    first, *rest = (_described(candidate, costs) for candidate in (chosen, *others, *unable))
+    return Answer(name, first, tuple(rest[: len(others)]), tuple(rest[len(others) :]))
 
 
-class _Describer:
-    """Describes the router's candidates in plain values, with their costs."""
+def _part(entry: BackendEntry | EncoderEntry, costs: Costs) -> Part:
+    cost = costs(entry)
+    licence = entry.spec.licence or cost.licence or "not stated"
+    return Part(entry.name, entry.distribution, licence, entry.weights, cost)
 
-    def __init__(self, store: WeightsStore, costs: Mapping[str, Cost]) -> None:
-        self._store = store
-        self._costs = costs
 
-    def __call__(self, candidate: types.Candidate) -> Candidate:
-        encoder = None if candidate.encoder is None else self._part(candidate.encoder)
-        return Candidate(self._part(candidate.backend), encoder, candidate.reason)
-
-    def _part(self, entry: BackendEntry | EncoderEntry) -> Part:
-        cost = self._costs.get(entry.key) or cost_of(entry.spec.card, entry.weights, self._store)
-        licence = entry.spec.licence or cost.licence or "not stated"
-        return Part(entry.name, entry.distribution, licence, entry.weights, cost)
+def _described(candidate: types.Candidate, costs: Costs) -> Candidate:
+    encoder = None if candidate.encoder is None else _part(candidate.encoder, costs)
+    return Candidate(_part(candidate.backend, costs), encoder, candidate.reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, final
 
 from unisep.audio import Audio, as_samples
@@ -15,22 +15,12 @@ from unisep.engine.timeline import Samples
 from unisep.errors import AudioError, OptionError, QueryError
 from unisep.progress import CancelFlag, ProgressReporter
 from unisep.query.query import Range
-from unisep.routing.types import Plan, Route
+from unisep.routing.types import Route
 from unisep.separation import Separation
 from unisep.session.compose import REST, compose, without
 from unisep.session.prepare import Prepared, Preparer
 
 ScaleOf = Literal["none", "song", "segment"]
-
-
-@dataclass(frozen=True)
-class StreamFacts:
-    """What is known before the first block: the route, the rate, the delay, and what the scale is taken from."""
-
-    route: Route
-    sample_rate_hz: int
-    delay_samples: int
-    scale_of: ScaleOf
 
 
 @final
@@ -40,36 +30,36 @@ class Stream(Iterator[Separation]):
     After n samples went in, exactly n - `delay_samples` have come out; the rest comes when the blocks end. The
     presence of a result is that of the segments it lies in. Joined, the results are bit for bit those of
     `Separator.separate` with the same statistics.
+
+    Attributes:
+        plan: who answers what, and why.
+        delay_samples: by how much what comes out is behind what goes in, at the rate of the blocks.
+        scale_of: where a backend that normalises by the song takes the scale from: "song" where `statistics` were given,
+            else "segment"; "none" where no backend normalises.
     """
 
-    def __init__(self, blocks: Iterable[Any], facts: StreamFacts, engine_for: Callable[[Layout], Engine]) -> None:
+    def __init__(
+        self,
+        blocks: Iterable[Any],
+        route: Route,
+        sample_rate_hz: int,
+        delay_samples: int,
+        scale_of: ScaleOf,
+        engine_for: Callable[[Layout], Engine],
+    ) -> None:
         """Separate `blocks` as they are asked for; `engine_for` gives the engine once their channels are known."""
-        self._facts = facts
+        self.plan = route.plan
+        self.delay_samples = delay_samples
+        self.scale_of = scale_of
+        self._route = route
+        self._rate_hz = sample_rate_hz
         self._engine_for = engine_for
         self._results = self._separated(blocks)
 
     @property
-    def plan(self) -> Plan:
-        """Who answers what, and why."""
-        return self._facts.route.plan
-
-    @property
-    def delay_samples(self) -> int:
-        """By how much what comes out is behind what goes in, at the rate of the blocks."""
-        return self._facts.delay_samples
-
-    @property
     def delay_seconds(self) -> float:
         """The delay, in seconds."""
-        return self._facts.delay_samples / self._facts.sample_rate_hz
-
-    @property
-    def scale_of(self) -> ScaleOf:
-        """Where a backend that normalises by the song takes the scale from.
-
-        "song" where `statistics` were given, else "segment"; "none" where no backend normalises.
-        """
-        return self._facts.scale_of
+        return self.delay_samples / self._rate_hz
 
     def __next__(self) -> Separation:
         return next(self._results)
@@ -82,9 +72,9 @@ class Stream(Iterator[Separation]):
             if samples is None:
                 continue
             n_channels = samples.shape[0]
-            engine = engine or self._engine_for(Layout(self._facts.sample_rate_hz, n_channels))
+            engine = engine or self._engine_for(Layout(self._rate_hz, n_channels))
             engine.feed(samples)
-            piece = engine.take(min(engine.ready, engine.n_in - self._facts.delay_samples))
+            piece = engine.take(min(engine.ready, engine.n_in - self.delay_samples))
             if piece is not None:
                 yield self._result(piece, engine, n_out)
                 n_out += piece.mixture.shape[1]
@@ -97,10 +87,9 @@ class Stream(Iterator[Separation]):
     def _checked(self, block: Any, n_channels: int) -> Samples | None:
         """Return a copy of the block's samples `[channels, samples]`, since callers use their buffers again."""
         if isinstance(block, Audio):
-            if block.sample_rate_hz != self._facts.sample_rate_hz:
+            if block.sample_rate_hz != self._rate_hz:
                 raise AudioError(
-                    f"A block has {block.sample_rate_hz} Hz, and the stream {self._facts.sample_rate_hz} Hz. "
-                    "Resample it first."
+                    f"A block has {block.sample_rate_hz} Hz, and the stream {self._rate_hz} Hz. Resample it first."
                 )
             block = block.samples
         if (getattr(block, "shape", (1,)) or (1,))[-1] == 0:
@@ -111,8 +100,8 @@ class Stream(Iterator[Separation]):
         return samples
 
     def _result(self, piece: Piece, engine: Engine, start: int) -> Separation:
-        rate_hz = self._facts.sample_rate_hz
-        audio = {name: Audio(samples, rate_hz) for name, samples in compose(piece, self._facts.route).items()}
+        rate_hz = self._rate_hz
+        audio = {name: Audio(samples, rate_hz) for name, samples in compose(piece, self._route).items()}
         engine.forget_presence_before(start / rate_hz)
         stop_seconds = (start + piece.mixture.shape[1]) / rate_hz
         presence = {
@@ -157,10 +146,9 @@ def open_stream(
     delay = delay_samples(tasks, sample_rate_hz, options)
     scale_of: ScaleOf = "none" if not prepared.normalises else "segment" if statistics is None else "song"
     return Stream(
-        blocks,
-        StreamFacts(route, sample_rate_hz, delay, scale_of),
+        blocks, route, sample_rate_hz, delay, scale_of,
         lambda layout: Engine(tasks, layout, options, statistics, cancel=cancel),
-    )
+    )  # fmt: skip
 
 
 def refuse_excerpt(seconds: Range) -> Audio:
