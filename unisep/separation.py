@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, final
+from typing import TypeVar, final
 
 import numpy as np
 
@@ -26,36 +26,27 @@ TargetT = TypeVar("TargetT")
 class Targets(Mapping[str, TargetT]):
     """An ordered, read-only mapping of names to targets, with what is known of each.
 
-    Attributes:
-        presence_over_time: how surely each sound is there, segment by segment, in order; empty where the backend does not
-            say.
-        presence: how surely it is there at all, the surest of them, or None.
-        plan: who answered each name, and why.
+    `plan` says who answered each name, and why.
     """
 
     def __init__(
         self, targets: Mapping[str, TargetT], presence_over_time: Mapping[str, Sequence[Presence]], plan: Plan
     ) -> None:
-        self._targets = MappingProxyType(dict(targets))
-        self.presence_over_time: Mapping[str, tuple[Presence, ...]] = MappingProxyType(
-            {name: tuple(presence_over_time.get(name, ())) for name in self._targets}
-        )
-        self.presence: Mapping[str, float | None] = MappingProxyType(
-            {
-                name: max((entry.presence for entry in entries), default=None)
-                for name, entries in self.presence_over_time.items()
-            }
-        )
+        self._targets = dict(targets)
+        self._presence = {name: tuple(presence_over_time.get(name, ())) for name in self._targets}
         self.plan = plan
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: dict(value) if isinstance(value, MappingProxyType) else value for name, value in vars(self).items()
-        }
+    @property
+    def presence_over_time(self) -> Mapping[str, tuple[Presence, ...]]:
+        """How surely each sound is there, segment by segment, in order; empty where the backend does not say."""
+        return MappingProxyType(self._presence)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        views = {name: MappingProxyType(value) for name, value in state.items() if isinstance(value, dict)}
-        vars(self).update({**state, **views})
+    @property
+    def presence(self) -> Mapping[str, float | None]:
+        """How surely each sound is there at all, the surest of its segments, or None."""
+        return MappingProxyType(
+            {name: max((p.presence for p in some), default=None) for name, some in self._presence.items()}
+        )
 
     def __getitem__(self, name: str) -> TargetT:
         if name not in self._targets:

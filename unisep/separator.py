@@ -169,19 +169,8 @@ class Separator:
         none does. A backend without `segment_seconds` and the result steps of plugins need all of the recording at once,
         and then it is held in memory.
 
-        Args:
-            path: of the recording.
-            folder: where files go, as `filename` says.
-            query: as in `separate`.
-            stems: as in `separate`.
-            route: as in `separate`.
-            filename: a template with {track}, {trackext}, {folder}, {stem}, {ext}.
-            format: as in `Separation.save`.
-            subtype: as in `Separation.save`.
-            bitrate_kbps: as in `Separation.save`.
-            tags: as in `Separation.save`.
-            on_progress: called with `Progress`.
-            cancel: a `threading.Event` or the like.
+        Files go into `folder` under names made of the template `filename`, which may hold {track}, {trackext}, {folder},
+        {stem} and {ext}. All other arguments are as in `separate` and in `Separation.save`.
 
         Raises:
             AudioFileError: a recording that is missing or damaged, or a format that cannot hold its rate.
@@ -222,18 +211,11 @@ class Separator:
     ) -> Stream:
         """Separate a recording while it goes on: an iterator of `Separation` with a fixed `delay_samples`.
 
-        The models are loaded and the query is encoded at once.
-
-        Args:
-            blocks: arrays `[channels, samples]` or `[samples]`, or `Audio`, of any size; they are copied.
-            query: as in `separate`.
-            sample_rate_hz: of the blocks, and of bare example arrays.
-            statistics: of the whole recording (`Statistics.of`), for backends that normalise by the song; the results are
-                then bit for bit those of `separate`. Without, each segment is normalised by itself: a warning says so, and
-                `Stream.scale_of` is "segment".
-            stems: as in `separate`.
-            route: as in `separate`.
-            cancel: a `threading.Event` or the like.
+        The models are loaded and the query is encoded at once. `blocks` are arrays `[channels, samples]` or `[samples]`, or
+        `Audio`, of any size; they are copied. `sample_rate_hz` is theirs, and that of bare example arrays. `statistics` of
+        the whole recording (`Statistics.of`) are for backends that normalise by the song; the results are then bit for bit
+        those of `separate`. Without them each segment is normalised by itself: a warning says so, and `Stream.scale_of` is
+        "segment". All other arguments are as in `separate`.
 
         Raises:
             QueryError: an `example_range` without `audio`, since a stream cannot be heard in advance.

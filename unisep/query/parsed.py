@@ -18,16 +18,7 @@ from unisep.query.query import Embedding, Query, Range
 
 @dataclass(frozen=True, eq=False)
 class ParsedQuery:
-    """One thing to isolate: the query, the name of its result, and its examples opened.
-
-    Attributes:
-        name: of the result.
-        query: as the caller gave it, or made from what was given.
-        clip: the example; None without, or where a part of the mixture is the example.
-        excluded_texts: the texts of `query.exclude`.
-        excluded_clips: its examples.
-        excluded_embeddings: its vectors.
-    """
+    """One thing to isolate: the query, the name of its result, and its examples opened; `query.exclude` by kind."""
 
     name: str
     query: Query

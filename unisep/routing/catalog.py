@@ -19,15 +19,10 @@ PREFERRED = ("htdemucs", "htdemucs-film", "htdemucs_6s", "htdemucs_ft")
 
 @dataclass(frozen=True)
 class CatalogEntry(Generic[SpecT]):
-    """A spec, the plugin it comes from, and its weights.
+    """A spec, the distribution and the plugin it comes from, and its weights.
 
-    Attributes:
-        spec: what the plugin declares.
-        distribution: of the plugin.
-        weights: "none" (needs none), "embedded", "present", "missing", "broken" (its card cannot be read), or "local"
-            (the user's own file).
-        place: where the user's own weights are, a folder or a name on a hub; "" for those of the card.
-        plugin: name of the plugin in its distribution, or "".
+    weights: "none" (needs none), "embedded", "present", "missing", "broken" (its card cannot be read), or "local" (the
+    user's own). place: where the user's own weights are, a folder or a name on a hub; "" for those of the card.
     """
 
     spec: SpecT
@@ -81,13 +76,8 @@ def rank(entry: BackendEntry, here_first: bool = False) -> tuple[bool, int, str]
 class Catalog:
     """Every entry of the plugins that work, and the plugins that do not.
 
-    Attributes:
-        backends: all of them.
-        encoders: all of them.
-        broken: plugins that do not work, or are left out.
-        map_between: looks up what is known of the map from one space to another; None where none was fitted.
-        rules: asked in this order who answers a query.
-        steps: what every result goes through, in this order.
+    map_between: looks up the card of the map from one space to another; None where none was fitted. rules: asked in this
+    order who answers a query. steps: what every result goes through, in this order.
     """
 
     backends: tuple[BackendEntry, ...]
@@ -133,13 +123,7 @@ class Catalog:
 
 
 def build_catalog(plugins: Iterable[Plugin], own_weights: Collection[str], weights_state: WeightsState) -> Catalog:
-    """Build the catalog of `plugins`.
-
-    Args:
-        plugins: those that are installed or were given.
-        own_weights: keys of the entries that load the user's own file.
-        weights_state: tells the state of the weights of any other spec.
-    """
+    """Build the catalog of `plugins`; `own_weights` are the keys of entries that load the user's own file."""
     plugins = tuple(plugins)
 
     def entry(spec: SpecT, plugin: Plugin) -> CatalogEntry[SpecT]:

@@ -68,18 +68,10 @@ class Plan(Mapping[str, Choice]):
 
 @dataclass(frozen=True)
 class Request:
-    """What the caller wants, as far as routing goes.
+    """What the caller wants, as far as routing goes; without `parsed_queries` the fixed stems.
 
-    Attributes:
-        parsed_queries: None for fixed stems.
-        stems: which of the fixed stems; None for all.
-        route: "auto", "fixed" or "conditioned".
-        backend: name of the backend for fixed stems, if the caller gave one.
-        query_backend: name of the backend for queries, likewise.
-        encoder: name of the encoder, likewise.
-        offline: whether nothing may be downloaded.
-        own_stems: sources of the caller's own weights for `backend`, once opened.
-        download_failed: what went wrong with the weights of the default backend.
+    backend, query_backend, encoder: names that the caller gave. own_stems: sources of the caller's own weights for
+    `backend`, once opened. download_failed: what went wrong with the weights of the default backend.
     """
 
     parsed_queries: tuple[ParsedQuery, ...] | None = None
@@ -107,13 +99,7 @@ class Request:
 class Target:
     """One result: its name, and the stem or the query that gives it.
 
-    Attributes:
-        name: of the result.
-        stem: of the backend that gives it; "" for a query.
-        parsed: the query; None for a stem.
-        encoder: None where none is needed.
-        through: what to say of the map that the encoder needs, or "".
-        time_range: where in the recording it is wanted, in seconds.
+    encoder: None where none is needed. through: what to say of the map that the encoder needs, or "".
     """
 
     name: str
@@ -135,14 +121,10 @@ class BackendTask:
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """Who does what.
+    """Who does what: a task for each backend and space, and the plan in the order of the results.
 
-    Attributes:
-        tasks: one for each backend and space.
-        plan: in the order of the results.
-        remainder: name of the result that is the mixture minus all others, or "".
-        warning: what must be said aloud, or "".
-        steps: what results go through before the caller gets them.
+    remainder: name of the result that is the mixture minus all others, or "". warning: what must be said aloud, or "".
+    steps: what results go through before the caller gets them.
     """
 
     tasks: tuple[BackendTask, ...]

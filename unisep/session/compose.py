@@ -83,17 +83,7 @@ def write_results(
     reporter: ProgressReporter,
     cancel: CancelFlag | None,
 ) -> SeparatedFiles:
-    """Write all files in their places, complete; where anything fails, none is there.
-
-    Args:
-        recording: that is separated.
-        engine: that separates it.
-        route: who answers.
-        paths: of each result, and of `rest`.
-        encoding: of all files.
-        tags: that all files get.
-        reporter: told when the files are put in their places.
-        cancel: looked at before each file is.
+    """Write a file for each result, and for `rest`, to `paths`, complete; where anything fails, none is there.
 
     Raises:
         DiskSpaceError: there is not enough room; this is seen before anything is computed.

@@ -32,14 +32,7 @@ _LONGEST_HEADER_BYTES = 100_000_000
 class Cost:
     """What a model costs, as far as its card and its files tell without loading it; None: not known.
 
-    Attributes:
-        n_download_bytes: 0 where nothing has to be downloaded.
-        n_weight_bytes: of all files of the card.
-        n_parameters: as the card states.
-        n_values: the numbers in its safetensors files, buffers included, if those are here.
-        segment_seconds: the longest stretch it takes at once.
-        sample_rate_hz: at which rate.
-        licence: as the card states.
+    n_parameters: as the card states. n_values: the numbers in its safetensors files, buffers included, if they are here.
     """
 
     n_download_bytes: int | None = None
@@ -55,12 +48,7 @@ class Cost:
 class Part:
     """A backend or an encoder in an explanation.
 
-    Attributes:
-        name: of its spec.
-        distribution: it comes from.
-        licence: of its weights.
-        weights: "none", "embedded", "present", "missing", "broken", or "local" (an ensemble, whose members have them).
-        cost: of it.
+    weights: "none", "embedded", "present", "missing", "broken", or "local" (an ensemble, whose members have them).
     """
 
     name: str
