@@ -8,7 +8,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class WriteReport:
     gain: float
 
 
-class PartialFile:
+class PartialFile(AbstractContextManager["PartialFile"]):
     """An audio file being written beside its final place; `commit` puts it there.
 
     Use as a context manager: what is not committed is removed. Without an `encoding`, the suffix of `path` says it.
@@ -116,9 +116,6 @@ class PartialFile:
         except OSError as error:
             kept = f"; what was there before is now '{former}'" if os.path.lexists(former) else ""
             raise AudioFileError(f"'{self.path}' cannot be taken back ({error}){kept}.") from error
-
-    def __enter__(self) -> PartialFile:
-        return self
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError, soundfile.SoundFileError):  # a full disk; what failed before is what matters
@@ -199,7 +196,7 @@ def commit_all(partials: Sequence[PartialFile]) -> tuple[Path, ...]:
     return tuple(partial.path for partial in partials)
 
 
-class FileSet:
+class FileSet(AbstractContextManager["FileSet"]):
     """The files of one separation, of `n_samples` each. Use as a context manager: what is not committed disappears.
 
     One gain keeps all of them from clipping, and it is known only at the end. So integer formats are spooled
@@ -260,9 +257,6 @@ class FileSet:
             spool.close()
             self._partials[name] = partial
         return WriteReport(commit_all(list(self._partials.values())), gain)
-
-    def __enter__(self) -> FileSet:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
