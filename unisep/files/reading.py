@@ -137,7 +137,14 @@ def opened(source: Source) -> Iterator[OpenFile]:
     """
     with tempfile.TemporaryDirectory(prefix="unisep-") as folder:
         path, label = _as_path(source, Path(folder))
-        _check_complete(path, label)
+        n_bytes, claimed_bytes = path.stat().st_size, claimed_end_bytes(path) or 0
+        if n_bytes == 0:
+            raise AudioFileError(f"{label} is empty (0 bytes). Check that it was copied in full.")
+        if claimed_bytes > n_bytes:
+            raise AudioFileError(
+                f"{label} is cut short: its header announces {claimed_bytes:,} bytes, and it has {n_bytes:,}. "
+                f"Fetch it again, or {_REPAIR}"
+            )
         readable = path
         try:
             sound = soundfile.SoundFile(name_for_libsndfile(path))
@@ -153,10 +160,7 @@ def opened(source: Source) -> Iterator[OpenFile]:
 
 
 def read(source: Source) -> Audio:
-    """Read a whole recording, at its own rate and channels.
-
-    Args:
-        source: A path, the bytes of a file, or a file object opened in binary mode.
+    """Read a whole recording, at its own rate and channels, from a path, bytes or a file object in binary mode.
 
     Raises:
         AudioFileError: Missing, a folder, empty, damaged, no audio, three or more channels, NaN, or
@@ -224,18 +228,6 @@ def _check_path(path: Path) -> None:
     if exists:
         raise AudioFileError(f"'{path}' is no regular file. Open it yourself and pass the file object.")
     raise AudioFileError(f"There is no file '{path}'. Relative paths start at '{Path.cwd()}'.")
-
-
-def _check_complete(path: Path, label: str) -> None:
-    n_bytes = path.stat().st_size
-    if n_bytes == 0:
-        raise AudioFileError(f"{label} is empty (0 bytes). Check that it was copied in full.")
-    end = claimed_end_bytes(path)
-    if end is not None and end > n_bytes:
-        raise AudioFileError(
-            f"{label} is cut short: its header announces {end:,} bytes, and it has {n_bytes:,}. "
-            f"Fetch it again, or {_REPAIR}"
-        )
 
 
 def _through_ffmpeg(path: Path, label: str, target: Path, first: Exception) -> soundfile.SoundFile:

@@ -41,8 +41,8 @@ class WriteReport:
 class PartialFile(AbstractContextManager["PartialFile"]):
     """An audio file being written beside its final place; `commit` puts it there.
 
-    Use as a context manager: what is not committed is removed. Without an `encoding`, the suffix of `path` says it.
-    `n_samples`, where known, lets a wav beyond 4 GiB be written as RF64. `tags` are put in at the end.
+    Use as a context manager: what is not committed is removed. `n_samples`, where known, lets a wav beyond 4 GiB
+    be written as RF64. `tags` are put in at the end.
     Raises AudioFileError where the format cannot hold the audio, or the place cannot be written to.
     """
 
@@ -51,27 +51,25 @@ class PartialFile(AbstractContextManager["PartialFile"]):
         path: Path,
         sample_rate_hz: int,
         n_channels: int,
-        encoding: Encoding | None = None,
+        encoding: Encoding,
         n_samples: int = 0,
         tags: Tags | None = None,
     ) -> None:
-        self.path = Path(path)
-        self.encoding = _encoding_of(self.path) if encoding is None else encoding
-        self._tags = tags
+        self.path, self.encoding, self._tags = Path(path), encoding, tags
         self._n_written, self._is_finished = 0, False
-        settings = self.encoding.settings(sample_rate_hz, n_channels)
-        container = FORMATS[self.encoding.format].container
-        if container == "WAV" and self.encoding.n_bytes(sample_rate_hz, n_channels, n_samples) > MAX_RIFF_BYTES:
+        settings = encoding.settings(sample_rate_hz, n_channels)
+        container = FORMATS[encoding.format].container
+        if container == "WAV" and encoding.n_bytes(sample_rate_hz, n_channels, n_samples) > MAX_RIFF_BYTES:
             container = "RF64"
         with file_errors(self.path):
             if self.path.is_dir():
                 raise AudioFileError(f"Cannot write '{self.path}': it is a folder. Give the name of a file in it.")
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._partial = self.path.parent / f".{uuid.uuid4().hex}.part"
-            name, subtype = name_for_libsndfile(self._partial), self.encoding.subtype
+            name = name_for_libsndfile(self._partial)
             try:
                 self._sound = soundfile.SoundFile(
-                    name, "w", sample_rate_hz, n_channels, subtype, format=container, **settings
+                    name, "w", sample_rate_hz, n_channels, encoding.subtype, format=container, **settings
                 )
             except BaseException:
                 self._partial.unlink(missing_ok=True)
@@ -79,10 +77,14 @@ class PartialFile(AbstractContextManager["PartialFile"]):
 
     def write(self, samples: Samples, gain: float = 1.0) -> None:
         """Append `samples` `[channels, samples]`, multiplied by `gain`."""
+        bits = INTEGER_BITS.get(self.encoding.subtype)
         with file_errors(self.path):
             for start in range(0, samples.shape[1], _BLOCK_SAMPLES):
                 block = samples[:, start : start + _BLOCK_SAMPLES] * np.float32(gain)
-                self._sound.write(_rounded(block, self.encoding.subtype).T)
+                if bits is not None:  # libsndfile would cut wav and aiff off towards minus infinity
+                    scale = np.float32(2.0 ** (bits - 1))
+                    block = np.rint(block * scale) / scale
+                self._sound.write(block.T)
                 self._n_written += block.shape[1]
 
     def finish(self) -> None:
@@ -162,7 +164,8 @@ def write_all(
     with ExitStack() as stack:
         pairs: list[tuple[PartialFile, Audio]] = []
         for path, audio in files.items():
-            encoding = _encoding_of(path, format, subtype, bitrate_kbps)
+            known = find_format(path, format)
+            encoding = Encoding(known.name, checked_subtype(known, subtype), bitrate_kbps)
             partial = PartialFile(path, audio.sample_rate_hz, audio.n_channels, encoding, audio.n_samples, tags)
             pairs.append((stack.enter_context(partial), audio))
         gain = min(fitting_gain(_peak(audio.samples), partial.encoding.subtype) for partial, audio in pairs)
@@ -244,8 +247,7 @@ class FileSet(AbstractContextManager["FileSet"]):
     def commit(self, between_blocks: Callable[[], None] = lambda: None) -> WriteReport:
         """Complete all files and put them in their places.
 
-        Args:
-            between_blocks: Called while spools are copied; what it raises ends the work, and no file appears.
+        `between_blocks` is called while spools are copied; what it raises ends the work, and no file appears.
         """
         peak = max((spool.peak for spool in self._spools.values()), default=0.0)
         gain = fitting_gain(peak, self._encoding.subtype)
@@ -311,11 +313,7 @@ def file_errors(path: Path) -> Iterator[None]:
 
 
 def name_for_libsndfile(path: Path) -> str | bytes:
-    """Return the name under which soundfile opens `path`: bytes where names of files need not be UTF-8.
-
-    >>> name_for_libsndfile(Path("song.wav")) in ("song.wav", b"song.wav")
-    True
-    """
+    """Return the name under which soundfile opens `path`: bytes where names of files need not be UTF-8."""
     return str(path) if os.name == "nt" else os.fsencode(path)
 
 
@@ -328,21 +326,6 @@ def fitting_gain(peak: float, subtype: str) -> float:
     if subtype not in INTEGER_BITS or peak <= 1.0:
         return 1.0
     return (1.0 - 2.0 ** (1 - INTEGER_BITS[subtype])) / peak
-
-
-def _encoding_of(
-    path: Path, format: str | None = None, subtype: str | None = None, bitrate_kbps: int | None = None
-) -> Encoding:
-    known = find_format(path, format)
-    return Encoding(known.name, checked_subtype(known, subtype), bitrate_kbps)
-
-
-def _rounded(samples: Samples, subtype: str) -> Samples:
-    """Round to values that the subtype holds: libsndfile would cut wav and aiff off towards minus infinity."""
-    if subtype not in INTEGER_BITS:
-        return samples
-    scale = np.float32(2.0 ** (INTEGER_BITS[subtype] - 1))
-    return np.rint(samples * scale) / scale
 
 
 def _peak(samples: Samples) -> float:

@@ -54,7 +54,7 @@ class CardFile(BaseModel):
 
     Attributes:
         revision: On a model hub, the commit or branch that `url` names.
-        sha256: Over the whole file, 64 hex digits; empty where it is recorded at the first download.
+        sha256: Over the whole file; empty where it is recorded at the first download.
         n_bytes: Its size, 0 where it is not known.
     """
 

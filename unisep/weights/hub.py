@@ -40,11 +40,9 @@ def cached_file(url: str) -> Path | None:
 
 
 def cached_snapshot(repo: str, revision: str = "") -> Path | None:
-    """Return the folder that the hub's cache holds of a repository; it is named after the commit.
+    """Return the folder that the hub's cache holds of a repository "owner/name"; it is named after the commit.
 
-    Args:
-        repo: "owner/name".
-        revision: A commit, branch or tag; without one `main`, or the only commit that is there.
+    `revision` is a commit, branch or tag; without one it is `main`, or the only commit that is there.
     """
     from huggingface_hub import constants
 

@@ -135,9 +135,8 @@ class WeightsStore:
         return n_bytes
 
     def _check(self, card: Card, file: CardFile) -> FileCheck:
-        path: Path | None = self.path(card) / file.name
-        if path is None or not path.is_file():
-            path = hub.cached_file(file.url)
+        kept = self.path(card) / file.name
+        path = kept if kept.is_file() else hub.cached_file(file.url)
         expected = self._expected(card, file)
         if path is None:
             return FileCheck(file.name, "missing", "", expected)
@@ -232,17 +231,14 @@ class WeightsStore:
 
     def _recorded(self, card: Card, file: CardFile, key: Literal["sha256", "commit"]) -> str:
         """Return what was recorded of a file when it was fetched, "" if nothing was."""
-        try:
-            return str(self._records(card)[file.name][key])
-        except (LookupError, TypeError):
-            return ""
+        return self._records(card).get(file.name, {}).get(key, "")
 
     def _records(self, card: Card) -> dict[str, dict[str, str]]:
         try:
             records = json.loads((self.path(card) / _RECORD).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return {name: {key: str(value) for key, value in record.items()} for name, record in records.items()}
+        except (OSError, ValueError, AttributeError):  # not there, damaged, or no tables by name
             return {}
-        return records if isinstance(records, dict) else {}
 
     def _record(self, card: Card, file: CardFile, sha256: str, commit: str = "") -> None:
         records = {**self._records(card), file.name: {"sha256": sha256, "commit": commit, "url": file.url}}
