@@ -295,6 +295,15 @@ def test_nan_and_infinity_are_found_and_placed(value: float) -> None:
         files.read(wav_bytes(samples))
 
 
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(wav_bytes(np.zeros((9, 2))))])
+def test_a_file_that_changes_after_it_was_opened_is_refused(tmp_path: Path, change: Any) -> None:
+    path = files.write(tmp_path / "a.wav", music(1000))
+    with files.opened(path) as opened:
+        change(path)
+        with pytest.raises(AudioFileError, match="changed while it was read"):
+            next(opened.blocks(100))
+
+
 def test_more_than_two_channels_are_refused_before_reading() -> None:
     with pytest.raises(AudioFileError, match="6 channels"):
         files.probe(wav_bytes(np.zeros((10, 6))))

@@ -134,6 +134,7 @@ def names_in(folder: Path) -> set[str]:
 def test_a_download_is_verified_recorded_and_reported(server: Server, store: WeightsStore) -> None:
     card, seen = card_of(f"{server.url}/a", n_bytes=len(CONTENT)), list[FileProgress]()
     assert store.state(card) == "missing"
+    assert [check.state for check in store.verify(card)] == ["missing"]
     folder = store.ensure(card, seen.append)
     assert (folder / "a.safetensors").read_bytes() == CONTENT
     assert names_in(folder) == {"a.safetensors", ".record.json", ".lock"}
@@ -341,6 +342,14 @@ def test_a_damaged_file_is_fetched_again_online_and_refused_offline(server: Serv
     assert (store.ensure(card) / "a.safetensors").read_bytes() == CONTENT
 
 
+def test_a_file_of_another_size_than_the_cards_is_not_here(server: Server, store: WeightsStore) -> None:
+    card = card_of(f"{server.url}/a", n_bytes=len(CONTENT))
+    path = store.ensure(card) / "a.safetensors"
+    path.write_bytes(CONTENT[1:])
+    assert store.state(card) == "missing"
+    assert (store.ensure(card) / "a.safetensors").read_bytes() == CONTENT
+
+
 def test_without_a_hash_the_first_download_is_recorded_and_enforced(server: Server, store: WeightsStore) -> None:
     card = card_of(f"{server.url}/a", sha256="")
     path = store.ensure(card) / "a.safetensors"
@@ -362,12 +371,14 @@ def test_a_card_with_a_new_hash_is_fetched_anew(server: Server, store: WeightsSt
     assert (store.ensure(card) / "a.safetensors").read_bytes() == server.content
 
 
-def test_a_file_put_there_by_hand_is_verified_and_used(server: Server, store: WeightsStore) -> None:
-    card = card_of(f"{server.url}/a")
+@pytest.mark.parametrize("sha256", [SHA256, ""])
+def test_a_file_put_there_by_hand_is_verified_and_used(server: Server, store: WeightsStore, sha256: str) -> None:
+    card = card_of(f"{server.url}/a", sha256)
     store.path(card).mkdir(parents=True)
     (store.path(card) / "a.safetensors").write_bytes(CONTENT)
     assert WeightsStore(True, store.folder).ensure(card) == store.path(card)
     assert server.seen == []
+    assert store.verify(card)[0].expected == SHA256
 
 
 def test_a_hash_is_computed_once_and_again_when_the_file_changes(
@@ -462,6 +473,10 @@ def test_a_login_that_cannot_be_read_is_a_typed_error(
     assert server.seen == []
 
 
+def refused(*_: object) -> None:
+    raise OSError("Operation not permitted")
+
+
 def into_hub_cache(home: Path, content: bytes) -> None:
     repo = home / "hub" / "models--owner--repo"
     (repo / "blobs").mkdir(parents=True)
@@ -473,9 +488,12 @@ def into_hub_cache(home: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("revision", ["main", COMMIT])
+@pytest.mark.parametrize("has_links", [True, False])
 def test_a_file_in_the_hubs_own_cache_is_used_even_offline(
-    server: Server, store: WeightsStore, tmp_path: Path, revision: str
+    server: Server, store: WeightsStore, tmp_path: Path, revision: str, has_links: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not has_links:
+        monkeypatch.setattr(os, "link", refused)
     into_hub_cache(tmp_path / "hf", CONTENT)
     card = card_of(f"{hub.HUB}/owner/repo/resolve/{revision}/a.safetensors")
     offline = WeightsStore(True, store.folder)
