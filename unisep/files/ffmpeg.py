@@ -31,10 +31,8 @@ def program() -> str | None:
 def decode(source: Path, target: Path) -> None:
     """Write the first audio stream of `source` to `target` as 32 bit float wav (RF64 above 4 GiB).
 
-    Rate and channels stay those of the source.
-
-    Raises:
-        AudioFileError: ffmpeg is missing, cannot decode the file, or met a limit of time or size.
+    Rate and channels stay those of the source. Raises AudioFileError where ffmpeg is missing, cannot decode the file, or
+    met a limit of time or size.
     """
     ffmpeg = program()
     if ffmpeg is None:

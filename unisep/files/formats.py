@@ -45,7 +45,6 @@ class Format:
     """One format that unisep writes.
 
     Attributes:
-        container: As libsndfile names it.
         subtypes: How it can store samples; the first is the default.
         max_rate_hz: The highest rate it holds, where `rates_hz` is empty.
         rates_hz: The only rates it holds.
@@ -110,9 +109,7 @@ class Encoding:
 
         mp3 keeps the bitrate throughout, opus reaches it on average. So does ogg in stereo at 44.1 and 48 kHz; its encoder
         is told a quality, which takes half as much in mono, and more or less at other rates.
-
-        Raises:
-            AudioFileError: The format cannot hold the rate or the bitrate.
+        Raises AudioFileError where the format cannot hold the rate or the bitrate.
         """
         known, bitrate_kbps = FORMATS[self.format], self.bitrate_kbps
         known.check_rate(sample_rate_hz)
