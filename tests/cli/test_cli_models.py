@@ -62,7 +62,7 @@ def probe(tmp_path, monkeypatch, server):
         (info / "entry_points.txt").write_text(f"[unisep]\n{name} = {module}\n")
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("UNISEP_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     plugins.refresh()
     yield package
     plugins.refresh()
@@ -123,7 +123,7 @@ def test_a_failed_download_has_code_1_and_does_not_stop_the_others(server, capsy
 
 
 def test_offline_says_what_to_do(monkeypatch, capsys):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(["models", "pull", "probe-outside"]) == 1
     err = capsys.readouterr().err
     assert "offline" in err and "Traceback" not in err

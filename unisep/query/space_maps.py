@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from unisep.errors import WeightsError
 from unisep.files.atomic import write_whole
 from unisep.files.paths import safe_name
-from unisep.weights.store import default_folder, locked
+from unisep.weights.store import default_folder
 
 Modality = Literal["text", "audio"]
 
@@ -173,6 +173,7 @@ class MapStore:
         Raises:
             WeightsError: the folder cannot be written.
         """
+        from filelock import FileLock
         from safetensors.numpy import save
 
         if card.is_fit:
@@ -183,7 +184,7 @@ class MapStore:
         folder = self.place(card.source, card.target)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder / ".lock"):
+            with FileLock(folder / ".lock"):
                 if card.is_fit:
                     write_whole(folder / card.tensors, content)
                 write_whole(folder / _RECORD, card.model_dump_json(indent=1).encode())
