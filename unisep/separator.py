@@ -180,7 +180,7 @@ class Separator:
             request = self._planner.requested(query, None, stems, route)
             job = self._planner.job(request, reporter)
             reporter.stage("reading")
-            recording = OnDisk(path, opened, cancel)
+            recording = OnDisk(opened, cancel)
             with protected(request.clip_paths):
                 paths = template.paths(Path(folder), path, [*job.route.plan, REST], encoding.format)
             engine = self._planner.engine(job, recording, reporter, cancel)

@@ -9,10 +9,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from unisep.engine.chunking import OVERLAP_FRACTION
+from unisep.engine.chunking import SegmentPlan
 from unisep.engine.overlap_add import separate_chunks
 from unisep.engine.resample import to_model, to_source
-from unisep.engine.runner import by_segment, wrong_sources
+from unisep.engine.runner import no_scale, segment_scale, wrong_sources
 from unisep.ensemble.definition import Domain, normalised
 from unisep.errors import BackendError, EnsembleError
 from unisep.plugins.backend import Backend, BackendInfo, Output
@@ -168,17 +168,10 @@ class EnsembleBackend(Backend):
         heard = to_model(recording.detach().cpu().numpy(), rate_hz, info.sample_rate_hz, info.channels)
         samples = torch.tensor(heard).to(recording.device)
 
-        def in_segments(batch: Tensor) -> Tensor:
-            return separate_chunks(
-                batch[0],
-                lambda segments: _called(part, segments),
-                segment_samples=info.segment_samples,
-                overlap_fraction=OVERLAP_FRACTION,
-            )[None]
-
         normalises = self._is_mixed and info.normalisation == "song"
-        estimates = (by_segment(in_segments) if normalises else in_segments)(samples[None])[0]
-        found = estimates.float().cpu().numpy()
+        (scaled,), restore = (segment_scale if normalises else no_scale)(samples[None])
+        estimates = separate_chunks(scaled, lambda batch: _called(part, batch), SegmentPlan(info.segment_samples))
+        found = restore(estimates[None])[0].float().cpu().numpy()
         back = to_source(found, info.sample_rate_hz, rate_hz, recording.shape[0], recording.shape[1])
         return torch.from_numpy(back).to(recording.device)
 
