@@ -35,7 +35,7 @@ Scaled = tuple[Tensor, Callable[[Tensor], Tensor]]
 Scale = Callable[[Tensor, Sequence[Span]], Scaled]
 
 
-def no_scale(batch: Tensor, segments: Sequence[Span] = ()) -> Scaled:
+def no_scale(batch: Tensor, segments: Sequence[Span]) -> Scaled:
     """Return the batch as it is."""
     return batch, lambda sources: sources
 
@@ -58,7 +58,7 @@ def song_scale(statistics: Statistics) -> Scale:
     return scale
 
 
-def segment_scale(batch: Tensor, segments: Sequence[Span] = ()) -> Scaled:
+def segment_scale(batch: Tensor, segments: Sequence[Span]) -> Scaled:
     """Return each segment of the batch on a scale of its own, and the function that puts the sources back."""
     mono = batch.mean(1)
     mean = mono.mean(-1)[:, None, None]
