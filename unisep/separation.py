@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisep import files
-from unisep.audio import Audio
+from unisep.audio import Audio, Samples
 from unisep.engine.recording import Layout
 from unisep.engine.timeline import Presence
 from unisep.errors import AudioError, OptionError, suggest
@@ -73,9 +73,6 @@ class Targets(Mapping[str, TargetT]):
 
 def _surest(said: Sequence[Presence]) -> float | None:
     return max((each.presence for each in said), default=None)
-
-
-Samples = NDArray[np.float32]
 
 
 @final

@@ -111,7 +111,7 @@ class Chunker:
         """Yield what is left: the short segments at the end."""
         while self._next_start < self._n_in:
             yield from self._cut(Span(self._next_start, self._n_in))
-        yield from self._filled()
+        yield from self._flush()
 
     def _cut(self, segment: Span) -> Iterator[Batch]:
         self._next_start += self._plan.hop_samples
@@ -120,9 +120,9 @@ class Chunker:
             inside = Span(heard.start - self._first, heard.stop - self._first)
             self._batch.append((window(self._joined(), inside), segment))
         if len(self._batch) == self._plan.batch_segments or self._next_start >= self._plan.span.stop:
-            yield from self._filled()
+            yield from self._flush()
 
-    def _filled(self) -> Iterator[Batch]:
+    def _flush(self) -> Iterator[Batch]:
         if self._batch:
             samples, segments = zip(*self._batch, strict=True)
             self._batch = []

@@ -129,15 +129,15 @@ class BackendRunner:
         """
         sounding = [index for index, samples in enumerate(batch) if not is_silent(samples)]
         if len(sounding) == len(segments):
-            return self._computed(batch, segments)
+            return self._compute(batch, segments)
         sources = torch.zeros(len(segments), len(self._outputs), *batch.shape[1:], device=self._device)
         presence = torch.zeros(sources.shape[:2])
         if sounding:
-            output = self._computed(batch[sounding], [segments[index] for index in sounding])
+            output = self._compute(batch[sounding], [segments[index] for index in sounding])
             sources[sounding], presence[sounding] = output.sources, output.presence
         return SegmentOutput(sources, presence, self._says_presence)
 
-    def _computed(self, batch: Tensor, segments: Sequence[Span]) -> SegmentOutput:
+    def _compute(self, batch: Tensor, segments: Sequence[Span]) -> SegmentOutput:
         scaled, restore = self._scale(batch.to(self._device), segments)
         parts: list[SegmentOutput] = []
         n_done = 0
