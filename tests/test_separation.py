@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from unisep import Audio, Plan, Separation, files
-from unisep.engine.runner import Presence
+from unisep.engine.timeline import Presence
 from unisep.errors import AudioError, AudioFileError, OptionError
 from unisep.files.formats import AudioFileInfo
 from unisep.routing.types import Choice

@@ -15,6 +15,8 @@ MIN_SAMPLE_RATE_HZ = 1_000
 MAX_SAMPLE_RATE_HZ = 768_000
 ENDLESS = 2**62  # where a recording ends, as long as nobody knows
 
+Samples = NDArray[np.float32]
+
 
 @dataclass(frozen=True, eq=False, init=False)
 class Audio:

@@ -10,10 +10,9 @@ from typing import TypeVar, final
 import numpy as np
 
 from unisep import files
-from unisep.audio import Audio
+from unisep.audio import Audio, Samples
 from unisep.engine.recording import Layout
-from unisep.engine.runner import Presence
-from unisep.engine.timeline import Samples
+from unisep.engine.timeline import Presence
 from unisep.errors import AudioError, OptionError, suggest
 from unisep.files.formats import AudioFileInfo, Encoding, find_format
 from unisep.files.paths import check_recordings_stay

@@ -190,7 +190,7 @@ class Separator:
             request = self._preparer.requested(query, None, stems, route)
             prepared = self._preparer.prepare(request, reporter)
             reporter.stage("reading")
-            recording = OnDisk(path, opened, cancel)
+            recording = OnDisk(opened, cancel)
             with protected(request.clip_paths):
                 paths = template.paths(Path(folder), path, [*prepared.route.plan, REST], encoding.format)
             engine = self._preparer.engine(prepared, recording, reporter, cancel)

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from unisep import BackendSpec, Direction, EncoderSpec, ResultSpec, RouteSpec, explain, hookimpl, plugins
 from unisep.cli import main
-from unisep.engine.chunking import grid
+from unisep.engine.chunking import SegmentPlan
 from unisep.errors import DownloadError, OptionError, PluginError
 from unisep.query.parsed import parse_queries
 from unisep.routing.catalog import build_catalog
@@ -184,7 +184,7 @@ def test_the_cost_of_a_card_that_cannot_be_read_is_not_known() -> None:
 def test_segments_are_counted_as_they_are_cut(seconds: float, segment: float | None, n: int) -> None:
     assert n_segments(seconds, segment) == n
     if segment and seconds:
-        assert len(grid(round(seconds * 1000), round(segment * 1000), 0.25)) == n
+        assert len(SegmentPlan(round(segment * 1000)).grid(round(seconds * 1000))) == n
 
 
 def test_the_command_says_it_in_words(models, tmp_path: Path, capsys) -> None:

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from unisep.audio import Audio
+from unisep.audio import Audio, Samples
 from unisep.engine.engine import Engine, Piece, pieces
 from unisep.engine.recording import BLOCK_SAMPLES, InMemory, OnDisk, Recording
-from unisep.engine.timeline import Samples
 from unisep.errors import FAILURES, AudioError, PluginError, UnisepError
 from unisep.files.formats import Encoding, check_size
 from unisep.files.tags import Tags

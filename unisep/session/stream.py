@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, final
 
-from unisep.audio import Audio, as_samples
+from unisep.audio import Audio, Samples, as_samples
 from unisep.engine.device import Options
 from unisep.engine.engine import Engine, Piece, delay_samples
 from unisep.engine.recording import Layout, Statistics
-from unisep.engine.timeline import Samples
 from unisep.errors import AudioError, OptionError, QueryError
 from unisep.progress import CancelFlag, ProgressReporter
 from unisep.query.query import Range

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from unisep.engine.chunking import SegmentPlan
 from unisep.engine.overlap_add import separate_chunks
 from unisep.errors import UnisepError
 from unisep.plugins.backend import Backend, Output
@@ -149,7 +150,7 @@ class BackendContract(Contract):
             return self._separate(batch).sources
 
         segment_samples = min(1000, self.backend.info.segment_samples or 1000)
-        chunked = separate_chunks(mixture[0], call, segment_samples=segment_samples, overlap_fraction=0.25)
+        chunked = separate_chunks(mixture[0], call, SegmentPlan(segment_samples))
         assert torch.equal(chunked, call(mixture)[0])
 
     def test_stays_on_its_device(self) -> None:
