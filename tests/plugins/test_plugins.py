@@ -58,8 +58,7 @@ def test_a_good_plugin_is_listed(site) -> None:
     site("good-one", GOOD.format(name="good"), "2.3")
     plugin = found("good-one")
     assert (plugin.name, plugin.version, plugin.state, plugin.error) == ("good-one-entry", "2.3", "ok", "")
-    assert [spec.name for spec in plugin.backends] == ["good"]
-    assert plugin.encoders == ()
+    assert [(spec.kind, spec.name) for spec in plugin.specs] == [("backend", "good")]
 
 
 SPEC = "BackendSpec(name='x', load='m:f', summary='s', stems=('a',){})"
@@ -136,10 +135,17 @@ def test_listing_is_read_once_until_refreshed(site, tmp_path: Path) -> None:
 
 def test_a_registered_plugin_counts_until_its_block_ends() -> None:
     with toy_plugin():
-        assert [spec.name for spec in found("registered").backends] == ["toy", "toy-pan"]
-        with pytest.raises(PluginError, match="registered already"):
-            plugins.register(SimpleNamespace(), "toy")
+        assert [spec.name for spec in found("registered").specs] == ["toy", "toy-pan", "toy"]
     assert all(plugin.distribution != "registered" for plugin in plugins.installed())
+
+
+def test_what_is_registered_under_one_name_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins.registry, "_used", [])
+    plugins.register(Hooks("one"), "mine")
+    with plugins.registered(Hooks("two"), "mine"), plugins.registered(Hooks("one"), "mine"):
+        names = [plugin.name for plugin in plugins.installed() if plugin.distribution == "registered"]
+    assert names == ["mine", "mine-2"]
+    assert found("registered").name == "mine"
 
 
 def test_a_registered_plugin_may_be_broken() -> None:
@@ -270,7 +276,7 @@ def test_nothing_that_a_plugin_only_loads_later_is_imported_to_list_it(site, tmp
     site("good-one", GOOD.format(name="good").replace("nowhere:load", "heavy_model:load"))
     assert found("good-one").state == "ok"
     with pytest.raises(PluginError, match="imported"):
-        plugins.load_function(found("good-one").backends[0])
+        plugins.load_function(found("good-one").specs[0])
 
 
 def test_damaged_metadata_take_no_other_down(site, tmp_path: Path) -> None:
@@ -349,7 +355,9 @@ def test_a_taken_name_is_an_error_only_when_it_is_asked_for(site) -> None:
     known = entries()
     assert known.backend("other").distribution == "three"
     assert known.backend("two:same").distribution == "two"
-    with pytest.raises(PluginError, match="one and two both offer a backend named 'same'"):
+    with pytest.raises(
+        PluginError, match="'one-entry' of one and 'two-entry' of two both offer a backend named 'same'"
+    ):
         known.backend("same")
     assert "same" not in [entry.name for entry in known.usable_backends()]
 
@@ -425,7 +433,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_local_file_is_a_plugin_while_it_is_used(local) -> None:
     path = local("a_local_one")
     with plugins.using(path):
-        (spec,) = found("local").backends
+        (spec,) = found("local").specs
         assert spec.name == "a_local_one"
         assert plugins.load_function(spec)() == 7
     assert all(plugin.distribution != "local" for plugin in plugins.installed())
@@ -565,7 +573,7 @@ def test_objects_of_one_class_are_plugins_each(monkeypatch: pytest.MonkeyPatch) 
 def test_a_class_whose_constructor_takes_nothing_needs_no_load_function(local, constructor: str) -> None:
     path = local("ten_lines", code=TEN_LINES.replace("    def separate", constructor + "    def separate"))
     (plugin,) = plugins.given([path])
-    assert load(plugin.backends[0]).info.sources == ("middle", "sides")
+    assert load(plugin.specs[0]).info.sources == ("middle", "sides")
 
 
 TEN_LINES = """

@@ -11,6 +11,7 @@ from unisep.cli.console import Console, columns
 from unisep.errors import PluginError, UnisepError, suggest
 from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import clash, installed
+from unisep.plugins.specs import ModelSpec
 from unisep.weights.cards import Card, read_card
 from unisep.weights.store import FileProgress, WeightsStore
 
@@ -36,7 +37,7 @@ class Model:
 
 def models() -> list[Model]:
     """Every model of the plugins that work, by name."""
-    specs = [(plugin, spec) for plugin in installed() for spec in plugin.models if spec.card]
+    specs = [(plugin, spec) for plugin in installed() for spec in plugin.specs_of(ModelSpec) if spec.card]
     return sorted((_model(plugin, spec.name, spec.card) for plugin, spec in specs), key=lambda m: m.name)
 
 

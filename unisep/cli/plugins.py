@@ -19,9 +19,9 @@ from string import Template
 from unisep.cli.console import Console, columns
 from unisep.errors import OptionError, PluginError, UnisepError
 from unisep.plugins.loading import load_function
-from unisep.plugins.plugin import KINDS, Plugin, Spec, licence
+from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import clash, installed, is_strict, problems, strictly, using
-from unisep.plugins.specs import BackendSpec, CommandSpec, EncoderSpec
+from unisep.plugins.specs import BackendSpec, CommandSpec, EncoderSpec, ModelSpec, Spec
 
 LOOKING = ("plugins", "doctor")  # these show a plugin that does not work instead of refusing to start
 
@@ -110,7 +110,11 @@ class Command:
 
 def added() -> tuple[Command, ...]:
     """The commands of all plugins that work."""
-    return tuple(Command(spec, plugin.distribution, plugin.name) for plugin in installed() for spec in plugin.commands)
+    return tuple(
+        Command(spec, plugin.distribution, plugin.name)
+        for plugin in installed()
+        for spec in plugin.specs_of(CommandSpec)
+    )
 
 
 def find(word: str, commands: Iterable[Command]) -> Command | None:
@@ -146,7 +150,14 @@ def plugins(arguments: Namespace, console: Console) -> int:
 def _rows(plugin: Plugin) -> list[tuple[str, ...]]:
     origin = f"{plugin.distribution} {plugin.version}".strip()
     rows: list[tuple[str, ...]] = [
-        (spec.name, KINDS[type(spec)], origin, licence(spec) or "-", plugin.state, _gives(spec))
+        (
+            spec.name,
+            spec.kind,
+            origin,
+            (isinstance(spec, ModelSpec) and spec.licence) or "-",
+            plugin.state,
+            _gives(spec),
+        )
         for spec in plugin.specs
     ]
     return rows or [(plugin.name, "-", origin, "-", plugin.state, "")]

@@ -147,11 +147,11 @@ def catalog(plugins: Iterable[Plugin], own_weights: Collection[str], weights_sta
         return CatalogEntry(spec, plugin.distribution, weights, plugin=plugin.name)
 
     return Catalog(
-        tuple(entry(spec, plugin) for plugin in plugins for spec in plugin.backends),
-        tuple(entry(spec, plugin) for plugin in plugins for spec in plugin.encoders),
+        tuple(entry(spec, plugin) for plugin in plugins for spec in plugin.specs_of(BackendSpec)),
+        tuple(entry(spec, plugin) for plugin in plugins for spec in plugin.specs_of(EncoderSpec)),
         tuple(plugin for plugin in plugins if plugin.state != "ok"),
-        rules=tuple(Extra(spec, plugin.distribution) for plugin in plugins for spec in plugin.routes),
-        steps=tuple(Extra(spec, plugin.distribution) for plugin in plugins for spec in plugin.results),
+        rules=tuple(Extra(spec, plugin.distribution) for plugin in plugins for spec in plugin.specs_of(RouteSpec)),
+        steps=tuple(Extra(spec, plugin.distribution) for plugin in plugins for spec in plugin.specs_of(ResultSpec)),
     )
 
 

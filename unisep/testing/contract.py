@@ -14,6 +14,7 @@ from importlib.util import find_spec
 import pytest
 
 from unisep.plugins.plugin import Plugin, read
+from unisep.plugins.specs import ModelSpec
 from unisep.weights.cards import read_card
 
 
@@ -45,7 +46,7 @@ class Contract:
             assert find_spec(module) is not None, f"'{spec.name}': there is no module {module}"
 
     def test_its_cards_can_be_read_and_state_a_licence(self) -> None:
-        specs = [spec for spec in self._plugin().models if spec.card]
+        specs = [spec for spec in self._plugin().specs_of(ModelSpec) if spec.card]
         if not specs:
             pytest.skip("declares no card")
         for spec in specs:
@@ -53,7 +54,7 @@ class Contract:
 
     def _plugin(self) -> Plugin:
         module = self._need_plugin_module()
-        return read(module, "the tested plugin", "", partial(import_module, module))
+        return read(Plugin(module, "the tested plugin"), partial(import_module, module))
 
     def _need_plugin_module(self) -> str:
         if not self.plugin_module:
