@@ -18,10 +18,11 @@ import soundfile
 from unisep import BackendSpec, files, hookimpl, plugins
 from unisep.cli import main
 from unisep.cli.console import BatchProgress, Console, duration
-from unisep.cli.separate import FILE_NAME, sha256_or_nothing
+from unisep.cli.separate import FILE_NAME
 from unisep.progress import Progress
 from unisep.testing.signals import noise
 from unisep.testing.toy import ToyBackend, toy_plugin
+from unisep.weights.hashes import sha256_of
 
 RATE_HZ = 44_100
 N_KILLS = int(os.environ.get("UNISEP_KILLS", "12"))
@@ -56,7 +57,7 @@ def run_json(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, di
 def visible(folder: Path) -> dict[str, str]:
     """The files that carry a final name, and their sha256."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    return {path.relative_to(folder).as_posix(): sha256_or_nothing(path) for path in files}
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
 # killed
@@ -208,7 +209,7 @@ def test_each_line_of_the_manifest_says_what_was_done_and_with_what(
     lines = records(out)
     assert [Path(line["input"]).name for line in lines] == ["a.wav", "b.wav", "c.wav", "d.wav"]
     for line in lines:
-        assert line["sha256"] == sha256_or_nothing(Path(line["input"]))
+        assert line["sha256"] == sha256_of(Path(line["input"]))
         assert set(line["outputs"]) == {"bass", "rest"}
         assert "registered:toy" in line["asked"]["provenance"]
         assert line["details"]["plan"]["bass"]["backend"] == "toy"

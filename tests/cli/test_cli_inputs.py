@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisep.cli.separate import Nothing, check_distinct, expand
+from unisep.cli.separate import MissingInput, check_distinct, expand
 from unisep.errors import OptionError
 from unisep.files.paths import Template
 
@@ -48,8 +48,8 @@ def test_what_stands_for_nothing_becomes_an_error_in_its_place(album):
     (album / "empty").mkdir()
     asked = [str(album / "empty"), str(album / "*.ape"), str(album / "a.mp3")]
     empty, unmatched, song = expand(asked, recursive=False, skip=never)
-    assert isinstance(empty, Nothing) and (empty.asked, "empty" in str(empty.error)) == (asked[0], True)
-    assert isinstance(unmatched, Nothing) and "*.ape" in str(unmatched.error)
+    assert isinstance(empty, MissingInput) and (empty.text, "empty" in str(empty.error)) == (asked[0], True)
+    assert isinstance(unmatched, MissingInput) and "*.ape" in str(unmatched.error)
     assert song == album / "a.mp3"
 
 

@@ -34,16 +34,17 @@ __all__ = [
     "toy_plugin",
 ]
 
-
-_CONTRACTS = {"BackendContract": "backend_contract", "EncoderContract": "encoder_contract"}
+_CONTRACTS = {
+    "BackendContract": "unisep.testing.backend_contract",
+    "EncoderContract": "unisep.testing.encoder_contract",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _CONTRACTS:
         raise AttributeError(f"module 'unisep.testing' has no attribute {name!r}")
-    import pytest
+    if _CONTRACTS[name] not in sys.modules:
+        import pytest
 
-    module = f"unisep.testing.{_CONTRACTS[name]}"
-    if module not in sys.modules:
-        pytest.register_assert_rewrite(module)
-    return getattr(import_module(module), name)
+        pytest.register_assert_rewrite(_CONTRACTS[name])
+    return getattr(import_module(_CONTRACTS[name]), name)

@@ -27,12 +27,13 @@ from unisep.testing.devices import pretended
 class BackendContract(Contract):
     """Inherit, and say how the backend is loaded.
 
-    query_dim: size of the vectors of a backend that answers queries; None for fixed sources only.
-    seconds: length of the mixtures, or the backend's segment if that is shorter.
-    tolerance: allowed difference, as a part of the peak, between a batch and its singles.
-    chunked_equals_whole: whether each output sample depends on that sample of the mixture alone.
-    stays_on_device: whether all of it is computed on the device it was loaded for, without numbers of 64 bits, which not
-        all devices have. Tried on one that is only pretended, where nothing can decide by a number (`.item()`).
+    Attributes:
+        query_dim: Size of the vectors of a backend that answers queries; None for fixed sources only.
+        seconds: Length of the mixtures, or the backend's segment if that is shorter.
+        tolerance: Allowed difference, as a part of the peak, between a batch and its singles.
+        chunked_equals_whole: Whether each output sample depends on that sample of the mixture alone.
+        stays_on_device: Whether all of it is computed on the device it was loaded for, without numbers of 64 bits, which
+            not all devices have. Tried on one that is only pretended, where nothing can decide by a number (`.item()`).
     """
 
     query_dim: int | None = None
@@ -42,43 +43,35 @@ class BackendContract(Contract):
     stays_on_device: bool = False
 
     def load_backend(self) -> Backend:
-        """The backend to test; loaded once for the class."""
+        """Return the backend to test; called once for the class."""
         raise NotImplementedError
 
     @property
     def backend(self) -> Backend:
         """The backend, loaded at the first use."""
-        own = type(self)
-        if "_loaded" not in own.__dict__:
-            own._loaded = self.load_backend()  # type: ignore[attr-defined]
-        return own._loaded  # type: ignore[attr-defined,no-any-return]
+        return self._load_once(self.load_backend)
 
     def test_its_facts_can_be_right(self) -> None:
         assert wrong_facts(self.backend.info) == ""
 
     def test_gives_its_sources_with_the_shape_of_the_mixture(self) -> None:
-        self._need_sources()
-        mixture = self._mixture(2)
-        n_batch, n_channels, n_samples = mixture.shape
-        expected = (n_batch, len(self.backend.info.sources), n_channels, n_samples)
-        assert tuple(self._separate(mixture).sources.shape) == expected
+        mixture, names = self._mixture(2), self._sources()
+        assert self._separate(mixture).sources.shape == (2, len(names), *mixture.shape[1:])
 
     def test_each_source_asked_for_alone_is_what_it_is_among_all(self) -> None:
-        self._need_sources()
-        mixture, sources = self._mixture(1), self.backend.info.sources
-        if all(self.backend.for_sources((name,)) is self.backend for name in sources):
+        mixture, names = self._mixture(1), self._sources()
+        views = {name: self.backend.for_sources((name,)) for name in names}
+        if all(view is self.backend for view in views.values()):
             pytest.skip("has no cheaper way for fewer sources")
         together = self._separate(mixture).sources
-        for index, name in enumerate(sources):
-            fewer = self.backend.for_sources((name,))
-            with torch.inference_mode():
-                alone = fewer.separate(mixture).sources[:, fewer.info.sources.index(name)]
+        for index, (name, view) in enumerate(views.items()):
+            alone = self._separate(mixture, backend=view).sources[:, view.info.sources.index(name)]
             self._assert_close(together[:, index], alone, mixture)
 
     def test_gives_one_output_for_each_query_in_their_order(self) -> None:
         queries, mixture = self._queries(3), self._mixture(1)
         together = self._separate(mixture, queries).sources
-        assert tuple(together.shape) == (1, 3, *mixture.shape[1:])
+        assert together.shape == (1, 3, *mixture.shape[1:])
         for index in range(3):
             alone = self._separate(mixture, queries[index : index + 1]).sources
             self._assert_close(together[:, index : index + 1], alone, mixture)
@@ -87,7 +80,7 @@ class BackendContract(Contract):
         presence = self._separate(self._mixture(2), self._queries(3)).presence
         if presence is None:
             pytest.skip("gives no presence")
-        assert tuple(presence.shape) == (2, 3)
+        assert presence.shape == (2, 3)
         assert bool(((presence >= 0) & (presence <= 1)).all())
 
     def test_a_negative_of_zeros_leaves_out_nothing(self) -> None:
@@ -102,43 +95,27 @@ class BackendContract(Contract):
             self._separate(self._mixture(1), torch.cat([queries, queries], dim=1))
 
     def test_silence_in_finite_out(self) -> None:
-        for output in self._ways(torch.zeros_like(self._mixture(1))):
-            assert bool(torch.isfinite(output.sources).all())
+        self._assert_finite(torch.zeros_like(self._mixture(1)))
 
     def test_loud_in_finite_out(self) -> None:
-        for output in self._ways(self._mixture(1) * 100):
-            assert bool(torch.isfinite(output.sources).all())
+        self._assert_finite(self._mixture(1) * 100)
 
     def test_takes_segments_of_any_shorter_length(self) -> None:
         for n_samples in (1, 1000, 4097):
-            mixture = self._mixture(1)[..., :n_samples]
-            for output in self._ways(mixture):
-                assert output.sources.shape[-1] == mixture.shape[-1]
-                assert bool(torch.isfinite(output.sources).all())
-
-    def test_same_input_same_output(self) -> None:
-        mixture = self._mixture(1)
-        for first, second in zip(self._ways(mixture), self._ways(mixture), strict=True):
-            assert torch.equal(first.sources, second.sources)
+            self._assert_finite(self._mixture(1)[..., :n_samples])
 
     def test_leaves_the_mixture_as_it_is(self) -> None:
         mixture = self._mixture(1)
         before = mixture.clone()
-        self._ways(mixture)
+        self._outputs(mixture)
         assert torch.equal(mixture, before)
 
     def test_a_batch_equals_its_singles(self) -> None:
         mixture = self._mixture(2)
         mixture[1] = mixture[1].flip(-1) * 0.5
-        singles = [self._ways(mixture[index : index + 1]) for index in range(2)]
-        for way, together in enumerate(self._ways(mixture)):
-            alone = torch.cat([single[way].sources for single in singles])
-            self._assert_close(together.sources, alone, mixture)
-
-    def test_uses_no_global_randomness(self) -> None:
-        before = torch.get_rng_state()
-        self._ways(self._mixture(1))
-        assert torch.equal(torch.get_rng_state(), before)
+        singles = zip(self._outputs(mixture[:1]), self._outputs(mixture[1:]), strict=True)
+        for together, (first, second) in zip(self._outputs(mixture), singles, strict=True):
+            self._assert_close(together.sources, torch.cat([first.sources, second.sources]), mixture)
 
     def test_chunked_equals_whole(self) -> None:
         if not self.chunked_equals_whole:
@@ -157,14 +134,15 @@ class BackendContract(Contract):
             pytest.skip("does not declare that it stays on its device")
         backend, mixture = self.backend, self._mixture(2)
         with pretended() as device:
-            for output in self._ways(mixture.to(device.device), device.copied(backend)):
-                given = [output.sources] if output.presence is None else [output.sources, output.presence]
-                assert {each.device for each in given} == {device.device}
+            for output in self._outputs(mixture.to(device.device), device.copied(backend)):
+                assert output.sources.device == device.device
+                assert output.presence is None or output.presence.device == device.device
         assert not device.waits and not device.doubles
 
-    def _need_sources(self) -> None:
+    def _sources(self) -> tuple[str, ...]:
         if not self.backend.info.sources:
             pytest.skip("gives no fixed sources")
+        return self.backend.info.sources
 
     def _queries(self, n_queries: int) -> Tensor:
         if self.query_dim is None:
@@ -174,15 +152,9 @@ class BackendContract(Contract):
 
     def _mixture(self, n_batch: int) -> Tensor:
         info = self.backend.info
-        seconds = min(self.seconds, info.segment_seconds or self.seconds)
-        parts = [
-            signals.mix(
-                signals.noise(seconds, info.sample_rate_hz, info.channels, seed=seed),
-                signals.chirp(seconds, info.sample_rate_hz, info.channels),
-            )
-            for seed in range(n_batch)
-        ]
-        return torch.stack([torch.from_numpy(part.samples) for part in parts])
+        shape = min(self.seconds, info.segment_seconds or self.seconds), info.sample_rate_hz, info.channels
+        songs = [signals.mix(signals.noise(*shape, seed=seed), signals.chirp(*shape)) for seed in range(n_batch)]
+        return torch.stack([torch.from_numpy(song.samples) for song in songs])
 
     def _separate(
         self,
@@ -194,11 +166,19 @@ class BackendContract(Contract):
         with torch.inference_mode():
             return (backend or self.backend).separate(mixture, queries, negatives)
 
-    def _ways(self, mixture: Tensor, backend: Backend | None = None) -> list[Output]:
-        """The outputs of everything it can, or a copy of it: fixed sources, queries."""
-        asked: list[Tensor | None] = [None] if self.backend.info.sources else []
-        asked += [self._queries(2).to(mixture.device)] if self.query_dim else []
-        return [self._separate(mixture, queries, backend=backend) for queries in asked]
+    def _run(self) -> list[Tensor]:
+        return [output.sources for output in self._outputs(self._mixture(1))]
+
+    def _outputs(self, mixture: Tensor, backend: Backend | None = None) -> list[Output]:
+        """Return the outputs of all that the backend, or a copy of it, can do: fixed sources, queries."""
+        calls: list[Tensor | None] = [None] if self.backend.info.sources else []
+        calls += [self._queries(2).to(mixture.device)] if self.query_dim else []
+        return [self._separate(mixture, queries, backend=backend) for queries in calls]
+
+    def _assert_finite(self, mixture: Tensor) -> None:
+        for output in self._outputs(mixture):
+            assert output.sources.shape[-1] == mixture.shape[-1]
+            assert bool(torch.isfinite(output.sources).all())
 
     def _assert_close(self, one: Tensor, other: Tensor, mixture: Tensor) -> None:
         assert float((one - other).abs().max()) <= self.tolerance * float(mixture.abs().max())
