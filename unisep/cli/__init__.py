@@ -14,7 +14,6 @@ import traceback
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from importlib import import_module
 
 from unisep.cli.arguments import debug_by_environment, parse, plugin_options
@@ -86,84 +85,33 @@ def _parse(words: list[str], stack: ExitStack) -> Namespace:
         stack.enter_context(strictly())
     if name in _OWN or (name.startswith("-") and name not in ("-h", "--help")):
         return parse(words)
-    commands = [
-        _PluginCommand(spec, plugin.distribution, plugin.name)
-        for plugin in installed()
-        for spec in plugin.specs_of(CommandSpec)
-    ]
-    command = _find(name, commands)
-    if command is None:
-        return parse(words, [(command.spec.name, command.spec.summary) for command in commands])
-    command_words = rest[1:]
-    if command.distribution in _DISTRIBUTIONS.values():  # these put all options into their reports
-        options_in_force = [
-            *(f"--plugin={path}" for path in options.plugin),
-            *["--strict-plugins"] * options.strict_plugins,
-        ]
-        command_words = options_in_force + command_words
-    debug = debug_by_environment() or "--debug" in command_words
-    return Namespace(command=command, words=command_words, json=False, quiet=False, debug=debug)
-
-
-@dataclass(frozen=True)
-class _PluginCommand:
-    """A command that a plugin adds, and the names of its distribution and its plugin."""
-
-    spec: CommandSpec
-    distribution: str
-    plugin: str
-
-    @property
-    def key(self) -> str:
-        """The name that no other distribution can claim."""
-        return f"{self.distribution}:{self.spec.name}"
-
-    def run(self, arguments: Namespace, console: Console) -> int:
-        """Return the exit code of the command, whether it returns it or exits with it.
-
-        Raises:
-            PluginError: It cannot be loaded, or failed in a way that it did not foresee; when debugging, that error itself.
-        """
-        try:
-            code = load_function(self.spec)(arguments.words)
-        except SystemExit as exit:  # of the command's own argparse, say
-            code = exit.code
-            if isinstance(code, str):
-                console.say(code)
-                return FAILED
-        except (UnisepError, OSError, MemoryError):
-            raise
-        except Exception as error:
-            if arguments.debug:
-                raise
-            raise PluginError(
-                f"The command {self.key} failed: {type(error).__name__}: {error}. "
-                "Set UNISEP_DEBUG=1 to see where, and tell its author."
-            ) from error
-        if code is not None and (isinstance(code, bool) or not isinstance(code, int)):
-            raise PluginError(f"The command {self.key} returned {code!r}, not an exit code. Tell its author.")
-        return code or DONE
-
-
-def _find(name: str, commands: Sequence[_PluginCommand]) -> _PluginCommand | None:
-    """Return the command of a plugin called `name`, if any.
-
-    Raises:
-        PluginError: Two plugins claim it, or it is one of unisep whose plugin does not work, or is not installed.
-    """
-    matches = [command for command in commands if name in (command.spec.name, command.key)]
+    offers = [(plugin, spec) for plugin in installed() for spec in plugin.specs_of(CommandSpec)]
+    matches = [(plugin, spec) for plugin, spec in offers if name in (spec.name, f"{plugin.distribution}:{spec.name}")]
     if len(matches) > 1:
-        owners = [(command.distribution, command.plugin) for command in matches]
-        raise PluginError(clash("command", matches[0].spec.name, owners))
-    if matches or name not in _DISTRIBUTIONS:
-        return matches[0] if matches else None
-    distribution = _DISTRIBUTIONS[name]
+        owners = [(plugin.distribution, plugin.name) for plugin, _ in matches]
+        raise PluginError(clash("command", matches[0][1].name, owners))
+    if not matches and name in _DISTRIBUTIONS:
+        raise PluginError(_how_to_get(name))
+    if not matches:
+        return parse(words, [(spec.name, spec.summary) for _, spec in offers])
+    (plugin, spec), command_words = matches[0], rest[1:]
+    if plugin.distribution in _DISTRIBUTIONS.values():  # these put all options into their reports
+        command_words[:0] = [f"--plugin={path}" for path in options.plugin] + [
+            "--strict-plugins"
+        ] * options.strict_plugins
+    debug = debug_by_environment() or "--debug" in command_words
+    key = f"{plugin.distribution}:{spec.name}"
+    return Namespace(command=spec, key=key, words=command_words, json=False, quiet=False, debug=debug)
+
+
+def _how_to_get(name: str) -> str:
+    """Return what to say of a command of unisep whose plugin does not work, or is not installed."""
     for plugin in installed():
-        if plugin.distribution == distribution and plugin.state != "ok":
-            raise PluginError(f"`unisep {name}` is a plugin of its own, which is {plugin.state}: {plugin.complaint}")
-    raise PluginError(
-        f"`unisep {name}` is a plugin of its own, and it is not installed. Run: pip install {distribution}"
-    )
+        if plugin.distribution == _DISTRIBUTIONS[name] and plugin.state != "ok":
+            return (
+                f"`unisep {name}` is of the plugin {plugin.distribution}, which is {plugin.state}: {plugin.complaint}"
+            )
+    return f"`unisep {name}` is a plugin of its own, and it is not installed. Run: pip install {_DISTRIBUTIONS[name]}"
 
 
 def _run(arguments: Namespace) -> int:
@@ -196,14 +144,41 @@ def _run(arguments: Namespace) -> int:
 
 
 def _run_command(arguments: Namespace, console: Console) -> int:
-    if isinstance(arguments.command, _PluginCommand):
-        return arguments.command.run(arguments, console)
+    if isinstance(arguments.command, CommandSpec):
+        return _run_of_plugin(arguments, console)
     module_name, _, function_name = _COMMANDS[arguments.command].partition(":")
     try:
         command = getattr(import_module(module_name), function_name)
     except ImportError as error:
         raise UnisepError(f"This installation is incomplete: {error}. Run: unisep doctor") from error
     return int(command(arguments, console))
+
+
+def _run_of_plugin(arguments: Namespace, console: Console) -> int:
+    """Run the command of a plugin, and return the exit code that it returns or exits with.
+
+    Raises:
+        PluginError: It cannot be loaded, or failed in a way that it did not foresee; when debugging, that error itself.
+    """
+    try:
+        code = load_function(arguments.command)(arguments.words)
+    except SystemExit as exit:  # of the command's own argparse, say
+        code = exit.code
+        if isinstance(code, str):
+            console.say(code)
+            return FAILED
+    except (UnisepError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if arguments.debug:
+            raise
+        raise PluginError(
+            f"The command {arguments.key} failed: {type(error).__name__}: {error}. "
+            "Set UNISEP_DEBUG=1 to see where, and tell its author."
+        ) from error
+    if code is not None and (isinstance(code, bool) or not isinstance(code, int)):
+        raise PluginError(f"The command {arguments.key} returned {code!r}, not an exit code. Tell its author.")
+    return code or DONE
 
 
 class _Terminated(BaseException):

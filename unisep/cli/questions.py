@@ -23,10 +23,7 @@ def questions(arguments: Namespace) -> list[Query] | None:
     """Return one query for each thing asked, examples read and checked; None when the fixed stems are wanted.
 
     Raises:
-        OptionError: Arguments that do not go together.
-        QueryError: A question that cannot be understood.
-        AudioFileError: An example that cannot be read.
-        EmbeddingError: A vector that cannot be read.
+        UnisepError: Arguments that do not go together, or an example or a vector that cannot be read.
     """
     parts = _parts(arguments)
     modifiers = {

@@ -34,9 +34,7 @@ def separate(arguments: Namespace, console: Console) -> int:
     """Separate all inputs; return 0 when each was separated or had been before, else 1.
 
     Raises:
-        OptionError: Wrong usage, before any file is touched.
-        QueryError: Wrong usage, before any file is touched.
-        UnisepError: Nothing can be separated at all, for want of a plugin or of weights given by path.
+        UnisepError: Wrong usage, before any file is touched, or nothing can be separated at all, for want of a plugin say.
     """
     template = Template(arguments.filename)
     _check_writing(arguments)
@@ -109,11 +107,8 @@ class _Batch:
         self._ledger = ledger
         self._inputs = inputs
         self._progress = BatchProgress(console, [path if isinstance(path, Path) else None for path in inputs])
-        self._question: dict[str, Any] = {
-            "query": questions(arguments),
-            "stems": arguments.stems,
-            "route": arguments.route,
-        }
+        stems, route = arguments.stems, arguments.route
+        self._question: dict[str, Any] = {"query": questions(arguments), "stems": stems, "route": route}
         self._options = {**deciding_options(arguments), "version": unisep.__version__}
         self._any_done = False
 
@@ -171,15 +166,9 @@ class _Batch:
         )
         seconds = round(perf_counter() - started, 3)
         outputs = {**files, "rest": files.rest}
-        presence_over_time = {
-            name: [segment._asdict() for segment in segments] for name, segments in files.presence_over_time.items()
-        }
-        details = {
-            "presence": dict(files.presence),
-            "presence_over_time": presence_over_time,
-            "plan": files.plan.to_json(),
-            "gain": files.gain,
-        }
+        segments = {name: [part._asdict() for part in parts] for name, parts in files.presence_over_time.items()}
+        details = {"presence": dict(files.presence), "presence_over_time": segments}
+        details |= {"plan": files.plan.to_json(), "gain": files.gain}
         self._ledger.add(source, sha256, self._basis(), outputs, details)
         self._report(f"{self._progress.label(index)}{_printable(source)}", files, seconds)
         return _Result(source, "done", outputs, {**details, "seconds": seconds})
@@ -189,11 +178,9 @@ class _Batch:
         note(f"unisep: {label}: {files.seconds:.1f} s of audio in {seconds:.1f} s")
         names_by_answer: dict[str, list[str]] = {}
         for name, choice in files.plan.items():
-            presence = files.presence[name]
-            answer = choice.backend + (f" with {choice.encoder}" if choice.encoder else "") + f". {choice.reason}"
-            names_by_answer.setdefault(answer, []).append(
-                name + ("" if presence is None else f" (presence {presence:.2f})")
-            )
+            presence = "" if files.presence[name] is None else f" (presence {files.presence[name]:.2f})"
+            encoder = f" with {choice.encoder}" if choice.encoder else ""
+            names_by_answer.setdefault(f"{choice.backend}{encoder}. {choice.reason}", []).append(f"{name}{presence}")
         for answer, names in names_by_answer.items():
             note(f"unisep:   {', '.join(names)}: {answer}")
         if files.gain != 1.0:
@@ -292,14 +279,9 @@ def check_distinct(sources: Iterable[Path], template: Template) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """One finished input, a line of the record.
+    """One finished input, a line of the record: its path and sha256, what was `asked`, and what came of it.
 
-    Attributes:
-        input: Its path.
-        sha256: Of the input.
-        asked: What decided the result beside it.
-        outputs: Name of the result -> path in the output folder, sha256.
-        details: What is printed about it: presence, plan, gain.
+    `outputs` are name of the result -> path in the output folder and sha256; `details` are printed: presence, plan, gain.
     """
 
     input: str
