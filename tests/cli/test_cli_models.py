@@ -132,7 +132,7 @@ def test_offline_says_what_to_do(monkeypatch, capsys):
 def test_card_shows_licence_hash_notes_and_measures(capsys):
     assert main(["models", "card", "probe-inside"]) == 0
     out = capsys.readouterr().out
-    for said in (
+    for message in (
         "CC0-1.0",
         SHA256,
         "Made of words.",
@@ -141,7 +141,7 @@ def test_card_shows_licence_hash_notes_and_measures(capsys):
         "drums  3.5       -",
         "embedded",
     ):
-        assert said in out
+        assert message in out
     code, card = run_json(capsys, "models", "card", "probe-inside")
     assert code == 0 and card["measured"]["drums"]["sisdr_db"] == 3.5
 

@@ -14,17 +14,17 @@ _HEADS = ("NAME", "KIND", "PLUGIN", "LICENCE", "STATE", "GIVES")
 
 def plugins(arguments: Namespace, console: Console) -> int:
     """List the plugins. Return 0, also when one is broken, since the list says which and why; 1 for any problem if strict."""
-    found = installed(strict=False)
-    console.data([plugin.to_json() for plugin in found])
-    if not found:
+    listed = installed(strict=False)
+    console.data([plugin.to_json() for plugin in listed])
+    if not listed:
         console.lines(["No plugin is installed. Run: pip install unisep-htdemucs unisep-film unisep-clap"])
         return 0
-    console.lines(columns([_HEADS, *(row for plugin in found for row in _rows(plugin))]))
-    for plugin in found:
+    console.lines(columns([_HEADS, *(row for plugin in listed for row in _rows(plugin))]))
+    for plugin in listed:
         if plugin.error:
             console.say(f"\n{plugin.name} of {plugin.distribution} is {plugin.state}:")
             console.say(plugin.error.rstrip() if arguments.verbose else plugin.complaint)
-    sentences = problems(found) if is_strict() else []
+    sentences = problems(listed) if is_strict() else []
     for sentence in sentences:
         console.say(f"unisep: error: {sentence}")
     return 1 if sentences else 0
