@@ -76,16 +76,14 @@ class Plugin:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plugin as plain values; keys name, distribution, version, state, error, specs."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**values, "error": self.error or None, "specs": [_spec_to_json(spec) for spec in self.specs]}
+        specs = [
+            {"kind": spec.kind, **{name: _plain(value) for name, value in vars(spec).items()}} for spec in self.specs
+        ]
+        return {**vars(self), "error": self.error or None, "specs": specs}
 
     def specs_of(self, kind: type[SpecT]) -> tuple[SpecT, ...]:
         """Return the specs of one kind, such as `BackendSpec`."""
         return tuple(spec for spec in self.specs if isinstance(spec, kind))
-
-
-def _spec_to_json(spec: Spec) -> dict[str, Any]:
-    return {"kind": spec.kind, **{field.name: _plain(getattr(spec, field.name)) for field in fields(spec)}}
 
 
 def _plain(value: Any) -> Any:

@@ -30,7 +30,7 @@ _SHARED = (
 CopyT = TypeVar("CopyT")
 
 
-class Pretended:
+class Pretended(TorchDispatchMode):
     """A device, and what ran on it.
 
     Inside `torch.inference_mode` an operator that consists of others, `torch.stft` say, counts as one.
@@ -45,6 +45,7 @@ class Pretended:
     device = torch.device("meta")
 
     def __init__(self) -> None:
+        super().__init__()
         self.n_steps = self.peak_bytes = 0
         self.doubles: list[str] = []
         self.waits: list[str] = []
@@ -74,8 +75,24 @@ class Pretended:
         self.n_steps = n_steps  # making room for parameters is none
         return copied
 
-    def hold(self, tensor: Tensor) -> None:
-        """Count a tensor on the device among those that take room, for as long as it is used."""
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = _tensors(out)
+        here = [tensor for tensor in tensors if tensor.device == self.device]
+        if any(tensor.dtype in _DOUBLES for tensor in here):
+            self.doubles.append(str(func))
+        if len(here) < len(tensors) and any(tensor.device == self.device for tensor in _tensors(args)):
+            self.waits.append(str(func))
+        aliases = [result.alias_info for result in func._schema.returns]
+        is_view = any(alias is not None and not alias.is_write for alias in aliases)
+        if here and not is_view:
+            self.n_steps += 1
+            for tensor in here:
+                self._hold(tensor)
+        return out
+
+    def _hold(self, tensor: Tensor) -> None:
+        """Count a tensor among those that take room, for as long as it is used."""
         from torch.multiprocessing.reductions import StorageWeakRef
 
         storage = tensor.untyped_storage()
@@ -97,7 +114,7 @@ def pretended() -> Iterator[Pretended]:
 
     device = Pretended()
     try:
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), _Watch(device), _like_a_gpu():
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), device, _like_a_gpu():
             yield device
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise AssertionError(f"{error.func} looks at a number, and there is none on a pretended device") from error
@@ -135,30 +152,6 @@ def _fused_attention(
     flat = [heads.expand(*query.shape[:-2], *heads.shape[-2:]).flatten(0, -3)[None] for heads in (query, key, value)]
     out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(*flat, None, False)[0]
     return out.reshape(*query.shape[:-1], value.shape[-1])
-
-
-class _Watch(TorchDispatchMode):
-    """Counts for a device what is done on it."""
-
-    def __init__(self, device: Pretended) -> None:
-        super().__init__()
-        self._watched = device
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        watched, tensors = self._watched, _tensors(out)
-        here = [tensor for tensor in tensors if tensor.device == watched.device]
-        if any(tensor.dtype in _DOUBLES for tensor in here):
-            watched.doubles.append(str(func))
-        if len(here) < len(tensors) and any(tensor.device == watched.device for tensor in _tensors(args)):
-            watched.waits.append(str(func))
-        aliases = [result.alias_info for result in func._schema.returns]
-        is_view = any(alias is not None and not alias.is_write for alias in aliases)
-        if here and not is_view:
-            watched.n_steps += 1
-            for tensor in here:
-                watched.hold(tensor)
-        return out
 
 
 def _tensors(tree: Any) -> list[Tensor]:

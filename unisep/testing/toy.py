@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -95,35 +96,28 @@ class ToyEncoder(QueryEncoder):
         return functional.normalize(torch.stack([_clip_bands(clip) for clip in clips]), dim=1)
 
 
-class ToyPlugin:
-    """The hooks of the toy plugin, as a module would have them."""
+@hookimpl
+def unisep_backends() -> list[BackendSpec]:
+    """Return `toy`, which answers queries and gives `low` and `high`, and `toy-pan`, which gives `left` and `right`."""
+    bands, channels = ToyBackend.info.sources, ToyPanBackend.info.sources
+    load, summary = f"{__name__}:load_backend", "Frequency bands, fixed or by query"
+    load_pan = f"{__name__}:ToyPanBackend"
+    return [
+        BackendSpec(name="toy", load=load, summary=summary, stems=bands, spaces=(SPACE,), licence="MIT"),
+        BackendSpec(name="toy-pan", load=load_pan, summary="Left and right", stems=channels, licence="MIT"),
+    ]
 
-    @hookimpl
-    def unisep_backends(self) -> list[BackendSpec]:
-        """Return `toy`, which answers queries and gives `low` and `high`, and `toy-pan`, which gives `left` and `right`."""
-        bands, channels = ToyBackend.info.sources, ToyPanBackend.info.sources
-        load, summary = f"{__name__}:load_backend", "Frequency bands, fixed or by query"
-        return [
-            BackendSpec(name="toy", load=load, summary=summary, stems=bands, spaces=(SPACE,), licence="MIT"),
-            BackendSpec(
-                name="toy-pan",
-                load=f"{__name__}:ToyPanBackend",
-                summary="Left and right",
-                stems=channels,
-                licence="MIT",
-            ),
-        ]
 
-    @hookimpl
-    def unisep_encoders(self) -> list[EncoderSpec]:
-        """Return `toy`, which encodes text and audio as frequency bands."""
-        return [EncoderSpec(name="toy", load=f"{__name__}:load_encoder", space=SPACE, licence="MIT")]
+@hookimpl
+def unisep_encoders() -> list[EncoderSpec]:
+    """Return `toy`, which encodes text and audio as frequency bands."""
+    return [EncoderSpec(name="toy", load=f"{__name__}:load_encoder", space=SPACE, licence="MIT")]
 
 
 @contextmanager
 def toy_plugin() -> Iterator[None]:
     """A `with` block in which the toy plugin counts as installed, as `registered:toy`."""
-    with plugins.registered(ToyPlugin(), "toy"):
+    with plugins.registered(sys.modules[__name__], "toy"):
         yield
 
 

@@ -1,8 +1,12 @@
-"""What every backend must do, as a pytest class to inherit.
+"""What every backend and every query encoder must do, as pytest classes to inherit.
 
     class TestMyBackend(BackendContract):
         def load_backend(self):
             return load(weights=None, device=torch.device("cpu"), dtype=torch.float32)
+
+    class TestMyEncoder(EncoderContract):
+        def load_encoder(self):
+            return load(weights=None, device=torch.device("cpu"))
 
 What a plugin does not declare is skipped.
 """
@@ -11,17 +15,99 @@ What a plugin does not declare is skipped.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import ClassVar, TypeVar
+
 import pytest
 import torch
 from torch import Tensor
 
+from unisep.audio import Audio
 from unisep.engine.overlap_add import separate_chunks
-from unisep.errors import UnisepError
+from unisep.errors import EncoderError, UnisepError
 from unisep.plugins.backend import Backend, Output
+from unisep.plugins.encoder import QueryEncoder
 from unisep.plugins.loading import wrong_facts
+from unisep.plugins.plugin import Plugin, read
+from unisep.plugins.specs import ModelSpec
 from unisep.testing import signals
-from unisep.testing.contract import Contract
 from unisep.testing.devices import pretended
+from unisep.weights.cards import read_card
+
+LoadedT = TypeVar("LoadedT")
+
+
+class Contract:
+    """What both contracts share.
+
+    Attributes:
+        plugin_module: The hook module ("my_plugin.plugin"). Declared, its hooks must return specs that hold, and it must
+            import without torch and numpy.
+    """
+
+    plugin_module: str = ""
+
+    _loaded: ClassVar[object]
+
+    def test_listing_imports_neither_torch_nor_numpy(self) -> None:
+        module = self._need_plugin_module()
+        code = f"import sys, {module}; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+    def test_its_hooks_return_specs_that_hold(self) -> None:
+        plugin = self._plugin()
+        assert plugin.state == "ok", plugin.error
+        assert plugin.specs, "its hooks return nothing; do they have @hookimpl?"
+
+    def test_its_load_strings_lead_to_modules(self) -> None:
+        for spec in self._plugin().specs:
+            module, _, _ = spec.load.partition(":")
+            assert find_spec(module) is not None, f"'{spec.name}': there is no module {module}"
+
+    def test_its_cards_can_be_read_and_state_a_licence(self) -> None:
+        cards = [spec.card for spec in self._plugin().specs_of(ModelSpec) if spec.card]
+        if not cards:
+            pytest.skip("declares no card")
+        for card in cards:
+            assert read_card(card).licence
+
+    def test_same_input_same_output(self) -> None:
+        for first, second in zip(self._run(), self._run(), strict=True):
+            assert torch.equal(first, second)
+
+    def test_uses_no_global_randomness(self) -> None:
+        before = torch.get_rng_state()
+        self._run()
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def _run(self) -> list[Tensor]:
+        """Return what comes of all that it can do, for an input that is always the same."""
+        raise NotImplementedError
+
+    def _plugin(self) -> Plugin:
+        module = self._need_plugin_module()
+        return read(Plugin(module, "the tested plugin"), partial(import_module, module))
+
+    def _need_plugin_module(self) -> str:
+        if not self.plugin_module:
+            pytest.skip("declares no plugin_module")
+        return self.plugin_module
+
+    def _load_once(self, load: Callable[[], LoadedT]) -> LoadedT:
+        """Return what `load` returns, called once for the class."""
+        contract = type(self)
+        if "_loaded" not in contract.__dict__:
+            contract._loaded = load()
+        return contract._loaded  # type: ignore[return-value]
 
 
 class BackendContract(Contract):
@@ -182,3 +268,94 @@ class BackendContract(Contract):
 
     def _assert_close(self, one: Tensor, other: Tensor, mixture: Tensor) -> None:
         assert float((one - other).abs().max()) <= self.tolerance * float(mixture.abs().max())
+
+
+class EncoderContract(Contract):
+    """Inherit, and say how the encoder is loaded.
+
+    Attributes:
+        encodes_text: Whether it takes texts.
+        encodes_audio: Whether it takes clips.
+        tolerance: Allowed difference between a batch and its singles, for vectors of length 1.
+        texts: What it is tried with.
+    """
+
+    encodes_text: bool = True
+    encodes_audio: bool = True
+    tolerance: float = 1e-5
+    texts: tuple[str, ...] = ("electric guitar", "drums", "a choir of frogs, far away")
+
+    def load_encoder(self) -> QueryEncoder:
+        """Return the encoder to test; called once for the class."""
+        raise NotImplementedError
+
+    @property
+    def encoder(self) -> QueryEncoder:
+        """The encoder, loaded at the first use."""
+        return self._load_once(self.load_encoder)
+
+    def test_names_its_space(self) -> None:
+        assert isinstance(self.encoder.space, str)
+        assert self.encoder.space
+
+    def test_texts_become_unit_vectors_in_their_order(self) -> None:
+        vectors = self._encode_text(*self.texts)
+        self._assert_unit(vectors, len(self.texts))
+        for text, vector in zip(self.texts, vectors, strict=True):
+            self._assert_close(self._encode_text(text)[0], vector)
+
+    def test_different_texts_differ(self) -> None:
+        first, second = self._encode_text(*self.texts[:2])
+        assert float((first - second).abs().max()) > 1e-3
+
+    def test_clips_become_unit_vectors_in_their_order(self) -> None:
+        clips = [signals.tone(110, 0.7), signals.noise(0.4, seed=1), signals.chirp(0.5, 48_000, 1)]
+        vectors = self._encode_audio(*clips)
+        self._assert_unit(vectors, len(clips))
+        for clip, vector in zip(clips, vectors, strict=True):
+            self._assert_close(self._encode_audio(clip)[0], vector)
+
+    def test_takes_clips_of_any_rate_channels_and_length(self) -> None:
+        for seconds, rate_hz, n_channels in ((0.001, 44_100, 1), (0.3, 8_000, 1), (1.0, 96_000, 2), (12.0, 16_000, 1)):
+            self._assert_unit(self._encode_audio(signals.noise(seconds, rate_hz, n_channels)), 1)
+
+    def test_silence_in_finite_out(self) -> None:
+        assert bool(torch.isfinite(self._encode_audio(signals.silence(0.5))).all())
+
+    def test_leaves_clips_as_they_are(self) -> None:
+        clip = signals.noise(0.5)
+        before = clip.samples.copy()
+        self._encode_audio(clip)
+        assert (clip.samples == before).all()
+
+    def test_says_what_it_does_not_encode(self) -> None:
+        if not self.encodes_text:
+            with pytest.raises(EncoderError):
+                self.encoder.encode_text(["drums"])
+        if not self.encodes_audio:
+            with pytest.raises(EncoderError):
+                self.encoder.encode_audio([signals.noise(0.5)])
+
+    def _encode_text(self, *texts: str) -> Tensor:
+        if not self.encodes_text:
+            pytest.skip("declares no text")
+        with torch.inference_mode():
+            return self.encoder.encode_text(list(texts))
+
+    def _encode_audio(self, *clips: Audio) -> Tensor:
+        if not self.encodes_audio:
+            pytest.skip("declares no audio")
+        with torch.inference_mode():
+            return self.encoder.encode_audio(list(clips))
+
+    def _run(self) -> list[Tensor]:
+        texts = [self._encode_text("drums")] if self.encodes_text else []
+        return texts + ([self._encode_audio(signals.noise(0.5))] if self.encodes_audio else [])
+
+    def _assert_unit(self, vectors: Tensor, n_vectors: int) -> None:
+        assert tuple(vectors.shape) == (n_vectors, self.encoder.dim)
+        lengths = torch.linalg.vector_norm(vectors.float(), dim=1)
+        assert float((lengths - 1).abs().max()) < 1e-3
+
+    def _assert_close(self, one: Tensor, other: Tensor) -> None:
+        assert float((one - other).abs().max()) <= self.tolerance
