@@ -120,6 +120,12 @@ def test_debug_raises_the_error_itself(way, monkeypatch):
         main(["plugins", "--debug"] if way == "flag" else ["plugins"])
 
 
+def test_an_installation_without_one_of_its_modules_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "unisep.cli.doctor", None)
+    assert main(["doctor"]) == 1
+    assert "This installation is incomplete: import of unisep.cli.doctor halted" in capsys.readouterr().err
+
+
 def test_interrupt_has_code_130(monkeypatch, capsys):
     def interrupted(_arguments, _console):
         raise KeyboardInterrupt

@@ -88,6 +88,13 @@ def test_a_part_of_the_recording_itself_as_example(song, tmp_path):
     assert files_in(tmp_path / "out/song") == ["example-1.wav", "rest.wav"]
 
 
+def test_an_embedding_needs_something_to_embed_and_a_place(song, tmp_path, capsys):
+    assert main(["embed", "-o", str(tmp_path / "v.safetensors")]) == 2
+    assert "Nothing to embed. Give a text, --audio FILE, or both." in capsys.readouterr().err
+    assert main(["embed", "bass", "-o", str(song / "v.safetensors"), "--query-backend", "toy"]) == 1
+    assert "Choose another place with -o." in capsys.readouterr().err
+
+
 def test_an_embedding_never_replaces_its_clip(song, capsys):
     before = song.read_bytes()
     assert main(["embed", "--audio", str(song), "-o", str(song), "--query-backend", "toy"]) == 2

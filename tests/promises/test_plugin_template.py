@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from unisep.cli import main
 from unisep.cli.arguments import PLUGIN_KINDS
 from unisep.cli.new_plugin import rendered, write_plugin
 from unisep.errors import OptionError
@@ -150,6 +151,15 @@ def test_names_that_cannot_be_are_refused(name, tmp_path):
     with pytest.raises(OptionError, match="lower-case letters"):
         write_plugin(name, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_prints_what_it_wrote(tmp_path, capsys):
+    assert main(["new-plugin", "mine", "--folder", str(tmp_path), "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["folder"] == str(tmp_path / "unisep-mine")
+    assert all(Path(path).is_file() for path in written["files"])
+    with pytest.raises(OptionError, match=r"kind='command' is unknown. Possible: backend, encoder"):
+        write_plugin("mine", tmp_path, "command")
 
 
 def test_nothing_is_overwritten(tmp_path):

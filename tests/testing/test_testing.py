@@ -39,6 +39,30 @@ class TestToyEncoder(EncoderContract):
         return ToyEncoder()
 
 
+class TestTextAlone(EncoderContract):
+    encodes_audio = False
+
+    def load_encoder(self) -> QueryEncoder:
+        return TextAlone()
+
+
+class TestClipsAlone(EncoderContract):
+    encodes_text = False
+
+    def load_encoder(self) -> QueryEncoder:
+        return ClipsAlone()
+
+
+class TextAlone(QueryEncoder):
+    space, dim = toy.SPACE, N_BANDS
+    encode_text = ToyEncoder.encode_text
+
+
+class ClipsAlone(QueryEncoder):
+    space, dim = toy.SPACE, N_BANDS
+    encode_audio = ToyEncoder.encode_audio
+
+
 class Broken(Backend):
     """Gives the one source that `answer` makes of the mixture and the number of the call."""
 
