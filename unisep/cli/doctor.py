@@ -126,28 +126,20 @@ def _weights() -> Iterator[Finding]:
 
 
 def _answers() -> Iterator[Finding]:
-    """Yield who would answer without a download; a plan is made and nothing is loaded."""
-    import torch
+    """Yield who would answer without a download; nothing is loaded."""
+    from unisep.session.explain import explain
 
-    from unisep.engine.device import Precision
-    from unisep.query.parsed import parse_queries
-    from unisep.routing.router import resolve
-    from unisep.routing.types import Request
-    from unisep.session.models import ModelPool
-    from unisep.weights.store import WeightsStore
-
-    catalog = ModelPool(WeightsStore(offline=True), Precision("float32", torch.device("cpu"))).catalog()
-    questions = {"fixed stems": None, "text queries": parse_queries("electric guitar")}
+    queries = {"fixed stems": None, "text queries": "electric guitar"}
     errors = {}
-    for what, parsed_queries in questions.items():
+    for what, query in queries.items():
         try:
-            route = resolve(Request(parsed_queries=parsed_queries, offline=True), catalog)
-            names = ", ".join(dict.fromkeys(choice.backend for choice in route.plan.values()))
-            yield Finding(what, "ok", f"answered by {names}", route.warning)
+            explanation = explain(query, offline=True)
+            names = dict.fromkeys(answer.chosen.backend.name for answer in explanation.answers)
+            yield Finding(what, "ok", f"answered by {', '.join(names)}", explanation.warning)
         except UnisepError as error:
             errors[what] = str(error)
     for what, advice in errors.items():
-        yield Finding(what, "broken" if len(errors) == len(questions) else "note", "not answered", advice)
+        yield Finding(what, "broken" if len(errors) == len(queries) else "note", "not answered", advice)
 
 
 def _ffmpeg() -> Iterator[Finding]:
