@@ -40,7 +40,7 @@ _COMMANDS = {
     "new-plugin": "unisep.cli.new_plugin:new_plugin",
 }
 _OWN = {command.split()[0] for command in _COMMANDS}
-_DISTRIBUTIONS = {"align": "unisep-align", "evaluate": "unisep-evaluate"}  # of unisep too, and plugins of their own
+_DISTRIBUTIONS = {"align": "unisep-align", "evaluate": "unisep-evaluate"}  # of unisep, in plugins of their own
 _INSPECTING = ("plugins", "doctor")  # these show a plugin that does not work instead of refusing to start
 
 
@@ -96,9 +96,8 @@ def _parse(words: list[str], stack: ExitStack) -> Namespace:
         return parse(words, [(spec.name, spec.summary) for _, spec in offers])
     (plugin, spec), command_words = matches[0], rest[1:]
     if plugin.distribution in _DISTRIBUTIONS.values():  # these put all options into their reports
-        command_words[:0] = [f"--plugin={path}" for path in options.plugin] + [
-            "--strict-plugins"
-        ] * options.strict_plugins
+        strict = ["--strict-plugins"] if options.strict_plugins else []
+        command_words = [*(f"--plugin={path}" for path in options.plugin), *strict, *command_words]
     debug = debug_by_environment() or "--debug" in command_words
     key = f"{plugin.distribution}:{spec.name}"
     return Namespace(command=spec, key=key, words=command_words, json=False, quiet=False, debug=debug)
