@@ -20,7 +20,7 @@ from unisep import Audio, Backend, BackendInfo, BackendSpec, EncoderSpec, Output
 from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
 from unisep.ensemble.definition import Ensemble, EnsembleMember
 from unisep.errors import BackendError, EncoderError, EnsembleError, OptionError, PluginError, WeightsError
-from unisep.plugins.plugin import read
+from unisep.plugins.plugin import Plugin, read
 from unisep.plugins.specs import ResultSpec
 from unisep.query.encode import call_encoder, encode_queries
 from unisep.query.parsed import parse_queries
@@ -234,7 +234,7 @@ def test_one_that_cannot_be_closed_leaves_none_open(module: Any) -> None:
 
 
 def spec_read(spec: Any, hook: str) -> Any:
-    return read("tried", "tried", "1", lambda: SimpleNamespace(**{hook: hookimpl(lambda: [spec])}))
+    return read(Plugin("tried", "tried"), lambda: SimpleNamespace(**{hook: hookimpl(lambda: [spec])}))
 
 
 def test_lists_of_names_may_be_any_list_but_no_stream(module: Any) -> None:

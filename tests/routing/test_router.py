@@ -275,7 +275,9 @@ def test_two_claims_to_a_name_matter_only_when_it_is_asked_for() -> None:
     film = Plugin("z", "unisep-film", "1", "ok", specs=(FILM, MINI))
     here = build_catalog([other, mine, film], (), lambda spec: "present")
     assert who(route_of("oboe", here)) == {"oboe": "htdemucs-film"}
-    with pytest.raises(PluginError, match="impostor and unisep-htdemucs both offer a backend named 'htdemucs'"):
+    with pytest.raises(
+        PluginError, match="'x' of impostor and 'y' of unisep-htdemucs both offer a backend named 'htdemucs'"
+    ):
         route_of(here=here, backend="htdemucs")
     chosen = route_of(here=here, backend="unisep-htdemucs:htdemucs")
     assert chosen.tasks[0].backend.distribution == "unisep-htdemucs"
@@ -287,8 +289,11 @@ def test_two_claims_to_a_name_matter_only_when_it_is_asked_for() -> None:
         (["local one", "local two"], "one.py and two.py both .* Give only one of them with --plugin"),
         (["registered A", "registered A-2"], "'A' of registered and 'A-2' of registered both .* Give only one"),
         (["d one", "d two"], "'one' of d and 'two' of d both .* Leave one out, as with UNISEP_PLUGINS=-d:one"),
-        (["d x", "local one"], "d and local both .* Choose one with 'd:htdemucs' or 'local:htdemucs', or unin"),
-        (["local one", "local two", "d x"], "Choose one with 'd:htdemucs', or give only one of them with --plu"),
+        (
+            ["d x", "local one"],
+            "'x' of d and one.py both .* Choose one with 'd:htdemucs' or 'local:htdemucs', or leave",
+        ),
+        (["local one", "local two", "d x"], "Choose one with 'd:htdemucs', or leave out the others"),
         (["local one", "local one"], "one.py offers the backend 'htdemucs' twice"),
     ],
 )

@@ -131,11 +131,11 @@ def build_catalog(plugins: Iterable[Plugin], own_weights: Collection[str], weigh
         return CatalogEntry(spec, plugin.distribution, "local" if is_own else weights_state(spec), plugin=plugin.name)
 
     return Catalog(
-        tuple(entry(spec, plugin) for plugin in plugins for spec in plugin.backends),
-        tuple(entry(spec, plugin) for plugin in plugins for spec in plugin.encoders),
+        tuple(entry(spec, plugin) for plugin in plugins for spec in plugin.specs_of(BackendSpec)),
+        tuple(entry(spec, plugin) for plugin in plugins for spec in plugin.specs_of(EncoderSpec)),
         tuple(plugin for plugin in plugins if plugin.state != "ok"),
-        rules=tuple(Extension(spec, plugin.distribution) for plugin in plugins for spec in plugin.routes),
-        steps=tuple(Extension(spec, plugin.distribution) for plugin in plugins for spec in plugin.results),
+        rules=tuple(Extension(spec, plugin.distribution) for plugin in plugins for spec in plugin.specs_of(RouteSpec)),
+        steps=tuple(Extension(spec, plugin.distribution) for plugin in plugins for spec in plugin.specs_of(ResultSpec)),
     )
 
 
