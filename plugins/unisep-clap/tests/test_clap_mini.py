@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from unisep_clap.mini import SPACE, MiniEncoder, load, load_mini
-from unisep_clap.training.phrases import HELD_OUT_WORDS
+from unisep_train.tasks.phrases import HELD_OUT_WORDS
 
 from unisep import Audio
 from unisep.errors import AudioError, QueryError, WeightsError

@@ -30,23 +30,26 @@ import torch
 from torch.nn.functional import normalize
 from unisep_clap.audio_tower import AudioTower, AudioTowerConfig
 from unisep_clap.text_tower import TextTower, TextTowerConfig
-from unisep_clap.training import audio, listening, phrases, targets, text
-from unisep_clap.training import store as frames
-from unisep_clap.training.teacher import embed
 from unisep_clap.wordpiece import WordPiece
 from unisep_film.checkpoints import save_model
 from unisep_film.config import FilmConfig
 from unisep_film.film import FiLM
 from unisep_film.model import FilmHTDemucs
-from unisep_film.training import corpus
-from unisep_film.training.distil import Distillation, DistilRun, distil
-from unisep_film.training.queries import TextAudioEncoder
-from unisep_film.training.recipe import load_recipe
-from unisep_film.training.run import Run
-from unisep_film.training.train import train
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
 from unisep_htdemucs.saving import save_checkpoint
+from unisep_train.data import band_powers as frames
+from unisep_train.data import corpus
+from unisep_train.mixing.queries import TextAudioEncoder
+from unisep_train.tasks import audio_tower as audio
+from unisep_train.tasks import listening, phrases
+from unisep_train.tasks import text_targets as targets
+from unisep_train.tasks import text_tower as text
+from unisep_train.tasks.recipe import load_recipe
+from unisep_train.tasks.run import Run
+from unisep_train.tasks.student import Distillation, DistilRun, distil
+from unisep_train.tasks.text_teacher import embed
+from unisep_train.tasks.train import train
 
 from unisep import Audio, QueryEncoder
 
