@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -135,6 +135,9 @@ class ManifestLine(BaseModel):
     four_stem: str = ""
 
 
+LineT = TypeVar("LineT", bound=ManifestLine)
+
+
 def open_dataset(folder: str | Path, layout: Layout = "auto", subset: str = "test") -> Dataset:
     """The recordings below `folder`, found by name.
 
@@ -183,7 +186,7 @@ def _stem(path: Path) -> Sound:
 def _from_manifest(folder: Path) -> Dataset:
     songs: dict[str, list[Sound]] = {}
     singles: list[Sound] = []
-    for line in _lines(folder / MANIFEST):
+    for line in read_manifest(folder, ManifestLine):
         place = singles if line.song is None else songs.setdefault(line.song, [])
         role = "" if line.four_stem == "none" else line.four_stem
         label = labels.canonical(line.label)
@@ -194,7 +197,13 @@ def _from_manifest(folder: Path) -> Dataset:
     return Dataset(str(folder), tuple(tracks), tuple(singles))
 
 
-def _lines(manifest: Path) -> list[ManifestLine]:
+def read_manifest(folder: Path, kind: type[LineT]) -> list[LineT]:
+    """Read the lines of `folder/manifest.jsonl`, each as a `kind`.
+
+    Raises:
+        DatasetError: it cannot be read, a line cannot be understood, or names a file outside the folder.
+    """
+    manifest = folder / MANIFEST
     try:
         texts = manifest.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeError) as error:
@@ -205,7 +214,7 @@ def _lines(manifest: Path) -> list[ManifestLine]:
             continue
         try:
             values: Any = json.loads(text)
-            line = ManifestLine.model_validate(values)
+            line = kind.model_validate(values)
         except (ValueError, ValidationError) as error:
             what = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
             where = ".".join(map(str, what["loc"])) or "the line"
@@ -217,7 +226,16 @@ def _lines(manifest: Path) -> list[ManifestLine]:
     return found
 
 
+def md5_digit(name: str) -> str:
+    """Return the last hexadecimal digit of a name's md5, by which sounds are held out alike on every machine.
+
+    >>> md5_digit("voice/speech-0.wav")
+    'c'
+    """
+    return hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[-1]
+
+
 def _is_held_out(sound: Sound, root: str, kinds: Sequence[str], hashed: str) -> bool:
     path = sound.path.relative_to(root)
-    digest = hashlib.md5(path.as_posix().encode(), usedforsecurity=False).hexdigest()
-    return (not kinds or path.parts[0] in kinds) and (not hashed or digest[-1] in hashed.lower())
+    digit = md5_digit(path.as_posix())
+    return (not kinds or path.parts[0] in kinds) and (not hashed or digit in hashed.lower())

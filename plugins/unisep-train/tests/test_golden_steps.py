@@ -42,14 +42,10 @@ from unisep_train.data import band_powers as frames
 from unisep_train.data import corpus
 from unisep_train.mixing.queries import TextAudioEncoder
 from unisep_train.tasks import audio_tower as audio
-from unisep_train.tasks import listening, phrases
-from unisep_train.tasks import text_targets as targets
+from unisep_train.tasks import phrases
 from unisep_train.tasks import text_tower as text
-from unisep_train.tasks.recipe import load_recipe
-from unisep_train.tasks.run import Run
-from unisep_train.tasks.student import Distillation, DistilRun, distil
-from unisep_train.tasks.text_teacher import embed
-from unisep_train.tasks.train import train
+from unisep_train.tasks.query_model import QueryModelRun, Recipe, train
+from unisep_train.tasks.student import Distillation, StudentRun, distil
 
 from unisep import Audio, QueryEncoder
 
@@ -111,15 +107,15 @@ def tones(folder: Path) -> Path:
 
 
 def store_of(folder: Path) -> str:
-    corpus.build(tones(folder / "tones"), folder / "store", RATE_HZ)
+    corpus.build(tones(folder / "tones"), folder / "store", rate_hz=RATE_HZ)
     return str(folder / "store")
 
 
 def query_model(folder: Path, **changes: Any) -> torch.nn.Module:
     given = folder / "given.json"
     given.write_text(json.dumps(QUERY_MODEL | changes))
-    run = Run(load_recipe(folder / "run", given), folder / "run")
-    return averaged(train(store_of(folder), run, TextAudioEncoder(HashEncoder), 600, 0))
+    run = QueryModelRun(Recipe.of_run(folder / "run", given), folder / "run")
+    return train(store_of(folder), run, TextAudioEncoder(HashEncoder), n_workers=0).averaged()
 
 
 def taught_query_model(folder: Path) -> torch.nn.Module:
@@ -143,13 +139,7 @@ def student(folder: Path) -> torch.nn.Module:
         "mix": {"segment_seconds": 0.5, "batch": 4}, "spectral": 0.1, "n_steps": 10, "warmup_steps": 2,
         "learning_rate": 3e-3, "bfloat16": False,
     })  # fmt: skip
-    run = DistilRun(recipe, folder)
-    return averaged(distil(store_of(folder), run, n_workers=0))
-
-
-def averaged(run: Any) -> torch.nn.Module:
-    run.model.load_state_dict(run.average)
-    return run.model
+    return distil(store_of(folder), StudentRun(recipe, folder), n_workers=0).averaged()
 
 
 def text_tower(folder: Path) -> torch.nn.Module:
@@ -161,18 +151,18 @@ def text_tower(folder: Path) -> torch.nn.Module:
     tokens = WordPiece(pieces)
     sounds = ["a drum", "kick", "bell", "gong", "a voice", "choir"]
     known = [f"{first}{second} {first}" for first, second in itertools.product("abcdefgh", "klmno")]
-    u_sounds, u_known = (embed(teacher, tokens, names) for names in (sounds, known))
-    project = targets.fit_projection(u_sounds, u_known, 8)
+    u_sounds, u_known = (text.embed(teacher, tokens, names) for names in (sounds, known))
+    project = text.fit_projection(u_sounds, u_known, 8)
     links = phrases.Links(tuple(sounds), (("a drum", "kick", 1.0), ("bell", "gong", 0.25)))
     names = project(u_sounds)
-    shift = targets.Shift(names, targets.draw_together(names, links, n_steps=3) - names)
+    shift = text.Shift(names, text.draw_together(names, links, n_steps=3) - names)
     lesson = text.Lesson(sounds + known, shift(project(torch.cat([u_sounds, u_known]))), len(sounds))
     config = TextTowerConfig(n_pieces=len(pieces), n_factors=12, hidden_width=24, n_dims=8, **shape)
     tower = text.start_from(teacher, list(range(len(pieces))), config, (0, 1, 2))
     clock = SimpleNamespace(monotonic=itertools.count(0, 6).__next__)  # ten steps of six seconds
     with patch.object(text, "time", clock):
-        text.distil(tower, tokens, lesson, text.TextTrainingConfig(batch_size=8, minutes=1.1))
-    return tower
+        run = text.distil(tower, tokens, lesson, text.TextRecipe(batch_size=8, minutes=1.1, bfloat16=False), folder)
+    return run.averaged()
 
 
 def audio_tower(folder: Path) -> torch.nn.Module:
@@ -185,17 +175,17 @@ def audio_tower(folder: Path) -> torch.nn.Module:
         label, synonym = ("low tone", "hum") if hz < 1000 else ("high tone", "whistle")
         lines.append({"path": f"{number}.wav", "label": label, "synonyms": [synonym], "family": "synth"})
     (folder / "clips" / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    frames.build(folder / "clips", folder / "frames", frozenset())
+    frames.build(folder / "clips", folder / "frames")
     made = frames.read(folder / "frames")
     torch.manual_seed(0)
     tower = AudioTower(AudioTowerConfig(window_seconds=1.0, widths=(4, 8, 8, 8), pooled_width=16, n_heads=2, n_dims=8))
     names = audio.Names(
         ("low tone", "high tone"), torch.eye(8)[:2], dict(zip(("low tone", "high tone"), torch.eye(2), strict=True))
     )
-    rough = listening.RougheningConfig()
-    listener = listening.Listener([(made, list(made.clips))], audio.n_frames_of(tower), rough, 0)
-    config = audio.AudioTrainingConfig(n_steps=10, batch_size=8, average_decay=0.9)
-    return audio.train(tower, listener, names, config)
+    rough = audio.RougheningConfig()
+    listener = audio.Listener([(made, list(made.clips))], audio.n_frames_of(tower), rough, 0)
+    recipe = audio.AudioRecipe(n_steps=10, batch_size=8, average_decay=0.9, bfloat16=False)
+    return audio.train(audio.AudioRun(tower, names, recipe, folder), listener)
 
 
 TASKS: dict[str, Callable[[Path], torch.nn.Module]] = {
@@ -208,15 +198,14 @@ TASKS: dict[str, Callable[[Path], torch.nn.Module]] = {
 def watched() -> Iterator[list[float]]:
     """Every loss that is differentiated in the block, which computes in float32 on one thread."""
     losses: list[float] = []
-    backward, autocast, n_threads = torch.Tensor.backward, torch.autocast, torch.get_num_threads()
+    backward, n_threads = torch.Tensor.backward, torch.get_num_threads()
 
     def watching(loss: torch.Tensor, *args: Any, **options: Any) -> None:
         losses.append(float(loss.detach()))
         backward(loss, *args, **options)
 
     torch.set_num_threads(1)
-    with patch.object(torch.Tensor, "backward", watching), \
-            patch.object(torch, "autocast", lambda device, *_, **__: autocast(device, enabled=False)):  # fmt: skip
+    with patch.object(torch.Tensor, "backward", watching):
         yield losses
     torch.set_num_threads(n_threads)
 

@@ -10,38 +10,39 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections import defaultdict
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 
 _VOCABULARY = tomllib.loads(resources.files(__package__).joinpath("vocabulary.toml").read_text(encoding="utf-8"))
-
-
-def _parents() -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for wider, narrower in _VOCABULARY["contains"].items():
-        for name in narrower:
-            found[name].append(wider)
-    return {name: tuple(wider) for name, wider in found.items()}
-
+_CONTAINS: dict[str, list[str]] = _VOCABULARY["contains"]
 
 # A name and the wider ones it is directly part of.
-PARENTS: dict[str, tuple[str, ...]] = _parents()
+PARENTS: dict[str, tuple[str, ...]] = {
+    name: tuple(wider for wider, narrower in _CONTAINS.items() if name in narrower)
+    for name in dict.fromkeys(name for narrower in _CONTAINS.values() for name in narrower)
+}
 # A name and its other spellings, and back.
-SPELLINGS: dict[str, tuple[str, ...]] = {n: tuple(others) for n, others in _VOCABULARY["spellings"].items()}
+SPELLINGS: dict[str, tuple[str, ...]] = {name: tuple(others) for name, others in _VOCABULARY["spellings"].items()}
 ALIASES: dict[str, str] = {other: name for name, others in SPELLINGS.items() for other in others}
 # Percussion that some would count among the drums of a song and others not.
 MAY_BE_DRUMS: frozenset[str] = frozenset(_VOCABULARY["may_be_drums"]["words"])
 NOT_PROMPTS: frozenset[str] = frozenset(_VOCABULARY["not_prompts"]["words"])
 # Labels of stems that hold anything but drums, bass and vocals.
 MIXED: frozenset[str] = frozenset(_VOCABULARY["mixed"]["words"])
+# What a prompt may be besides a name, and prompts for all but one of the four stems.
+TEMPLATES: tuple[str, ...] = tuple(_VOCABULARY["prompts"]["templates"])
+COMPLEMENTS: dict[str, tuple[str, ...]] = {name: tuple(words) for name, words in _VOCABULARY["complements"].items()}
 # Every name, in its one spelling.
-NAMES: frozenset[str] = frozenset({*PARENTS, *_VOCABULARY["contains"], *SPELLINGS})
+NAMES: frozenset[str] = frozenset({*PARENTS, *_CONTAINS, *SPELLINGS})
+ROLES = ("drums", "bass", "vocals")
+# Sounds of several things together: these alone, and these with all that they contain.
+_COMPOUND = frozenset({"drums", "percussion loop", "techno sequence"})
+_COMPOUND_FAMILIES = frozenset({"drum loop", "drum fill", "percussion build"})
 
 
 def canonical(name: str) -> str:
-    """The name this module uses for `name`: lower case, without article, one spelling.
+    """Return the name this module uses for `name`: lower case, without article, one spelling.
 
     >>> canonical("The Hihat"), canonical("singing")
     ('hi-hat', 'vocals')
@@ -55,7 +56,7 @@ def canonical(name: str) -> str:
 
 @cache
 def ancestors(name: str) -> frozenset[str]:
-    """All wider names that contain the canonical `name`, without itself.
+    """Return all wider names that contain the canonical `name`, without itself.
 
     >>> sorted(ancestors("kick drum"))
     ['drums', 'percussion']
@@ -65,24 +66,18 @@ def ancestors(name: str) -> frozenset[str]:
 
 
 def tags(label: str, synonyms: Iterable[str] = (), four_stem: str = "none") -> frozenset[str]:
-    """Every canonical name a sound answers to: its label, synonyms, role among the four stems, and what
-    contains them.
+    """Return all canonical names a sound answers to: label, synonyms, role among the four stems, what contains them.
 
     >>> sorted(tags("woodblock", four_stem="drums"))
     ['drums', 'percussion', 'woodblock']
     """
     names = {canonical(label), *(canonical(synonym) for synonym in synonyms)} - NOT_PROMPTS - MIXED
-    names |= {"drums": {"drums"}, "bass": {"bass"}, "vocals": {"vocals"}}.get(four_stem, set())
+    names |= {four_stem} & set(ROLES)
     return frozenset(names).union(*(ancestors(name) for name in names))
 
 
-def answers(prompt: str, sound_tags: frozenset[str]) -> bool:
-    """Whether a sound with these tags is (part of) what `prompt` asks for."""
-    return canonical(prompt) in sound_tags
-
-
 def unclear(prompt: str, label: str, sound_tags: frozenset[str]) -> bool:
-    """Whether a sound might contain what `prompt` asks for without its label saying so.
+    """Tell whether a sound might contain what `prompt` asks for without its label saying so.
 
     >>> unclear("kick drum", "drum loop", tags("drum loop"))
     True
@@ -98,25 +93,19 @@ def unclear(prompt: str, label: str, sound_tags: frozenset[str]) -> bool:
         return bool(sound_tags & MAY_BE_DRUMS)
     own = canonical(label)
     if own in MIXED:
-        return not ({name} | ancestors(name)) & {"drums", "bass", "vocals"}
+        return not ({name} | ancestors(name)) & set(ROLES)
     # A loop holds any of what is under "drums"; "synthesizer" may be any synthesizer.
-    holds = {own} | ({"drums", "percussion"} if _is_compound(own) else set())
-    return bool(holds & ancestors(name))
-
-
-def _is_compound(name: str) -> bool:
-    return name in {"drums", "percussion loop", "techno sequence"} or bool(
-        {"drum loop", "drum fill", "percussion build"} & ({name} | ancestors(name))
-    )
+    is_compound = own in _COMPOUND or bool(_COMPOUND_FAMILIES & {own, *ancestors(own)})
+    return bool(({own, "drums", "percussion"} if is_compound else {own}) & ancestors(name))
 
 
 def spellings(name: str) -> tuple[str, ...]:
-    """What a user may type for the canonical `name`, itself first."""
+    """Return what a user may type for the canonical `name`, itself first."""
     return (name, *SPELLINGS.get(name, ()))
 
 
 def recognised(text: str) -> str:
-    """The name in `text` as people write it on files: known words at its end, else all of it.
+    """Return the name in `text` as people write it on files: known words at its end, else all of it.
 
     >>> recognised("03_Verse-LeadVocals 2"), recognised("Gtr of Ann")
     ('lead vocal', 'gtr of ann')
@@ -132,10 +121,9 @@ def recognised(text: str) -> str:
 
 
 def four_stem(label: str) -> str:
-    """Which of the four stems a sound of a song belongs to.
+    """Return which of the four stems a sound of a song belongs to.
 
     >>> four_stem("hi-hat"), four_stem("double bass"), four_stem("violin")
     ('drums', 'bass', 'other')
     """
-    own = tags(label)
-    return next((role for role in ("drums", "bass", "vocals") if role in own), "other")
+    return next((role for role in ROLES if role in tags(label)), "other")

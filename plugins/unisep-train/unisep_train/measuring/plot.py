@@ -1,19 +1,18 @@
-"""Draws the logs of runs: loss, separation, silence where nothing is to be heard, presence and speed over the steps.
+"""Draw the logs of runs: loss, separation, silence where nothing is to be heard, presence and speed over the steps.
 
-    python -m unisep_train.measuring.plot RUN [RUN ...] --out progress.png
+    python -m unisep_train plot RUN [RUN ...] --out progress.png
 
 Several runs are drawn over each other, to compare them. A run that was resumed from an earlier step counts from there.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unisep.errors import OptionError
-from unisep_train.data.store import StoreError
+from unisep.errors import DatasetError, OptionError
+from unisep_train.trainer.learner import LOG_FILE
 
 PANELS = {
     "loss": "loss",
@@ -29,15 +28,18 @@ Log = list[dict[str, float]]
 
 
 def read_log(run: Path) -> Log:
-    """The lines of a run's log in order of their steps; of several lines for one step the last.
+    """Read the lines of a run's log in order of their steps; of several lines for one step the last.
 
-    A line cut short by a crash is left out. Raises StoreError when there is nothing to draw.
+    A line cut short by a crash is left out.
+
+    Raises:
+        DatasetError: there is nothing to draw.
     """
-    path = run / "log.jsonl"
+    path = run / LOG_FILE
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise StoreError(f"{path} cannot be read ({error.strerror}). Give the folder of a run.") from error
+        raise DatasetError(f"{path} cannot be read ({error.strerror}). Give the folder of a run.") from error
     lines: dict[int, dict[str, float]] = {}
     for line in text.splitlines():
         try:
@@ -48,25 +50,26 @@ def read_log(run: Path) -> Log:
         # What a resumed run did again replaces all that came after the checkpoint.
         lines = {earlier: kept for earlier, kept in lines.items() if earlier < step} | {step: row}
     if not lines:
-        raise StoreError(f"{path} holds no steps yet.")
-    return [lines[step] for step in sorted(lines)]
+        raise DatasetError(f"{path} holds no steps yet.")
+    return list(lines.values())
 
 
 def smoothed(values: Sequence[float], n: int = 9) -> list[float]:
-    """Means over the last `n` values, or as many as there are.
+    """Return means over the last `n` values, or as many as there are.
 
     >>> smoothed([2.0, 4.0, 6.0], n=2)
     [2.0, 3.0, 5.0]
     """
-    return [sum(values[max(0, k - n + 1) : k + 1]) / len(values[max(0, k - n + 1) : k + 1]) for k in range(len(values))]
+    recent = [values[max(0, k - n) : k] for k in range(1, len(values) + 1)]
+    return [sum(window) / len(window) for window in recent]
 
 
 def draw(logs: Mapping[str, Log], out: Path) -> Path:
-    """The picture written, with a panel for each quantity that any log holds. Needs matplotlib."""
+    """Write a picture with a panel for each quantity that any log holds, and return its path. Needs matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise OptionError("Drawing needs matplotlib: pip install 'unisep-film[training]'.") from error
+        raise OptionError("Drawing needs matplotlib: pip install 'unisep-train[plot]'.") from error
     shown = [name for name in PANELS if any(name in row for log in logs.values() for row in log)]
     n_columns = min(3, len(shown))
     n_rows = -(-len(shown) // n_columns)
@@ -74,11 +77,9 @@ def draw(logs: Mapping[str, Log], out: Path) -> Path:
     axes = figure.subplots(n_rows, n_columns, squeeze=False).flat
     for name, axis in zip(shown, axes, strict=False):
         for run, log in logs.items():
-            points = [(row["step"], row[name]) for row in log if name in row]
-            if points:
-                steps, values = (list(column) for column in zip(*points, strict=True))
-                (line,) = axis.plot(steps, smoothed(values), label=run)
-                axis.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.6)
+            steps, values = ([row[key] for row in log if name in row] for key in ("step", name))
+            (line,) = axis.plot(steps, smoothed(values), label=run)
+            axis.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.6)
         axis.set(title=PANELS[name], xlabel="step")
         axis.grid(alpha=0.3)
     for axis in list(figure.axes)[len(shown) :]:
@@ -89,20 +90,12 @@ def draw(logs: Mapping[str, Log], out: Path) -> Path:
     return out
 
 
-def main(given: list[str] | None = None) -> int:
-    """Exit status of `python -m unisep_train.measuring.plot`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=Path, default=Path("progress.png"))
-    args = parser.parse_args(given)
-    try:
-        names = [run.name for run in args.runs]
-        draw({run.name if names.count(run.name) == 1 else str(run): read_log(run) for run in args.runs}, args.out)
-    except (StoreError, OptionError) as error:
-        parser.exit(1, f"{error}\n")
-    print(args.out)
-    return 0
+def plot(runs: list[Path], *, out: Path = Path("progress.png")) -> None:
+    """Draw the logs of runs over each other.
 
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    Args:
+        runs: folders of runs.
+        out: where the picture goes.
+    """
+    names = [run.name for run in runs]
+    print(draw({run.name if names.count(run.name) == 1 else str(run): read_log(run) for run in runs}, out))

@@ -1,12 +1,14 @@
-"""Batches ready for the model: audio from an `ExampleStream`, query vectors from an encoder.
-
-Runs inside the loader's worker, so that the training process only trains.
-"""
+"""Batches ready for a model, step by step: mixed, and asked about, in the processes of a loader."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,29 +17,102 @@ from torch.nn import functional as F
 from torch.utils.data import IterableDataset, get_worker_info
 
 from unisep import Audio, QueryEncoder
+from unisep.errors import OptionError
 from unisep_train.data.store import Store
-from unisep_train.mixing.examples import ExampleStream, MixConfig
+from unisep_train.mixing.config import MixConfig, QueryMix
+from unisep_train.mixing.examples import ExampleStream
+
+BatchT = TypeVar("BatchT", covariant=True)
+EMBEDDED = "unisep_clap.mini:load"
 
 
-@dataclass(frozen=True)
-class QueryMix:
-    """How an item is asked for: shares of text and audio alone (the rest interpolates), and noise.
+class TextAudioEncoder:
+    """Encodes prompts and example clips; prompts are few, so their vectors are kept."""
 
-    audio_from: the step before which all queries are text.
-    noise: largest length of the random vector added to the unit query before it is brought back to length 1.
+    def __init__(self, load: Callable[[], QueryEncoder]) -> None:
+        self._load = load
+        self._texts: dict[str, Tensor] = {}
+
+    @classmethod
+    def named(cls, load: str, weights: Path | None, spaces: dict[str, int]) -> TextAudioEncoder:
+        """Return the encoder that `load_encoder` loads on first use."""
+        return cls(partial(load_encoder, load, weights, dict(spaces)))
+
+    @cached_property
+    def encoder(self) -> QueryEncoder:
+        """The encoder, loaded on first use. Raises as what loads it does."""
+        return self._load()
+
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        """Return vectors `[n, dim]` of `prompts`."""
+        missing = sorted(set(prompts) - self._texts.keys())
+        if missing:
+            self._texts.update(zip(missing, self.encoder.encode_text(missing), strict=True))
+        return torch.stack([self._texts[prompt] for prompt in prompts])
+
+    def clips(self, clips: Sequence[np.ndarray], sample_rate_hz: int) -> Tensor:
+        """Return vectors `[n, dim]` of mono clips `[samples]`."""
+        return self.encoder.encode_audio([Audio(clip, sample_rate_hz) for clip in clips])
+
+
+def load_encoder(load: str, weights: Path | None, spaces: dict[str, int]) -> QueryEncoder:
+    """Load an encoder by its "package.module:function", as in an `EncoderSpec`, on the CPU.
+
+    Raises:
+        OptionError: there is no such function, or its vectors are not of one of `spaces`.
+    """
+    module, _, name = load.partition(":")
+    try:
+        encoder: QueryEncoder = getattr(import_module(module), name)(weights=weights, device=torch.device("cpu"))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise OptionError(
+            f"No encoder at {load!r} ({error}). Give package.module:function, such as {EMBEDDED}."
+        ) from error
+    if spaces.get(encoder.space) != encoder.dim:
+        raise OptionError(
+            f"{load} gives {encoder.dim} values of the space {encoder.space!r}; the recipe's model listens to "
+            f"{spaces}. Set model.spaces to that space, or take its encoder."
+        )
+    return encoder
+
+
+class StepStream(IterableDataset[BatchT]):
+    """Batches of the steps of a run; the same for the same seed and step.
+
+    Only the `items` of each batch are mixed, by default all: each process of a run has its own. Several workers of a
+    loader take turns, so that the steps come in order.
     """
 
-    text_share: float = 0.5
-    audio_share: float = 0.25
-    audio_from: int = 0
-    noise: float = 0.35
+    def __init__(self, store: str, mix: MixConfig, seed: int, steps: range, items: range | None = None) -> None:
+        self.store, self.mix, self.seed, self.steps = store, mix, seed, steps
+        self.items = range(mix.batch) if items is None else items
+
+    def __iter__(self) -> Iterator[BatchT]:
+        steps, worker = self.steps, get_worker_info()
+        if worker is not None:
+            torch.set_num_threads(1)
+            steps = steps[worker.id :: worker.num_workers]
+        return self.batches(Store(self.store), steps)
+
+    @abstractmethod
+    def batches(self, store: Store, steps: range) -> Iterator[BatchT]:
+        """Yield the batch of each step."""
+
+
+class MixtureStream(StepStream[Tensor]):
+    """Yields mixtures `[items, channels, samples]` alone."""
+
+    def batches(self, store: Store, steps: range) -> Iterator[Tensor]:
+        """Yield the mixtures of each step."""
+        stream = ExampleStream(store, self.mix, self.seed)
+        return (torch.from_numpy(stream.batch(step, self.items).mixture) for step in steps)
 
 
 @dataclass(frozen=True)
-class TrainingBatch:
+class QueryBatch:
     """One step's material: audio `[batch, channels, samples]`, queries and negatives `[batch, dim]`, present `[batch]`.
 
-    negatives: vectors of what is to be left out; rows of zeros leave nothing out.
+    Negatives are vectors of what is to be left out; rows of zeros leave nothing out.
     """
 
     mixture: Tensor
@@ -47,125 +122,59 @@ class TrainingBatch:
     names: list[str]
     negatives: Tensor
 
-    def to(self, device: torch.device) -> TrainingBatch:
-        """The same on a device."""
-        mixture, target, queries, present, negatives = (
-            tensor.to(device, non_blocking=True)
-            for tensor in (self.mixture, self.target, self.queries, self.present, self.negatives)
-        )
-        return TrainingBatch(mixture, target, queries, present, self.names, negatives)
+    def to(self, device: torch.device) -> QueryBatch:
+        """Return the same on a device."""
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
 
-class TextAudioEncoder:
-    """Encodes prompts and example clips; prompts are few, so their vectors are kept."""
+class QueryStream(StepStream[QueryBatch]):
+    """Yields batches with queries by text, by example, and between the two.
 
-    def __init__(self, load: Callable[[], QueryEncoder]) -> None:
-        self._load = load
-        self._encoder: QueryEncoder | None = None
-        self._texts: dict[str, Tensor] = {}
-
-    def texts(self, prompts: Sequence[str]) -> Tensor:
-        """Vectors `[n, dim]` of `prompts`."""
-        missing = sorted({p for p in prompts if p not in self._texts})
-        if missing:
-            vectors = self.encoder.encode_text(missing)
-            self._texts.update(zip(missing, vectors, strict=True))
-        return torch.stack([self._texts[p] for p in prompts])
-
-    def clips(self, clips: Sequence[np.ndarray], sample_rate_hz: int) -> Tensor:
-        """Vectors `[n, dim]` of mono clips `[samples]`."""
-        return self.encoder.encode_audio([Audio(clip, sample_rate_hz) for clip in clips])
-
-    @property
-    def encoder(self) -> QueryEncoder:
-        """The encoder, loaded on first use."""
-        return self.load()
-
-    def load(self) -> QueryEncoder:
-        """The encoder, loaded unless it is. Raises as what loads it does."""
-        if self._encoder is None:
-            self._encoder = self._load()
-        return self._encoder
-
-
-def turns() -> tuple[int, int]:
-    """Which turn is this loader process's, of how many; a worker computes with one thread."""
-    worker = get_worker_info()
-    if worker is None:
-        return 0, 1
-    torch.set_num_threads(1)
-    return worker.id, worker.num_workers
-
-
-class QueryStream(IterableDataset[TrainingBatch]):
-    """Yields `TrainingBatch`es from `first_step` to `last_step`; the same for the same seed and step.
-
-    items: the places of the batch to yield, all without; each process of a run has its own. Several workers of a
-        loader take turns, so that the steps come in order.
-    absent_from: the step from which targets may be absent; before it every query is answered by something.
+    Before step `absent_from` every query is answered by something; from then on targets may be absent.
     """
 
     def __init__(
-        self,
-        store_folder: str,
-        mix: MixConfig,
-        queries: QueryMix,
-        encoder: TextAudioEncoder,
-        *,
-        seed: int,
-        first_step: int,
-        last_step: int,
-        absent_from: int,
-        items: range | None = None,
-    ) -> None:
-        self.store_folder, self.mix, self.queries, self.encoder = store_folder, mix, queries, encoder
-        self.seed, self.first_step, self.last_step, self.absent_from = (seed, first_step, last_step, absent_from)
-        self.items = items if items is not None else range(mix.batch)
+        self, store: str, mix: MixConfig, queries: QueryMix, encoder: TextAudioEncoder, *, seed: int, steps: range,
+        absent_from: int, items: range | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(store, mix, seed, steps, items)
+        self.queries, self.encoder, self.absent_from = queries, encoder, absent_from
 
-    def __iter__(self) -> Iterator[TrainingBatch]:
-        turn, n_turns = turns()
-        store = Store(self.store_folder)
+    def batches(self, store: Store, steps: range) -> Iterator[QueryBatch]:
+        """Yield the batch of each step."""
         late = ExampleStream(store, self.mix, self.seed)
         early = ExampleStream(store, replace(self.mix, absent_probability=0.0), self.seed)
-        for step in range(self.first_step + turn, self.last_step, n_turns):
-            yield self._batch(late if step >= self.absent_from else early, step)
+        return (self._batch(late if step >= self.absent_from else early, step) for step in steps)
 
-    def _batch(self, stream: ExampleStream, step: int) -> TrainingBatch:
+    def _batch(self, stream: ExampleStream, step: int) -> QueryBatch:
         batch = stream.batch(step, self.items)
         clips = batch.examples if step >= self.queries.audio_from else [None] * len(batch.prompts)
         # For the process with the first items this is the generator of (seed, step, 1).
         rng = np.random.default_rng((self.seed, step, 1, self.items.start))
-        vectors = self._vectors(batch.prompts, clips, stream.sample_rate_hz, rng)
-        present = torch.from_numpy(np.asarray(batch.present, dtype=np.float32))
-        return TrainingBatch(
-            torch.from_numpy(batch.mixture),
-            torch.from_numpy(batch.target),
-            vectors,
-            present,
-            list(batch.names),
-            self._negatives(batch.negatives, vectors),
-        )
-
-    def _negatives(self, prompts: Sequence[str | None], like: Tensor) -> Tensor:
-        """Unit vectors `[batch, dim]` of what is left out; zeros where nothing is."""
-        vectors = torch.zeros_like(like)
-        for row, prompt in enumerate(prompts):
+        queries = self._queries(batch.prompts, clips, stream.sample_rate_hz, rng)
+        negatives = torch.zeros_like(queries)
+        for row, prompt in enumerate(batch.negatives):
             if prompt is not None:
-                vectors[row] = F.normalize(self.encoder.texts([prompt])[0], dim=-1)
-        return vectors
+                negatives[row] = F.normalize(self.encoder.texts([prompt])[0], dim=-1)
+        present = torch.from_numpy(batch.present.astype(np.float32))
+        mixture, target = torch.from_numpy(batch.mixture), torch.from_numpy(batch.target)
+        return QueryBatch(mixture, target, queries, present, batch.names, negatives)
 
-    def _vectors(
+    def _queries(
         self, prompts: Sequence[str], clips: Sequence[np.ndarray | None], sample_rate_hz: int, rng: np.random.Generator
     ) -> Tensor:
+        """Return unit vectors `[batch, dim]`, each of the prompt, the clip, or between both."""
         vectors = self.encoder.texts(prompts).clone()
         draw = rng.random(len(prompts))
-        heard = [i for i, clip in enumerate(clips) if clip is not None and draw[i] >= self.queries.text_share]
-        if heard:
-            sound = self.encoder.clips([c for i, c in enumerate(clips) if i in heard and c is not None], sample_rate_hz)
-            for row, i in enumerate(heard):
-                audio_only = draw[i] < self.queries.text_share + self.queries.audio_share
-                share = 1.0 if audio_only else float(rng.random())
-                vectors[i] = (1 - share) * vectors[i] + share * sound[row]
+        heard = {i: clip for i, clip in enumerate(clips) if clip is not None and draw[i] >= self.queries.text_share}
+        sounds = self.encoder.clips(list(heard.values()), sample_rate_hz) if heard else torch.zeros(0)
+        for i, sound in zip(heard, sounds, strict=True):
+            audio_only = draw[i] < self.queries.text_share + self.queries.audio_share
+            share = 1.0 if audio_only else float(rng.random())
+            vectors[i] = (1 - share) * vectors[i] + share * sound
         noise = torch.from_numpy(rng.standard_normal(tuple(vectors.shape), dtype=np.float32))
         size = torch.from_numpy(rng.random((len(prompts), 1), dtype=np.float32)) * self.queries.noise
         return F.normalize(F.normalize(vectors, dim=-1) + size * F.normalize(noise, dim=-1), dim=-1)

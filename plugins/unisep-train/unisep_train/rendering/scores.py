@@ -1,4 +1,4 @@
-"""Scores made by rule: short pieces in a style, with parts that belong together.
+"""Scores made by rule: short pieces in a style, with parts that belong together, and who plays them.
 
 Everything is counted in beats from the start of the piece; `Score.tempo_bpm` turns beats into seconds. The rules
 are plain: a key, a loop of chords, and for each role a pattern that follows the chords; motifs repeat.
@@ -6,34 +6,29 @@ are plain: a key, a loop of chords, and for each role a pattern that follows the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Any
 
 import numpy as np
 
 BEATS_PER_BAR = 4
-SCALES = {
-    "major": (0, 2, 4, 5, 7, 9, 11),
-    "minor": (0, 2, 3, 5, 7, 8, 10),
-    "dorian": (0, 2, 3, 5, 7, 9, 10),
-    "mixolydian": (0, 2, 4, 5, 7, 9, 10),
-}
-# Loops of four chords, as steps of the scale (0 is the tonic).
-PROGRESSIONS = (
-    (0, 4, 5, 3), (0, 5, 3, 4), (5, 3, 0, 4), (0, 3, 4, 3), (1, 4, 0, 5), (0, 6, 3, 0), (0, 3, 0, 4),
-    (0, 2, 3, 4), (3, 4, 2, 5), (0, 0, 3, 4), (0, 6, 5, 4), (5, 4, 3, 4),
-)  # fmt: skip
-# Onsets in a bar, in sixteenths.
-LEAD_RHYTHMS = (
-    (0, 4, 8, 12), (0, 4, 6, 8, 12), (0, 6, 8, 14), (0, 2, 4, 8, 10, 12), (0, 3, 6, 8, 11, 14), (4, 6, 8, 10),
-    (0, 8), (0, 2, 3, 4, 8, 12), (2, 4, 6, 10, 12, 14), (0, 12, 14),
-)  # fmt: skip
-BASS_RHYTHMS = (
-    (0, 2, 4, 6, 8, 10, 12, 14), (0, 8), (0, 6, 8, 14), (0, 3, 6, 8, 11, 14), (0, 4, 8, 12), (0, 7, 8, 10, 15), (0,),
-    (2, 6, 10, 14),
-)  # fmt: skip
-CHORD_RHYTHMS = ((0,), (0, 8), (0, 4, 8, 12), (2, 6, 10, 14), (4, 12), (0, 3, 6, 8, 11, 14), (0, 6, 8, 14),
-                 (0, 2, 4, 6, 8, 10, 12, 14))  # fmt: skip
+
+
+def frozen_table(name: str) -> dict[str, Any]:
+    """Read a TOML file of this package, with tuples for lists."""
+    table: dict[str, Any] = _frozen(
+        tomllib.loads(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
+    )
+    return table
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -48,10 +43,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Style:
-    """Tempo range, how much off-beat eighths are delayed, and which pieces of a kit may play what.
-
-    A drum pattern has 16 places a bar: X loud, x normal, o open (hi-hat), . silence.
-    """
+    """Tempo range, how much off-beat eighths are delayed, and which pieces of a kit may play what (`styles.toml`)."""
 
     tempo_bpm: tuple[int, int]
     swing: float
@@ -59,47 +51,15 @@ class Style:
     kits: tuple[int, ...]
 
 
-ROCK = {"kick": "X.......X.x.....", "snare": "....X.......X...", "hat": "x.x.x.x.x.x.x.x."}
-STYLES: dict[str, Style] = {
-    "rock": Style((95, 160), 0.0, (
-        ROCK, {**ROCK, "kick": "X..x....X.......", "hat": "X.x.x.x.X.x.x.o."},
-        {"kick": "X.....x.X.x.....", "snare": "....X.......X..x", "ride": "x.x.x.x.x.x.x.x."},
-    ), (0, 8, 16)),
-    "pop": Style((88, 128), 0.0, (
-        {**ROCK, "tambourine": "....x.......x..."}, {"kick": "X..X..X.X..X..X.", "clap": "....X.......X...", "hat": "xxxxxxxxxxxxxxxx"},
-        {"kick": "X.......X.......", "stick": "....x.......x...", "shaker": "xxxxxxxxxxxxxxxx"},
-    ), (0, 8, 24)),
-    "electronic": Style((110, 150), 0.0, (
-        {"kick": "X...X...X...X...", "clap": "....X.......X...", "hat": "..o...o...o...o."},
-        {"kick": "X...X...X...X...", "hat": "x.xxx.xxx.xxx.xx", "snare": "....X.......X.x."},
-        {"kick": "X.....X...X.....", "snare": "....X.......X...", "hat": "xxxxxxxxxxxxxxxx", "cowbell": "..x..x....x..x.."},
-    ), (24, 25)),
-    "jazz": Style((90, 180), 0.33, (
-        {"ride": "x...x.x.x...x.x.", "hat": "....x.......x...", "kick": "x.......x.......", "snare": ".......x......x."},
-        {"ride": "x...x.x.x...x.x.", "stick": "............x...", "kick": "x...x...x...x..."},
-    ), (32, 40)),
-    "funk": Style((92, 116), 0.08, (
-        {"kick": "X.x...x...X..x..", "snare": "....X..x.x..X..x", "hat": "xxxxxxxxxxxxxxxx"},
-        {"kick": "X..x..x...x.....", "snare": "....X.......X...", "hat": "x.x.x.xox.x.x.xo", "congas": "x..x..x.x..x.x.x"},
-    ), (0, 8, 16)),
-    "latin": Style((88, 120), 0.0, (
-        {"kick": "X..xX..xX..xX..x", "stick": "x..x..x...x.x...", "shaker": "xxxxxxxxxxxxxxxx", "congas": "..x.xx.x..x.xxxx"},
-        {"claves": "x..x..x...x.x...", "congas": "..x...xx..x...xx", "bongos": "x.xxx.xxx.xxx.xx", "cowbell": "x.x.x.x.x.x.x.x."},
-    ), (0, 32)),
-    "folk": Style((76, 130), 0.1, (
-        {"tambourine": "..x...x...x...x.", "kick": "x.......x......."}, {"shaker": "x.x.x.x.x.x.x.x."}, {},
-    ), (0, 40)),
-    "ballad": Style((60, 84), 0.0, (
-        {"kick": "X.......X.x.....", "snare": "....X.......X...", "hat": "x.x.x.x.x.x.x.x."},
-        {"kick": "X.........x.....", "stick": "....x.......x...", "ride": "x.x.x.x.x.x.x.x."}, {},
-    ), (0, 8)),
-    "orchestral": Style((70, 120), 0.0, ({}, {"triangle": "x.......x......."}), (48,)),
-}  # fmt: skip
+_TABLE = frozen_table("styles.toml")
+SCALES: dict[str, tuple[int, ...]] = _TABLE["scales"]
+RHYTHMS: dict[str, tuple[tuple[int, ...], ...]] = _TABLE["rhythms"]
+STYLES = {name: Style(**style) for name, style in _TABLE["styles"].items()}
 
 
 @dataclass(frozen=True)
 class Score:
-    """The frame of a piece: style, tempo, key and one chord a bar; parts are written by `part`."""
+    """The frame of a piece: style, tempo, key and one chord a bar."""
 
     style: str
     tempo_bpm: float
@@ -114,37 +74,46 @@ class Score:
         return len(self.chords) * BEATS_PER_BAR
 
     def seconds(self, beats: float) -> float:
-        """The time of a beat, off-beat eighths delayed by the style's swing."""
+        """Return the time of a beat, off-beat eighths delayed by the style's swing."""
         whole, part = divmod(beats, 1.0)
         swing = STYLES[self.style].swing
         part = part * (1 + swing) if part <= 0.5 else 0.5 * (1 + swing) + (part - 0.5) * (1 - swing)
         return (whole + part) * 60.0 / self.tempo_bpm
 
     def degree(self, step: int) -> int:
-        """The pitch of a step of the scale, in semitones above MIDI key 0."""
+        """Return the pitch of a step of the scale, in semitones above MIDI key 0."""
         octave, place = divmod(step, len(self.scale))
         return self.tonic + 12 * octave + self.scale[place]
 
     def chord(self, bar: int) -> list[int]:
-        """Pitches of the bar's chord in its lowest octave, root first."""
+        """Return the pitches of the bar's chord in its lowest octave, root first."""
         root = self.chords[bar]
         return [self.degree(root + step) for step in ((0, 2, 4, 6) if self.sevenths else (0, 2, 4))]
 
 
 def new_score(seconds: float, rng: np.random.Generator) -> Score:
-    """A random frame of about `seconds`, in whole loops of two bars."""
+    """Draw a frame of about `seconds`, in whole loops of two bars."""
     style = str(rng.choice(list(STYLES)))
     tempo_bpm = float(rng.integers(*STYLES[style].tempo_bpm, endpoint=True))
     n_bars = max(4, 2 * round(seconds * tempo_bpm / 60 / BEATS_PER_BAR / 2))
-    loop = PROGRESSIONS[rng.integers(len(PROGRESSIONS))]
+    loop = _drawn(_TABLE["progressions"], rng)
     scale = SCALES[str(rng.choice(list(SCALES)))]
     sevenths = style in ("jazz", "funk") or rng.random() < 0.25
     chords = tuple(loop[bar % len(loop)] for bar in range(n_bars))
     return Score(style, tempo_bpm, int(rng.integers(12)), scale, chords, bool(sevenths))
 
 
+def _drawn(choices: Sequence[Any], rng: np.random.Generator) -> Any:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _spans(rhythm: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Return where each note of a bar begins, and where the next one does, in sixteenths."""
+    return zip(rhythm, (*rhythm[1:], 16), strict=True)
+
+
 def into_range(key: int, low: int, high: int) -> int:
-    """The key moved by octaves into `low..high`."""
+    """Move the key by octaves into `low..high`."""
     while key < low:
         key += 12
     while key > high:
@@ -153,19 +122,19 @@ def into_range(key: int, low: int, high: int) -> int:
 
 
 def voicing(pitches: Sequence[int], centre: float, low: int, high: int) -> list[int]:
-    """The chord's pitches, each in the octave nearest to `centre`."""
+    """Bring each of the chord's pitches into the octave nearest to `centre`."""
     return sorted({into_range(p + 12 * round((centre - p) / 12), low, high) for p in pitches})
 
 
 def velocity(place: int, rng: np.random.Generator, base: int = 84) -> int:
-    """Velocity at a sixteenth of the bar: accents on the beats, and a little chance."""
+    """Draw the velocity at a sixteenth of the bar: accents on the beats, and a little chance."""
     accent = 14 if place % 8 == 0 else 6 if place % 4 == 0 else -4
     return int(np.clip(base + accent + rng.normal(0, 6), 25, 122))
 
 
 def bass_part(score: Score, low: int, high: int, rng: np.random.Generator) -> list[Note]:
-    """A bass line: roots and fifths on a fixed rhythm, or a walking line in jazz."""
-    rhythm = BASS_RHYTHMS[rng.integers(len(BASS_RHYTHMS))]
+    """Write a bass line: roots and fifths on a fixed rhythm, or a walking line in jazz."""
+    rhythm = _drawn(RHYTHMS["bass"], rng)
     walking = score.style == "jazz"
     rhythm = (0, 4, 8, 12) if walking else rhythm
     length = rng.choice((0.5, 0.8, 0.95))
@@ -173,7 +142,7 @@ def bass_part(score: Score, low: int, high: int, rng: np.random.Generator) -> li
     notes = []
     for bar in range(len(score.chords)):
         chord = score.chord(bar)
-        for number, (place, until) in enumerate(zip(rhythm, (*rhythm[1:], 16), strict=True)):
+        for number, (place, until) in enumerate(_spans(rhythm)):
             pick = int(rng.integers(3)) if walking and number else int(picks[number]) if number else 0
             key = into_range(chord[pick] + 24, low, high)
             notes.append(_note(bar, place, until, key, length, rng, 92))
@@ -181,15 +150,15 @@ def bass_part(score: Score, low: int, high: int, rng: np.random.Generator) -> li
 
 
 def chord_part(score: Score, low: int, high: int, rng: np.random.Generator, power: bool = False) -> list[Note]:
-    """Chords on a fixed rhythm, close voicings, perhaps strummed; `power` leaves root and fifth."""
-    rhythm = CHORD_RHYTHMS[rng.integers(len(CHORD_RHYTHMS))]
+    """Write chords on a fixed rhythm, close voicings, perhaps strummed; `power` leaves root and fifth."""
+    rhythm = _drawn(RHYTHMS["chords"], rng)
     centre = (low + high) / 2 + rng.uniform(-5, 3) if not power else low + 10
     length, strum_beats = rng.choice((0.35, 0.7, 0.97)), rng.choice((0.0, 0.0, 0.02, 0.05))
     notes = []
     for bar in range(len(score.chords)):
         chord = score.chord(bar)
         keys = voicing([chord[0], chord[2], chord[0] + 12] if power else chord, centre, low, high)
-        for place, until in zip(rhythm, (*rhythm[1:], 16), strict=True):
+        for place, until in _spans(rhythm):
             loud = velocity(place, rng, 78)
             for number, key in enumerate(keys):
                 note = _note(bar, place, until, key, length, rng, loud)
@@ -198,7 +167,7 @@ def chord_part(score: Score, low: int, high: int, rng: np.random.Generator, powe
 
 
 def pad_part(score: Score, low: int, high: int, rng: np.random.Generator) -> list[Note]:
-    """Held chords, one a bar."""
+    """Write held chords, one a bar."""
     centre = (low + high) / 2 + rng.uniform(-8, 4)
     return [
         _note(bar, 0, 16, key, 0.98, rng, 70)
@@ -208,7 +177,7 @@ def pad_part(score: Score, low: int, high: int, rng: np.random.Generator) -> lis
 
 
 def arpeggio_part(score: Score, low: int, high: int, rng: np.random.Generator) -> list[Note]:
-    """Broken chords in eighths or sixteenths: up, down, up and down, or in one random order."""
+    """Write broken chords in eighths or sixteenths: up, down, up and down, or in one random order."""
     step, shape = int(rng.choice((1, 2, 2))), int(rng.integers(4))
     centre, length = (low + high) / 2 + rng.uniform(-6, 6), rng.choice((0.5, 0.9, 1.6))
     shuffled = rng.permutation(8)
@@ -223,8 +192,8 @@ def arpeggio_part(score: Score, low: int, high: int, rng: np.random.Generator) -
 
 
 def lead_part(score: Score, low: int, high: int, rng: np.random.Generator) -> list[Note]:
-    """A melody: a two-bar motif over the chords that returns, with rests between phrases."""
-    rhythms = [LEAD_RHYTHMS[k] for k in rng.integers(len(LEAD_RHYTHMS), size=2)]
+    """Write a melody: a two-bar motif over the chords that returns, with rests between phrases."""
+    rhythms = [RHYTHMS["lead"][k] for k in rng.integers(len(RHYTHMS["lead"]), size=2)]
     walk = [rng.choice((-2, -1, -1, 0, 1, 1, 2), size=8) for _ in range(2)]
     length = rng.choice((0.6, 0.9, 1.0))
     centre = (low + high) / 2 + rng.uniform(-4, 4)
@@ -234,7 +203,7 @@ def lead_part(score: Score, low: int, high: int, rng: np.random.Generator) -> li
             continue
         rhythm = rhythms[bar % 2]
         step = score.chords[bar] + int(rng.choice((0, 2, 4)))
-        for number, (place, until) in enumerate(zip(rhythm, (*rhythm[1:], 16), strict=True)):
+        for number, (place, until) in enumerate(_spans(rhythm)):
             step += 0 if number == 0 else int(walk[bar % 2][number])
             key = score.degree(step)
             key = into_range(key + 12 * round((centre - key) / 12), low, high)
@@ -243,13 +212,13 @@ def lead_part(score: Score, low: int, high: int, rng: np.random.Generator) -> li
 
 
 def riff_part(score: Score, low: int, high: int, rng: np.random.Generator, power: bool = False) -> list[Note]:
-    """A short figure low in the range, the same in every bar but for its chord; `power` adds the fifth."""
-    rhythm = BASS_RHYTHMS[rng.integers(len(BASS_RHYTHMS) - 2)]
+    """Write a short figure low in the range, the same in every bar but for its chord; `power` adds the fifth."""
+    rhythm = _drawn(RHYTHMS["bass"][:-2], rng)
     steps = [0, *rng.choice((0, 0, 2, 4, 6, 1), size=len(rhythm) - 1)]
     length = rng.choice((0.4, 0.7, 0.95))
     notes = []
     for bar in range(len(score.chords)):
-        for number, (place, until) in enumerate(zip(rhythm, (*rhythm[1:], 16), strict=True)):
+        for number, (place, until) in enumerate(_spans(rhythm)):
             key = into_range(score.degree(score.chords[bar] + int(steps[number])) + 36, low, min(high, low + 24))
             added = (0, 7) if power else (0,)
             notes += [_note(bar, place, until, key + interval, length, rng, 90) for interval in added]
@@ -261,10 +230,9 @@ def _note(bar: int, place: int, until: int, key: int, length: float, rng: np.ran
     return Note(max(start, 0.0), (until - place) / 4 * float(length), key, velocity(place, rng, base))
 
 
-def drum_parts(score: Score, rng: np.random.Generator) -> dict[str, list[Note]]:
-    """Notes for each piece of the kit; `key` is the index into the piece's keys. Fills close every fourth bar."""
-    patterns = STYLES[score.style].drums
-    pattern = patterns[rng.integers(len(patterns))]
+def drum_notes(score: Score, rng: np.random.Generator) -> dict[str, list[Note]]:
+    """Write notes for each piece of the kit; `key` is the index into the piece's keys. Fills close every fourth bar."""
+    pattern = _drawn(STYLES[score.style].drums, rng)
     parts: dict[str, list[Note]] = {piece: [] for piece in pattern}
     has_kit = "snare" in pattern or "clap" in pattern
     fill_every = int(rng.choice((4, 4, 8, 100))) if has_kit else 100
@@ -283,4 +251,119 @@ def drum_parts(score: Score, rng: np.random.Generator) -> dict[str, list[Note]]:
             parts.setdefault("toms", []).extend(Note(start + k / 4, 0.24, k, 96) for k in range(4))
         if has_kit and bar % fill_every == 0 and rng.random() < 0.7:
             parts.setdefault("crash", []).append(Note(bar * BEATS_PER_BAR, 2.0, 0, 100))
+    return parts
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a part is for: how likely a piece has one, its level in dBFS, and what writes its notes."""
+
+    probability: float
+    level_db: float
+    write: Callable[..., list[Note]]
+
+
+ROLES = {
+    "chords": Role(0.9, -23.0, chord_part),
+    "pad": Role(0.4, -25.0, pad_part),
+    "lead": Role(0.85, -20.0, lead_part),
+    "arpeggio": Role(0.5, -24.0, arpeggio_part),
+    "riff": Role(0.45, -21.0, riff_part),
+    "bass": Role(0.93, -19.0, bass_part),
+}
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """A row of `instruments.toml`: programs of one label with their range and roles."""
+
+    programs: tuple[int, ...]
+    label: str
+    family: str
+    low: int
+    high: int
+    roles: tuple[str, ...]
+    weight: float
+    synonyms: tuple[str, ...] = ()
+    four_stem: str = "other"
+    styles: tuple[str, ...] = tuple(STYLES)
+    power_chords: bool = False
+    bowed: bool = False
+    blown: bool = False
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of the drum kit: the MIDI keys that sound it."""
+
+    name: str
+    label: str
+    keys: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stem to be: notes with MIDI keys, and what plays them. Drum parts have `is_drums`."""
+
+    label: str
+    synonyms: tuple[str, ...]
+    family: str
+    four_stem: str
+    program: int
+    notes: tuple[Note, ...]
+    level_db: float
+    role: str
+    is_drums: bool = False
+    sustained: bool = False
+
+
+_PLAYERS = frozen_table("instruments.toml")
+INSTRUMENTS = tuple(Instrument(**row) for row in _PLAYERS["instrument"])
+PIECES = {row["name"]: Piece(**row) for row in _PLAYERS["piece"]}
+
+
+def arrange(score: Score, rng: np.random.Generator) -> list[Part]:
+    """Draw the parts of a piece: drums piece by piece, a bass, and two to five others with different labels."""
+    parts = _drum_parts(score, rng)
+    used: set[str] = set()
+    roles = [name for name, role in ROLES.items() if rng.random() < role.probability]
+    roles += ["chords"] * (len(roles) < 3) + ["lead"] * (rng.random() < 0.25)
+    for name in roles:
+        fitting = [i for i in INSTRUMENTS if name in i.roles and score.style in i.styles and i.label not in used]
+        if fitting:
+            weights = np.array([i.weight for i in fitting])
+            instrument = fitting[rng.choice(len(fitting), p=weights / weights.sum())]
+            used.add(instrument.label)
+            parts.append(_part(score, instrument, name, rng))
+    return [part for part in parts if part.notes]
+
+
+def _part(score: Score, instrument: Instrument, name: str, rng: np.random.Generator) -> Part:
+    role = ROLES[name]
+    power = {"power": instrument.power_chords} if name in ("chords", "riff") else {}
+    notes = role.write(score, instrument.low, instrument.high, rng, **power)
+    notes = _with_rests(notes, score, 0.1 if name == "bass" else 0.2, rng)
+    return Part(
+        instrument.label, instrument.synonyms, instrument.family, instrument.four_stem,
+        int(rng.choice(instrument.programs)), tuple(notes), role.level_db, name,
+        sustained=instrument.bowed or instrument.blown,
+    )  # fmt: skip
+
+
+def _with_rests(notes: list[Note], score: Score, probability: float, rng: np.random.Generator) -> list[Note]:
+    """Take some blocks of two bars out: instruments come and go."""
+    n_blocks = len(score.chords) // 2 + 1
+    plays = rng.random(n_blocks) >= probability
+    plays[rng.integers(n_blocks)] = True
+    return [note for note in notes if plays[int(note.start_beats // (2 * BEATS_PER_BAR))]]
+
+
+def _drum_parts(score: Score, rng: np.random.Generator) -> list[Part]:
+    kit = int(rng.choice(STYLES[score.style].kits))
+    parts = []
+    for name, notes in drum_notes(score, rng).items():
+        piece = PIECES[name]
+        shift = int(rng.integers(len(piece.keys))) if name in ("kick", "snare", "crash", "ride") else 0
+        keyed = tuple(replace(note, key=piece.keys[(note.key + shift) % len(piece.keys)]) for note in notes)
+        parts.append(Part(piece.label, ("drums",), "drums", "drums", kit, keyed, -20.0, "drums", is_drums=True))
     return parts

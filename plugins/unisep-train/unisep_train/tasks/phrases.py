@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import re
+import tomllib
 from collections import Counter
 from dataclasses import dataclass
+from hashlib import md5
 from importlib import resources
 from pathlib import Path
 
-TEMPLATES = (
-    "the sound of a {}", "the sound of {}", "sound of {}", "a {}", "the {}", "isolate the {}", "extract the {}",
-    "only the {}", "just the {} please", "{} sound", "{} in a song", "a recording of a {}", "the {} part", "solo {}",
-    "remove everything but the {}", "i want the {}", "{} playing", "this is a {}", "{} track", "a clip of {}",
-)  # fmt: skip
-_MODIFIERS = (
-    "soft", "loud", "distant", "muted", "plucked", "bowed", "live", "recorded", "clean", "distorted", "electric",
-    "acoustic", "deep", "high", "low", "fast", "slow", "old", "small", "large", "bright", "dark", "lo-fi", "reverberant",
-    "dry", "rhythmic", "sustained", "short", "metallic", "wooden", "electronic", "solo", "background", "warm", "noisy",
-)  # fmt: skip
+_WORDS = tomllib.loads(resources.files(__package__).joinpath("phrases.toml").read_text(encoding="utf-8"))
+TEMPLATES: tuple[str, ...] = tuple(_WORDS["templates"])
+# Names of sounds that training never sees, to measure and test what the tower makes of new words.
+HELD_OUT_WORDS: frozenset[str] = frozenset(_WORDS["held_out"])
 # WordNet's lexicographer files: act, animal, artifact, body, communication, event, food, object, person,
 # phenomenon, plant, substance. Left out: places, quantities, times and the like.
 _NOUN_FILES = {"04", "05", "06", "08", "10", "11", "13", "17", "18", "19", "20", "27"}
 _SOUNDING_FILES = {"05", "06", "11", "19"}
 _SYNONYM, _BROADER = 1.0, 0.25
-# Names of sounds that training never sees, to measure and test what the tower makes of new words.
-HELD_OUT_WORDS = frozenset({
-    "dulcimer", "kazoo", "ocarina", "walrus", "typewriter", "lawnmower", "balalaika", "bugle", "lawnmowers",
-    "typewriters", "walruses", "bugles", "dulcimers", "kazoos", "ocarinas", "balalaikas",
-})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,31 +32,29 @@ class Links:
 
 
 def is_held_out(phrase: str, keep: frozenset[str], one_in: int = 40) -> bool:
-    """True where a word of the phrase is one that training must never see (chosen by its hash)."""
+    """Tell whether a word of the phrase is one that training must never see (chosen by its hash)."""
     words = set(re.findall(r"[a-z]+", phrase.lower()))
     if words & HELD_OUT_WORDS:
         return True
     words -= keep
-    return any(len(word) > 3 and _digest(word) % one_in == 0 for word in words)
+    return any(
+        len(word) > 3 and int(md5(word.encode(), usedforsecurity=False).hexdigest(), 16) % one_in == 0 for word in words
+    )
 
 
 def sound_links(manifest: Path | None) -> Links:
-    """Groups from `sounds.txt`, and labels with their synonyms from a corpus manifest.
+    """Link the groups of `sounds.txt`, and labels with their synonyms from a corpus manifest.
 
     A synonym that many labels share ("guitar") is a broader word: it links weakly.
     """
-    groups = _shipped_groups()
+    text = resources.files(__package__).joinpath("sounds.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    groups = [[name.strip() for name in line.split(",")] for line in lines]
     pairs = [(first, second, _SYNONYM) for group in groups for first in group for second in group if first != second]
     for label, synonyms in _manifest_groups(manifest).items():
         pairs += [(label, synonym, strength) for synonym, strength in synonyms.items()]
     names = sorted({name for first, second, _ in pairs for name in (first, second)})
     return Links(tuple(names), tuple(pairs))
-
-
-def _shipped_groups() -> list[list[str]]:
-    text = resources.files(__package__).joinpath("sounds.txt").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return [[name.strip() for name in line.split(",")] for line in lines]
 
 
 def _manifest_groups(manifest: Path | None) -> dict[str, dict[str, float]]:
@@ -81,8 +69,21 @@ def _manifest_groups(manifest: Path | None) -> dict[str, dict[str, float]]:
     }
 
 
+def split(links: Links, more: list[str], wordnet: Path, words: Path | None) -> tuple[list[str], list[str], list[str]]:
+    """Return names of sounds and all phrases to learn, and phrases held out.
+
+    No word of the linked names is held out but for `HELD_OUT_WORDS`. `more` are further names of sounds.
+    """
+    keep = frozenset(re.findall(r"[a-z]+", " ".join(links.names).lower()))
+    sounds = [*links.names, *(name.strip().lower() for name in more if name.strip() not in ("", *links.names))]
+    listed = dictionary_phrases(wordnet, words, sounds)
+    held_out = [phrase for phrase in listed if is_held_out(phrase, keep)]
+    known = [phrase for phrase in listed if not is_held_out(phrase, keep)]
+    return [name for name in sounds if not is_held_out(name, keep)], known, held_out
+
+
 def dictionary_phrases(wordnet: Path, extra_words: Path | None, sounds: list[str], seed: int = 0) -> list[str]:
-    """Nouns, two-word phrases, things doing something and modified sounds, in a fixed order."""
+    """List nouns, two-word phrases, things doing something and modified sounds, in a fixed order."""
     generator = random.Random(seed)
     nouns = _wordnet_lemmas(wordnet / "data.noun", _NOUN_FILES)
     sounding = _wordnet_lemmas(wordnet / "data.noun", _SOUNDING_FILES)
@@ -96,7 +97,7 @@ def dictionary_phrases(wordnet: Path, extra_words: Path | None, sounds: list[str
 
     phrases = nouns + gerunds + generator.sample(words, min(len(words), 15_000))
     phrases += pick(25_000, adjectives, nouns) + pick(12_000, sounding, gerunds) + pick(8_000, nouns, nouns)
-    phrases += pick(15_000, list(_MODIFIERS), sounds)
+    phrases += pick(15_000, _WORDS["modifiers"], sounds)
     phrases += [
         f"{first} and {second}"
         for first, second in zip(generator.choices(sounds, k=4_000), generator.choices(sounds, k=4_000), strict=True)
@@ -105,7 +106,7 @@ def dictionary_phrases(wordnet: Path, extra_words: Path | None, sounds: list[str
 
 
 def _wordnet_lemmas(path: Path, files: set[str] | None) -> list[str]:
-    """Lower-case lemmas of a WordNet data file (licence notice lines start with a space)."""
+    """Read lower-case lemmas of a WordNet data file (licence notice lines start with a space)."""
     lemmas: set[str] = set()
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith(" "):
@@ -117,10 +118,4 @@ def _wordnet_lemmas(path: Path, files: set[str] | None) -> list[str]:
 
 
 def _gerund(verb: str) -> str:
-    if verb.endswith("e") and not verb.endswith(("ee", "oe", "ye")):
-        return verb[:-1] + "ing"
-    return verb + "ing"
-
-
-def _digest(word: str) -> int:
-    return int(hashlib.md5(word.encode(), usedforsecurity=False).hexdigest(), 16)
+    return (verb[:-1] if verb.endswith("e") and not verb.endswith(("ee", "oe", "ye")) else verb) + "ing"

@@ -1,61 +1,57 @@
-"""Distils an HT Demucs into a smaller and faster one: the student learns to give what the teacher gives.
+"""Distil an HT Demucs into a smaller and faster one: the student learns to give what the teacher gives.
 
-    python -m unisep_train.tasks.student STORE RUN --config distil.json
-    python -m unisep_train.tasks.student STORE RUN            # goes on where RUN stopped
-    python -m unisep_train.tasks.student STORE RUN --release student.safetensors
+    python -m unisep_train distil STORE RUN --config distil.json
+    python -m unisep_train distil STORE RUN            # goes on where RUN stopped
+    python -m unisep_train distil STORE RUN --release student.safetensors
 
 Only the mixtures of the store's examples are used, never what is in them: what is right is what the teacher gives. Both
-hear a mixture with mean 0 and deviation 1, as songs are given to HT Demucs. A run folder is what it is in
-`unisep_train.tasks.train`; a run that goes on takes no other teacher, and one that has ended needs none. The student that
-is released is the running average, as a checkpoint that `Separator("htdemucs", weights="student.safetensors")` takes.
+hear a mixture with mean 0 and deviation 1, as songs are given to HT Demucs. A run folder is what it is for `train`; a run
+that goes on takes no other teacher, and one that has ended needs none. The student that is released is the running
+average, as a checkpoint that `Separator("htdemucs", weights="student.safetensors")` takes.
 Knowledge distillation: Hinton, Vinyals, Dean 2015, arXiv:1503.02531; here the teacher's waveforms are the soft targets.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
-from collections.abc import Iterator
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
 from unisep_htdemucs.checkpoints import build_model, read_checkpoint
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
 from unisep_htdemucs.saving import save_checkpoint
 
-from unisep.errors import OptionError, UnisepError, WeightsError
+from unisep.errors import OptionError, WeightsError
 from unisep.weights.hashes import sha256_of
 from unisep_train.data.store import Store
-from unisep_train.mixing.examples import ExampleStream, MixConfig
-from unisep_train.mixing.queries import turns
-from unisep_train.trainer.distributed import Place, joined
-from unisep_train.trainer.kept import kept_recipe
-from unisep_train.trainer.learner import ALONE, Learner
-from unisep_train.trainer.loop import add_run_arguments, keep_learning
-from unisep_train.trainer.losses import plain_sdr_db
-from unisep_train.trainer.pace import Pace
-from unisep_train.trainer.spectral import log_spectral_distance
+from unisep_train.mixing.config import MixConfig
+from unisep_train.mixing.queries import MixtureStream
+from unisep_train.trainer.distributed import Place
+from unisep_train.trainer.learner import ALONE, N_THREADS, Device, Figures, Learner, begun, keep_learning, mixed_by
+from unisep_train.trainer.losses import log_spectral_distance, plain_sdr_db
+from unisep_train.trainer.recipe import BaseRecipe
 
 SHARED = ("sources", "audio_channels", "samplerate")  # what a student has in common with its teacher
 
 
-class Distillation(Pace):
+class Distillation(BaseRecipe):
     """All that decides what a student learns; saved beside its checkpoint and never changed after.
 
-    teacher: a checkpoint of HT Demucs (.safetensors or .th).
-    student: options of `HTDemucsConfig` in which the student differs from the teacher.
-    mix: how the mixtures are made; `segment_seconds` is best that of the teacher, which is given silence to fill its own.
-    l1: weight of the mean absolute difference of the waveforms; spectral: of the distance of their log spectra.
-    teacher_sha256, teacher_options: what the run holds on to of the teacher; filled in when it starts.
+    Attributes:
+        teacher: a checkpoint of HT Demucs (.safetensors or .th).
+        teacher_sha256: of that file; this and `teacher_options` are filled in when the run starts, which holds on to them.
+        student: options of `HTDemucsConfig` in which the student differs from the teacher.
+        mix: how mixtures are made; best with the teacher's `segment_seconds`, which is given silence to fill its own.
+        l1: weight of the mean absolute difference of the waveforms.
+        spectral: weight of the distance of their log spectra.
     """
 
     teacher: Path
@@ -67,16 +63,51 @@ class Distillation(Pace):
     spectral: float = 0.0
     spectral_windows: tuple[int, ...] = (512, 1024, 2048, 4096)
 
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a recipe, with its teacher pinned."""
+        return super().read(path).pinned()
 
-class DistilRun(Learner[HTDemucs]):
-    """A student with its teacher; `place` says which share of the run is computed here."""
+    def pinned(self) -> Self:
+        """Return the recipe with the hash and the options of its teacher.
+
+        Raises:
+            WeightsError: the teacher cannot be read.
+            OptionError: the student or the segment does not go with it.
+        """
+        config = read_checkpoint(self.teacher).config
+        options = dataclasses.asdict(config) | {"segment": str(config.segment)}
+        recipe = self.model_copy(update={"teacher_sha256": sha256_of(self.teacher), "teacher_options": options})
+        recipe.student_config()
+        n_samples = round(self.mix.segment_seconds * config.samplerate)
+        if config.use_train_segment and n_samples > config.segment_samples:
+            raise OptionError(
+                f"mix.segment_seconds is {self.mix.segment_seconds}; this teacher takes {float(config.segment):g} s at most."
+            )
+        return recipe
+
+    def student_config(self) -> HTDemucsConfig:
+        """Return the student's config: the teacher's with the student's options in their place."""
+        options = self.teacher_options
+        exact = {"segment": Fraction(options["segment"]), "sources": tuple(options["sources"])}
+        teacher = HTDemucsConfig(**options | exact)
+        if set(self.student) & set(SHARED):
+            raise OptionError(f"A student has the {', '.join(SHARED)} of its teacher. Leave them out of `student`.")
+        try:
+            return dataclasses.replace(teacher, **self.student)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise OptionError(f"`student` makes no HT Demucs: {error}") from error
+
+
+class StudentRun(Learner[HTDemucs, Tensor]):
+    """A student in training. Raises as `Distillation.pinned` does, for a recipe whose teacher is not pinned yet."""
+
+    recipe: Distillation
 
     def __init__(self, recipe: Distillation, folder: Path, place: Place = ALONE) -> None:
-        """The run in `folder`. Raises as `pinned` does, for a recipe whose teacher is not pinned yet."""
-        self.recipe = recipe if recipe.teacher_sha256 else pinned(recipe)
+        recipe = recipe if recipe.teacher_sha256 else recipe.pinned()
         torch.manual_seed(recipe.seed)
-        student = HTDemucs(student_config(_config(self.recipe.teacher_options), recipe.student)).train()
-        super().__init__(student, recipe, folder, place)
+        super().__init__(HTDemucs(recipe.student_config()).train(), recipe, folder, place)
         self._taught: nn.Module = place.averaging(self.model)
 
     @cached_property
@@ -88,9 +119,9 @@ class DistilRun(Learner[HTDemucs]):
             raise WeightsError(f"{path} is not the teacher this run began with. Bring that file back.")
         return build_model(checkpoint, self.place.device, torch.float32)
 
-    def train_step(self, mixture: Tensor) -> dict[str, Tensor]:
-        """One update on `mixture [batch, channels, samples]`; returns figures `[batch]` or a single one for the log."""
-        mixture = standardised(mixture.to(self.place.device))
+    def train_step(self, batch: Tensor) -> Figures:
+        """Make one update on mixtures `[batch, channels, samples]`; return figures for the log."""
+        mixture = standardised(batch.to(self.place.device))
         with torch.no_grad():
             wanted = self.teacher(mixture)
         with self.in_bfloat16:
@@ -103,122 +134,50 @@ class DistilRun(Learner[HTDemucs]):
         norm = self.learn(loss)
         return {"loss": loss.detach(), "norm": norm, "agreement_db": agreement_db(found.detach(), wanted)}
 
-    def student(self) -> HTDemucs:
-        """The running average as a model, ready to separate."""
-        model = HTDemucs(self.model.config)
-        model.load_state_dict(self.average)
-        return model.eval().requires_grad_(False)
-
-
-class Mixtures(IterableDataset[Tensor]):
-    """Mixtures `[items, channels, samples]` of the steps of a run, the same for the same seed and step.
-
-    items: the places of the batch to yield; several workers of a loader take turns, so that the steps come in order.
-    """
-
-    def __init__(self, store_folder: str, recipe: Distillation, first_step: int, items: range) -> None:
-        self.store_folder, self.recipe, self.first_step, self.items = store_folder, recipe, first_step, items
-
-    def __iter__(self) -> Iterator[Tensor]:
-        stream = ExampleStream(Store(self.store_folder), self.recipe.mix, self.recipe.seed)
-        turn, n_turns = turns()
-        for step in range(self.first_step + turn, self.recipe.n_steps, n_turns):
-            yield torch.from_numpy(stream.batch(step, self.items).mixture)
-
-
-def pinned(recipe: Distillation) -> Distillation:
-    """The recipe with the hash and the options of its teacher.
-
-    Raises WeightsError for a teacher that cannot be read, OptionError for a student or a segment that does not go with it.
-    """
-    teacher = read_checkpoint(recipe.teacher).config
-    student_config(teacher, recipe.student)
-    n_samples = round(recipe.mix.segment_seconds * teacher.samplerate)
-    if teacher.use_train_segment and n_samples > teacher.segment_samples:
-        raise OptionError(
-            f"mix.segment_seconds is {recipe.mix.segment_seconds}; this teacher takes {float(teacher.segment):g} s at most."
-        )
-    options = dataclasses.asdict(teacher) | {"segment": str(teacher.segment)}
-    return recipe.model_copy(update={"teacher_sha256": sha256_of(recipe.teacher), "teacher_options": options})
-
-
-def _config(options: dict[str, Any]) -> HTDemucsConfig:
-    """The options that a recipe keeps, as a config."""
-    segment, sources = Fraction(options["segment"]), tuple(options["sources"])
-    return HTDemucsConfig(**options | {"segment": segment, "sources": sources})
-
-
-def student_config(teacher: HTDemucsConfig, changes: dict[str, Any]) -> HTDemucsConfig:
-    """The teacher's options with the student's changes.
-
-    Raises OptionError for what both must share, for unknown options, and for numbers that make no model.
-    """
-    if set(changes) & set(SHARED):
-        raise OptionError(f"A student has the {', '.join(SHARED)} of its teacher. Leave them out of `student`.")
-    try:
-        return dataclasses.replace(teacher, **changes)
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise OptionError(f"`student` makes no HT Demucs: {error}") from error
-
 
 def standardised(mixture: Tensor) -> Tensor:
-    """`mixture [batch, channels, samples]` with mean 0 and deviation 1, both of the mean of its channels."""
-    mono = mixture.mean(1)
-    deviation, mean = torch.std_mean(mono, -1)
+    """Bring `mixture [batch, channels, samples]` to mean 0 and deviation 1, both of the mean of its channels."""
+    deviation, mean = torch.std_mean(mixture.mean(1), -1)
     return (mixture - mean[:, None, None]) / (deviation[:, None, None] + 1e-5)
 
 
 def agreement_db(found: Tensor, wanted: Tensor) -> Tensor:
-    """Energy of what is wanted over that of the difference, in dB `[batch]`, of sources `[batch, s, c, l]`."""
-    return plain_sdr_db(rearrange(found, "b s c l -> b (s c l)"), rearrange(wanted, "b s c l -> b (s c l)"))
+    """Return the energy of what is wanted over that of the difference, in dB `[batch]`, of sources `[batch, s, c, l]`."""
+    return plain_sdr_db(found.flatten(1), wanted.flatten(1))
 
 
-def distil(store: str, run: DistilRun, stop_after_seconds: float = math.inf, n_workers: int = 1) -> DistilRun:
-    """The run after its last step, or after `stop_after_seconds` with its state saved for another call.
+def distil(store: str, run: StudentRun, stop_after_seconds: float = math.inf, n_workers: int = 1) -> StudentRun:
+    """Distil until the last step, or for `stop_after_seconds` with the state saved for another call; return the run.
 
-    Raises OptionError when store and teacher have different sample rates.
+    Raises:
+        OptionError: store and teacher have different sample rates.
     """
-    recipe, place = run.recipe, run.place
+    recipe = run.recipe
     Store(store).at_rate(run.model.config.samplerate)
     run.restore()
-    place.wait()  # no one saves before all have read
-    mixtures = Mixtures(store, recipe, run.step, place.share(recipe.mix.batch))
-    loader = DataLoader(mixtures, batch_size=None, num_workers=n_workers)
-    keep_learning(
-        run, loader, run.train_step, audio_seconds=recipe.mix.batch * recipe.mix.segment_seconds,
-        stop_after_seconds=stop_after_seconds,
-    )  # fmt: skip
+    items = run.place.share(recipe.mix.batch)
+    stream = MixtureStream(store, recipe.mix, recipe.seed, range(run.step, recipe.n_steps), items)
+    keep_learning(run, mixed_by(n_workers, stream), recipe.mix.batch_seconds, stop_after_seconds)
     return run
 
 
-def load_distillation(folder: Path, given: Path | None) -> Distillation:
-    """The run's own recipe if it has one, else the given one with its teacher `pinned`; see `kept_recipe`."""
+def distil_command(
+    store: str, run: Path, *, config: Path | None = None, device: Device = "auto", threads: int = N_THREADS,
+    workers: int = 1, stop_after_seconds: float = math.inf, release: Path | None = None,
+) -> None:  # fmt: skip
+    """Distil a student, or go on where it stopped.
 
-    def read(path: Path) -> Distillation:
-        return pinned(Distillation.model_validate_json(path.read_bytes()))
-
-    return kept_recipe(folder, given, Distillation, read)
-
-
-def main(given: list[str] | None = None) -> None:
-    """Distil from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_run_arguments(parser)
-    parser.add_argument("--release", type=Path, help="write the student here at the end: a .safetensors file")
-    args = parser.parse_args(given)
-    torch.set_num_threads(args.threads)
-    try:
-        with joined(args.device) as place:
-            if place.is_first:
-                load_distillation(args.run, args.config)
-            place.wait()
-            run = DistilRun(load_distillation(args.run, args.config), args.run, place)
-            distil(args.store, run, args.stop_after, args.workers)
-            if args.release and place.is_first:
-                save_checkpoint(args.release, run.model.config, run.average)
-    except UnisepError as error:
-        raise SystemExit(str(error)) from error
-
-
-if __name__ == "__main__":
-    main()
+    Args:
+        store: folder made by `corpus`.
+        run: folder of the run.
+        config: recipe (JSON) for a new run.
+        device: what trains; auto is a GPU, if there is one.
+        threads: CPU threads a process.
+        workers: mixing processes for each training process.
+        stop_after_seconds: save and end after so many seconds; another call goes on.
+        release: write the student here at the end, a .safetensors file.
+    """
+    with begun(Distillation, run, config, device, threads) as (recipe, place):
+        student_run = distil(store, StudentRun(recipe, run, place), stop_after_seconds, workers)
+        if release and place.is_first:
+            save_checkpoint(release, student_run.model.config, student_run.average)

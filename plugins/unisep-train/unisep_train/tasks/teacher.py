@@ -6,8 +6,8 @@ with the same query vectors, so the true targets are not needed where the share 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -21,19 +21,19 @@ from unisep_htdemucs.kernels import computes_bfloat16
 
 from unisep.errors import OptionError, WeightsError
 from unisep.weights.hashes import sha256_of
-from unisep_train.mixing.queries import TrainingBatch
-from unisep_train.trainer.losses import LossWeights, plain_sdr_db
-from unisep_train.trainer.spectral import log_spectral_distance
+from unisep_train.mixing.queries import QueryBatch
+from unisep_train.trainer.losses import LossWeights, log_spectral_distance, plain_sdr_db
 
 
 class Teacher(BaseModel):
     """Who is learnt from, and how much.
 
-    film: weights of a FiLM HT Demucs that understands the student's space, at its rate and channels.
-    share: of the teacher in the loss; the rest is that of the true targets.
-    spectral: weight of the distance of log spectra beside the mean absolute error over the mixture's level.
-    bfloat16: whether the teacher computes in it, where the device does.
-    sha256: of the file, filled in when a run starts, so that it goes on with the same teacher.
+    Attributes:
+        film: weights of a FiLM HT Demucs that understands the student's space, at its rate and channels.
+        share: of the teacher in the loss; the rest is that of the true targets.
+        spectral: weight of the distance of log spectra beside the mean absolute error over the mixture's level.
+        bfloat16: whether the teacher computes in it, where the device does.
+        sha256: of the file, filled in when a run starts, so that it goes on with the same teacher.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,25 +45,25 @@ class Teacher(BaseModel):
     sha256: str = ""
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What the teacher says: targets `[b, c, l]` and presence `[b]` in log-odds."""
+class Answers(NamedTuple):
+    """A teacher's answers: targets `[b, c, l]` and presence `[b]` in log-odds."""
 
     targets: Tensor
     logits: Tensor
 
 
 def pinned(teacher: Teacher, student: FilmConfig, segment_seconds: float) -> Teacher:
-    """The teacher with the hash of its file. Raises as `load_teacher` does."""
+    """Return the teacher with the hash of its file. Raises as `load_teacher` does."""
     load_teacher(teacher, student, segment_seconds, torch.device("cpu"))
     return teacher.model_copy(update={"sha256": sha256_of(teacher.film)})
 
 
 def load_teacher(teacher: Teacher, student: FilmConfig, segment_seconds: float, device: torch.device) -> FilmHTDemucs:
-    """The teacher's model, in evaluation mode and without gradients.
+    """Load the teacher's model, in evaluation mode and without gradients.
 
-    Raises WeightsError for a file that cannot be read or is another than the run began with, OptionError for a teacher
-    that cannot teach this student.
+    Raises:
+        WeightsError: the file cannot be read, or is another than the run began with.
+        OptionError: this teacher cannot teach this student.
     """
     is_fast = teacher.bfloat16 and (device.type != "cpu" or computes_bfloat16())
     model = load_model(teacher.film, device, torch.bfloat16 if is_fast else torch.float32)
@@ -74,52 +74,53 @@ def load_teacher(teacher: Teacher, student: FilmConfig, segment_seconds: float, 
 
 
 def _check_fit(teacher: FilmConfig, student: FilmConfig, segment_seconds: float) -> None:
-    known, own = teacher.separator, student.separator
     for name in ("samplerate", "audio_channels"):
-        if getattr(known, name) != getattr(own, name):
+        theirs, ours = getattr(teacher.separator, name), getattr(student.separator, name)
+        if theirs != ours:
             raise OptionError(
-                f"The teacher has {name} {getattr(known, name)}, the student {getattr(own, name)}. "
+                f"The teacher has {name} {theirs}, the student {ours}. "
                 "A student hears what its teacher hears: give it the same in model.demucs."
             )
     strange = {space: n for space, n in student.spaces.items() if teacher.spaces.get(space) != n}
     if strange:
         raise OptionError(f"The teacher understands {teacher.spaces}, not {strange}. Ask in one of its spaces.")
-    is_limited = teacher.output == "spectrogram" and known.use_train_segment
-    if is_limited and segment_seconds > float(known.segment):
-        raise OptionError(
-            f"mix.segment_seconds is {segment_seconds}; the teacher takes at most {float(known.segment)}."
-        )
+    is_limited = teacher.output == "spectrogram" and teacher.separator.use_train_segment
+    longest_seconds = float(teacher.separator.segment)
+    if is_limited and segment_seconds > longest_seconds:
+        raise OptionError(f"mix.segment_seconds is {segment_seconds}; the teacher takes at most {longest_seconds}.")
 
 
 @torch.no_grad()
-def answers(model: FilmHTDemucs, batch: TrainingBatch, space: str) -> Answers:
-    """What the teacher says to the batch; it hears each mixture on the scale that it hears songs on."""
-    dtype = model.mix.weight.dtype
-    mixture = batch.mixture.float()
-    mean, deviation = _scale(mixture) if model.config.output == "spectrogram" else (0.0, 1.0)
-    queries, negatives = (each[:, None].to(dtype) for each in (batch.queries, batch.negatives))
+def answers(model: FilmHTDemucs, batch: QueryBatch, space: str) -> Answers:
+    """Return a teacher's answers to the batch; it hears each mixture on the scale that it hears songs on."""
+    dtype, mixture = model.mix.weight.dtype, batch.mixture.float()
+    mean, deviation = torch.zeros(()), torch.ones(())
+    if model.config.output == "spectrogram":  # a silent mixture is left on its scale
+        deviation, mean = (x[:, None, None] for x in torch.std_mean(mixture.mean(1), -1))
+        deviation = deviation + 1e-8
+    queries, negatives = (vectors[:, None].to(dtype) for vectors in (batch.queries, batch.negatives))
     targets, logits = model((mixture - mean) / deviation, model.conditions(queries, space, negatives))
     return Answers(targets[:, 0].float() * deviation + mean, logits[:, 0].float())
 
 
-def _scale(mixture: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation `[b, 1, 1]` of the mean of each mixture's channels; a silent one is left on its scale."""
-    deviation, mean = torch.std_mean(mixture.mean(1), -1)
-    return mean[:, None, None], deviation[:, None, None] + 1e-8
-
-
 def taught_loss(
-    estimate: Tensor, logits: Tensor, said: Answers, mixture: Tensor, teacher: Teacher, weights: LossWeights
+    estimate: Tensor, logits: Tensor, reference: Answers, mixture: Tensor, teacher: Teacher, weights: LossWeights
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """How far a batch is from what the teacher said, and figures `[b]` for the log.
+    """Return how far a batch is from the teacher's answers, and figures `[b]` for the log.
 
-    estimate and mixture: `[b, c, l]`; logits: `[b]`.
+    Args:
+        estimate: `[b, c, l]`, as is `mixture`.
+        logits: presence in log-odds, `[b]`.
+        reference: the teacher's answers.
+        mixture: what both heard.
+        teacher: says what counts how much.
+        weights: of presence and spectra.
     """
     gain = 1 / (mixture.float().abs().mean((1, 2), keepdim=True) + 1e-5)
-    found, wanted = (rearrange(x.float() * gain, "b c l -> (b c) l") for x in (estimate, said.targets))
+    found, wanted = (rearrange(x.float() * gain, "b c l -> (b c) l") for x in (estimate, reference.targets))
     loss = (found - wanted).abs().mean()
     if teacher.spectral:
         loss = loss + teacher.spectral * log_spectral_distance(found, wanted, weights.spectral_windows).mean()
-    loss = loss + weights.presence * F.binary_cross_entropy_with_logits(logits.float(), said.logits.sigmoid())
-    whole, reference = (rearrange(x.detach().float(), "b c l -> b (c l)") for x in (estimate, said.targets))
-    return loss, {"agreement_db": plain_sdr_db(whole, reference)}
+    loss = loss + weights.presence * F.binary_cross_entropy_with_logits(logits.float(), reference.logits.sigmoid())
+    agreement_db = plain_sdr_db(estimate.detach().float().flatten(1), reference.targets.flatten(1))
+    return loss, {"agreement_db": agreement_db}

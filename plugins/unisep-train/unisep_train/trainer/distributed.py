@@ -1,8 +1,8 @@
-"""One process or several: which share is mine, on which device, and what all know together.
+"""One process or several: which share is whose, on which device, and what all know together.
 
-Several processes are started by torchrun, which tells each its rank in the environment:
+torchrun starts several and tells each its rank in the environment:
 
-    torchrun --nproc-per-node 8 -m unisep_train.tasks.train STORE RUN --config recipe.json
+    torchrun --nproc-per-node 8 -m unisep_train train STORE RUN --config recipe.json
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class Place:
         return self.rank == 0
 
     def share(self, n_items: int) -> range:
-        """The items of a batch that are this process's. Raises OptionError when they cannot be shared evenly."""
-        if n_items % self.n_ranks:
+        """Return the items of a batch that are this process's. Raises OptionError when they cannot be shared evenly."""
+        n, left_over = divmod(n_items, self.n_ranks)
+        if left_over:
             raise OptionError(
                 f"A batch of {n_items} cannot be shared evenly by {self.n_ranks} processes. "
                 f"Make mix.batch a multiple of {self.n_ranks}."
             )
-        n = n_items // self.n_ranks
         return range(self.rank * n, (self.rank + 1) * n)
 
     def averaging(self, module: nn.Module) -> nn.Module:
-        """The module, whose gradients are averaged over all processes in every backward pass.
+        """Return the module with gradients averaged over all processes in every backward pass.
 
         Only parameters that are being trained take part: wrap again when that changes.
         """
@@ -55,16 +55,16 @@ class Place:
         return DistributedDataParallel(module, device_ids=on_gpu, find_unused_parameters=True)
 
     def gathered(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The values `[n]` of all processes one after another, in the order of their ranks."""
+        """Return the values `[n]` of all processes one after another, in the order of their ranks."""
         own = {name: value.detach().float().cpu() for name, value in values.items()}
         if self.n_ranks == 1:
             return own
-        every: list[dict[str, Tensor]] = [{} for _ in range(self.n_ranks)]
-        dist.all_gather_object(every, own)
-        return {name: torch.cat([part[name] for part in every]) for name in own}
+        parts: list[dict[str, Tensor]] = [{} for _ in range(self.n_ranks)]
+        dist.all_gather_object(parts, own)
+        return {name: torch.cat([part[name] for part in parts]) for name in own}
 
     def agreed(self, wish: bool) -> bool:
-        """What the first process wishes, so that all stop at the same step."""
+        """Return what the first process wishes, so that all stop at the same step."""
         if self.n_ranks == 1:
             return wish
         flag = torch.tensor([wish], dtype=torch.int32, device=self.device)
@@ -79,24 +79,25 @@ class Place:
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[Place]:
-    """A block in which this process works with the others that torchrun has started, if it has.
+    """Work with the other processes that torchrun has started, if it has.
 
-    device: "cuda", "cpu", or "auto" for whichever is there; each process of a machine has a GPU of its own.
+    Args:
+        device: "cuda", "cpu", or "auto" for whichever is there; each process of a machine has a GPU of its own.
     """
     n_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    place_device = torch.device("cuda", local_rank) if kind == "cuda" else torch.device(kind)
     n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "cuda" and local_rank >= n_cuda:
+    on_gpu = device == "cuda" or (device == "auto" and n_cuda > 0)
+    if on_gpu and local_rank >= n_cuda:
         raise OptionError(f"Process {local_rank} of this machine has no GPU of its own: torch sees {n_cuda}.")
-    if kind == "cuda":
-        torch.cuda.set_device(place_device)
+    own = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(own)
     if n_ranks == 1:
-        yield Place(device=place_device)
+        yield Place(device=own)
         return
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        yield Place(dist.get_rank(), n_ranks, place_device)
+        yield Place(dist.get_rank(), n_ranks, own)
     finally:
         dist.destroy_process_group()

@@ -83,7 +83,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
                           "four_stem": STEMS[label]})  # fmt: skip
     (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
     out = tmp_path_factory.mktemp("store")
-    corpus.build(folder, out, RATE_HZ)
+    corpus.build(folder, out, rate_hz=RATE_HZ)
     return Store(str(out))
 
 
@@ -132,11 +132,11 @@ def test_the_louder_side_follows_the_weights(figures: dict) -> None:
     assert abs(by_share[2]) < 4
 
 
-def test_the_command_prints_and_writes(store: Store, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_command_prints_and_writes(store: Store, tmp_path: Path, monkeypatch, capsys, command) -> None:
     monkeypatch.setattr(controls, "load_model", lambda path: SimpleNamespace(config=SimpleNamespace(spaces={})))
     monkeypatch.setattr(controls, "FilmBackend", lambda model: Filters())
-    monkeypatch.setattr(controls, "asked_encoder", lambda args, spaces: TextAudioEncoder(LabelEncoder))
+    monkeypatch.setattr(controls.TextAudioEncoder, "named", lambda *args: TextAudioEncoder(LabelEncoder))
     out = tmp_path / "controls.json"
-    controls.main([str(store.folder), "--weights", "any.safetensors", "--json", str(out)])
+    assert not command("controls", store.folder, "--weights", "any.safetensors", "--json", out)
     assert "drums without kick drum" in capsys.readouterr().out
     assert json.loads(out.read_text())["exclusion_over_all"]["left_out_db"] < -40

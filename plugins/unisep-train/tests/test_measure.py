@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,11 @@ from unisep_film.model import FilmHTDemucs
 from unisep_train.data import corpus
 from unisep_train.data.store import Store
 from unisep_train.measuring import measure
+from unisep_train.measuring.measure import Figures, grouped, presence_auc
 from unisep_train.measuring.validation import validation_items
 from unisep_train.mixing.config import MixConfig
 from unisep_train.mixing.queries import TextAudioEncoder
-from unisep_train.tasks.recipe import Recipe
-from unisep_train.tasks.run import Run
+from unisep_train.tasks.query_model import QueryModelRun, Recipe
 
 from unisep import QueryEncoder
 
@@ -64,44 +66,39 @@ def store(tmp_path: Path) -> Path:
             soundfile.write(tmp_path / path, 0.1 * rng.standard_normal(7 * RATE_HZ), RATE_HZ)
             lines.append({"path": path, "kind": "solo", "label": label, "split": split})
     (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    corpus.build(tmp_path, tmp_path / "store", RATE_HZ)
+    corpus.build(tmp_path, tmp_path / "store", rate_hz=RATE_HZ)
     return tmp_path / "store"
 
 
 def test_a_run_is_measured_and_released_with_its_own_encoder(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Path, tmp_path: Path, command: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, package = tmp_path / "run", tmp_path / "package"
-    run.mkdir()
-    (run / "recipe.json").write_text(RECIPE.model_dump_json())
-    Run(RECIPE, run).save()
+    QueryModelRun(RECIPE.kept_in(run), run).save()
     for name in ("weights", "cards"):
         (package / name).mkdir(parents=True)
     (package / "cards" / measure.CARD).write_text('summary = "toy"\n\n[[files]]\n')
-    asked = [str(store), str(run), "--ask", "text", "audio"]
+    words = ["measure", store, run, "--ask", "text", "audio"]
     shipped = package / "weights" / WEIGHTS_FILE
     shipped.write_bytes(b"the old ones")
     for more, why in (
-        (["--release", str(package)], "256 values"),
-        (["--release", str(package), "--groups", "single"], "all groups"),
-        (["--release", str(tmp_path)], "no card"),
+        (["--release", package], "256 values"),
+        (["--release", package, "--groups", "single"], "all groups"),
+        (["--release", tmp_path], "no card"),
     ):
-        with pytest.raises(SystemExit, match=why):
-            measure.main([*asked, *more])
+        assert why in command(*words, *more)
         assert [path.name for path in shipped.parent.iterdir()] == [WEIGHTS_FILE]
         assert shipped.read_bytes() == b"the old ones"
-    with pytest.raises(SystemExit, match="holds no run"):
-        measure.main([str(store), str(tmp_path / "none")])
-    with pytest.raises(SystemExit, match=r"256 values of the space 'clap-mini-1'.*toy-3"):
-        measure.main(asked)
+    assert "holds no run" in command("measure", store, tmp_path / "none")
+    assert re.search(r"256 values of the space 'clap-mini-1'.*toy-3", command(*words))
     capsys.readouterr()
-    measure.main([*asked, "--encoder", f"{__name__}:load", "--release", str(package)])
+    assert not command(*words, "--encoder", f"{__name__}:load", "--release", package)
     said = capsys.readouterr().out
     assert said.count("single: piano") == 2 and said.count('"ask"') == 2
     card = tomllib.loads((package / "cards" / measure.CARD).read_text())
     assert card["summary"] == "toy" and card["measured"]["training"]["n_steps"] == 0
     assert load_model(package / "weights" / card["files"][0]["name"]).config == RECIPE.model
-    measure.main([*asked, "--encoder", f"{__name__}:load", "--release", str(tmp_path / "my.safetensors")])
+    assert not command(*words, "--encoder", f"{__name__}:load", "--release", tmp_path / "my.safetensors")
     assert load_model(tmp_path / "my.safetensors").config == RECIPE.model
     assert not list(tmp_path.glob("*.measured"))
 
@@ -125,5 +122,21 @@ def test_windows_without_anything_beside_the_target_are_left_out(tmp_path: Path)
     soundfile.write(tmp_path / "b.wav", np.ones(8 * RATE_HZ), RATE_HZ)
     lines.append({"path": "b.wav", "label": "speech", "split": "train"})
     (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    corpus.build(tmp_path, tmp_path / "store", RATE_HZ)
+    corpus.build(tmp_path, tmp_path / "store", rate_hz=RATE_HZ)
     assert list(validation_items(Store(tmp_path / "store"))) == []
+
+
+def test_figures_are_grouped_and_presence_is_ranked() -> None:
+    rows = [
+        Figures("drums", "song", "song", 3.0, 2.0, 0.0, -3.0, 0.9),
+        Figures("drums", "song", "song", 5.0, 4.0, 0.0, -3.0, 0.4),
+        Figures("violin", "absent", "song", 0.0, 0.0, 0.0, -40.0, 0.5),
+        Figures("oboe", "single", "notes", 1.0, 2.0, 0.0, -3.0, 0.9),
+    ]
+    table = grouped(rows)
+    assert list(table) == ["all: instruments", "all: stems of songs", "song: drums", "absent", "single: oboe"]
+    assert table["all: stems of songs"]["si_sdr_gain_db"] == table["song: drums"]["si_sdr_gain_db"] == 4.0
+    assert table["all: instruments"]["n_windows"] == 1
+    assert table["absent"] == {"n_windows": 1, "level_db": -40.0, "presence": 0.5}
+    assert presence_auc(rows[:3]) == 0.5
+    assert presence_auc(rows[:2]) is None

@@ -1,4 +1,4 @@
-"""The recipe: where a run starts, what each stage trains, the spectral loss, several processes, and the plot."""
+"""A query model in training: where it starts, its stages, resuming, several processes, the encoder and the plot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
@@ -16,31 +16,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 from unisep_film.checkpoints import load_model, save_model
 from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs
+from unisep_htdemucs.checkpoints import build_model, read_checkpoint
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
-from unisep_train.data import corpus
-from unisep_train.data.store import StoreError
 from unisep_train.measuring import plot
-from unisep_train.mixing.encoders import load_encoder
-from unisep_train.mixing.examples import MixConfig
-from unisep_train.mixing.queries import QueryMix, QueryStream, TextAudioEncoder, TrainingBatch
-from unisep_train.tasks.recipe import Recipe, load_recipe, read_recipe
-from unisep_train.tasks.run import Run
+from unisep_train.measuring.measure import measure_item
+from unisep_train.measuring.validation import ValidationItem
+from unisep_train.mixing.config import MixConfig, QueryMix
+from unisep_train.mixing.queries import QueryBatch, QueryStream, TextAudioEncoder, load_encoder
+from unisep_train.tasks.query_model import QueryModelRun, Recipe, train
 from unisep_train.tasks.start import Start
-from unisep_train.tasks.train import main, train
 from unisep_train.trainer.distributed import Place, joined
-from unisep_train.trainer.losses import LossWeights, separation_loss
-from unisep_train.trainer.spectral import log_spectral_distance
 
-from unisep.errors import OptionError, WeightsError
+from unisep.errors import DatasetError, OptionError, WeightsError
 
+Command = Callable[..., str]
 RATE_HZ = 8000
 SPACES = {"toy-1": 16}
 SHAPE: dict[str, Any] = {
@@ -54,57 +50,6 @@ RECIPE = Recipe(
     queries=QueryMix(text_share=1.0, noise=0.0), n_steps=6, warmup_steps=2, absent_from=3, bfloat16=False,
     log_every=2, save_every=2,
 )  # fmt: skip
-
-ENCODER_MODULE = """
-import zlib
-import torch
-from torch.nn.functional import normalize
-from unisep import QueryEncoder
-
-
-class HashEncoder(QueryEncoder):
-    space = "toy-1"
-    dim = 16
-
-    def encode_text(self, texts):
-        seeds = [zlib.crc32(text.encode()) for text in texts]
-        return normalize(torch.stack([torch.randn(16, generator=torch.Generator().manual_seed(s)) for s in seeds]), dim=-1)
-
-    def encode_audio(self, clips):
-        return normalize(torch.tensor([[clip.seconds] * 16 for clip in clips]), dim=-1)
-
-
-def load(*, weights, device):
-    return HashEncoder()
-"""
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder, time = tmp_path_factory.mktemp("songs"), np.arange(2 * RATE_HZ) / RATE_HZ
-    rng = np.random.default_rng(0)
-    for song in ("one", "two"):
-        (folder / song).mkdir()
-        for label, hz in {"kick drum": 100, "synth bass": 220, "lead vocal": 700, "piano": 1300}.items():
-            sound = 0.3 * np.sin(2 * np.pi * hz * time) + 0.02 * rng.standard_normal(time.size)
-            soundfile.write(folder / song / f"{label}.wav", sound, RATE_HZ)
-    out = tmp_path_factory.mktemp("store")
-    corpus.build(folder, out, RATE_HZ)
-    return str(out)
-
-
-@pytest.fixture(scope="module")
-def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("encoder")
-    (folder / "hash_encoder.py").write_text(ENCODER_MODULE)
-    return folder
-
-
-@pytest.fixture
-def encoder(encoder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TextAudioEncoder]:
-    monkeypatch.syspath_prepend(str(encoder_folder))
-    yield TextAudioEncoder(lambda: load_encoder("hash_encoder:load", None, SPACES))
-    sys.modules.pop("hash_encoder", None)
 
 
 @pytest.fixture
@@ -123,6 +68,11 @@ def htdemucs(tmp_path: Path) -> Path:
     return path
 
 
+def fresh(folder: Path, recipe: Recipe = RECIPE) -> Path:
+    recipe.kept_in(folder)
+    return folder
+
+
 def written(folder: Path, **fields: Any) -> Path:
     """A recipe as a person writes it: only what differs from the defaults."""
     path = folder / "given.json"
@@ -130,14 +80,14 @@ def written(folder: Path, **fields: Any) -> Path:
     return path
 
 
-def a_batch(n_samples: int = 4000) -> TrainingBatch:
+def a_batch(n_samples: int = 4000) -> QueryBatch:
     generator = torch.Generator().manual_seed(0)
     sounds = torch.randn(2, 2, 2, n_samples, generator=generator) * 0.1
     queries = normalize(torch.randn(2, 16, generator=generator), dim=-1)
-    return TrainingBatch(sounds.sum(0), sounds[0], queries, torch.ones(2), ["a", "b"], torch.zeros_like(queries))
+    return QueryBatch(sounds.sum(0), sounds[0], queries, torch.ones(2), ["a", "b"], torch.zeros_like(queries))
 
 
-def changed(before: dict[str, torch.Tensor], run: Run) -> set[str]:
+def changed(before: dict[str, torch.Tensor], run: QueryModelRun) -> set[str]:
     return {name for name, value in run.model.state_dict().items() if not torch.equal(before[name], value)}
 
 
@@ -146,30 +96,26 @@ def changed(before: dict[str, torch.Tensor], run: Run) -> set[str]:
 
 def test_a_start_from_htdemucs_keeps_every_parameter_and_freezes_the_shape(htdemucs: Path, tmp_path: Path) -> None:
     given = written(tmp_path, start={"htdemucs": str(htdemucs)}, model={"spaces": SPACES, "condition_channels": 24})
-    recipe = load_recipe(tmp_path / "run", given)
+    recipe = Recipe.of_run(tmp_path / "run", given)
     assert recipe.model.separator.sources == ("drums", "bass", "other", "vocals")
     assert (recipe.model.output, recipe.model.condition_channels) == ("spectrogram", 24)
-    run = Run(recipe, tmp_path / "run")
+    run = QueryModelRun(recipe, tmp_path / "run")
     run.restore()
-    from safetensors.torch import load_file
-
     for name, value in load_file(htdemucs).items():
         assert torch.equal(run.model.state_dict()[f"core.demucs.{name}"], value)
         assert torch.equal(run.average[f"core.demucs.{name}"], value)
     run.train_step(a_batch())
     run.save()
     htdemucs.unlink()  # a run that has begun does not need what it started from
-    again = Run(load_recipe(tmp_path / "run", None), tmp_path / "run")
+    again = QueryModelRun(Recipe.of_run(tmp_path / "run"), tmp_path / "run")
     again.restore()
     assert again.step == 1
     assert not changed(run.model.state_dict(), again)
 
 
 def test_an_untrained_start_gives_the_mean_of_the_sources(htdemucs: Path, tmp_path: Path) -> None:
-    from unisep_htdemucs.checkpoints import build_model, read_checkpoint
-
-    recipe = read_recipe(written(tmp_path, start={"htdemucs": str(htdemucs)}, model={"spaces": SPACES}))
-    run = Run(recipe, tmp_path)
+    recipe = Recipe.read(written(tmp_path, start={"htdemucs": str(htdemucs)}, model={"spaces": SPACES}))
+    run = QueryModelRun(recipe, tmp_path)
     run.restore()
     mixture = a_batch().mixture
     separator = build_model(read_checkpoint(htdemucs), torch.device("cpu"), torch.float32)
@@ -182,7 +128,7 @@ def test_an_untrained_start_gives_the_mean_of_the_sources(htdemucs: Path, tmp_pa
 
 def test_bfloat16_steps_on_an_htdemucs_start_are_finite(htdemucs: Path, tmp_path: Path) -> None:
     given = written(tmp_path, start={"htdemucs": str(htdemucs)}, model={"spaces": SPACES}, bfloat16=True)
-    run = Run(read_recipe(given), tmp_path)
+    run = QueryModelRun(Recipe.read(given), tmp_path)
     run.restore()
     parts = [run.train_step(a_batch()) for _ in range(2)]
     assert all(torch.isfinite(value).all() for part in parts for value in part.values())
@@ -192,7 +138,7 @@ def test_stages_train_what_hears_the_query_first(htdemucs: Path, tmp_path: Path)
     given = written(
         tmp_path, start={"htdemucs": str(htdemucs)}, model={"spaces": SPACES}, conditioning_steps=2, warmup_steps=1
     )
-    run = Run(read_recipe(given), tmp_path)
+    run = QueryModelRun(Recipe.read(given), tmp_path)
     run.restore()
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     run.train_step(a_batch())
@@ -201,7 +147,7 @@ def test_stages_train_what_hears_the_query_first(htdemucs: Path, tmp_path: Path)
     assert {name.split(".")[0] for name in first} >= {"film_inputs", "film_skips", "film_tokens", "mix"}
     run.train_step(a_batch())
     run.save()
-    resumed = Run(run.recipe, tmp_path)  # the second stage is reached in another process
+    resumed = QueryModelRun(run.recipe, tmp_path)  # the second stage is reached in another process
     resumed.restore()
     for each in (run, resumed):
         each.train_step(a_batch())
@@ -214,9 +160,9 @@ def test_a_start_from_film_weights_is_that_model(tmp_path: Path) -> None:
     donor = FilmHTDemucs(MASK)
     torch.nn.init.normal_(donor.film_skips[0].scale.weight, std=0.1)
     path = save_model(tmp_path / "donor.safetensors", donor, torch.float32)
-    recipe = read_recipe(written(tmp_path, start={"film": str(path)}))
+    recipe = Recipe.read(written(tmp_path, start={"film": str(path)}))
     assert recipe.model == MASK
-    run = Run(recipe, tmp_path)
+    run = QueryModelRun(recipe, tmp_path)
     run.restore()
     assert not changed(donor.state_dict(), run)
 
@@ -225,7 +171,7 @@ def test_a_start_from_film_weights_can_learn_another_space(tmp_path: Path) -> No
     donor = FilmHTDemucs(MASK)
     path = save_model(tmp_path / "donor.safetensors", donor, torch.float32)
     given = written(tmp_path, start={"film": str(path)}, model={"spaces": {"other-space": 24}})
-    run = Run(read_recipe(given), tmp_path)
+    run = QueryModelRun(Recipe.read(given), tmp_path)
     run.restore()
     state = run.model.state_dict()
     for name, value in donor.state_dict().items():
@@ -244,7 +190,7 @@ def test_a_start_from_film_weights_can_be_given_more_layers(tmp_path: Path, n_la
         torch.nn.init.normal_(film.shift.weight, std=0.1)
     path = save_model(tmp_path / "donor.safetensors", donor, torch.float32)
     deeper = {"demucs": {"t_layers": n_layers + 2}}
-    run = Run(read_recipe(written(tmp_path, start={"film": str(path)}, model=deeper)), tmp_path)
+    run = QueryModelRun(Recipe.read(written(tmp_path, start={"film": str(path)}, model=deeper)), tmp_path)
     run.restore()
     mixture, queries = torch.randn(1, 2, RATE_HZ), normalize(torch.randn(1, 3, 16), dim=-1)
     heard: list[torch.Tensor] = []  # by the decoder, for each model and query
@@ -272,7 +218,7 @@ def test_a_start_from_film_weights_can_be_given_residual_branches(tmp_path: Path
     donor = FilmHTDemucs(MASK).eval()
     path = save_model(tmp_path / "donor.safetensors", donor, torch.float32)
     branches = {"demucs": {"dconv_mode": mode, "dconv_comp": 2, "dconv_depth": 1}}
-    run = Run(read_recipe(written(tmp_path, start={"film": str(path)}, model=branches)), tmp_path)
+    run = QueryModelRun(Recipe.read(written(tmp_path, start={"film": str(path)}, model=branches)), tmp_path)
     run.restore()
     mixture, queries = torch.randn(1, 2, RATE_HZ), normalize(torch.randn(1, 2, 16), dim=-1)
     with torch.no_grad():
@@ -317,7 +263,7 @@ def test_starts_that_make_no_sense_are_refused(htdemucs: Path, tmp_path: Path) -
     ]  # fmt: skip
     for fields, error, said in cases:
         with pytest.raises(error, match=said):
-            load_recipe(tmp_path / "run", written(tmp_path, **fields))
+            Recipe.of_run(tmp_path / "run", written(tmp_path, **fields))
     assert not (tmp_path / "run" / "recipe.json").exists()
 
 
@@ -326,7 +272,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: bytes | None)
     given = tmp_path / "recipe.json"
     given.mkdir() if text is None else given.write_bytes(text)
     with pytest.raises(OptionError, match="cannot be read as a recipe"):
-        load_recipe(tmp_path / "run", given)
+        Recipe.of_run(tmp_path / "run", given)
     assert not (tmp_path / "run").exists()
 
 
@@ -335,62 +281,93 @@ def test_recipes_of_older_runs_stay_readable(tmp_path: Path) -> None:
     old = RECIPE.model_dump()
     del old["start"], old["conditioning_steps"], old["losses"]["spectral"], old["losses"]["spectral_windows"]
     (tmp_path / "recipe.json").write_text(json.dumps(old))
-    assert load_recipe(tmp_path, None) == RECIPE
+    assert Recipe.of_run(tmp_path) == RECIPE
 
 
 def test_the_recipe_of_one_run_makes_the_embedded_model() -> None:
-    recipe = read_recipe(Path(str(resources.files("unisep_train"))) / "recipes" / "embedded-anew.json")
+    recipe = Recipe.read(Path(str(resources.files("unisep_train"))) / "recipes" / "embedded-anew.json")
     weights = Path(str(resources.files("unisep_film"))) / "weights" / "unisep_film.safetensors"
     assert recipe.model == load_model(weights).config
     assert recipe.start == Start()
 
 
-# The spectral loss
+# A run
 
 
-def test_the_spectral_distance_is_that_of_a_gain_and_ignores_phase() -> None:
-    noise = torch.randn(3, 8000, generator=torch.Generator().manual_seed(0))
-    windows = (256, 1024)
-    assert log_spectral_distance(noise, noise, windows).abs().max() == 0
-    halved = log_spectral_distance(0.5 * noise, noise, windows)
-    torch.testing.assert_close(halved, torch.full((3,), np.log(2)), atol=1e-3, rtol=0)
-    assert log_spectral_distance(-noise, noise, windows).max() < 1e-4
-    assert log_spectral_distance(noise[:, :100], noise[:, :100], windows).max() == 0  # shorter than any window
+def test_a_run_keeps_its_recipe(tmp_path: Path) -> None:
+    given = tmp_path / "recipe.json"
+    given.write_text(RECIPE.model_dump_json())
+    assert Recipe.of_run(tmp_path / "run", given) == RECIPE
+    changed = RECIPE.model_copy(update={"seed": 5, "n_steps": 9})
+    given.write_text(changed.model_dump_json())
+    assert Recipe.of_run(tmp_path / "run", given) == changed  # nothing has been learnt yet
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"")
+    assert Recipe.of_run(tmp_path / "run", given) == Recipe.of_run(tmp_path / "run") == changed
+    given.write_text(RECIPE.model_dump_json())
+    with pytest.raises(OptionError, match=r"differs in (n_steps, seed|seed, n_steps)\. Leave out --config"):
+        Recipe.of_run(tmp_path / "run", given)
+    with pytest.raises(OptionError, match="--config"):
+        Recipe.of_run(tmp_path / "other")
 
 
-def test_the_spectral_loss_is_off_by_default_and_hears_quiet_bins() -> None:
-    time = torch.arange(8000) / RATE_HZ
-    loud = torch.sin(2 * torch.pi * 200 * time)
-    quiet = 0.01 * torch.randn(8000, generator=torch.Generator().manual_seed(0))
-    target, mixture = (loud + quiet).expand(1, 2, -1), (loud + 2 * quiet).expand(1, 2, -1)
+def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = QueryModelRun(RECIPE, tmp_path)
+    run.save()
+    before = (tmp_path / "checkpoint.pt").read_bytes()
 
-    def parts(estimate: torch.Tensor, weights: LossWeights, present: float = 1.0) -> tuple[float, Any]:
-        flag = torch.tensor([present])
-        loss, found = separation_loss(estimate, target * present, mixture, torch.zeros(1), flag, weights)
-        return loss.item(), found
+    def broken(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
 
-    on, off = LossWeights(spectral=1.0), LossWeights()
-    assert "spectral" not in parts(target, off)[1]
-    exact, without = parts(target, on), parts(loud.expand(1, 2, -1), on)
-    assert exact[1]["spectral"].item() == 0 < 1.0 < without[1]["spectral"].item()
-    assert without[0] - parts(loud.expand(1, 2, -1), off)[0] == pytest.approx(without[1]["spectral"].item(), abs=1e-5)
-    assert parts(loud.expand(1, 2, -1), on, 0.0)[0] == parts(loud.expand(1, 2, -1), off, 0.0)[0]
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(OSError, match="disk full"):
+        run.save()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
-def test_the_spectral_loss_has_finite_gradients_for_silence() -> None:
-    leaf = torch.zeros(1, 1, 4096, requires_grad=True)
-    target = torch.randn(1, 1, 4096)
-    loss, _ = separation_loss(leaf, target, target, torch.zeros(1), torch.ones(1), LossWeights(spectral=1.0))
-    loss.backward()
-    assert leaf.grad is not None and torch.isfinite(leaf.grad).all()
+def test_the_schedule_before_the_fall_does_not_depend_on_the_length() -> None:
+    short, long = RECIPE.model_copy(update={"n_steps": 100}), RECIPE.model_copy(update={"n_steps": 1000})
+    assert [short.learning_rate_at(s) for s in range(60)] == [long.learning_rate_at(s) for s in range(60)]
+    assert short.learning_rate_at(0) == RECIPE.learning_rate / 2
+    assert 0 < short.learning_rate_at(99) < 0.05 * RECIPE.learning_rate
+
+
+def test_a_resumed_run_equals_an_unbroken_one(store: str, encoder: TextAudioEncoder, tmp_path: Path) -> None:
+    whole = train(store, QueryModelRun(RECIPE, fresh(tmp_path / "whole")), encoder, 600)
+    folder = fresh(tmp_path / "parts")
+    first = train(store, QueryModelRun(RECIPE, folder), encoder, 0)
+    assert 0 < first.step < RECIPE.n_steps
+    second = train(store, QueryModelRun(RECIPE, folder), encoder, 600)
+    assert whole.step == second.step == RECIPE.n_steps
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+        assert torch.equal(whole.average[name], second.average[name]), name
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+
+
+def test_training_lowers_the_loss(store: str, encoder: TextAudioEncoder, tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(
+        update={"n_steps": 60, "learning_rate": 5e-3, "absent_from": 60, "log_every": 20, "save_every": 60}
+    )
+    folder = fresh(tmp_path / "run", recipe)
+    train(store, QueryModelRun(recipe, folder), encoder, 600)
+    losses = [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0] - 0.05
+    saved = QueryModelRun.saved(folder)
+    assert (saved.recipe, saved.step) == (recipe, 60)
+    item = ValidationItem(
+        np.ones((2, 800), np.float32), np.ones((2, 800), np.float32), "x", "x", "song", "s", "song", 0.0, None
+    )
+    assert np.isfinite(measure_item(saved.averaged(), item, normalize(torch.randn(16), dim=-1)).sdr_db)
 
 
 # Several processes
 
 
 def test_shares_make_up_the_batch(store: str, encoder: TextAudioEncoder) -> None:
-    def first(items: range | None) -> TrainingBatch:
-        stream = QueryStream(store, RECIPE.mix, RECIPE.queries, encoder, seed=0, first_step=4, last_step=5,
+    def first(items: range | None) -> QueryBatch:
+        stream = QueryStream(store, RECIPE.mix, RECIPE.queries, encoder, seed=0, steps=range(4, 5),
                              absent_from=0, items=items)  # fmt: skip
         return next(iter(stream))
 
@@ -405,7 +382,7 @@ def test_shares_make_up_the_batch(store: str, encoder: TextAudioEncoder) -> None
 def test_queries_with_noise_differ_between_shares_only(store: str, encoder: TextAudioEncoder) -> None:
     noisy = QueryMix(text_share=1.0, noise=0.5)
     streams = [
-        QueryStream(store, RECIPE.mix, noisy, encoder, seed=0, first_step=0, last_step=1, absent_from=9, items=items)
+        QueryStream(store, RECIPE.mix, noisy, encoder, seed=0, steps=range(1), absent_from=9, items=items)
         for items in (range(4), range(0, 2), range(2, 4), range(2, 4))
     ]
     whole, one, two, again = (next(iter(stream)).queries for stream in streams)
@@ -418,29 +395,25 @@ def test_several_mixing_workers_change_nothing(store: str, encoder: TextAudioEnc
     for n_workers in (1, 2):
         (tmp_path / str(n_workers)).mkdir()
         recipe = RECIPE.model_copy(update={"n_steps": 3})
-        runs.append(train(store, Run(recipe, tmp_path / str(n_workers)), encoder, 600, n_workers=n_workers))
+        runs.append(train(store, QueryModelRun(recipe, tmp_path / str(n_workers)), encoder, 600, n_workers=n_workers))
     assert not changed(runs[0].model.state_dict(), runs[1])
 
 
 DRIVER = """
 import math, sys
-from functools import partial
 from pathlib import Path
 import torch
-from unisep_train.trainer.distributed import joined
-from unisep_train.mixing.encoders import load_encoder
 from unisep_train.mixing.queries import TextAudioEncoder
-from unisep_train.tasks.recipe import load_recipe
-from unisep_train.tasks.run import Run
-from unisep_train.tasks.train import train
+from unisep_train.tasks.query_model import QueryModelRun, Recipe, train
+from unisep_train.trainer.distributed import joined
 
 store, folder = sys.argv[1], Path(sys.argv[2])
 torch.set_num_threads(1)
 with joined("cpu") as place:
     for name, stop_after_seconds in (("two", math.inf), ("parts", 0.0), ("parts", math.inf)):
-        recipe = load_recipe(folder / name, None)
-        encoder = TextAudioEncoder(partial(load_encoder, "hash_encoder:load", None, dict(recipe.model.spaces)))
-        run = train(store, Run(recipe, folder / name, place), encoder, stop_after_seconds)
+        recipe = Recipe.of_run(folder / name)
+        encoder = TextAudioEncoder.named("hash_encoder:load", None, recipe.model.spaces)
+        run = train(store, QueryModelRun(recipe, folder / name, place), encoder, stop_after_seconds)
         torch.save(run.model.state_dict(), folder / f"{name}-rank{place.rank}.pt")
 """
 
@@ -468,7 +441,7 @@ def test_two_processes_train_as_one_would_and_resume_exactly(
     for name in ("alone", "two", "parts"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.json").write_text(recipe.model_dump_json())
-    train(store, Run(recipe, tmp_path / "alone"), encoder, 600)
+    train(store, QueryModelRun(recipe, tmp_path / "alone"), encoder, 600)
     (encoder_folder / "driver.py").write_text(DRIVER)
     torchrun(2, encoder_folder / "driver.py", store, str(tmp_path))
     logs = [plot.read_log(tmp_path / name) for name in ("alone", "two", "parts")]
@@ -485,23 +458,23 @@ def test_two_processes_train_as_one_would_and_resume_exactly(
 
 
 def test_the_command_trains_with_a_plugins_encoder_and_goes_on(
-    store: str, encoder: TextAudioEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: str, encoder: TextAudioEncoder, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = tmp_path / "given.json"
     given.write_text(RECIPE.model_copy(update={"n_steps": 2}).model_dump_json())
-    more = ["--encoder", "hash_encoder:load", "--device", "cpu", "--threads", "1"]
-    main([store, str(tmp_path / "run"), "--config", str(given), "--stop-after", "0", *more])
-    main([store, str(tmp_path / "run"), *more])
+    words = ["train", store, tmp_path / "run", "--encoder", "hash_encoder:load", "--device", "cpu", "--threads", "1"]
+    assert not command(*words, "--config", given, "--stop-after", "0")
+    assert not command(*words)
     assert json.loads(capsys.readouterr().out)["step"] == 2
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
-    main([store, str(tmp_path / "run"), *more])
+    assert not command(*words)
     assert "has done all 2 steps" in capsys.readouterr().err
 
 
 def test_a_store_at_another_rate_is_refused(store: str, encoder: TextAudioEncoder, tmp_path: Path) -> None:
     recipe = RECIPE.model_copy(update={"model": MASK.model_copy(update={"demucs": SHAPE | {"samplerate": 16000}})})
     with pytest.raises(OptionError, match=f"store is at {RATE_HZ} Hz, the model at 16000"):
-        train(store, Run(recipe, tmp_path), encoder, 600)
+        train(store, QueryModelRun(recipe, tmp_path), encoder, 600)
 
 
 def test_a_recipe_mixes_as_many_channels_as_its_model_hears() -> None:
@@ -513,7 +486,7 @@ def test_mixing_may_happen_in_the_process_itself(store: str, encoder: TextAudioE
     n_threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert train(store, Run(RECIPE, tmp_path), encoder, 600, n_workers=0).step == RECIPE.n_steps
+        assert train(store, QueryModelRun(RECIPE, tmp_path), encoder, 600, n_workers=0).step == RECIPE.n_steps
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(n_threads)
@@ -552,22 +525,20 @@ def test_a_log_is_read_past_resumes_and_crashes(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 6, "lo')
     assert plot.read_log(tmp_path) == [{"step": 2, "loss": 3.0}, {"step": 4, "loss": 1.0}]
     (tmp_path / "log.jsonl").write_text("")
-    with pytest.raises(StoreError, match="no steps"):
+    with pytest.raises(DatasetError, match="no steps"):
         plot.read_log(tmp_path)
 
 
-def test_the_plot_shows_several_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plot_shows_several_runs(tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     for run, loss in (("first", 2.0), ("second", 1.0)):
         (tmp_path / run).mkdir()
         lines = [{"step": step, "loss": loss / step, "si_sdr_gain_db": step} for step in (25, 50, 75)]
         (tmp_path / run / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
     out = tmp_path / "progress.png"
-    assert plot.main([str(tmp_path / "first"), str(tmp_path / "second"), "--out", str(out)]) == 0
+    assert not command("plot", tmp_path / "first", tmp_path / "second", "--out", out)
     assert out.read_bytes().startswith(b"\x89PNG") and capsys.readouterr().out.strip() == str(out)
-    with pytest.raises(SystemExit) as stopped:
-        plot.main([str(tmp_path / "none")])
-    assert stopped.value.code == 1
+    assert "cannot be read" in command("plot", tmp_path / "none")
 
 
 def test_the_full_size_recipe_in_the_docs_is_a_recipe(htdemucs: Path, tmp_path: Path) -> None:
@@ -575,20 +546,18 @@ def test_the_full_size_recipe_in_the_docs_is_a_recipe(htdemucs: Path, tmp_path: 
     (block,) = (each for each in re.findall(r"```json\n(.*?)```", page, re.DOTALL) if '"start"' in each)
     given = tmp_path / "full.json"
     given.write_text(json.dumps(json.loads(block) | {"start": {"htdemucs": str(htdemucs)}}))
-    recipe = read_recipe(given)
+    recipe = Recipe.read(given)
     assert recipe.mix.batch % 8 == 0 and 0 < recipe.conditioning_steps < recipe.n_steps
     # 7.8 s is the segment of the published weights
     assert recipe.mix.segment_seconds == 7.8
 
 
-def test_the_command_says_what_is_wrong_in_a_sentence(store: str, tmp_path: Path) -> None:
+def test_the_command_says_what_is_wrong_in_a_sentence(store: str, tmp_path: Path, command: Command) -> None:
+    words = ["train", store, tmp_path / "run", "--device", "cpu", "--threads", "1", "--config"]
     given = written(tmp_path, start={"film": str(tmp_path / "nowhere.safetensors")})
-    with pytest.raises(SystemExit, match=r"nowhere\.safetensors cannot be read"):
-        main([store, str(tmp_path / "run"), "--config", str(given), "--device", "cpu", "--threads", "1"])
+    assert "nowhere.safetensors cannot be read" in command(*words, given)
     given = tmp_path / "other.json"
     given.write_text(RECIPE.model_dump_json())
-    with pytest.raises(SystemExit, match="the recipe's model listens to"):  # not from a process that mixes
-        main([store, str(tmp_path / "run"), "--config", str(given), "--device", "cpu", "--threads", "1"])
+    assert "the recipe's model listens to" in command(*words, given)  # not from a process that mixes
     given.write_text(json.dumps({**RECIPE.model_dump(mode="json"), "mix": {"batch": 0}}))
-    with pytest.raises(SystemExit, match=r"mix\.batch: Input should be greater than 0"):
-        main([store, str(tmp_path / "run"), "--config", str(given), "--device", "cpu", "--threads", "1"])
+    assert "mix.batch: Input should be greater than 0" in command(*words, given)

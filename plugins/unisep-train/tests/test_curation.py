@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from unisep_train.data import curation
-from unisep_train.data.curate import curate, main, source_of
-from unisep_train.data.curation import Rule, count_row, counts_of, judge, levels_db, looks_like, total
-from unisep_train.data.manifest import ManifestRow
+from unisep_train.data.curation import Judgement, count_row, judge_all, levels_db, source_of
+from unisep_train.data.layouts import ManifestRow
 
 from unisep import Backend, BackendInfo, BackendSpec, Output, Separator, hookimpl
 from unisep.plugins.registry import registered
@@ -69,9 +67,13 @@ def clean():
 
 def verdict_of(folder, bands):
     with Separator(bands, device="cpu") as separator:
-        (verdict,), failed = curate(folder, separator, sample_rate_hz=RATE_HZ)
+        (verdict,), failed = judge_all(folder, separator, sample_rate_hz=RATE_HZ)
     assert not failed
     return verdict
+
+
+def counted(*sources, **rows):
+    return Judgement.of("song", sources, rows)
 
 
 def test_levels_are_mean_power_of_whole_seconds():
@@ -92,30 +94,28 @@ def test_a_row_is_counted_as_published():
 
 def test_the_rule_is_strict_about_its_limits():
     def kept(own, other, sounding=10):
-        counts = counts_of(("a", "b"), {"a": (10, sounding, [own, other]), "b": (10, 10, [0, 10])})
-        return judge("song", counts).kept
+        return not counted("a", "b", a=(10, sounding, [own, other]), b=(10, 10, [0, 10])).reasons
 
     assert kept(8, 2)
     assert not kept(7, 2), "P[i, i] must be above 70 %"
     assert not kept(8, 3), "P[i, j] must be below 30 %"
     assert kept(3, 0, sounding=3)
     assert not kept(2, 0, sounding=2), "30 % of the segments must sound"
-    assert judge("song", counts_of(("a",), {}), Rule()).reasons == (
-        "a sounds in 0% of the segments, 30% are needed",)  # fmt: skip
+    assert counted("a").reasons == ["a sounds in 0% of the segments, 30% are needed"]
 
 
 def test_several_songs_count_together():
-    one = counts_of(("a", "b"), {"a": (10, 10, [10, 0]), "b": (10, 5, [0, 5])})
-    two = counts_of(("a", "b"), {"a": (30, 30, [15, 30]), "b": (10, 5, [5, 5])})
-    np.testing.assert_allclose(total([one, two]).matrix, [[25 / 40, 30 / 40], [0.5, 1.0]])
+    one = counted("a", "b", a=(10, 10, [10, 0]), b=(10, 5, [0, 5]))
+    two = counted("a", "b", a=(30, 30, [15, 30]), b=(10, 5, [5, 5]))
+    np.testing.assert_allclose(Judgement.total([one, two]).matrix, [[25 / 40, 30 / 40], [0.5, 1.0]])
 
 
 def test_a_clean_song_is_kept(tmp_path, bands):
     song(tmp_path / "clean", clean())
     verdict = verdict_of(tmp_path, bands)
-    assert verdict.kept
-    np.testing.assert_array_equal(verdict.counts.matrix, np.eye(4))
-    assert verdict.counts.sounding_share.tolist() == [1.0] * 4
+    assert not verdict.reasons
+    np.testing.assert_array_equal(verdict.matrix, np.eye(4))
+    assert verdict.sounding_share.tolist() == [1.0] * 4
 
 
 def test_swapped_stems_are_found(tmp_path, bands):
@@ -124,9 +124,9 @@ def test_swapped_stems_are_found(tmp_path, bands):
     song(tmp_path / "swapped", stems)
     verdict = verdict_of(tmp_path, bands)
     expected = np.eye(4)[[0, 3, 2, 1]]
-    np.testing.assert_array_equal(verdict.counts.matrix, expected)
-    assert not verdict.kept
-    assert looks_like(verdict.counts) == {"bass": "vocals", "vocals": "bass"}
+    np.testing.assert_array_equal(verdict.matrix, expected)
+    assert verdict.reasons
+    assert verdict.looks_like == {"bass": "vocals", "vocals": "bass"}
     assert "bass comes out as vocals in 100%" in verdict.reasons
 
 
@@ -137,9 +137,9 @@ def test_leakage_counts_from_10_db_below(tmp_path, bands):
     stems["vocals"] = stems["vocals"] + tone("drums", level=0.3 * 10 ** (-12 / 20))
     song(tmp_path / "leaky", stems)
     verdict = verdict_of(tmp_path, bands)
-    matrix = verdict.counts.matrix
+    matrix = verdict.matrix
     assert matrix[2, 0] == pytest.approx(0.4) and matrix[3, 0] == 0.0
-    assert verdict.reasons == ("other comes out as drums in 40%",)
+    assert verdict.reasons == ["other comes out as drums in 40%"]
 
 
 def test_several_stems_of_one_source_are_summed_and_a_missing_one_is_said(tmp_path, bands):
@@ -148,9 +148,9 @@ def test_several_stems_of_one_source_are_summed_and_a_missing_one_is_said(tmp_pa
     del stems["bass"], stems["drums"]
     song(tmp_path / "song", stems | {"kick drum": tone("drums") * half, "hi-hat": tone("drums") * ~half})
     verdict = verdict_of(tmp_path, bands)
-    assert verdict.counts.sounding_share.tolist() == [1.0, 0.0, 1.0, 1.0]
-    assert verdict.reasons == ("bass sounds in 0% of the segments, 30% are needed",)
-    assert curation.to_json(verdict)["matrix"]["bass"] is None
+    assert verdict.sounding_share.tolist() == [1.0, 0.0, 1.0, 1.0]
+    assert verdict.reasons == ["bass sounds in 0% of the segments, 30% are needed"]
+    assert verdict.shares()["matrix"]["bass"] is None
 
 
 def test_sounds_go_to_the_source_that_names_them():
@@ -165,31 +165,29 @@ def test_sounds_go_to_the_source_that_names_them():
     assert goes("flute", ("low", "high")) is None
 
 
-def test_the_command_prints_and_writes_verdicts(tmp_path, bands, capsys):
+def test_the_command_prints_and_writes_verdicts(tmp_path, bands, capsys, command):
     song(tmp_path / "songs" / "clean", clean())
     song(tmp_path / "songs" / "wrong", clean() | {"drums": tone("other")})
     out = tmp_path / "verdicts.json"
-    arguments = [str(tmp_path / "songs"), "--backend", bands, "--rate", str(RATE_HZ), "--device", "cpu"]
-    assert main([*arguments, "--json", str(out)]) == 0
+    words = ["curate", tmp_path / "songs", "--backend", bands, "--rate", RATE_HZ, "--device", "cpu", "--json"]
+    assert not command(*words, out)
     printed = capsys.readouterr().out
     assert "1 of 2 songs kept" in printed and "drums sounds like other" in printed
     found = json.loads(out.read_text())
     assert {s["song"]: s["kept"] for s in found["songs"]} == {"clean": True, "wrong": False}
     assert found["overall"]["matrix"]["drums"] == {"drums": 0.5, "bass": 0.0, "other": 0.5, "vocals": 0.0}
-    assert main([*arguments, "--json", "-"]) == 0
+    assert not command(*words, "-")
     assert json.loads(capsys.readouterr().out) == found
 
 
-def test_a_song_that_cannot_be_read_does_not_stop_the_others(tmp_path, bands, capsys):
+def test_a_song_that_cannot_be_read_does_not_stop_the_others(tmp_path, bands, capsys, command):
     song(tmp_path / "clean", clean())
     song(tmp_path / "empty", clean() | {"drums": np.zeros(0)})
-    assert main([str(tmp_path), "--backend", bands, "--rate", str(RATE_HZ), "--device", "cpu"]) == 1
+    assert command("curate", tmp_path, "--backend", bands, "--rate", RATE_HZ, "--device", "cpu") == "1"
     printed = capsys.readouterr().out
     assert "not judged" in printed and "1 of 2 songs kept" in printed
 
 
-def test_what_cannot_be_curated_is_said(tmp_path, bands, caplog):
-    assert main([str(tmp_path), "--backend", bands]) == 1
-    assert "no layout known here" in caplog.text
-    assert main([str(tmp_path), "--backend", "nobody"]) == 1
-    assert "No backend named 'nobody'" in caplog.text
+def test_what_cannot_be_curated_is_said(tmp_path, bands, command):
+    assert "no layout known here" in command("curate", tmp_path, "--backend", bands)
+    assert "No backend named 'nobody'" in command("curate", tmp_path, "--backend", "nobody")

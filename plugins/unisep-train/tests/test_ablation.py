@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs
 from unisep_train.measuring import ablation
-from unisep_train.measuring.ablation import VARIANTS, Variant
-from unisep_train.measuring.conditioning import (
+from unisep_train.measuring.ablation import (
+    VARIANTS,
     AdaptiveNorm,
     Concatenation,
     CrossAttention,
     Deaf,
+    Variant,
     with_conditioning,
     without_identity_start,
 )
 from unisep_train.measuring.measure import Figures
-from unisep_train.tasks.recipe import Recipe
+from unisep_train.mixing.queries import TextAudioEncoder
+from unisep_train.tasks.query_model import Recipe
 
 CONFIG = FilmConfig(
     demucs={"channels": 8, "dconv_mode": 0, "context_enc": 1, "t_layers": 2, "t_heads": 2, "nfft": 2048,
@@ -116,3 +120,21 @@ def test_a_part_of_a_store_is_linked_beside_the_run(tmp_path: Path) -> None:
     some = ablation._parts_of(tmp_path / "store", ("corpus",), tmp_path / "run")
     assert [path.name for path in some.iterdir()] == ["corpus"]
     assert ablation._parts_of(tmp_path / "store", (), tmp_path / "run") == tmp_path / "store"
+
+
+def test_the_command_runs_variants_once_and_prints_their_table(
+    store: str, encoder: TextAudioEncoder, tmp_path: Path, command: Callable[..., str], capsys: Any, monkeypatch: Any
+) -> None:
+    config = tmp_path / "recipe.json"
+    recipe = {"model": CONFIG.model_copy(update={"spaces": {"toy-1": 16}}).model_dump(), "bfloat16": False, "seed": 1,
+              "mix": {"segment_seconds": 0.5, "batch": 2, "example_seconds": 0.5}, "n_steps": 9}  # fmt: skip
+    config.write_text(json.dumps(recipe))
+    monkeypatch.setattr(ablation, "validation_items", lambda *args: [])  # the songs are too short for windows
+    words = ["ablation", store, tmp_path / "out", "--encoder", "hash_encoder:load", "--config", config, "--steps", "1"]
+    assert not command(*words, "--only", "base", "concatenation")
+    printed = capsys.readouterr().out
+    assert "| concatenation | " in printed and "adaptive" not in printed
+    monkeypatch.setattr(ablation, "train", None)
+    assert not command(*words, "--only", "base")
+    assert "another recipe" in command(*words[:-1], "2", "--only", "base")
+    assert "Did you mean 'base'?" in command(*words, "--only", "bass")

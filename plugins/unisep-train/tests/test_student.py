@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
 from unisep_htdemucs.saving import save_checkpoint
-from unisep_train.data import corpus
 from unisep_train.mixing.examples import MixConfig
-from unisep_train.tasks.student import Distillation, DistilRun, Mixtures, agreement_db, distil, main, standardised
+from unisep_train.mixing.queries import MixtureStream
+from unisep_train.tasks.student import Distillation, StudentRun, agreement_db, distil, standardised
 
 from unisep import Audio, Separator
 from unisep.errors import OptionError, WeightsError
 from unisep.testing.signals import noise
 
+Command = Callable[..., str]
 RATE_HZ = 8000
 FOUR = ("drums", "bass", "other", "vocals")
 TEACHER = HTDemucsConfig(
@@ -29,20 +29,6 @@ TEACHER = HTDemucsConfig(
     segment=Fraction(1, 2), bottom_channels=32, t_layer_scale_init=1.0,
 )  # fmt: skip
 SMALLER = {"channels": 8, "bottom_channels": 16, "t_layers": 1, "dconv_mode": 0}
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder, time = tmp_path_factory.mktemp("songs"), np.arange(3 * RATE_HZ) / RATE_HZ
-    rng = np.random.default_rng(0)
-    for song in ("one", "two"):
-        (folder / song).mkdir()
-        for label, hz in {"kick drum": 100, "synth bass": 220, "lead vocal": 700, "piano": 1300}.items():
-            sound = 0.3 * np.sin(2 * np.pi * hz * time) + 0.02 * rng.standard_normal(time.size)
-            soundfile.write(folder / song / f"{label}.wav", sound, RATE_HZ)
-    out = tmp_path_factory.mktemp("store")
-    corpus.build(folder, out, RATE_HZ)
-    return str(out)
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +47,17 @@ def recipe(teacher: Path, **changes: Any) -> Distillation:
 
 
 @torch.no_grad()
-def agreement_of(run: DistilRun, student: HTDemucs, store: str) -> float:
+def agreement_of(run: StudentRun, student: HTDemucs, store: str) -> float:
     """How closely the student follows the teacher, on mixtures of another seed."""
-    other = run.recipe.model_copy(update={"seed": 99})
-    mixture = standardised(next(iter(Mixtures(store, other, 0, range(4)))))
+    mixture = standardised(next(iter(MixtureStream(store, run.recipe.mix, 99, range(1)))))
     return float(agreement_db(student(mixture), run.teacher(mixture)).median())
 
 
 def test_a_student_comes_closer_to_its_teacher(store: str, teacher: Path, tmp_path: Path) -> None:
-    run = DistilRun(recipe(teacher, n_steps=60), tmp_path)
-    before = agreement_of(run, run.student(), store)
+    run = StudentRun(recipe(teacher, n_steps=60), tmp_path)
+    before = agreement_of(run, run.averaged(), store)
     distil(store, run, n_workers=0)
-    after = agreement_of(run, run.student(), store)
+    after = agreement_of(run, run.averaged(), store)
     assert after > before + 3 and after > 1, "0 dB is what silence scores"
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert len(lines) == 30 and lines[-1]["loss"] < lines[0]["loss"]
@@ -85,33 +70,21 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
     given = recipe(teacher, spectral=spectral)
-    whole = distil(store, DistilRun(given, tmp_path / "whole"), n_workers=0)
-    first = distil(store, DistilRun(given, tmp_path / "broken"), stop_after_seconds=0, n_workers=0)
+    whole = distil(store, StudentRun(given, tmp_path / "whole"), n_workers=0)
+    first = distil(store, StudentRun(given, tmp_path / "broken"), stop_after_seconds=0, n_workers=0)
     assert first.step == 1
-    second = distil(store, DistilRun(given, tmp_path / "broken"), n_workers=0)
+    second = distil(store, StudentRun(given, tmp_path / "broken"), n_workers=0)
     assert second.step == whole.step == 6
     for name, value in whole.average.items():
         assert torch.equal(value, second.average[name]), name
 
 
-def test_the_student_separates(store: str, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_student_separates(store: str, teacher: Path, tmp_path: Path, command: Command, capsys: Any) -> None:
     config = tmp_path / "distil.json"
     config.write_text(recipe(teacher).model_dump_json())
     out = tmp_path / "student.safetensors"
-    main(
-        [
-            store,
-            str(tmp_path / "run"),
-            "--config",
-            str(config),
-            "--device",
-            "cpu",
-            "--workers",
-            "0",
-            "--release",
-            str(out),
-        ]
-    )
+    words = ["distil", store, tmp_path / "run", "--config", config, "--device", "cpu", "--workers", "0"]
+    assert not command(*words, "--release", out)
     assert "agreement_db" in capsys.readouterr().out
     song = noise(1.2, RATE_HZ, channels=2)
     separator = Separator("htdemucs", weights=out, device="cpu", precision="float32", offline=True)
@@ -121,25 +94,23 @@ def test_the_student_separates(store: str, teacher: Path, tmp_path: Path, capsys
 
 
 def test_a_run_that_has_ended_needs_no_teacher_and_one_that_goes_on_takes_no_other(
-    store: str, teacher: Path, tmp_path: Path
+    store: str, teacher: Path, tmp_path: Path, command: Command
 ) -> None:
     own = tmp_path / "teacher.safetensors"
     own.write_bytes(teacher.read_bytes())
     config = tmp_path / "distil.json"
     config.write_text(recipe(own).model_dump_json())
-    call = [store, str(tmp_path / "run"), "--device", "cpu", "--workers", "0"]
-    main([*call, "--config", str(config), "--stop-after", "0"])
+    words = ["distil", store, tmp_path / "run", "--device", "cpu", "--workers", "0"]
+    assert not command(*words, "--config", config, "--stop-after", "0")
     torch.manual_seed(6)
     save_checkpoint(own, TEACHER, HTDemucs(TEACHER).state_dict())
-    with pytest.raises(SystemExit, match="not the teacher this run began with"):
-        main(call)
+    assert "not the teacher this run began with" in command(*words)
     own.unlink()
-    with pytest.raises(SystemExit, match="No checkpoint"):
-        main(call)
+    assert "No checkpoint" in command(*words)
     own.write_bytes(teacher.read_bytes())
-    main(call)
+    assert not command(*words)
     own.unlink()
-    main([*call, "--release", str(tmp_path / "student.safetensors")])
+    assert not command(*words, "--release", tmp_path / "student.safetensors")
     assert Separator("htdemucs", weights=tmp_path / "student.safetensors", offline=True)
 
 
@@ -148,16 +119,15 @@ def test_a_run_that_has_ended_needs_no_teacher_and_one_that_goes_on_takes_no_oth
 )
 def test_a_student_that_cannot_learn_from_this_teacher(teacher: Path, tmp_path: Path, student: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
-        DistilRun(recipe(teacher, student=student), tmp_path)
+        StudentRun(recipe(teacher, student=student), tmp_path)
 
 
 def test_segments_longer_than_the_teacher_takes_are_refused_before_a_run_begins(
-    store: str, teacher: Path, tmp_path: Path
+    store: str, teacher: Path, tmp_path: Path, command: Command
 ) -> None:
     config = tmp_path / "distil.json"
     config.write_text(recipe(teacher, mix=MixConfig(segment_seconds=0.6, batch=4)).model_dump_json())
-    with pytest.raises(SystemExit, match=r"takes 0\.5 s at most"):
-        main([store, str(tmp_path / "run"), "--config", str(config)])
+    assert "takes 0.5 s at most" in command("distil", store, tmp_path / "run", "--config", config)
     assert not (tmp_path / "run").exists()
 
 
@@ -166,16 +136,15 @@ def test_a_store_of_another_rate_and_a_teacher_that_is_not_there(store: str, tea
     config = HTDemucsConfig(**{**vars(TEACHER), "samplerate": 16_000})
     other = save_checkpoint(tmp_path / "other.safetensors", config, HTDemucs(config).state_dict())
     with pytest.raises(OptionError, match="16000"):
-        distil(store, DistilRun(recipe(other), tmp_path))
+        distil(store, StudentRun(recipe(other), tmp_path))
     with pytest.raises(WeightsError, match="No checkpoint"):
-        DistilRun(recipe(tmp_path / "none.th"), tmp_path)
+        StudentRun(recipe(tmp_path / "none.th"), tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"teacher": "x", "student": {}, "n_steps": 0}', '{"surprise": 1}'])
-def test_a_recipe_that_is_none(store: str, tmp_path: Path, text: str) -> None:
+def test_a_recipe_that_is_none(store: str, tmp_path: Path, command: Command, text: str) -> None:
     (tmp_path / "distil.json").write_text(text)
-    with pytest.raises(SystemExit, match="cannot be read as a recipe"):
-        main([store, str(tmp_path / "run"), "--config", str(tmp_path / "distil.json")])
-    with pytest.raises(SystemExit, match="--config"):
-        main([store, str(tmp_path / "run")])
+    words = ["distil", store, tmp_path / "run"]
+    assert "cannot be read as a recipe" in command(*words, "--config", tmp_path / "distil.json")
+    assert "--config" in command(*words)
     assert not (tmp_path / "run").exists()

@@ -6,20 +6,20 @@ Every label sounds at frequencies of its own, so a spectrum tells what is in a m
 import dataclasses
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
 import soundfile
 from unisep_train.data import corpus, labels
 from unisep_train.data.catalogue import Catalog
-from unisep_train.data.part_writer import PartWriter
-from unisep_train.data.store import Store, StoreError
+from unisep_train.data.store import PartWriter, Store
 from unisep_train.measuring.validation import ValidationConfig, validation_items
-from unisep_train.mixing import augment, prompts
-from unisep_train.mixing.examples import ExampleStream, MixConfig
-from unisep_train.mixing.sources import Variation
+from unisep_train.mixing import sounds
+from unisep_train.mixing.config import UNCHANGED, MixConfig
+from unisep_train.mixing.examples import ExampleStream, phrase
 
-from unisep.errors import OptionError
+from unisep.errors import DatasetError, OptionError
 
 RATE_HZ = 8000
 SECONDS = 6
@@ -29,7 +29,6 @@ FREQUENCIES_HZ = {
 }  # fmt: skip
 FOUR_STEM = {"kick drum": "drums", "hi-hat": "drums", "synth bass": "bass", "lead vocal": "vocals"}
 SONG_LABELS = ("kick drum", "hi-hat", "synth bass", "lead vocal", "synthesizer")
-UNCHANGED = Variation(respeed_probability=0.0, colour_probability=0.0)
 PLAIN = MixConfig(
     segment_seconds=1.0, batch=6, variation=UNCHANGED, vocals_variation=UNCHANGED, example_seconds=1.0,
     complement_probability=0.0, target_only_probability=0.0,
@@ -82,7 +81,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def store(source, tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
-    corpus.build(source, folder, RATE_HZ)
+    corpus.build(source, folder, rate_hz=RATE_HZ)
     return Store(folder)
 
 
@@ -115,11 +114,10 @@ def test_activity_tells_where_it_sounds(store):
     assert len(activity) == 60 and (activity[:30] == -120).all()
     # 0.3 sin has an RMS of -13.5 dBFS; half of it beside it in the other channel: -15.5 over both.
     assert (np.abs(activity[31:] + 15.5) <= 1).all()
-    assert store.loudness_db(item) == pytest.approx(-15.5, abs=1)
 
 
 def test_store_at_another_rate(source, tmp_path):
-    corpus.build(source, tmp_path, 4000)
+    corpus.build(source, tmp_path, rate_hz=4000)
     halved = Store(tmp_path)
     assert halved.sample_rate_hz == 4000
     assert {item.n_samples for item in halved.items} == {SECONDS * 4000}
@@ -132,11 +130,11 @@ def test_split_holds_out_songs_and_hashed_files_and_excludes_the_demo(store):
     assert splits["solo/demo.wav"] == "excluded"
     assert {splits[f"notes/piano-{number}.wav"] for number in range(6)} == {"train"}
     # md5("voice/speech-0.wav") and the like: the rule is on the last digit.
-    rule, row = corpus.SplitRule(), corpus.ManifestRow
-    assert rule.split(row(path="notes/mer-tabla-1.opus", label="tabla", kind="notes")) == "excluded"
-    hashed = [rule.split(row(path=f"solo/{n}.wav", label="flute", kind="solo")) for n in range(400)]
+    split_of, row = corpus.split_of, corpus.ManifestRow
+    assert split_of(row(path="notes/mer-tabla-1.opus", label="tabla", kind="notes")) == "excluded"
+    hashed = [split_of(row(path=f"solo/{n}.wav", label="flute", kind="solo")) for n in range(400)]
     assert 0.05 < hashed.count("valid") / 400 < 0.22
-    assert {rule.split(row(path=f"{n}.wav", label="flute", kind="notes")) for n in range(60)} == {"train"}
+    assert {split_of(row(path=f"{n}.wav", label="flute", kind="notes")) for n in range(60)} == {"train"}
 
 
 def test_training_never_sees_what_is_held_out(store):
@@ -158,22 +156,22 @@ def test_an_interrupted_build_goes_on_and_equals_an_unbroken_one(source, store, 
 
     monkeypatch.setattr(corpus, "decode", failing)
     with pytest.raises(KeyboardInterrupt):
-        corpus.build(source, tmp_path, RATE_HZ)
-    with pytest.raises(StoreError, match="no finished part"):
+        corpus.build(source, tmp_path, rate_hz=RATE_HZ)
+    with pytest.raises(DatasetError, match="no finished part"):
         Store(tmp_path)
     with (tmp_path / "corpus" / "samples.i16").open("ab") as file:
         file.write(b"half a sound")
     with (tmp_path / "corpus" / "index.jsonl").open("ab") as file:
         file.write(b'{"id": "half a li')
     monkeypatch.setattr(corpus, "decode", decode)
-    assert corpus.build(source, tmp_path, RATE_HZ) == len(list(rows())) - 7
+    assert corpus.build(source, tmp_path, rate_hz=RATE_HZ) == len(list(rows())) - 7
     for name in ("samples.i16", "activity.i8", "index.jsonl", "part.json"):
         assert (tmp_path / "corpus" / name).read_bytes() == (store.folder / "corpus" / name).read_bytes()
 
 
 def test_a_finished_part_is_not_overwritten(store, source):
-    with pytest.raises(StoreError, match="finished part"):
-        corpus.build(source, store.folder, RATE_HZ)
+    with pytest.raises(DatasetError, match="finished part"):
+        corpus.build(source, store.folder, rate_hz=RATE_HZ)
 
 
 @pytest.mark.parametrize(
@@ -182,22 +180,22 @@ def test_a_finished_part_is_not_overwritten(store, source):
         (None, "manifest.jsonl"),
         ("not json\n", "line 1"),
         ('{"path": "a.wav"}\n', "label"),
-        ('{"path": "../a.wav", "label": "x"}\n', "outside"),
+        ('{"path": "../a.wav", "label": "x"}\n', "leaves the folder"),
         ('{"path": "missing.wav", "label": "x"}\n', "cannot be decoded"),
         ('{"path": "text.wav", "label": "x"}\n', "cannot be decoded"),
         ('{"path": "empty.wav", "label": "x"}\n', "no samples"),
-        ('{"path": "a.wav", "label": "x"}\n' * 2, "line 2: 'a.wav' stands in line 1 already"),
+        ('{"path": "a.wav", "label": "x"}\n' * 2, "names 'a.wav' twice"),
         ('{"path": "a.wav", "label": "x", "split": "test"}\n', "No sound of"),
     ],
 )
-def test_bad_sources_are_refused_by_name(tmp_path, manifest, message):
+def test_bad_sources_are_refused_by_name(tmp_path, command, manifest, message):
     (tmp_path / "text.wav").write_text("this is not audio")
     soundfile.write(tmp_path / "empty.wav", np.zeros((0, 1)), RATE_HZ)
     if manifest is not None:
         (tmp_path / "manifest.jsonl").write_text(manifest)
-    with pytest.raises(StoreError, match=message):
-        corpus.build(tmp_path, tmp_path / "store", RATE_HZ)
-    assert corpus.main([str(tmp_path), str(tmp_path / "store"), "--rate", str(RATE_HZ)]) == 1
+    with pytest.raises(DatasetError, match=message):
+        corpus.build(tmp_path, tmp_path / "store", rate_hz=RATE_HZ)
+    assert re.search(message, command("corpus", tmp_path, tmp_path / "store", "--rate", RATE_HZ))
 
 
 def test_a_damaged_store_is_refused(tmp_path):
@@ -205,19 +203,19 @@ def test_a_damaged_store_is_refused(tmp_path):
                  licence="CC0-1.0", source_rate_hz=RATE_HZ)  # fmt: skip
     with PartWriter(tmp_path, "one", RATE_HZ) as writer:
         writer.add(np.ones((10, 1), np.float32), id="a", label="a", **facts)
-        with pytest.raises(StoreError, match="finite"):
+        with pytest.raises(DatasetError, match="finite"):
             writer.add(np.full((10, 1), np.nan, np.float32), id="b", label="b", **facts)
     other = f"other parts of .* are at {RATE_HZ} Hz, not {2 * RATE_HZ}"
-    with pytest.raises(StoreError, match=other), PartWriter(tmp_path, "two", 2 * RATE_HZ):
+    with pytest.raises(DatasetError, match=other), PartWriter(tmp_path, "two", 2 * RATE_HZ):
         pass
     with PartWriter(tmp_path / "elsewhere", "two", 2 * RATE_HZ) as writer:
         writer.add(np.ones((10, 1), np.float32), id="c", label="c", **facts)
     (tmp_path / "elsewhere" / "two").rename(tmp_path / "two")
-    with pytest.raises(StoreError, match=f"one at {RATE_HZ} Hz, two at {2 * RATE_HZ} Hz"):
+    with pytest.raises(DatasetError, match=f"one at {RATE_HZ} Hz, two at {2 * RATE_HZ} Hz"):
         Store(tmp_path)
     assert len(Store(tmp_path, ("one",)).items) == 1
     (tmp_path / "one" / "index.jsonl").write_text('{"id": "a"}\n')
-    with pytest.raises(StoreError, match="damaged"):
+    with pytest.raises(DatasetError, match="damaged"):
         Store(tmp_path, ("one",))
 
 
@@ -229,11 +227,11 @@ def test_a_build_goes_on_at_its_own_rate_only(tmp_path):
     with pytest.raises(ZeroDivisionError), PartWriter(tmp_path, "one", RATE_HZ) as writer:
         writer.add(np.ones((10, 1), np.float32), id="a", song="", **FACTS)
         raise ZeroDivisionError
-    with pytest.raises(StoreError, match=f"begun at {RATE_HZ} Hz, not 44100"), PartWriter(tmp_path, "one", 44100):
+    with pytest.raises(DatasetError, match=f"begun at {RATE_HZ} Hz, not 44100"), PartWriter(tmp_path, "one", 44100):
         pass
     with PartWriter(tmp_path, "one", RATE_HZ) as writer:
         assert writer.done == {"a"}
-        with pytest.raises(StoreError, match=r"a is in .* already"):
+        with pytest.raises(DatasetError, match=r"a is in .* already"):
             writer.add(np.ones((10, 1), np.float32), id="a", song="", **FACTS)
         writer.add(np.ones((10, 1), np.float32), id="b", song="", **FACTS)
     assert [item.id for item in Store(tmp_path).items] == ["a", "b"]
@@ -243,11 +241,11 @@ def test_a_build_goes_on_at_its_own_rate_only(tmp_path):
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", ".."])
 def test_a_part_lies_in_its_store(tmp_path, name):
-    with pytest.raises(StoreError, match="no name of a part"):
+    with pytest.raises(DatasetError, match="no name of a part"):
         PartWriter(tmp_path / "store", name, RATE_HZ)
 
 
-def test_an_unfinished_part_goes_on_with_its_own_source_only(tmp_path, caplog):
+def test_an_unfinished_part_goes_on_with_its_own_source_only(tmp_path, caplog, command):
     def offer(folder, *names):
         folder.mkdir(exist_ok=True)
         lines = [json.dumps({"path": f"{name}.wav", "label": name, "split": "train"}) for name in names]
@@ -256,27 +254,25 @@ def test_an_unfinished_part_goes_on_with_its_own_source_only(tmp_path, caplog):
             soundfile.write(folder / f"{name}.wav", np.ones(RATE_HZ) / 2, RATE_HZ)
 
     one, two, store = tmp_path / "one", tmp_path / "two", tmp_path / "store"
-    more = [str(store), "--rate", str(RATE_HZ), "--part", "x"]
+    more = [store, "--rate", RATE_HZ, "--part", "x"]
     offer(one, "piano", "cello", "missing")
     offer(two, "piano")
-    assert corpus.main([str(one), *more]) == 1  # two are written
-    assert corpus.main([str(two), *more]) == 1
-    assert "Go on as it was begun" in caplog.text
+    assert "missing.wav cannot be decoded" in command("corpus", one, *more)  # two are written
+    assert "Go on as it was begun" in command("corpus", two, *more)
     offer(one, "piano", "flute")
-    assert corpus.main([str(one), *more]) == 1
-    assert "1 sounds that" in caplog.text and "such as 'cello.wav'" in caplog.text
+    gone = command("corpus", one, *more)
+    assert "1 sounds that" in gone and "such as 'cello.wav'" in gone
     offer(one, "piano", "cello", "flute")
     caplog.set_level("INFO")
-    assert corpus.main([str(one), *more]) == 0
+    assert not command("corpus", one, *more)
     assert "1 new sounds" in caplog.text and len(Store(store).items) == 3
 
 
-def test_a_missing_folder_and_a_wrong_line_are_said_plainly(tmp_path, caplog):
-    assert corpus.main([str(tmp_path / "nowhere"), str(tmp_path / "store")]) == 1
-    assert "There is no folder" in caplog.text
+def test_a_missing_folder_and_a_wrong_line_are_said_plainly(tmp_path, command):
+    assert "There is no folder" in command("corpus", tmp_path / "nowhere", tmp_path / "store")
     (tmp_path / "manifest.jsonl").write_text('{"label": "piano"}\n')
-    assert corpus.main([str(tmp_path), str(tmp_path / "store")]) == 1
-    assert "line 1: path: Field required." in caplog.text and "http" not in caplog.text
+    reason = command("corpus", tmp_path, tmp_path / "store")
+    assert "line 1: path: Field required." in reason and "http" not in reason
 
 
 def test_songs_of_two_parts_are_two_songs_whatever_they_are_called(tmp_path):
@@ -381,8 +377,8 @@ def test_levels_stay_near(store):
     batches = [ExampleStream(store, PLAIN, seed=8).batch(step) for step in range(5)]
     for batch in batches:
         for mixture, target in zip(batch.mixture, batch.target, strict=True):
-            assert abs(augment.loudness_db(target) - augment.level_db(mixture - target)) < 10.1
-            assert -28.1 < augment.level_db(mixture) < -15.9
+            assert abs(sounds.loudness_db(target) - sounds.level_db(mixture - target)) < 10.1
+            assert -28.1 < sounds.level_db(mixture) < -15.9
 
 
 def test_absent_and_target_only(store):
@@ -400,7 +396,7 @@ def test_everything_but(store):
     config = MixConfig(**{**vars(PLAIN), "vocals_share": 1.0, "drums_share": 0.0, "complement_probability": 1.0})
     batch = ExampleStream(store, config, seed=2).batch(0)
     found = [k for k, name in enumerate(batch.names) if name == "-vocals"]
-    assert found and all(batch.prompts[k] in prompts.COMPLEMENTS["vocals"] for k in found)
+    assert found and all(batch.prompts[k] in labels.COMPLEMENTS["vocals"] for k in found)
     for k in found:
         assert level_at(batch.target[k], "lead vocal") < level_at(batch.mixture[k], "lead vocal") - 30
 
@@ -450,17 +446,18 @@ def test_windows_start_where_the_sound_sounds(store):
     rng = np.random.default_rng(0)
     for _ in range(50):
         start = catalogue.start(index, RATE_HZ, rng)
-        assert augment.level_db(store.read(catalogue.items[index], start, RATE_HZ)) > -40
+        assert sounds.level_db(store.read(catalogue.items[index], start, RATE_HZ)) > -40
     assert not catalogue.sounds_in(index, 0, 2 * RATE_HZ) and catalogue.sounds_in(index, 4 * RATE_HZ, RATE_HZ)
 
 
 def test_hierarchy():
     assert {"drums", "percussion"} <= labels.tags("kick drum")
-    assert labels.answers("the vocals", labels.tags("backing vocals"))
-    assert labels.answers("guitar", labels.tags("electric guitar", ["clean electric guitar"]))
-    assert not labels.answers("acoustic guitar", labels.tags("electric guitar"))
-    assert labels.answers("drums", labels.tags("woodblock", four_stem="drums"))
-    assert not labels.answers("vocals", labels.tags("female speech")) and labels.answers("voice", labels.tags("speech"))
+    assert "vocals" in labels.tags("backing vocals")
+    assert "guitar" in labels.tags("electric guitar", ["clean electric guitar"])
+    assert "acoustic guitar" not in labels.tags("electric guitar")
+    assert "drums" in labels.tags("woodblock", four_stem="drums")
+    assert "vocals" not in labels.tags("female speech")
+    assert labels.canonical("the voice") in labels.tags("speech")
     assert labels.unclear("hi-hat", "breakbeat", labels.tags("breakbeat"))
     assert labels.unclear("electric guitar", "guitar", labels.tags("guitar"))
     assert labels.unclear("drums", "tambourine", labels.tags("tambourine"))
@@ -479,7 +476,7 @@ def test_vocabulary_is_consistent():
 
 def test_prompts_name_what_they_ask_for():
     rng = np.random.default_rng(0)
-    texts = {prompts.phrase("kick drum", rng) for _ in range(200)}
+    texts = {phrase("kick drum", rng) for _ in range(200)}
     assert "kick drum" in texts and len(texts) > 20
     assert all(any(s in text.lower() for s in labels.spellings("kick drum")) for text in texts)
 
@@ -499,7 +496,7 @@ def test_validation_windows_are_fixed_and_fair(store):
             assert not item.target.any() and item.mixture.any()
             assert item.name not in {"vocals", "speech"}, "the song has a voice"
             continue
-        assert abs(augment.level_db(item.target) - augment.level_db(item.mixture - item.target)) <= 10
+        assert abs(sounds.level_db(item.target) - sounds.level_db(item.mixture - item.target)) <= 10
         loudest = max(level_at(item.target, label) for label in answering(item.name))
         assert all(level_at(item.mixture - item.target, label) < loudest - 35 for label in answering(item.name))
 
@@ -519,11 +516,11 @@ def test_a_stretched_sound_keeps_its_pitch_its_level_and_its_place(n_samples):
     times = np.arange(44_100) / 44_100
     tone = np.sin(2 * np.pi * 440 * times)
     sound = 0.3 * np.stack([tone, -0.5 * np.roll(tone, 11)]).astype(np.float32)
-    found = augment.stretch(sound, n_samples)
+    found = sounds.stretch(sound, n_samples)
     assert found.shape == (2, n_samples) and found.dtype == np.float32
     middle = found[:, 4_000:-4_000]
     assert loudest_hz(middle[0], 44_100) == pytest.approx(440, abs=2)
-    assert augment.level_db(middle) == pytest.approx(augment.level_db(sound), abs=0.5)
+    assert sounds.level_db(middle) == pytest.approx(sounds.level_db(sound), abs=0.5)
     correlation = [np.corrcoef(pair)[0, 1] for pair in (sound, middle)]
     assert correlation[0] == pytest.approx(correlation[1], abs=0.05)
 
@@ -531,10 +528,10 @@ def test_a_stretched_sound_keeps_its_pitch_its_level_and_its_place(n_samples):
 @pytest.mark.parametrize("semitones", [-2, 0, 1.5])
 def test_a_repitched_sound_is_as_long_and_higher(semitones):
     sound = 0.3 * np.stack(2 * [np.sin(2 * np.pi * 440 * np.arange(44_100) / 44_100)]).astype(np.float32)
-    found = augment.repitch(sound, semitones)
+    found = sounds.repitch(sound, semitones)
     assert found.shape == sound.shape
     assert loudest_hz(found[0, 4_000:-4_000], 44_100) == pytest.approx(440 * 2 ** (semitones / 12), rel=0.004)
-    assert np.isfinite(augment.repitch(sound[:, :100], semitones)).all()
+    assert np.isfinite(sounds.repitch(sound[:, :100], semitones)).all()
 
 
 def test_songs_are_repitched_as_a_whole_and_old_recipes_draw_as_before(store):
@@ -551,11 +548,11 @@ def test_songs_are_repitched_as_a_whole_and_old_recipes_draw_as_before(store):
 def test_effects_keep_shape_and_level():
     rng = np.random.default_rng(0)
     sound = (0.1 * rng.standard_normal((2, 1000))).astype(np.float32)
-    assert augment.level_db(augment.to_level(sound, -20.0)) == pytest.approx(-20.0, abs=0.01)
+    assert sounds.level_db(sounds.to_level(sound, -20.0)) == pytest.approx(-20.0, abs=0.01)
     sparse = np.zeros((2, 1000), np.float32)
     sparse[:, 10] = 1.0
-    assert np.abs(augment.to_level(sparse, -20.0)).max() == pytest.approx(1.2, rel=1e-3)
-    assert augment.respeed(sound, 900).shape == (2, 900)
-    assert augment.colour(sound, RATE_HZ, rng, range_db=0.0) == pytest.approx(sound, abs=1e-5)
-    assert not np.allclose(augment.colour(sound, RATE_HZ, rng), sound)
-    assert augment.level_db(augment.pan(sound, rng)) == pytest.approx(augment.level_db(sound), abs=0.6)
+    assert np.abs(sounds.to_level(sparse, -20.0)).max() == pytest.approx(1.2, rel=1e-3)
+    assert sounds.respeed(sound, 900).shape == (2, 900)
+    assert sounds.colour(sound, RATE_HZ, rng, range_db=0.0) == pytest.approx(sound, abs=1e-5)
+    assert not np.allclose(sounds.colour(sound, RATE_HZ, rng), sound)
+    assert sounds.level_db(sounds.pan(sound, rng)) == pytest.approx(sounds.level_db(sound), abs=0.6)

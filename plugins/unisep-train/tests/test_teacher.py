@@ -14,9 +14,8 @@ from unisep_film.checkpoints import load_model, save_model
 from unisep_film.config import FilmConfig
 from unisep_film.film import FiLM
 from unisep_film.model import FilmHTDemucs
-from unisep_train.mixing.queries import TrainingBatch
-from unisep_train.tasks.recipe import load_recipe, read_recipe
-from unisep_train.tasks.run import Run
+from unisep_train.mixing.queries import QueryBatch
+from unisep_train.tasks.query_model import QueryModelRun, Recipe
 from unisep_train.tasks.teacher import Answers, Teacher, answers, taught_loss
 from unisep_train.trainer.losses import LossWeights, plain_sdr_db
 
@@ -57,22 +56,22 @@ def given(folder: Path, weights: Path, **fields: Any) -> Path:
     return path
 
 
-def batch_of(seed: int, n_samples: int = 4000) -> TrainingBatch:
+def batch_of(seed: int, n_samples: int = 4000) -> QueryBatch:
     """Noise in which the true target is half of the mixture, asked by random vectors."""
     generator = torch.Generator().manual_seed(seed)
     sounds = torch.randn(2, 4, 2, n_samples, generator=generator) * 0.1
     queries = normalize(torch.randn(4, N_DIMS, generator=generator), dim=-1)
-    return TrainingBatch(sounds.sum(0), sounds[0], queries, torch.ones(4), ["a"] * 4, torch.zeros_like(queries))
+    return QueryBatch(sounds.sum(0), sounds[0], queries, torch.ones(4), ["a"] * 4, torch.zeros_like(queries))
 
 
 @torch.no_grad()
-def agreement_db(student: FilmHTDemucs, teacher: FilmHTDemucs, batch: TrainingBatch) -> float:
+def agreement_db(student: FilmHTDemucs, teacher: FilmHTDemucs, batch: QueryBatch) -> float:
     heard = [answers(model.eval(), batch, SPACE).targets.flatten(1) for model in (student, teacher)]
     return float(plain_sdr_db(*heard).mean())
 
 
 def test_a_student_comes_closer_to_its_teacher_on_what_it_has_not_heard(teacher: Path, tmp_path: Path) -> None:
-    run = Run(read_recipe(given(tmp_path, teacher)), tmp_path)
+    run = QueryModelRun(Recipe.read(given(tmp_path, teacher)), tmp_path)
     run.restore()
     known, unheard = load_model(teacher), batch_of(10_000)
     before = agreement_db(run.model, known, unheard)
@@ -88,7 +87,7 @@ def test_a_share_of_the_truth_is_the_weighted_sum_of_both_losses(teacher: Path, 
     losses = {}
     for share in (1.0, 0.25, None):
         fields: dict[str, Any] = {"teacher": None if share is None else {"film": str(teacher), "share": share}}
-        run = Run(read_recipe(given(tmp_path, teacher, **fields)), tmp_path)
+        run = QueryModelRun(Recipe.read(given(tmp_path, teacher, **fields)), tmp_path)
         losses[share] = float(run.train_step(batch_of(0))["loss"])
     assert losses[0.25] == pytest.approx(0.25 * losses[1.0] + 0.75 * losses[None], rel=1e-5)
     assert abs(losses[1.0] - losses[None]) > 0.01
@@ -110,13 +109,13 @@ def test_the_taught_loss_is_zero_for_the_same_waveform_and_hears_spectra() -> No
 
 
 def test_a_resumed_student_is_the_unbroken_one(teacher: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(tmp_path / "run", given(tmp_path, teacher, n_steps=6))
+    recipe = Recipe.of_run(tmp_path / "run", given(tmp_path, teacher, n_steps=6))
     (tmp_path / "whole").mkdir()
-    whole = Run(recipe, tmp_path / "whole")
+    whole = QueryModelRun(recipe, tmp_path / "whole")
     for step in range(6):
         whole.train_step(batch_of(step))
     for steps in (range(3), range(3, 6)):
-        part = Run(load_recipe(tmp_path / "run", None), tmp_path / "run")
+        part = QueryModelRun(Recipe.of_run(tmp_path / "run"), tmp_path / "run")
         part.restore()
         for step in steps:
             part.train_step(batch_of(step))
@@ -132,7 +131,7 @@ def test_a_spectrogram_teacher_hears_each_mixture_on_the_scale_of_songs(tmp_path
     model, batch = FilmHTDemucs(config).eval(), batch_of(0)
     conditions = model.conditions(batch.queries[:, None], SPACE)
     # Far below the small constants of the model's own normalisation, where it would fall silent.
-    quiet = TrainingBatch(batch.mixture * 1e-5, batch.target, batch.queries, batch.present, batch.names,
+    quiet = QueryBatch(batch.mixture * 1e-5, batch.target, batch.queries, batch.present, batch.names,
                           batch.negatives)  # fmt: skip
     with torch.no_grad():
         loud, direct = answers(model, batch, SPACE).targets, model(quiet.mixture, conditions)[0][:, 0]
@@ -142,7 +141,7 @@ def test_a_spectrogram_teacher_hears_each_mixture_on_the_scale_of_songs(tmp_path
 
 
 def test_a_student_answers_through_the_public_door(teacher: Path, tmp_path: Path) -> None:
-    run = Run(read_recipe(given(tmp_path, teacher)), tmp_path)
+    run = QueryModelRun(Recipe.read(given(tmp_path, teacher)), tmp_path)
     run.train_step(batch_of(0))
     weights = save_model(tmp_path / "student.safetensors", run.model, in_8_bits=True)
     batch = batch_of(1)
@@ -172,17 +171,17 @@ def test_teachers_that_cannot_teach_are_refused_before_a_run_exists(teacher: Pat
     ]  # fmt: skip
     for fields, error, said in cases:
         with pytest.raises(error, match=said):
-            load_recipe(tmp_path / "run", given(tmp_path, teacher, **fields))
+            Recipe.of_run(tmp_path / "run", given(tmp_path, teacher, **fields))
     assert not (tmp_path / "run" / "recipe.json").exists()
 
 
 def test_a_run_goes_on_with_the_teacher_it_began_with(teacher: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(tmp_path / "run", given(tmp_path, teacher))
+    recipe = Recipe.of_run(tmp_path / "run", given(tmp_path, teacher))
     assert recipe.teacher is not None and len(recipe.teacher.sha256) == 64
     torch.manual_seed(9)
     save_model(teacher, FilmHTDemucs(LARGE), torch.float32)
     with pytest.raises(WeightsError, match="not the teacher this run began with"):
-        Run(recipe, tmp_path / "run").train_step(batch_of(0))
+        QueryModelRun(recipe, tmp_path / "run").train_step(batch_of(0))
 
 
 def test_a_segment_longer_than_the_teacher_takes_is_refused(tmp_path: Path) -> None:
@@ -190,4 +189,4 @@ def test_a_segment_longer_than_the_teacher_takes_is_refused(tmp_path: Path) -> N
     config = FilmConfig(demucs=shape, spaces={SPACE: N_DIMS}, condition_channels=16)
     path = save_model(tmp_path / "teacher.safetensors", FilmHTDemucs(config))
     with pytest.raises(OptionError, match="takes at most 1"):
-        read_recipe(given(tmp_path, path, mix={"segment_seconds": 1.5}))
+        Recipe.read(given(tmp_path, path, mix={"segment_seconds": 1.5}))
