@@ -52,7 +52,7 @@ RULE = Rule()
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was counted in one song, or in several, and what follows from it; rows and columns are as `sources`.
+    """The counts of one song, or of several, and what follows from them; rows and columns are as `sources`.
 
     Attributes:
         n_segments: `[i]`, segments of stem i.

@@ -91,12 +91,12 @@ def unclear(prompt: str, label: str, sound_tags: frozenset[str]) -> bool:
         return False
     if name == "drums":
         return bool(sound_tags & MAY_BE_DRUMS)
-    own = canonical(label)
-    if own in MIXED:
+    broad = canonical(label)
+    if broad in MIXED:
         return not ({name} | ancestors(name)) & set(ROLES)
     # A loop holds any of what is under "drums"; "synthesizer" may be any synthesizer.
-    is_compound = own in _COMPOUND or bool(_COMPOUND_FAMILIES & {own, *ancestors(own)})
-    return bool(({own, "drums", "percussion"} if is_compound else {own}) & ancestors(name))
+    is_compound = broad in _COMPOUND or bool(_COMPOUND_FAMILIES & {broad, *ancestors(broad)})
+    return bool(({broad, "drums", "percussion"} if is_compound else {broad}) & ancestors(name))
 
 
 def spellings(name: str) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ FULL_SCALE = 32767.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Item:
-    """What is known of one sound of a store.
+    """One sound of a store.
 
     Attributes:
         split: train, valid or excluded.

@@ -108,8 +108,8 @@ class CrossAttention(nn.Module):
         keys, values = (
             rearrange(layer(condition), "b (t c) -> b t c", t=N_TOKENS) for layer in (self.keys, self.values)
         )
-        asked = self.asks(F.layer_norm(last, last.shape[-1:])).flatten(1, -2)
-        read = self.reads(F.scaled_dot_product_attention(asked, keys, values))
+        questions = self.asks(F.layer_norm(last, last.shape[-1:])).flatten(1, -2)
+        read = self.reads(F.scaled_dot_product_attention(questions, keys, values))
         return (last + read.reshape(last.shape)).movedim(-1, channel_axis)
 
 

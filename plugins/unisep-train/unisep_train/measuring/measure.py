@@ -47,7 +47,7 @@ Table = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Figures:
-    """What one window gave. Levels in dB; `level_db` is the output's energy against the mixture's."""
+    """The figures of one window. Levels in dB; `level_db` is the output's energy against the mixture's."""
 
     name: str
     group: str

@@ -186,12 +186,12 @@ def stretch(sound: Sound, n_samples: int) -> Sound:
     turned = phases[before[:1]] + np.concatenate([0 * advance[:1], np.cumsum(advance[:-1], axis=0)]) - phases[before]
     turned = np.take_along_axis(turned, _nearest_peaks(np.abs(both)[before]), axis=1)
     magnitudes = (1 - share) * np.abs(spectra[:, before]) + share * np.abs(spectra[:, before + 1])
-    made = np.fft.irfft(magnitudes * np.exp(1j * (np.angle(spectra[:, before]) + turned)), axis=2) * window
+    pieces = np.fft.irfft(magnitudes * np.exp(1j * (np.angle(spectra[:, before]) + turned)), axis=2) * window
     out = np.zeros((2, _HOP_SAMPLES * n_steps + _N_FFT))
     weight = np.zeros(out.shape[1])
     for step in range(n_steps):
         place = slice(step * _HOP_SAMPLES, step * _HOP_SAMPLES + _N_FFT)
-        out[:, place] += made[:, step]
+        out[:, place] += pieces[:, step]
         weight[place] += window**2
     inside = slice(_N_FFT // 2, _N_FFT // 2 + n_samples)
     return (out[:, inside] / np.maximum(weight[inside], 1e-3)).astype(np.float32)

@@ -256,7 +256,7 @@ def drum_notes(score: Score, rng: np.random.Generator) -> dict[str, list[Note]]:
 
 @dataclass(frozen=True)
 class Role:
-    """What a part is for: how likely a piece has one, its level in dBFS, and what writes its notes."""
+    """The role of a part: how likely a piece has one, its level in dBFS, and what writes its notes."""
 
     probability: float
     level_db: float

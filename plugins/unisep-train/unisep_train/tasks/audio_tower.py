@@ -198,8 +198,8 @@ def _some(
     low, high = below_db
     drop_db = low + (high - low) * torch.rand(n, 1, 1, generator=generator)
     wanted = torch.rand(n, 1, 1, generator=generator) < rate
-    own = powers[:, -1:].mean(-1, keepdim=True) + 1e-12
-    return torch.where(wanted, powers * (level / own * 10 ** (-drop_db / 10)), 0.0)
+    unchanged = powers[:, -1:].mean(-1, keepdim=True) + 1e-12
+    return torch.where(wanted, powers * (level / unchanged * 10 ** (-drop_db / 10)), 0.0)
 
 
 def _noise(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -92,7 +92,7 @@ class Recipe(BaseRecipe):
         return recipe.model_copy(update={"teacher": teacher})
 
 
-class _Asked(nn.Module):
+class _Conditioned(nn.Module):
     """The model with query vectors as its input: what a process computes and differentiates in one step."""
 
     def __init__(self, model: FilmHTDemucs, space: str) -> None:
@@ -117,7 +117,7 @@ class QueryModelRun(Learner[FilmHTDemucs, QueryBatch]):
         torch.manual_seed(recipe.seed)
         model = FilmHTDemucs(recipe.model)
         super().__init__(change(model) if change else model, recipe, folder, place)
-        self._asked: nn.Module | None = None
+        self._wrapped: nn.Module | None = None
         self._with_separator = True
 
     def begin(self) -> None:
@@ -127,9 +127,9 @@ class QueryModelRun(Learner[FilmHTDemucs, QueryBatch]):
     def train_step(self, batch: QueryBatch) -> Figures:
         """Make one update; return the parts of the loss, and which targets were there, for the log."""
         batch = batch.to(self.place.device)
-        asked = self._asked_now()
+        module = self._module()
         with self.in_bfloat16:
-            estimate, logits = asked(batch.mixture, batch.queries, batch.negatives)
+            estimate, logits = module(batch.mixture, batch.queries, batch.negatives)
         loss, parts = separation_loss(estimate, batch.target, batch.mixture, logits, batch.present, self.recipe.losses)
         if (teacher := self.recipe.teacher) is not None:
             reference = answers(self.taught_by, batch, self.recipe.space)
@@ -150,14 +150,14 @@ class QueryModelRun(Learner[FilmHTDemucs, QueryBatch]):
         assert recipe.teacher is not None
         return load_teacher(recipe.teacher, recipe.model, recipe.mix.segment_seconds, self.place.device)
 
-    def _asked_now(self) -> nn.Module:
-        """Return the differentiated module; made again when the separator under the query is to be trained too."""
+    def _module(self) -> nn.Module:
+        """Return the module that is differentiated; made again when the separator under the query is to be trained too."""
         with_separator = self.step >= self.recipe.conditioning_steps
-        if self._asked is None or with_separator != self._with_separator:
+        if self._wrapped is None or with_separator != self._with_separator:
             self._with_separator = with_separator
             self.model.core.requires_grad_(with_separator)
-            self._asked = self.place.averaging(_Asked(self.model, self.recipe.space))
-        return self._asked
+            self._wrapped = self.place.averaging(_Conditioned(self.model, self.recipe.space))
+        return self._wrapped
 
     @classmethod
     def saved(cls, folder: Path) -> Self:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, model_validator
 from unisep_film.checkpoints import from_htdemucs, load_model
 from unisep_film.config import FilmConfig
 from unisep_film.model import N_BRANCHES, FilmHTDemucs
@@ -20,7 +20,7 @@ OF_BRANCHES = frozenset({"dconv_comp", "dconv_depth"})  # free where the old mod
 GROWING = OF_BRANCHES | {"t_layers", "dconv_mode"}
 
 
-class Start(BaseModel):
+class Start(BaseModel, frozen=True, extra="forbid"):
     """Where the weights of the first step come from; nowhere by default.
 
     Attributes:
@@ -30,8 +30,6 @@ class Start(BaseModel):
             layers of a transformer with more of them and residual branches (`dconv_mode`) where they had none; both
             change next to nothing until they are trained.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     htdemucs: Path | None = None
     film: Path | None = None

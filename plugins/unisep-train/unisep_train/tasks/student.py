@@ -112,7 +112,7 @@ class StudentRun(Learner[HTDemucs, Tensor]):
 
     @cached_property
     def teacher(self) -> HTDemucs:
-        """Who is learnt from. Raises WeightsError when the file cannot be read, or is another than at the start."""
+        """The teacher. Raises WeightsError when its file cannot be read, or is another than at the start."""
         path = self.recipe.teacher
         checkpoint = read_checkpoint(path)
         if sha256_of(path) != self.recipe.teacher_sha256:
@@ -123,16 +123,16 @@ class StudentRun(Learner[HTDemucs, Tensor]):
         """Make one update on mixtures `[batch, channels, samples]`; return figures for the log."""
         mixture = standardised(batch.to(self.place.device))
         with torch.no_grad():
-            wanted = self.teacher(mixture)
+            target = self.teacher(mixture)
         with self.in_bfloat16:
-            found = self._taught(mixture).float()
-        loss = self.recipe.l1 * (found - wanted).abs().mean()
+            estimate = self._taught(mixture).float()
+        loss = self.recipe.l1 * (estimate - target).abs().mean()
         if self.recipe.spectral:
-            ours, theirs = (rearrange(x, "b s c l -> (b s c) l") for x in (found, wanted))
+            ours, theirs = (rearrange(x, "b s c l -> (b s c) l") for x in (estimate, target))
             distance = log_spectral_distance(ours, theirs, self.recipe.spectral_windows)
             loss = loss + self.recipe.spectral * distance.mean()
         norm = self.learn(loss)
-        return {"loss": loss.detach(), "norm": norm, "agreement_db": agreement_db(found.detach(), wanted)}
+        return {"loss": loss.detach(), "norm": norm, "agreement_db": agreement_db(estimate.detach(), target)}
 
 
 def standardised(mixture: Tensor) -> Tensor:
@@ -141,9 +141,9 @@ def standardised(mixture: Tensor) -> Tensor:
     return (mixture - mean[:, None, None]) / (deviation[:, None, None] + 1e-5)
 
 
-def agreement_db(found: Tensor, wanted: Tensor) -> Tensor:
-    """Return the energy of what is wanted over that of the difference, in dB `[batch]`, of sources `[batch, s, c, l]`."""
-    return plain_sdr_db(found.flatten(1), wanted.flatten(1))
+def agreement_db(estimate: Tensor, target: Tensor) -> Tensor:
+    """Return the energy of the target over that of the difference, in dB `[batch]`, of sources `[batch, s, c, l]`."""
+    return plain_sdr_db(estimate.flatten(1), target.flatten(1))
 
 
 def distil(store: str, run: StudentRun, stop_after_seconds: float = math.inf, n_workers: int = 1) -> StudentRun:

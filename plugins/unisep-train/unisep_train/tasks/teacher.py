@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
+from pydantic import BaseModel, Field, NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional as F
 from unisep_film.checkpoints import load_model
@@ -25,8 +25,8 @@ from unisep_train.mixing.queries import QueryBatch
 from unisep_train.trainer.losses import LossWeights, log_spectral_distance, plain_sdr_db
 
 
-class Teacher(BaseModel):
-    """Who is learnt from, and how much.
+class Teacher(BaseModel, frozen=True, extra="forbid"):
+    """The larger model of a recipe, and how much it counts.
 
     Attributes:
         film: weights of a FiLM HT Demucs that understands the student's space, at its rate and channels.
@@ -35,8 +35,6 @@ class Teacher(BaseModel):
         bfloat16: whether the teacher computes in it, where the device does.
         sha256: of the file, filled in when a run starts, so that it goes on with the same teacher.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     film: Path
     share: float = Field(default=1.0, gt=0, le=1)
@@ -108,19 +106,13 @@ def taught_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return how far a batch is from the teacher's answers, and figures `[b]` for the log.
 
-    Args:
-        estimate: `[b, c, l]`, as is `mixture`.
-        logits: presence in log-odds, `[b]`.
-        reference: the teacher's answers.
-        mixture: what both heard.
-        teacher: says what counts how much.
-        weights: of presence and spectra.
+    `estimate` and `mixture` are `[b, c, l]`, `logits` are presence in log-odds `[b]`.
     """
     gain = 1 / (mixture.float().abs().mean((1, 2), keepdim=True) + 1e-5)
-    found, wanted = (rearrange(x.float() * gain, "b c l -> (b c) l") for x in (estimate, reference.targets))
-    loss = (found - wanted).abs().mean()
+    ours, theirs = (rearrange(x.float() * gain, "b c l -> (b c) l") for x in (estimate, reference.targets))
+    loss = (ours - theirs).abs().mean()
     if teacher.spectral:
-        loss = loss + teacher.spectral * log_spectral_distance(found, wanted, weights.spectral_windows).mean()
+        loss = loss + teacher.spectral * log_spectral_distance(ours, theirs, weights.spectral_windows).mean()
     loss = loss + weights.presence * F.binary_cross_entropy_with_logits(logits.float(), reference.logits.sigmoid())
     agreement_db = plain_sdr_db(estimate.detach().float().flatten(1), reference.targets.flatten(1))
     return loss, {"agreement_db": agreement_db}

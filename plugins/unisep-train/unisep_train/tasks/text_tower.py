@@ -93,9 +93,9 @@ def _renamed(weights: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def embed(tower: TextTower, tokens: WordPiece, phrases: list[str], batch_size: int = 256) -> Tensor:
-    """Return unit vectors `[phrases, dims]` in the order of the phrases; batches are of phrases of like length."""
-    ids = [tokens.encode(phrase) for phrase in phrases]
+def embed(tower: TextTower, tokens: WordPiece, texts: list[str], batch_size: int = 256) -> Tensor:
+    """Return unit vectors `[texts, dims]` in the order of the texts; batches are of texts of like length."""
+    ids = [tokens.encode(text) for text in texts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     out = torch.empty(len(ids), tower.config.n_dims or tower.config.width)
     for start in range(0, len(order), batch_size):

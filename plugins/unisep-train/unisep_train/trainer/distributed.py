@@ -56,12 +56,12 @@ class Place:
 
     def gathered(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the values `[n]` of all processes one after another, in the order of their ranks."""
-        own = {name: value.detach().float().cpu() for name, value in values.items()}
+        here = {name: value.detach().float().cpu() for name, value in values.items()}
         if self.n_ranks == 1:
-            return own
+            return here
         parts: list[dict[str, Tensor]] = [{} for _ in range(self.n_ranks)]
-        dist.all_gather_object(parts, own)
-        return {name: torch.cat([part[name] for part in parts]) for name in own}
+        dist.all_gather_object(parts, here)
+        return {name: torch.cat([part[name] for part in parts]) for name in here}
 
     def agreed(self, wish: bool) -> bool:
         """Return what the first process wishes, so that all stop at the same step."""
@@ -81,8 +81,7 @@ class Place:
 def joined(device: str = "auto") -> Iterator[Place]:
     """Work with the other processes that torchrun has started, if it has.
 
-    Args:
-        device: "cuda", "cpu", or "auto" for whichever is there; each process of a machine has a GPU of its own.
+    The device is "cuda", "cpu", or "auto" for whichever is there; each process of a machine has a GPU of its own.
     """
     n_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -90,14 +89,14 @@ def joined(device: str = "auto") -> Iterator[Place]:
     on_gpu = device == "cuda" or (device == "auto" and n_cuda > 0)
     if on_gpu and local_rank >= n_cuda:
         raise OptionError(f"Process {local_rank} of this machine has no GPU of its own: torch sees {n_cuda}.")
-    own = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    place_device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
-        torch.cuda.set_device(own)
+        torch.cuda.set_device(place_device)
     if n_ranks == 1:
-        yield Place(device=own)
+        yield Place(device=place_device)
         return
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        yield Place(dist.get_rank(), n_ranks, own)
+        yield Place(dist.get_rank(), n_ranks, place_device)
     finally:
         dist.destroy_process_group()

@@ -135,11 +135,7 @@ def keep_learning(
 ) -> None:
     """Learn from all batches, or stop after some time with the state saved for another call.
 
-    Args:
-        run: what learns.
-        batches: from the run's step on.
-        audio_seconds: in a batch of all processes together, for the speed in the log; 0 leaves that out.
-        stop_after_seconds: when to stop; at least one step is made.
+    `batches` begin at the run's step; `audio_seconds` are in one of all processes together, for the speed in the log.
     """
     recipe, place = run.recipe, run.place
     seen: dict[str, list[Tensor]] = defaultdict(list)

@@ -61,13 +61,8 @@ def separation_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of a batch, and its parts for the log.
 
-    Args:
-        estimate: `[batch, channels, samples]`, as are `target` and `mixture`.
-        target: zeros where the sound is absent.
-        mixture: what the model heard.
-        logits: presence in log-odds, `[batch]`.
-        present: 1 where the sound is there, else 0, `[batch]`.
-        weights: of the parts.
+    `estimate`, `target` (zeros where the sound is absent) and `mixture` are `[batch, channels, samples]`; `logits` (of
+    presence) and `present` (0 or 1) are `[batch]`.
     """
     # SI-SDR's small constants then mean the same everywhere
     gain = 1 / (rearrange(mixture.float().abs(), "b c l -> b (c l)").mean(-1) + 1e-5)
@@ -96,12 +91,8 @@ def log_spectral_distance(estimate: Tensor, target: Tensor, windows: tuple[int, 
     """Return the mean absolute difference of log magnitudes `[batch]` of waveforms `[batch, samples]`.
 
     The log-magnitude term of Arik, Jun, Diamos 2018 (arXiv:1808.06719), at several window lengths as in Yamamoto, Song,
-    Kim 2020 (arXiv:1910.11480). It hears quiet bins that an error on the waveform does not, and no phase.
-
-    Args:
-        estimate: compared with `target`.
-        target: sets the level below which bins count as silent.
-        windows: lengths of Hann windows, a quarter apart; those longer than the waveform are left out.
+    Kim 2020 (arXiv:1910.11480). It hears quiet bins that an error on the waveform does not, and no phase. Hann windows, a
+    quarter of one apart; those longer than the waveform are left out.
     """
     floor = 10 ** (FLOOR_DB / 10) * target.square().mean(-1, keepdim=True)[..., None] + 1e-8
     usable = [n for n in windows if n <= estimate.shape[-1]] or [estimate.shape[-1]]

@@ -59,12 +59,11 @@ class BaseRecipe(BaseModel):
         Raises:
             OptionError: there is none, it cannot be understood, or the run has begun with another.
         """
-        own = folder / RECIPE_FILE
         if path is not None:
             return cls._understood(path, cls.read).kept_in(folder)
-        if not own.exists():
+        if not (folder / RECIPE_FILE).exists():
             raise OptionError(f"{folder} holds no run yet: give --config with a recipe to start one.")
-        return cls._understood(own, lambda file: cls.model_validate_json(file.read_bytes()))
+        return cls._understood(folder / RECIPE_FILE, lambda kept: cls.model_validate_json(kept.read_bytes()))
 
     def kept_in(self, folder: Path) -> Self:
         """Keep the recipe as that of the run in `folder`, and return it.
