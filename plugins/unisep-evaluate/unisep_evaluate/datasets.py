@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -156,7 +156,7 @@ def open_dataset(folder: str | Path, layout: Layout = "auto", subset: str = "tes
     if layout == "manifest":
         return _from_manifest(folder)
     place = folder / subset if layout == "musdb" else folder
-    tracks = [track for song in sorted(_folders(place)) if (track := _song(song)) is not None]
+    tracks = [track for folder, files in song_folders(place) if (track := _song(folder, files)) is not None]
     if not tracks:
         raise DatasetError(
             f"'{place}' holds no songs. Expected a folder for each song with an audio file for each stem, "
@@ -165,13 +165,16 @@ def open_dataset(folder: str | Path, layout: Layout = "auto", subset: str = "tes
     return Dataset(str(folder), tuple(tracks))
 
 
-def _folders(place: Path) -> Iterable[Path]:
-    return (p for p in place.iterdir() if p.is_dir() and not p.name.startswith(".")) if place.is_dir() else ()
+def song_folders(place: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield the folders in a place by name, each with its audio files; hidden ones are left out."""
+    folders = (p for p in place.iterdir() if p.is_dir()) if place.is_dir() else ()
+    for folder in sorted(p for p in folders if not p.name.startswith(".")):
+        files = (p for p in folder.iterdir() if p.suffix.lower() in READ_SUFFIXES)
+        yield folder, sorted(p for p in files if not p.name.startswith("."))
 
 
-def _song(folder: Path) -> Track | None:
+def _song(folder: Path, files: Sequence[Path]) -> Track | None:
     """The song in a folder; None where it has no stems."""
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in READ_SUFFIXES and not p.name.startswith("."))
     mixtures = [path for path in files if path.stem.casefold() == MIXTURE]
     stems = tuple(_stem(path) for path in files if path not in mixtures)
     return Track(folder.name, stems, mixtures[0] if mixtures else None) if stems else None

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import soundfile
 from pydantic import BaseModel, Field, ValidationError
-from unisep_evaluate.datasets import MANIFEST, ManifestLine, md5_digit, read_manifest
+from unisep_evaluate.datasets import MANIFEST, ManifestLine, md5_digit, read_manifest, song_folders
 
 from unisep.errors import DatasetError
 from unisep_train.data import labels
@@ -114,19 +114,19 @@ def drawn_split(name: str) -> Split:
 
 def _musdb(source: Path) -> Iterator[ManifestRow]:
     facts = TABLES["musdb"]
-    for folder in sorted([*source.glob("train/*"), *source.glob("test/*")]):
+    for folder, files in [*song_folders(source / "test"), *song_folders(source / "train")]:
         split: Split = "test" if folder.parent.name == "test" else "valid" if folder.name in facts["valid"] else "train"
-        for stem in FOUR_STEMS:
-            if (folder / f"{stem}.wav").exists():
-                yield stem_row(source, folder / f"{stem}.wav", folder.name, stem, facts["licence"], split)
+        for path in (folder / f"{stem}.wav" for stem in FOUR_STEMS):
+            if path in files:
+                yield stem_row(source, path, folder.name, path.stem, facts["licence"], split)
 
 
 def _plain(source: Path) -> Iterator[ManifestRow]:
     facts = TABLES["plain"]
-    for path in sorted(source.glob("*/*")):
-        label, song = labels.recognised(path.stem), path.parent.name
-        if path.suffix.lower().removeprefix(".") in facts["suffixes"] and label not in facts["sums"]:
-            yield stem_row(source, path, song, label, "not stated", drawn_split(song))
+    for folder, files in song_folders(source):
+        for path, label in ((path, labels.recognised(path.stem)) for path in files):
+            if path.suffix.lower().removeprefix(".") in facts["suffixes"] and label not in facts["sums"]:
+                yield stem_row(source, path, folder.name, label, "not stated", drawn_split(folder.name))
 
 
 class _MoisesTrack(BaseModel, frozen=True):
