@@ -1,7 +1,10 @@
 """Scores by rule, arrangements, effects, and the renderer where its soundfont is installed."""
 
+import json
+
 import numpy as np
 import pytest
+import soundfile
 from unisep_train.data import labels
 from unisep_train.data.store import Store
 from unisep_train.rendering import scores, songs
@@ -116,3 +119,16 @@ def test_rendered_songs(tmp_path):
     again = tmp_path / "again"
     render(again, songs=2, valid=1, rate_hz=22050, **SONGS)
     assert (again / "rendered" / "index.jsonl").read_bytes() == (tmp_path / "rendered" / "index.jsonl").read_bytes()
+
+
+@pytest.mark.skipif(not DEFAULT_SOUNDFONT.is_file(), reason="fluidr3mono-gm-soundfont is not installed")
+def test_rendered_clips(tmp_path, command):
+    pytest.importorskip("tinysoundfont", reason="tinysoundfont (an extra) is not installed")
+    words = ["clips", "--soundfont", DEFAULT_SOUNDFONT, "--n-phrases", "1", "--n-beats", "2"]
+    assert not command(*words, "--out", tmp_path / "one") and not command(*words, "--out", tmp_path / "two")
+    lines = [json.loads(line) for line in (tmp_path / "one" / "manifest.jsonl").read_text().splitlines()]
+    assert len(lines) > 150 and [line["label"] for line in lines[-2:]] == ["drums", "drums"]
+    for line in lines[::25]:
+        sound, rate_hz = soundfile.read(tmp_path / "one" / line["path"])
+        assert (len(sound), rate_hz) == (4 * 32000, 32000) and 0.001 < np.abs(sound).max() <= 0.9001
+        assert (tmp_path / "two" / line["path"]).read_bytes() == (tmp_path / "one" / line["path"]).read_bytes()

@@ -206,6 +206,27 @@ def test_unseen_words_differ_from_each_other(mini):
     assert float(similar.median()) < 0.5
 
 
+def test_phrases_come_from_a_dictionary_and_a_manifest(tmp_path):
+    def lines(file, *words):
+        return "  a licence\n" + "\n".join(f"0000 {file} n 01 {word} 0 000 @ 0 | gloss" for word in words)
+
+    (tmp_path / "data.noun").write_text(
+        lines("05", "dog", "snow_goose", "Rome", "mp3") + "\n" + lines("15", "hillside")
+    )
+    (tmp_path / "data.adj").write_text(lines("00", "wet(a)"))
+    (tmp_path / "data.verb").write_text(lines("30", "bake", "see"))
+    (tmp_path / "words").write_text("Kettle don't")
+    rows = [{"label": "bell", "synonyms": ["gong", "chime"]}, {"label": "tin bell", "synonyms": ["gong"]}]
+    (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    links = phrases.sound_links(tmp_path / "manifest.jsonl")
+    assert ("bell", "gong", 1.0) in links.pairs and "tin bell" in links.names
+    sounds, known, held_out = phrases.split(links, [" Zither Hum", "", "bell"], tmp_path, tmp_path / "words")
+    assert sounds[-1] == "zither hum" and sounds.count("bell") == 1
+    assert {"dog", "snow goose", "baking", "seeing", "kettle"} <= {*known, *held_out}
+    assert not {"Rome", "mp3", "hillside", "don't"} & {*known, *held_out} and any(p.startswith("wet ") for p in known)
+    assert phrases.dictionary_phrases(tmp_path, None, sounds) == phrases.dictionary_phrases(tmp_path, None, sounds)
+
+
 def test_linked_names_are_drawn_together_and_others_left():
     links = phrases.Links(("a", "b", "c"), (("a", "b", 1.0),))
     start = torch.nn.functional.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
