@@ -78,7 +78,7 @@ class BaseRecipe(BaseModel):
             fields = [name for name in type(self).model_fields if getattr(self, name) != getattr(begun, name)]
             raise OptionError(
                 f"{folder} has begun with a recipe of its own, and this one differs in {', '.join(fields)}. Leave out "
-                "--config to go on with that one, or take another folder."
+                "--config, or give what it began with, to go on; or take another folder."
             )
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{RECIPE_FILE}.part"
