@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -135,6 +135,9 @@ class ManifestLine(BaseModel):
     four_stem: str = ""
 
 
+LineT = TypeVar("LineT", bound=ManifestLine)
+
+
 def open_dataset(folder: str | Path, layout: Layout = "auto", subset: str = "test") -> Dataset:
     """The recordings below `folder`, found by name.
 
@@ -153,7 +156,7 @@ def open_dataset(folder: str | Path, layout: Layout = "auto", subset: str = "tes
     if layout == "manifest":
         return _from_manifest(folder)
     place = folder / subset if layout == "musdb" else folder
-    tracks = [track for song in sorted(_folders(place)) if (track := _song(song)) is not None]
+    tracks = [track for folder, files in song_folders(place) if (track := _song(folder, files)) is not None]
     if not tracks:
         raise DatasetError(
             f"'{place}' holds no songs. Expected a folder for each song with an audio file for each stem, "
@@ -162,13 +165,16 @@ def open_dataset(folder: str | Path, layout: Layout = "auto", subset: str = "tes
     return Dataset(str(folder), tuple(tracks))
 
 
-def _folders(place: Path) -> Iterable[Path]:
-    return (p for p in place.iterdir() if p.is_dir() and not p.name.startswith(".")) if place.is_dir() else ()
+def song_folders(place: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield the folders in a place by name, each with its audio files; hidden ones are left out."""
+    folders = (p for p in place.iterdir() if p.is_dir()) if place.is_dir() else ()
+    for folder in sorted(p for p in folders if not p.name.startswith(".")):
+        files = (p for p in folder.iterdir() if p.suffix.lower() in READ_SUFFIXES)
+        yield folder, sorted(p for p in files if not p.name.startswith("."))
 
 
-def _song(folder: Path) -> Track | None:
+def _song(folder: Path, files: Sequence[Path]) -> Track | None:
     """The song in a folder; None where it has no stems."""
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in READ_SUFFIXES and not p.name.startswith("."))
     mixtures = [path for path in files if path.stem.casefold() == MIXTURE]
     stems = tuple(_stem(path) for path in files if path not in mixtures)
     return Track(folder.name, stems, mixtures[0] if mixtures else None) if stems else None
@@ -183,7 +189,7 @@ def _stem(path: Path) -> Sound:
 def _from_manifest(folder: Path) -> Dataset:
     songs: dict[str, list[Sound]] = {}
     singles: list[Sound] = []
-    for line in _lines(folder / MANIFEST):
+    for line in read_manifest(folder, ManifestLine):
         place = singles if line.song is None else songs.setdefault(line.song, [])
         role = "" if line.four_stem == "none" else line.four_stem
         label = labels.canonical(line.label)
@@ -194,7 +200,13 @@ def _from_manifest(folder: Path) -> Dataset:
     return Dataset(str(folder), tuple(tracks), tuple(singles))
 
 
-def _lines(manifest: Path) -> list[ManifestLine]:
+def read_manifest(folder: Path, kind: type[LineT]) -> list[LineT]:
+    """Read the lines of `folder/manifest.jsonl`, each as a `kind`.
+
+    Raises:
+        DatasetError: it cannot be read, a line cannot be understood, or names a file outside the folder.
+    """
+    manifest = folder / MANIFEST
     try:
         texts = manifest.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeError) as error:
@@ -205,7 +217,7 @@ def _lines(manifest: Path) -> list[ManifestLine]:
             continue
         try:
             values: Any = json.loads(text)
-            line = ManifestLine.model_validate(values)
+            line = kind.model_validate(values)
         except (ValueError, ValidationError) as error:
             what = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
             where = ".".join(map(str, what["loc"])) or "the line"
@@ -217,7 +229,16 @@ def _lines(manifest: Path) -> list[ManifestLine]:
     return found
 
 
+def md5_digit(name: str) -> str:
+    """Return the last hexadecimal digit of a name's md5, by which sounds are held out alike on every machine.
+
+    >>> md5_digit("voice/speech-0.wav")
+    'c'
+    """
+    return hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[-1]
+
+
 def _is_held_out(sound: Sound, root: str, kinds: Sequence[str], hashed: str) -> bool:
     path = sound.path.relative_to(root)
-    digest = hashlib.md5(path.as_posix().encode(), usedforsecurity=False).hexdigest()
-    return (not kinds or path.parts[0] in kinds) and (not hashed or digest[-1] in hashed.lower())
+    digit = md5_digit(path.as_posix())
+    return (not kinds or path.parts[0] in kinds) and (not hashed or digit in hashed.lower())
