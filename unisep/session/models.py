@@ -72,14 +72,14 @@ class ModelPool:
 
         The state of weights is looked up once, and again after this pool has fetched or opened some.
         """
-        plugins = installed(self._plugins)
-        if self._catalog is None or self._catalog[0] != plugins:
+        plugins, cached = installed(self._plugins), self._catalog
+        if cached is None or cached[0] != plugins:
             built = build_catalog(plugins, self.own_weights, lambda spec: self._store.state_at(spec.card))
-            backends = (*built.backends, *(ensemble.entry for ensemble in self._ensembles.values()))
-            encoders = (*built.encoders, *self._own_encoders.values())
+            backends = (*built.backends, *(ensemble.entry for ensemble in list(self._ensembles.values())))
+            encoders = (*built.encoders, *list(self._own_encoders.values()))
             built = replace(built, backends=backends, encoders=encoders, map_between=self._maps.card)
-            self._catalog = plugins, built
-        return self._catalog[1]
+            self._catalog = cached = plugins, built
+        return cached[1]
 
     def provenance(self, route: Route) -> dict[str, str]:
         """Return what the results of `route` rest on: see `session.provenance`."""
