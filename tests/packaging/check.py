@@ -33,6 +33,7 @@ class Project:
     folder: Path
     name: str
     version: str
+    registers: bool  # commands, or a plugin of unisep
 
     @property
     def package(self) -> str:
@@ -47,11 +48,12 @@ class Project:
 
 def projects(root: Path = ROOT) -> list[Project]:
     """Return the core and every plugin of a checkout."""
-    found = []
+    projects = []
     for definition in (root / "pyproject.toml", *sorted(root.glob("plugins/*/pyproject.toml"))):
         fields = tomllib.loads(definition.read_text(encoding="utf-8"))["project"]
-        found.append(Project(definition.parent, fields["name"], fields["version"]))
-    return found
+        registers = bool({"scripts", "entry-points"} & set(fields))
+        projects.append(Project(definition.parent, fields["name"], fields["version"], registers))
+    return projects
 
 
 def check_folder(folder: Path, expected: Iterable[Project]) -> list[str]:
@@ -85,7 +87,7 @@ def check_wheel(wheel: Path, project: Project) -> list[str]:
         problems.append("the licence is missing, or is another than the repository's")
     if f"{project.package}/py.typed" not in packed:
         problems.append("py.typed is missing")
-    if f"{info}/entry_points.txt" not in names:
+    if project.registers and f"{info}/entry_points.txt" not in names:
         problems.append("it registers no entry point")
     if project.name in WITH_WEIGHTS:
         if not any(name.endswith(".safetensors") for name in packed):

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -162,8 +162,8 @@ class Dataset:
 
         def is_held_out(single: Sound) -> bool:
             path = single.path.relative_to(self.name)
-            digest = hashlib.md5(path.as_posix().encode(), usedforsecurity=False).hexdigest()
-            return (not kinds or path.parts[0] in kinds) and (not hashed or digest[-1] in hashed.lower())
+            is_drawn = not hashed or md5_digit(path.as_posix()) in hashed.lower()
+            return is_drawn and (not kinds or path.parts[0] in kinds)
 
         tracks = tuple(track for track in self.tracks if not songs or track.name in songs)
         singles = tuple(filter(is_held_out, self.singles))
@@ -195,6 +195,9 @@ class ManifestLine(BaseModel):
         return path
 
 
+LineT = TypeVar("LineT", bound=ManifestLine)
+
+
 def open_dataset(folder: str | Path, layout: Layout = "auto", subset: str = "test") -> Dataset:
     """List the recordings below `folder` by their names.
 
@@ -215,8 +218,8 @@ def open_dataset(folder: str | Path, layout: Layout = "auto", subset: str = "tes
     if layout == "manifest":
         return _from_manifest(folder)
     place = folder / subset if layout == "musdb" else folder
-    songs = [path for path in _visible(place) if path.is_dir()] if place.is_dir() else []
-    tracks = tuple(track for track in map(_track, songs) if track.stems)
+    songs = (_track(song.name, files) for song, files in song_folders(place))
+    tracks = tuple(track for track in songs if track.stems)
     if not tracks:
         raise DatasetError(
             f"'{place}' holds no songs. Expected a folder for each song with an audio file for each stem, "
@@ -225,28 +228,30 @@ def open_dataset(folder: str | Path, layout: Layout = "auto", subset: str = "tes
     return Dataset(str(folder), tracks)
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def song_folders(place: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield the folders in a place by name, each with its audio files; hidden ones are left out."""
+    folders = (path for path in place.iterdir() if path.is_dir()) if place.is_dir() else ()
+    for folder in sorted(path for path in folders if not path.name.startswith(".")):
+        files = (path for path in folder.iterdir() if path.suffix.lower() in READ_SUFFIXES)
+        yield folder, sorted(path for path in files if not path.name.startswith("."))
 
 
-def _track(folder: Path) -> Track:
+def _track(name: str, files: Sequence[Path]) -> Track:
     mixture, stems = None, []
-    for path in _visible(folder):
+    for path in files:
         label = canonical(path.stem)
-        if path.suffix.lower() not in READ_SUFFIXES:
-            continue
         if label == MIXTURE:
             mixture = mixture or path
         else:
             role = label if label in ROLES else "other" if label in UNDECLARED else ""
             stems.append(Sound.named(path, label, role=role))
-    return Track(folder.name, tuple(stems), mixture)
+    return Track(name, tuple(stems), mixture)
 
 
 def _from_manifest(folder: Path) -> Dataset:
     songs: dict[str, list[Sound]] = {}
     singles: list[Sound] = []
-    for line in _manifest_lines(folder / MANIFEST):
+    for line in read_manifest(folder, ManifestLine):
         role = "" if line.four_stem == "none" else line.four_stem
         sound = Sound.named(folder / line.path, line.label, line.synonyms, role, line.family)
         (singles if line.song is None else songs.setdefault(line.song, [])).append(sound)
@@ -256,7 +261,14 @@ def _from_manifest(folder: Path) -> Dataset:
     return Dataset(str(folder), tuple(tracks), tuple(singles))
 
 
-def _manifest_lines(manifest: Path) -> Iterator[ManifestLine]:
+def read_manifest(folder: Path, kind: type[LineT]) -> list[LineT]:
+    """Read the lines of `folder/manifest.jsonl`, each as a `kind`.
+
+    Raises:
+        DatasetError: It cannot be read, a line cannot be understood, or names a file outside the folder.
+    """
+    manifest = folder / MANIFEST
+    lines = []
     try:
         texts = manifest.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeError) as error:
@@ -264,9 +276,19 @@ def _manifest_lines(manifest: Path) -> Iterator[ManifestLine]:
     for number, text in enumerate(texts, 1):
         if text.strip():
             try:
-                yield ManifestLine.model_validate_json(text)
+                lines.append(kind.model_validate_json(text))
             except ValidationError as error:
                 raise DatasetError(
                     f"{manifest}, line {number}: {reasons(error, 'the line')}. Each line is a JSON object with at least "
                     "path and label."
                 ) from error
+    return lines
+
+
+def md5_digit(name: str) -> str:
+    """Return the last hexadecimal digit of a name's md5, by which sounds are held out alike on every machine.
+
+    >>> md5_digit("voice/speech-0.wav")
+    'c'
+    """
+    return hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[-1]
