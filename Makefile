@@ -14,7 +14,7 @@ PLUGINS := -e plugins/unisep-htdemucs -e plugins/unisep-film -e plugins/unisep-a
 MORE_PLUGINS := -e "plugins/unisep-roformer[test]"
 MORE_PLUGINS += -e plugins/unisep-classic -e plugins/unisep-demucs-classic
 MORE_PLUGINS += -e plugins/unisep-audiosep -e plugins/unisep-torchaudio -e plugins/unisep-laion-clap
-MORE_PLUGINS += -e plugins/unisep-openunmix
+MORE_PLUGINS += -e plugins/unisep-openunmix -e plugins/unisep-train
 APART := unisep-torchaudio unisep-laion-clap unisep-audiosep
 DEFINITIONS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 SOURCES := unisep tests benchmarks examples plugins
@@ -54,6 +54,7 @@ lint: $(VENV)/.test-ready
 	$(BIN)/mypy plugins/unisep-classic/unisep_classic
 	$(BIN)/mypy plugins/unisep-evaluate/unisep_evaluate
 	$(BIN)/mypy plugins/unisep-align/unisep_align
+	$(BIN)/mypy plugins/unisep-train/unisep_train
 	$(BIN)/mypy plugins/unisep-demucs-classic/unisep_demucs_classic
 
 ## More than 10,000 damaged files and strange questions; nothing but results and errors of unisep's own may come of them.

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from unisep import files
+from unisep.files.formats import Encoding
 
 RATE_HZ = 44_100
 TOY = "toy-pan"
@@ -50,8 +51,7 @@ def write_recording(path: Path, seconds: float, rate_hz: int = RATE_HZ) -> Path:
     """Write a recording of noise, a minute at a time, and return its path."""
     generator, n_samples = np.random.default_rng(0), round(seconds * rate_hz)
     block = generator.normal(0, 0.1, (2, min(n_samples, 60 * rate_hz))).astype(np.float32)
-    options: dict[str, Any] = {"format": "wav", "subtype": "PCM_16", "n_samples": n_samples}
-    with files.PartialFile(path, rate_hz, 2, **options) as file:
+    with files.PartialFile(path, rate_hz, 2, Encoding("wav", "PCM_16"), n_samples) as file:
         for start in range(0, n_samples, block.shape[1]):
             file.write(block[:, : n_samples - start])
         return file.commit()

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from unisep import Audio, Plan, Separation, files
-from unisep.engine.runner import Presence
+from unisep.engine.timeline import Presence
 from unisep.errors import AudioError, AudioFileError, OptionError
 from unisep.files.formats import AudioFileInfo
 from unisep.routing.types import Choice
 from unisep.separation import difference, total
-from unisep.testing.signals import noise, silence, tone
+from unisep.testing import noise, silence, tone
 
 PARTS = {"drums": tone(200, 0.1), "hi/hat": tone(3_000, 0.1)}
 

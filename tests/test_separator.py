@@ -40,7 +40,7 @@ from unisep.errors import (
     WeightsError,
 )
 from unisep.separation import total
-from unisep.testing.signals import mix, noise, tone
+from unisep.testing import mix, noise, tone
 from unisep.testing.toy import SPACE, ToyBackend, ToyEncoder, toy_plugin
 from unisep.weights.store import WeightsStore
 

@@ -15,18 +15,22 @@ MIN_SAMPLE_RATE_HZ = 1_000
 MAX_SAMPLE_RATE_HZ = 768_000
 ENDLESS = 2**62  # where a recording ends, as long as nobody knows
 
+Samples = NDArray[np.float32]
+
 
 @dataclass(frozen=True, eq=False, init=False)
 class Audio:
-    """Samples `[channels, samples]`, float32 with full scale at 1.0, and their rate in hertz.
+    """Samples with their sample rate.
 
-    Accepts a NumPy array, a torch tensor or a nested sequence shaped `[channels, samples]` or
-    `[samples]`; integers are scaled to full scale 1.0. Values beyond 1.0 are kept as they are.
-    A float32 array is not copied. One or two channels.
+    Made of a NumPy array, a torch tensor or a nested sequence shaped `[channels, samples]` or `[samples]`, of one or two
+    channels; integers are scaled to full scale 1.0. Values beyond 1.0 are kept as they are. A float32 array is not copied.
+
+    Attributes:
+        samples: `[channels, samples]`, float32 with full scale at 1.0.
+        sample_rate_hz: a whole number from 1,000 to 768,000.
 
     Raises:
-        AudioError: empty, not finite, three or more channels, `[samples, channels]`, or a rate
-            that is not a number of hertz between 1,000 and 768,000.
+        AudioError: empty, not finite, three or more channels, `[samples, channels]`, or another rate.
 
     >>> clip = Audio(np.zeros((2, 44100)), 44100)
     >>> clip.n_channels, clip.seconds
@@ -63,7 +67,7 @@ class Audio:
 
 
 def as_samples(values: Any) -> NDArray[np.float32]:
-    """Checked float32 samples `[channels, samples]` from whatever array the caller holds."""
+    """Check whatever array the caller holds and return it as float32 samples `[channels, samples]`."""
     array = _as_array(values)
     if array.ndim == 1:
         array = array[None, :]
@@ -78,7 +82,7 @@ def as_samples(values: Any) -> NDArray[np.float32]:
 
 
 def checked_rate(sample_rate_hz: Any) -> int:
-    """The rate as an int. Raises AudioError when it is no plausible whole number of hertz."""
+    """Return the rate as an int. Raise AudioError when it is no plausible whole number of hertz."""
     try:
         rate_hz = int(sample_rate_hz)
         whole = rate_hz == sample_rate_hz

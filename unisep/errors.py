@@ -83,20 +83,20 @@ FAILURES = (Exception, SystemExit)
 
 
 def reasons(error: ValidationError, whole: str = "it") -> str:
-    """What pydantic found, on one line: each field, or `whole`, and what is wrong with it."""
+    """Tell on one line what pydantic refused: each field, or `whole`, and what is wrong with it."""
     return "; ".join(
         f"{'.'.join(map(str, problem['loc'])) or whole}: {problem['msg'].removeprefix('Value error, ')}"
         for problem in error.errors()
     )
 
 
-def suggest(asked: object, known: Iterable[str]) -> str:
-    """A sentence for an error message: the nearest known name, if any, and the list of all.
+def suggest(name: object, known: Iterable[str]) -> str:
+    """Write a sentence for an error message: the nearest known name, if any, and the list of all.
 
     >>> suggest("htdemuc", ["htdemucs", "htdemucs-film"])
     "Did you mean 'htdemucs'? Known: htdemucs, htdemucs-film."
     """
     names = sorted(known)
-    near = difflib.get_close_matches(str(asked), names, n=1)
+    near = difflib.get_close_matches(str(name), names, n=1)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     return f"{hint}Known: {', '.join(names) or 'none'}."

@@ -1,4 +1,4 @@
-"""Spectrograms under one another, drawn with matplotlib (the extra `plot`)."""
+"""Draw spectrograms under one another, with matplotlib (the extra `plot`)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from unisep.audio import Audio
 from unisep.errors import OptionError
 
 N_FFT = 2048
-
-
 FLOOR_DB = -80.0
-
-
 MAX_COLUMNS = 2000
 
 
 def draw(tracks: Mapping[str, Audio], path: Path) -> Path:
-    """The picture written to `path`: a spectrogram for each track, on the scale of the loudest.
+    """Draw a spectrogram for each track, on the scale of the loudest; return the path of the picture.
 
-    Uses no global state of matplotlib, so it is safe in threads and needs no display.
+    It uses no global state of matplotlib, so it is safe in threads and needs no display.
+
+    Raises:
+        OptionError: the picture cannot be written, or the suffix is no picture format.
     """
     spectra = {name: _spectrum_db(audio) for name, audio in tracks.items()}
     top_db = max(float(spectrum.max()) for spectrum in spectra.values())
@@ -44,7 +43,7 @@ def draw(tracks: Mapping[str, Audio], path: Path) -> Path:
 
 
 def print_to(path: Path, canvas: FigureCanvasAgg) -> Path:
-    """The picture written. Raises OptionError where it cannot be, or the suffix is no picture format."""
+    """Write the picture. Raises OptionError where it cannot be, or the suffix is no picture format."""
     known = canvas.get_supported_filetypes()
     try:
         if path.suffix.lower().removeprefix(".") not in known:
@@ -57,7 +56,7 @@ def print_to(path: Path, canvas: FigureCanvasAgg) -> Path:
 
 
 def _spectrum_db(audio: Audio) -> NDArray[np.float32]:
-    """Power in decibels, [frequencies, columns], of the mean of the channels."""
+    """Return the power in decibels, `[frequencies, columns]`, of the mean of the channels."""
     mono = audio.samples.mean(axis=0)
     mono = np.pad(mono, (N_FFT // 2, N_FFT // 2 + N_FFT))
     hop = max(N_FFT // 4, mono.size // MAX_COLUMNS)

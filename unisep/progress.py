@@ -12,12 +12,14 @@ from unisep.errors import Cancelled, OptionError
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the work is.
+    """State of a long piece of work.
 
-    fraction: 0 to 1 of the separation.
-    seconds_done, seconds_total: seconds of audio separated, and to separate in all.
-    eta_seconds: estimated seconds of waiting that are left; None until the first segment is done.
-    stage: "downloading", "loading", "reading", "encoding", "separating", "writing" or "done".
+    Attributes:
+        fraction: 0 to 1 of the separation, or of a download.
+        seconds_done: seconds of audio that are separated.
+        seconds_total: seconds of audio to separate in all.
+        eta_seconds: estimated seconds of waiting that are left; None until the first segment is done.
+        stage: "downloading", "loading", "reading", "encoding", "separating", "writing" or "done".
     """
 
     fraction: float
@@ -79,11 +81,11 @@ class CancelFlag(Protocol):
     """Anything that tells whether the caller wants to stop, such as a `threading.Event`."""
 
     def is_set(self) -> bool:
-        """True once the work is to stop."""
+        """Tell whether the work is to stop."""
 
 
 def stop_if(cancel: CancelFlag | None) -> None:
-    """Nothing. Raises Cancelled once the caller wants to stop, and OptionError for what cannot tell."""
+    """Raise Cancelled once the caller wants to stop, and OptionError for what cannot tell."""
     if cancel is None:
         return
     if not callable(getattr(cancel, "is_set", None)):

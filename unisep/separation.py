@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, final
+from typing import TypeVar, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unisep import files
-from unisep.audio import Audio
+from unisep.audio import Audio, Samples
 from unisep.engine.recording import Layout
-from unisep.engine.runner import Presence
+from unisep.engine.timeline import Presence
 from unisep.errors import AudioError, OptionError, suggest
 from unisep.files.formats import AudioFileInfo, Encoding, find_format
 from unisep.files.paths import check_recordings_stay
@@ -24,32 +23,29 @@ TargetT = TypeVar("TargetT")
 
 
 class Targets(Mapping[str, TargetT]):
-    """An ordered, read-only mapping of names to targets.
+    """An ordered, read-only mapping of names to targets, with what is known of each.
 
-    presence_over_time: how surely each sound is there, segment by segment, in order; nothing where the backend does not
-    say. presence: how surely it is there at all, the surest of them, or None. plan: who answered each name and why.
+    `plan` says who answered each name, and why.
     """
 
     def __init__(
         self, targets: Mapping[str, TargetT], presence_over_time: Mapping[str, Sequence[Presence]], plan: Plan
     ) -> None:
-        self._targets = MappingProxyType(dict(targets))
-        self.presence_over_time: Mapping[str, tuple[Presence, ...]] = MappingProxyType(
-            {name: tuple(presence_over_time.get(name, ())) for name in self._targets}
-        )
-        self.presence: Mapping[str, float | None] = MappingProxyType(
-            {name: _surest(said) for name, said in self.presence_over_time.items()}
-        )
+        self._targets = dict(targets)
+        self._presence = {name: tuple(presence_over_time.get(name, ())) for name in self._targets}
         self.plan = plan
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: dict(value) if isinstance(value, MappingProxyType) else value for name, value in vars(self).items()
-        }
+    @property
+    def presence_over_time(self) -> Mapping[str, tuple[Presence, ...]]:
+        """How surely each sound is there, segment by segment, in order; empty where the backend does not say."""
+        return MappingProxyType(self._presence)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        views = {name: MappingProxyType(value) for name, value in state.items() if isinstance(value, dict)}
-        vars(self).update({**state, **views})
+    @property
+    def presence(self) -> Mapping[str, float | None]:
+        """How surely each sound is there at all, the surest of its segments, or None."""
+        return MappingProxyType(
+            {name: max((p.presence for p in some), default=None) for name, some in self._presence.items()}
+        )
 
     def __getitem__(self, name: str) -> TargetT:
         if name not in self._targets:
@@ -71,26 +67,12 @@ class Targets(Mapping[str, TargetT]):
         return next(iter(self._targets.values()))
 
 
-def _surest(said: Sequence[Presence]) -> float | None:
-    return max((each.presence for each in said), default=None)
-
-
-Samples = NDArray[np.float32]
-
-
 @final
 class Separation(Targets[Audio]):
-    """An ordered, read-only mapping of names to `Audio`: the targets, at the input's rate, channels and length.
+    """Targets as `Audio`, at the input's rate, channels and length; `rest` is the mixture minus their sum.
 
-    target: the first of them. rest: the mixture minus their sum, so that all sum back to the mixture
-    to float32 rounding. presence: how surely each sound is there at all, 0 to 1, or None where the
-    backend does not say; presence_over_time: the same for each segment, in order. plan: who answered each name
-    and why.
-
-    A mapping of names to `Audio` is all it needs; then `rest` is silent.
-
-    Raises:
-        AudioError: no audio, or audio of different rates, channels or lengths.
+    All sum back to the mixture to float32 rounding. A mapping of names to `Audio` is all that is needed to make one; then
+    `rest` is silent.
     """
 
     def __init__(
@@ -104,12 +86,13 @@ class Separation(Targets[Audio]):
         source_info: AudioFileInfo | None = None,
         source_path: Path | None = None,
     ) -> None:
+        """Check that all are of one rate, channels and length. Raise AudioError otherwise."""
         super().__init__(targets, presence_over_time or {}, plan or Plan({}))
         self._rest = rest
-        given = [*self._targets.values(), *([] if rest is None else [rest])]
-        if not all(isinstance(audio, Audio) for audio in given):
+        parts = [*self._targets.values(), *([] if rest is None else [rest])]
+        if not all(isinstance(audio, Audio) for audio in parts):
             raise AudioError("A separation is made of Audio. Give Audio(samples, sample_rate_hz) for each target.")
-        if not self._targets or len({(audio.samples.shape, audio.sample_rate_hz) for audio in given}) != 1:
+        if not self._targets or len({(audio.samples.shape, audio.sample_rate_hz) for audio in parts}) != 1:
             raise AudioError("A Separation needs at least one target, and all of the same rate, channels and length.")
         self.source_name = source_name
         self.source_info = source_info
@@ -134,15 +117,16 @@ class Separation(Targets[Audio]):
         bitrate_kbps: int | None = None,
         tags: bool = True,
     ) -> files.WriteReport:
-        """The files written: each target and, where there is one, the rest, in `folder`/<input's name>/.
+        """Write each target and, where there is one, the rest, to `folder`/<input's name>/; all files or none.
 
-        format: the input's unless given; flac for a lossy input, wav (float) for arrays.
-        subtype: how samples are stored, such as "PCM_24"; the input's where the format holds it.
-        bitrate_kbps: for lossy formats.
-        tags: carry over the tags and pictures of the input file, if mutagen is installed.
+        If any file of an integer format would clip, one common gain below 1 is used for all and reported in `gain`.
 
-        If any file of an integer format would clip, one common gain below 1 is used for all and
-        reported in `gain`. All files are written or none.
+        Args:
+            folder: made if it is not there.
+            format: the input's unless given; flac for a lossy input, wav (float) for arrays.
+            subtype: how samples are stored, such as "PCM_24"; the input's where the format holds it.
+            bitrate_kbps: for lossy formats.
+            tags: carry over the tags and pictures of the input file, if mutagen is installed.
 
         Raises:
             AudioFileError: a format that is unknown or cannot hold the rate, or a full disk.
@@ -165,7 +149,7 @@ class Separation(Targets[Audio]):
         )
 
     def plot(self, path: str | Path) -> Path:
-        """The picture written: spectrograms of mixture, targets and rest on one scale of decibels.
+        """Draw spectrograms of mixture, targets and rest on one scale of decibels; return the path.
 
         Raises:
             OptionError: matplotlib is not installed, or the suffix is no picture format.
@@ -180,33 +164,15 @@ class Separation(Targets[Audio]):
         return draw({"mixture": mixture, **self, "rest": self.rest}, Path(path))
 
 
-def total(parts: list[Audio]) -> Audio:
-    """The sum of `parts`, added in float64 and rounded once."""
-    return Audio(_sum(parts).astype(np.float32), parts[0].sample_rate_hz)
-
-
-def difference(mixture: Samples, parts: Iterable[Samples]) -> Samples:
-    """`mixture` minus the sum of the parts of its shape, computed in float64 and rounded once to float32."""
-    left = mixture.astype(np.float64)
-    for part in parts:
-        left -= part
-    return left.astype(np.float32)
-
-
-def _sum(parts: list[Audio]) -> NDArray[np.float64]:
-    result = parts[0].samples.astype(np.float64)
-    for part in parts[1:]:
-        result += part.samples
-    return result
-
-
 @final
 class SeparatedFiles(Targets[Path]):
-    """An ordered, read-only mapping of names to the files written: the targets.
+    """Targets as the files written, of a separation from disk to disk.
 
-    rest: the file of what is left of the mixture; paths: all of them. gain: what all files were multiplied
-    by so that no integer file clips, 1.0 as a rule. encoding, layout: how and how much was written.
-    presence, presence_over_time, plan: as in `Separation`.
+    Attributes:
+        rest: the file of what is left of the mixture.
+        gain: what all files were multiplied by so that no integer file clips, 1.0 as a rule.
+        encoding: how they were written.
+        layout: rate, channels and length of each.
     """
 
     def __init__(
@@ -238,3 +204,19 @@ class SeparatedFiles(Targets[Path]):
     def seconds(self) -> float:
         """The length of each file."""
         return (self.layout.n_samples or 0) / self.layout.sample_rate_hz
+
+
+def total(parts: Sequence[Audio]) -> Audio:
+    """Add `parts` in float64, rounded once."""
+    samples = parts[0].samples.astype(np.float64)
+    for part in parts[1:]:
+        samples += part.samples
+    return Audio(samples.astype(np.float32), parts[0].sample_rate_hz)
+
+
+def difference(mixture: Samples, parts: Iterable[Samples]) -> Samples:
+    """Return `mixture` minus the sum of the parts of its shape, computed in float64 and rounded once to float32."""
+    left = mixture.astype(np.float64)
+    for part in parts:
+        left -= part
+    return left.astype(np.float32)

@@ -10,7 +10,7 @@ from unisep import files
 from unisep.cli import arguments as question_arguments
 from unisep.cli import console, main
 from unisep.errors import AudioFileError, OptionError, QueryError
-from unisep.testing.signals import noise
+from unisep.testing import noise
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_help_and_version_go_to_stdout_with_code_0(argv, capsys):
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         ([], "COMMAND"),
         (["seperate"], "seperate"),
@@ -50,11 +50,11 @@ def test_help_and_version_go_to_stdout_with_code_0(argv, capsys):
         (["embed", "guitar"], "--out"),
     ],
 )
-def test_wrong_usage_has_code_2_and_says_what_is_possible(argv, said, capsys):
+def test_wrong_usage_has_code_2_and_says_what_is_possible(argv, message, capsys):
     assert main(argv) == 2
     out, err = capsys.readouterr()
     assert not out
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
 
 
@@ -120,6 +120,12 @@ def test_debug_raises_the_error_itself(way, monkeypatch):
         main(["plugins", "--debug"] if way == "flag" else ["plugins"])
 
 
+def test_an_installation_without_one_of_its_modules_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "unisep.cli.doctor", None)
+    assert main(["doctor"]) == 1
+    assert "This installation is incomplete: import of unisep.cli.doctor halted" in capsys.readouterr().err
+
+
 def test_interrupt_has_code_130(monkeypatch, capsys):
     def interrupted(_arguments, _console):
         raise KeyboardInterrupt
@@ -138,9 +144,9 @@ def test_names_that_the_terminal_cannot_show_are_no_failure(tmp_path, more):
         "import sys; from unisep.cli import main; from unisep.testing import toy_plugin\n"
         "with toy_plugin():\n    sys.exit(main(sys.argv[1:]))"
     )
-    asked = ["separate", str(song), "--backend", "toy", "--stems", "low", "-o", str(tmp_path / "out"), *more]
+    argv = ["separate", str(song), "--backend", "toy", "--stems", "low", "-o", str(tmp_path / "out"), *more]
     done = subprocess.run(
-        [sys.executable, "-c", code, *asked],
+        [sys.executable, "-c", code, *argv],
         capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -172,6 +178,19 @@ def test_warnings_and_log_lines_are_plain_lines_on_stderr(capsys):
     assert err == "unisep: warning: a weaker model answers\nunisep: Fetching x\n"
     assert warnings.filters == filters and warnings.showwarning is show
     assert logging.getLogger("unisep").handlers == []
+
+
+def test_of_two_consoles_the_inner_one_alone_speaks(capsys):
+    import logging
+
+    log = logging.getLogger("unisep.weights.store")
+    with console.Console():
+        with console.Console(quiet=True):
+            log.info("kept to itself")
+        with console.Console():
+            log.info("said once")
+        log.info("said by the outer one")
+    assert capsys.readouterr().err == "unisep: said once\nunisep: said by the outer one\n"
 
 
 def test_a_quiet_console_says_only_what_matters(capsys):

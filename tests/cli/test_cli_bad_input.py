@@ -4,20 +4,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from unisep import Embedding, plugins
+from unisep import Embedding
 from unisep.cli import main
-from unisep.testing.toy import toy_plugin
 
 RATE_HZ = 44_100
-
-
-@pytest.fixture(autouse=True)
-def only_the_toy(monkeypatch):
-    monkeypatch.setattr(plugins.registry, "distributions", lambda: [])
-    plugins.refresh()
-    with toy_plugin():
-        yield
-    plugins.refresh()
+pytestmark = pytest.mark.usefixtures("only_toys")
 
 
 def noise(n_samples, n_channels=2):
@@ -105,17 +96,17 @@ def test_a_silent_recording_works_and_a_silent_example_is_refused(tmp_path, caps
 
 
 @pytest.mark.parametrize(
-    ("embedding", "said"),
+    ("embedding", "message"),
     [
         (Embedding(np.ones(7, np.float32), "toy-bands-1"), "4 values"),
         (Embedding(np.ones(4, np.float32), "another-space"), "another-space"),
     ],
 )
-def test_vectors_of_another_size_or_space_are_refused(embedding, said, tmp_path, capsys):
+def test_vectors_of_another_size_or_space_are_refused(embedding, message, tmp_path, capsys):
     song, vector = wav(tmp_path / "song.wav", noise(3000)), embedding.save(tmp_path / "v.safetensors")
     assert main(["separate", str(song), "--embedding", str(vector), "-o", str(tmp_path / "out")]) == 1
     err = capsys.readouterr().err
-    assert said in err and "Traceback" not in err and "unexpected" not in err
+    assert message in err and "Traceback" not in err and "unexpected" not in err
 
 
 def test_a_range_beyond_the_recording_is_said(tmp_path, capsys):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisep.cli.separate import Nothing, check_distinct, expand
+from unisep.cli.separate import MissingInput, check_distinct, expand
 from unisep.errors import OptionError
 from unisep.files.paths import Template
 
@@ -46,17 +46,17 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
 
 def test_what_stands_for_nothing_becomes_an_error_in_its_place(album):
     (album / "empty").mkdir()
-    asked = [str(album / "empty"), str(album / "*.ape"), str(album / "a.mp3")]
-    empty, unmatched, song = expand(asked, recursive=False, skip=never)
-    assert isinstance(empty, Nothing) and (empty.asked, "empty" in str(empty.error)) == (asked[0], True)
-    assert isinstance(unmatched, Nothing) and "*.ape" in str(unmatched.error)
+    argv = [str(album / "empty"), str(album / "*.ape"), str(album / "a.mp3")]
+    empty, unmatched, song = expand(argv, recursive=False, skip=never)
+    assert isinstance(empty, MissingInput) and (empty.text, "empty" in str(empty.error)) == (argv[0], True)
+    assert isinstance(unmatched, MissingInput) and "*.ape" in str(unmatched.error)
     assert song == album / "a.mp3"
 
 
 def test_one_file_under_two_spellings_is_one_input(album, monkeypatch):
     monkeypatch.chdir(album)
-    asked = ["a.mp3", str(album / "a.mp3"), "./x/../a.mp3"]
-    assert expand(asked, recursive=False, skip=never) == [Path("a.mp3")]
+    argv = ["a.mp3", str(album / "a.mp3"), "./x/../a.mp3"]
+    assert expand(argv, recursive=False, skip=never) == [Path("a.mp3")]
 
 
 def test_the_template_places_every_result():
@@ -66,7 +66,7 @@ def test_the_template_places_every_result():
 
 
 @pytest.mark.parametrize(
-    ("pattern", "said"),
+    ("pattern", "message"),
     [
         ("{track}.{ext}", "{stem}"),
         ("{artist}/{stem}.{ext}", "artist"),
@@ -79,10 +79,10 @@ def test_the_template_places_every_result():
         ("C:/{stem}.{ext}", "--out"),
     ],
 )
-def test_templates_that_cannot_work_are_refused(pattern, said):
+def test_templates_that_cannot_work_are_refused(pattern, message):
     with pytest.raises(OptionError, match="filename") as caught:
         Template(pattern)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @given(track=st.text(min_size=1), stem=st.text(min_size=1))

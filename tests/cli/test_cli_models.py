@@ -4,11 +4,12 @@ import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
 from unisep import plugins
-from unisep.cli import main
+from unisep.cli import doctor, main
 
 WEIGHTS = b"weights of a model" * 100
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
@@ -62,7 +63,7 @@ def probe(tmp_path, monkeypatch, server):
         (info / "entry_points.txt").write_text(f"[unisep]\n{name} = {module}\n")
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("UNISEP_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     plugins.refresh()
     yield package
     plugins.refresh()
@@ -123,7 +124,7 @@ def test_a_failed_download_has_code_1_and_does_not_stop_the_others(server, capsy
 
 
 def test_offline_says_what_to_do(monkeypatch, capsys):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(["models", "pull", "probe-outside"]) == 1
     err = capsys.readouterr().err
     assert "offline" in err and "Traceback" not in err
@@ -132,7 +133,7 @@ def test_offline_says_what_to_do(monkeypatch, capsys):
 def test_card_shows_licence_hash_notes_and_measures(capsys):
     assert main(["models", "card", "probe-inside"]) == 0
     out = capsys.readouterr().out
-    for said in (
+    for message in (
         "CC0-1.0",
         SHA256,
         "Made of words.",
@@ -141,7 +142,7 @@ def test_card_shows_licence_hash_notes_and_measures(capsys):
         "drums  3.5       -",
         "embedded",
     ):
-        assert said in out
+        assert message in out
     code, card = run_json(capsys, "models", "card", "probe-inside")
     assert code == 0 and card["measured"]["drums"]["sisdr_db"] == 3.5
 
@@ -174,8 +175,37 @@ def test_doctor_finds_a_broken_plugin_and_damaged_weights(probe, capsys):
     assert "broken" in capsys.readouterr().out
 
 
+def test_doctor_goes_on_after_what_fails_and_says_what_to_do(monkeypatch, capsys):
+    def no_torch(name):
+        raise ImportError("no such package")
+
+    monkeypatch.setattr(doctor, "import_module", no_torch)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(doctor.platform, "platform", lambda: 1 // 0)
+    monkeypatch.setattr("unisep.files.ffmpeg.program", lambda: None)
+    monkeypatch.setenv("UNISEP_PLUGINS", "-cli-broken")
+    code, report = run_json(capsys, "doctor")
+    listed = {finding["what"]: finding for finding in report["findings"]}
+    assert code == 1
+    assert listed["python"]["detail"] == "ZeroDivisionError: integer division or modulo by zero"
+    assert listed["torch"]["advice"] == "Run: pip install --force-reinstall torch"
+    assert listed["plugin cli-broken"]["state"] == listed["ffmpeg"]["state"] == "note"
+    assert "little room" in listed["weights folder"]["advice"]
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    assert (
+        "cannot be written"
+        in {f["what"]: f for f in run_json(capsys, "doctor")[1]["findings"]}["weights folder"]["advice"]
+    )
+
+
+def test_a_download_shows_its_progress_to_those_who_look(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert main(["models", "pull", "probe-outside"]) == 0
+    assert "probe-outside: outside.bin 0.0 MB of 0.0 MB" in capsys.readouterr().err
+
+
 def test_doctor_is_content_when_what_is_needed_is_there(monkeypatch, capsys):
-    from unisep.testing.toy import toy_plugin
+    from unisep.testing import toy_plugin
 
     monkeypatch.setattr(plugins.registry, "distributions", lambda: [])
     plugins.refresh()
@@ -187,9 +217,11 @@ def test_doctor_is_content_when_what_is_needed_is_there(monkeypatch, capsys):
     assert found["weights folder"]["state"] in ("ok", "note")
 
 
-def test_doctor_without_any_plugin_says_what_to_install(monkeypatch, capsys):
+def test_without_any_plugin_it_is_said_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(plugins.registry, "distributions", lambda: [])
     plugins.refresh()
+    assert main(["plugins"]) == 0
+    assert "No plugin is installed. Run: pip install unisep-htdemucs" in capsys.readouterr().out
     code, report = run_json(capsys, "doctor")
     found = {finding["what"]: finding for finding in report["findings"]}
     assert code == 1

@@ -6,21 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from unisep import plugins
 from unisep.cli import main
-from unisep.testing.toy import toy_plugin
 
 RATE_HZ = 44_100
+pytestmark = pytest.mark.usefixtures("only_toys")
 TOY = ["--backend", "toy", "--query-backend", "toy", "--encoder", "toy"]
-
-
-@pytest.fixture(autouse=True)
-def only_the_toy(monkeypatch):
-    monkeypatch.setattr(plugins.registry, "distributions", lambda: [])
-    plugins.refresh()
-    with toy_plugin():
-        yield
-    plugins.refresh()
 
 
 @pytest.fixture
@@ -98,6 +88,13 @@ def test_a_part_of_the_recording_itself_as_example(song, tmp_path):
     assert files_in(tmp_path / "out/song") == ["example-1.wav", "rest.wav"]
 
 
+def test_an_embedding_needs_something_to_embed_and_a_place(song, tmp_path, capsys):
+    assert main(["embed", "-o", str(tmp_path / "v.safetensors")]) == 2
+    assert "Nothing to embed. Give a text, --audio FILE, or both." in capsys.readouterr().err
+    assert main(["embed", "bass", "-o", str(song / "v.safetensors"), "--query-backend", "toy"]) == 1
+    assert "Choose another place with -o." in capsys.readouterr().err
+
+
 def test_an_embedding_never_replaces_its_clip(song, capsys):
     before = song.read_bytes()
     assert main(["embed", "--audio", str(song), "-o", str(song), "--query-backend", "toy"]) == 2
@@ -116,7 +113,7 @@ def test_an_embedding_made_by_embed_asks_the_same(song, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--exclude", "hat"], "--exclude"),
         (["--time-range", "1-2"], "--time-range"),
@@ -139,16 +136,16 @@ def test_an_embedding_made_by_embed_asks_the_same(song, tmp_path, capsys):
         (["-q", "bass", "-o", "SONG"], "folder"),
     ],
 )
-def test_wrong_usage_has_code_2_and_writes_nothing(song, tmp_path, capsys, flags, said):
+def test_wrong_usage_has_code_2_and_writes_nothing(song, tmp_path, capsys, flags, message):
     flags = [str(song) if flag == "SONG" else flag for flag in flags]
     assert separate(song, "-o", tmp_path / "out", *flags) == 2
     out, err = capsys.readouterr()
-    assert out == "" and said in err and "Traceback" not in err
+    assert out == "" and message in err and "Traceback" not in err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--backend", "nope"], "toy"),
         (["-q", "bass", "--query-backend", "toy-pan"], "queries"),
@@ -158,10 +155,10 @@ def test_wrong_usage_has_code_2_and_writes_nothing(song, tmp_path, capsys, flags
         (["--embedding", "missing.safetensors"], "unisep embed"),
     ],
 )
-def test_what_cannot_be_had_fails_before_any_file_is_touched(song, tmp_path, capsys, flags, said):
+def test_what_cannot_be_had_fails_before_any_file_is_touched(song, tmp_path, capsys, flags, message):
     assert separate(song, "-o", tmp_path / "out", *flags) in (1, 2)
     err = capsys.readouterr().err
-    assert said in err and "Traceback" not in err
+    assert message in err and "Traceback" not in err
     assert not (tmp_path / "out").exists()
 
 
@@ -227,10 +224,10 @@ def test_two_inputs_of_one_name_are_refused(tmp_path, capsys):
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
         write(tmp_path / place / "song.wav")
-    asked = [tmp_path / "a/song.wav", tmp_path / "b/song.wav", "-q", "bass", "-o", tmp_path / "out"]
-    assert separate(*asked) == 2
+    argv = [tmp_path / "a/song.wav", tmp_path / "b/song.wav", "-q", "bass", "-o", tmp_path / "out"]
+    assert separate(*argv) == 2
     assert "{folder}" in capsys.readouterr().err
-    assert separate(*asked, "--filename", "{folder}/{track}/{stem}.{ext}") == 0
+    assert separate(*argv, "--filename", "{folder}/{track}/{stem}.{ext}") == 0
 
 
 def test_one_gain_is_reported_when_an_integer_format_would_clip(tmp_path, capsys):
@@ -257,46 +254,46 @@ def test_resume_skips_what_is_complete_and_redoes_what_is_not(tmp_path, capsys):
     folder.mkdir()
     songs = [write(folder / f"{name}.wav", seed=seed) for seed, name in enumerate("abcd")]
     out = tmp_path / "out"
-    asked = [folder, "-q", "bass", "-o", out, "--resume"]
-    assert run_json(capsys, *asked)[1]["n_done"] == 4
+    argv = [folder, "-q", "bass", "-o", out, "--resume"]
+    assert run_json(capsys, *argv)[1]["n_done"] == 4
     (out / "a/bass.wav").unlink()
     (out / "b/rest.wav").write_bytes(b"damaged")
     write(songs[2], seed=9)
-    code, result = run_json(capsys, *asked)
+    code, result = run_json(capsys, *argv)
     assert code == 0
     assert [file["state"] for file in result["files"]] == ["done", "done", "done", "skipped"]
     assert result["files"][3]["outputs"]["bass"] == str(out / "d/bass.wav")
     assert result["files"][3]["plan"]["bass"]["backend"] == "toy"
-    assert run_json(capsys, *asked)[1]["n_skipped"] == 4
-    assert run_json(capsys, *asked, "--overlap", "0.5")[1]["n_done"] == 4
+    assert run_json(capsys, *argv)[1]["n_skipped"] == 4
+    assert run_json(capsys, *argv, "--overlap", "0.5")[1]["n_done"] == 4
     assert run_json(capsys, folder, "-q", "bass", "-o", out)[1]["n_done"] == 4, "without --resume all is done again"
 
 
 def test_resume_survives_a_record_cut_short(song, tmp_path, capsys):
     out = tmp_path / "out"
-    asked = [song, "-q", "bass", "-o", out, "--resume"]
-    separate(*asked)
+    argv = [song, "-q", "bass", "-o", out, "--resume"]
+    separate(*argv)
     record = out / ".unisep-done.jsonl"
     record.write_bytes(record.read_bytes()[:-40])
     capsys.readouterr()
-    assert run_json(capsys, *asked)[1]["n_done"] == 1
-    assert run_json(capsys, *asked)[1]["n_skipped"] == 1
+    assert run_json(capsys, *argv)[1]["n_done"] == 1
+    assert run_json(capsys, *argv)[1]["n_skipped"] == 1
 
 
 def test_resume_looks_at_the_content_of_an_example(song, tmp_path, capsys):
     clip = write(tmp_path / "clip.wav", seed=3)
-    asked = [song, "--query-audio", clip, "-o", tmp_path / "out", "--resume"]
-    separate(*asked)
+    argv = [song, "--query-audio", clip, "-o", tmp_path / "out", "--resume"]
+    separate(*argv)
     capsys.readouterr()
-    assert run_json(capsys, *asked)[1]["n_skipped"] == 1
+    assert run_json(capsys, *argv)[1]["n_skipped"] == 1
     write(clip, seed=4)
-    assert run_json(capsys, *asked)[1]["n_done"] == 1
+    assert run_json(capsys, *argv)[1]["n_done"] == 1
 
 
 def test_a_folder_that_holds_its_own_results_gives_only_recordings(tmp_path, capsys):
     folder = tmp_path / "album"
     folder.mkdir()
     write(folder / "a.wav")
-    asked = [folder, "-q", "bass", "-o", folder, "--recursive"]
-    assert run_json(capsys, *asked)[1]["n_done"] == 1
-    assert [Path(file["input"]).name for file in run_json(capsys, *asked)[1]["files"]] == ["a.wav"]
+    argv = [folder, "-q", "bass", "-o", folder, "--recursive"]
+    assert run_json(capsys, *argv)[1]["n_done"] == 1
+    assert [Path(file["input"]).name for file in run_json(capsys, *argv)[1]["files"]] == ["a.wav"]

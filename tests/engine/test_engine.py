@@ -19,8 +19,7 @@ from unisep.progress import ProgressReporter
 from unisep.query.encode import Conditions
 from unisep.routing.catalog import CatalogEntry
 from unisep.routing.types import BackendTask, Target
-from unisep.testing.signals import mix, noise, silence, tone
-from unisep.testing.toy import ToyBackend, ToyPanBackend
+from unisep.testing import ToyBackend, ToyPanBackend, mix, noise, silence, tone
 
 CPU = torch.device("cpu")
 RATE = 8_000
@@ -134,6 +133,14 @@ def test_a_song_is_normalised_as_a_whole_and_put_back() -> None:
     mono = torch.from_numpy(mixture.samples).mean(0)
     expected = (seen * seen.abs().mean()) * mono.std() + mono.mean()
     assert np.allclose(found["a"].audio.samples, expected.numpy(), atol=1e-5)
+
+
+def test_what_lies_beyond_a_normalised_song_is_heard_as_silence() -> None:
+    mixture, backend = Audio(song(0.9).samples + 0.5, RATE), Mean(normalisation="song")
+    separated(mixture, loaded(backend), shifts=1, seed=1)
+    heard = np.concatenate([batch[0].numpy() for batch in (backend.batches[0], backend.batches[-1])], axis=1)
+    beyond = (heard == 0).all(axis=0)
+    assert beyond[0] and beyond[-1] and 100 < beyond.sum() < heard.shape[1] / 2
 
 
 def test_a_silent_song_stays_silent() -> None:
@@ -349,7 +356,7 @@ def test_inputs_are_left_alone_even_if_they_cannot_be_written() -> None:
 
 def test_spans_are_grown_and_merged() -> None:
     assert with_fades(Span(5, 200), 1_000) == Span(0, 210)
-    assert [stretch.span for stretch in stretches([Span(5, 9), Span(0, 5)])] == [Span(0, 9)]
+    assert [span for span, _ in stretches([Span(5, 9), Span(0, 5)])] == [Span(0, 9)]
     curve = gains(Span(100, 200), Span(90, 210), Span(90, 210))
     assert curve[:10].tolist() == sorted(curve[:10])
     assert curve[110:].tolist() == sorted(curve[110:], reverse=True)
@@ -365,6 +372,7 @@ def test_spans_are_grown_and_merged() -> None:
     [
         {"overlap_fraction": 0.6},
         {"overlap_fraction": -0.1},
+        {"overlap_fraction": float("nan")},
         {"overlap_fraction": "much"},
         {"segment_seconds": 0},
         {"segment_seconds": float("inf")},

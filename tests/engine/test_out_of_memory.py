@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,13 +13,12 @@ import pytest
 import torch
 
 from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Separator, hookimpl, plugins
-from unisep.engine.chunking import Segment, grid
+from unisep.engine.chunking import Chunker, SegmentPlan
 from unisep.engine.device import ACCELERATOR_BATCH_SEGMENTS, MAX_BATCH_SEGMENTS, Options
-from unisep.engine.overlap_add import SegmentPlan, ShiftAverager
-from unisep.engine.runner import BackendRunner
+from unisep.engine.runner import BackendRunner, SegmentOutput
 from unisep.engine.timeline import Span
 from unisep.errors import BackendError
-from unisep.testing.signals import noise
+from unisep.testing import noise
 
 CPU = torch.device("cpu")
 RATE_HZ = 8_000
@@ -56,53 +55,56 @@ def batch(n_segments: int) -> torch.Tensor:
     return torch.randn(n_segments, 2, SEGMENT, generator=torch.Generator().manual_seed(0))
 
 
-def caller(backend: Backend, spare: Backend | None = None) -> BackendRunner:
-    made = BackendRunner(backend, "small", None, [0, 1], None if spare is None else lambda: spare)
-    made.begin(grid(SEGMENT * 20, SEGMENT, 0.25))
-    return made
+def runner(backend: Backend, spare: Backend | None = None) -> Callable[[torch.Tensor], SegmentOutput]:
+    """What runs batches of the first segments of a recording."""
+    one = BackendRunner(backend, "small", None, [0, 1], on_cpu=None if spare is None else lambda: spare)
+    segments = SegmentPlan(SEGMENT).grid(SEGMENT * 20)
+    return lambda batch: one.run(batch, segments[: len(batch)])
+
+
+def halves(batch: torch.Tensor) -> torch.Tensor:
+    return torch.stack([batch / 2, batch / 2], dim=1)
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_batch_that_does_not_fit_is_halved_and_stays_so(failure: str) -> None:
     backend = Small(2, FAILURES[failure])
-    call, given = caller(backend), batch(8)
-    assert torch.equal(call(given), torch.stack([given / 2, given / 2], dim=1))
+    run, given = runner(backend), batch(8)
+    output = run(given)
+    assert torch.equal(output.sources, halves(given)) and output.presence.shape == (8, 2)
     assert backend.asked == [8, 4, 2, 2, 2, 2]
-    call(given)
+    run(given)
     assert backend.asked[6:] == [2, 2, 2, 2]
 
 
 def test_one_segment_that_does_not_fit_goes_to_the_cpu_with_one_warning() -> None:
     backend, spare = Small(0), Small(99)
-    call, given = caller(backend, spare), batch(3)
+    run, given = runner(backend, spare), batch(3)
     with pytest.warns(UserWarning, match=r"ran out at 0\.0 s.*'small' goes on on the CPU") as caught:
-        found = call(given)
+        output = run(given)
     assert len(caught) == 1
-    assert torch.equal(found, torch.stack([given / 2, given / 2], dim=1))
+    assert torch.equal(output.sources, halves(given))
     assert backend.asked == [3, 1]
     assert spare.asked == [1, 1, 1]
-    call(given)
+    run(given)
     assert backend.asked == [3, 1], "what failed is not tried again in this recording"
 
 
 def test_without_a_cpu_to_go_to_the_error_names_backend_time_and_advice() -> None:
-    backend = Small(1)
-    call = caller(backend)
-    call(batch(2))
-    backend.room = 0
+    one = BackendRunner(Small(0), "small", None, [0, 1])
     with pytest.raises(BackendError, match=r"'small' failed at 0\.1 s.*shorter segment_seconds"):
-        call(batch(2))
+        one.run(batch(1), [Span(SEGMENT, 2 * SEGMENT)])
 
 
 def test_the_cpu_may_run_out_too() -> None:
     with pytest.warns(UserWarning, match="goes on on the CPU"), pytest.raises(BackendError, match="segment_seconds"):
-        caller(Small(0), Small(0))(batch(2))
+        runner(Small(0), Small(0))(batch(2))
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     backend = Small(0, RuntimeError("shapes do not match"))
     with pytest.raises(BackendError, match="shapes do not match"):
-        caller(backend, Small(9))(batch(4))
+        runner(backend, Small(9))(batch(4))
     assert backend.asked == [4]
 
 
@@ -118,14 +120,14 @@ LACKS = {
 @pytest.mark.parametrize("lack", LACKS)
 def test_a_device_that_lacks_an_operator_leaves_the_rest_to_the_cpu(lack: str) -> None:
     backend, spare = Small(0, LACKS[lack]), Small(99)
-    call, given = caller(backend, spare), batch(3)
+    run, given = runner(backend, spare), batch(3)
     with pytest.warns(UserWarning, match=r"cpu cannot do all of 'small' \(.*\): it goes on on the CPU") as caught:
-        found = call(given)
+        output = run(given)
     assert len(caught) == 1 and "more" not in str(caught[0].message)
-    assert torch.equal(found, torch.stack([given / 2, given / 2], dim=1))
+    assert torch.equal(output.sources, halves(given))
     assert backend.asked == [3] and spare.asked == [3], "smaller batches would not help"
     with pytest.raises(BackendError, match=r"'small' failed at 0\.0 s"):
-        caller(Small(0, LACKS[lack]))(given)
+        runner(Small(0, LACKS[lack]))(given)
 
 
 def test_only_accelerators_get_several_segments_at_once() -> None:
@@ -222,18 +224,12 @@ class Spoilt(Small):
 @pytest.mark.parametrize("n_at_once", [1, 3])
 @pytest.mark.parametrize("at_sample", [0, 799, 4_321, 15_999])
 def test_one_bad_value_is_an_error_that_says_who_and_when(value: float, n_at_once: int, at_sample: int) -> None:
-    song = np.broadcast_to(np.arange(16_000, dtype=np.float32), (2, 16_000))
-    options = Options(CPU, batch_segments=n_at_once)
-    call = BackendRunner(Spoilt(at_sample, value), "spoilt", None, [0, 1])
-
-    def called(batch: torch.Tensor, segments: list[Segment]) -> torch.Tensor:
-        call.begin(segments)
-        return call(batch)
-
-    stepper = ShiftAverager(called, SegmentPlan(Span(0, 16_000), SEGMENT, RATE_HZ, options), lambda: None, None)
+    song = torch.arange(16_000.0).expand(2, -1)
+    one = BackendRunner(Spoilt(at_sample, value), "spoilt", None, [0, 1])
+    chunker = Chunker(SegmentPlan(SEGMENT, batch_segments=n_at_once))
     with pytest.raises(BackendError, match=f"'spoilt' returned NaN or infinity at {at_sample / RATE_HZ:.1f} s"):
-        stepper.push(song)
-        stepper.finish()
+        for batch, segments in [*chunker.push(song), *chunker.finish()]:
+            one.run(batch, segments)
 
 
 def test_a_nan_reaches_the_caller_and_no_file_is_written(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,7 @@ import pytest
 from unisep import Separator, files
 from unisep.errors import AudioFileError
 from unisep.files import ffmpeg
-from unisep.testing.signals import tone
-from unisep.testing.toy import toy_plugin
+from unisep.testing import tone, toy_plugin
 
 PROGRAM = shutil.which("ffmpeg")
 needs_ffmpeg = pytest.mark.skipif(PROGRAM is None, reason="the ffmpeg program is not installed")

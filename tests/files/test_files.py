@@ -23,8 +23,9 @@ from unisep import Audio, files
 from unisep.errors import AudioError, AudioFileError
 from unisep.files import ffmpeg, writing
 from unisep.files import reading as sources
-from unisep.files.formats import AudioFileInfo
+from unisep.files.formats import AudioFileInfo, Encoding
 
+FLOAT_WAV = Encoding("wav", "FLOAT")
 LOSSLESS = [
     ("wav", "FLOAT"),
     ("wav", "PCM_24"),
@@ -292,6 +293,15 @@ def test_nan_and_infinity_are_found_and_placed(value: float) -> None:
     samples[22_050, 1] = value
     with pytest.raises(AudioFileError, match=r"first at 0\.500 s"):
         files.read(wav_bytes(samples))
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(wav_bytes(np.zeros((9, 2))))])
+def test_a_file_that_changes_after_it_was_opened_is_refused(tmp_path: Path, change: Any) -> None:
+    path = files.write(tmp_path / "a.wav", music(1000))
+    with files.opened(path) as opened:
+        change(path)
+        with pytest.raises(AudioFileError, match="changed while it was read"):
+            next(opened.blocks(100))
 
 
 def test_more_than_two_channels_are_refused_before_reading() -> None:
@@ -587,7 +597,7 @@ def test_a_disk_that_fills_during_the_last_flush_is_noticed(tmp_path: Path, form
 
 
 def test_beyond_four_gigabytes_a_wav_is_rf64(tmp_path: Path) -> None:
-    with files.PartialFile(tmp_path / "a.wav", 44_100, 2, n_samples=2**30) as partial:
+    with files.PartialFile(tmp_path / "a.wav", 44_100, 2, FLOAT_WAV, 2**30) as partial:
         partial.write(music(100).samples)
         partial.commit()
     assert (tmp_path / "a.wav").read_bytes()[:4] == b"RF64"
@@ -596,7 +606,7 @@ def test_beyond_four_gigabytes_a_wav_is_rf64(tmp_path: Path) -> None:
 
 
 def test_folders_are_made_and_what_is_not_committed_disappears(tmp_path: Path) -> None:
-    with files.PartialFile(tmp_path / "x" / "y" / "a.wav", 44_100, 2) as partial:
+    with files.PartialFile(tmp_path / "x" / "y" / "a.wav", 44_100, 2, FLOAT_WAV) as partial:
         partial.write(music(100).samples)
     assert list((tmp_path / "x" / "y").iterdir()) == []
 

@@ -14,7 +14,7 @@ from unisep import Audio, files
 from unisep.errors import AudioFileError
 from unisep.files.formats import Encoding
 from unisep.files.writing import FileSet, _check_space
-from unisep.testing.signals import noise
+from unisep.testing import noise
 
 NAMES = ("a", "b", "c")
 Commit = Callable[[Path], object]

@@ -11,7 +11,7 @@ import soundfile
 
 from unisep import files
 from unisep.files.containers import ogg_checksum, take_out_stamps
-from unisep.testing.signals import chirp
+from unisep.testing import chirp
 
 WRITTEN = [("WAV", "FLOAT"), ("WAV", "PCM_24"), ("RF64", "FLOAT"), ("AIFF", "FLOAT"), ("AIFF", "PCM_16")]
 WRITTEN += [("CAF", "FLOAT"), ("W64", "FLOAT"), ("FLAC", "PCM_24"), ("OGG", "VORBIS"), ("OGG", "OPUS")]

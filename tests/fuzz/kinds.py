@@ -107,7 +107,7 @@ def tagged_examples() -> Mapping[str, bytes]:
 def separate_audio(path: Path, draw: random.Random) -> None:
     """Separated from disk to disk, tags and all; nothing is left in the folder but what is reported."""
     from unisep import Separator
-    from unisep.testing.toy import toy_plugin
+    from unisep.testing import toy_plugin
 
     out = path.parent / "out"
     shutil.rmtree(out, ignore_errors=True)

@@ -29,7 +29,7 @@ from unisep import (
 from unisep.cli import main
 from unisep.errors import AudioFileError, OptionError, PluginError
 from unisep.query.parsed import parse_queries
-from unisep.routing.catalog import catalog
+from unisep.routing.catalog import build_catalog
 from unisep.routing.router import resolve
 from unisep.routing.types import Request
 from unisep.separation import total
@@ -90,6 +90,8 @@ def hello(arguments: list[str]) -> int | None:
             sys.exit("in words")
         case ["code"]:
             return int(arguments[1])
+        case ["disk"]:
+            raise OSError("no space left")
         case ["nonsense"]:
             return "yes"  # type: ignore[return-value]
     return None
@@ -113,6 +115,7 @@ def command(name: str = "hello") -> CommandSpec:
         (["-x", "--strict", "b"], 0, ""),
         (["--plug", "zz", "--s"], 0, ""),
         (["nonsense"], 1, "returned 'yes', not an exit code"),
+        (["disk"], 1, "unisep: error: no space left. Check the disk"),
     ],
 )
 def test_a_command_gets_its_words_and_gives_the_exit_code(words, code, said, capsys) -> None:
@@ -125,8 +128,32 @@ def test_a_command_gets_its_words_and_gives_the_exit_code(words, code, said, cap
 
 def test_debug_shows_where_a_command_failed(monkeypatch) -> None:
     monkeypatch.setenv("UNISEP_DEBUG", "1")
-    with extended("unisep_commands", command()), pytest.raises(ZeroDivisionError):
-        main(["hello", "crash"])
+    with extended("unisep_commands", command()):
+        with pytest.raises(ZeroDivisionError):
+            main(["hello", "crash"])
+        monkeypatch.delenv("UNISEP_DEBUG")
+        with pytest.raises(AudioFileError):
+            main(["hello", "fail", "--debug"])
+
+
+@pytest.mark.parametrize("name", ["align", "evaluate"])
+def test_a_command_of_unisep_that_is_a_plugin_of_its_own_says_how_to_get_it(name, capsys, monkeypatch) -> None:
+    for words in ([name], [name, "--help"], [name, "x", "--json"]):
+        assert main(words) == 1
+        out, err = capsys.readouterr()
+        assert not out and "not installed" in err and err.rstrip().endswith(f"Run: pip install unisep-{name}")
+    monkeypatch.undo()
+    monkeypatch.setenv("UNISEP_PLUGINS", f"-unisep-{name}")
+    plugins.refresh()
+    assert main([name]) == 1
+    assert f"unisep-{name}, which is blocked: UNISEP_PLUGINS='-unisep-{name}' leaves it out." in capsys.readouterr().err
+
+
+def test_a_command_of_unisep_that_is_a_plugin_of_its_own_gets_the_options_on_plugins(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("unisep.cli._DISTRIBUTIONS", {"hello": "registered"})
+    with extended("unisep_commands", command()):
+        assert main(["hello", "--plug", str(HOOKS / "gate.py"), "--strict-plugins", "x"]) == 0
+    assert [[f"--plugin={HOOKS / 'gate.py'}", "--strict-plugins", "x"]] == ASKED
 
 
 def test_commands_are_in_the_help_and_an_unknown_one_is_refused(capsys) -> None:
@@ -211,7 +238,7 @@ def planned(query: object = "x", *rules: RouteSpec, direction: object = None, **
     DIRECTIONS.update({parsed.name: direction for parsed in parsed_queries})  # type: ignore[dict-item]
     specs = rules or (RouteSpec(name="mine", load=here("rule"), summary=""),)
     with extended("unisep_routes", *specs):
-        known = catalog(plugins.installed(), (), lambda spec: MISSING.get(spec.name, "none"))
+        known = build_catalog(plugins.installed(), (), lambda spec: MISSING.get(spec.name, "none"))
     return resolve(Request(parsed_queries=parsed_queries, **request), known)  # type: ignore[arg-type]
 
 
@@ -507,10 +534,10 @@ def test_the_step_of_the_example_silences_what_is_far_below(monkeypatch) -> None
     song = signals.tone(440, 0.5, channels=1)
     quiet = Audio(song.samples * np.float32(0.01), song.sample_rate_hz)
     with plugins.using(HOOKS / "gate.py"):
-        from unisep.session.compose import finish
+        from unisep.session.compose import run_step
 
-        known = catalog(plugins.installed(), (), lambda spec: "none")
-        gated = finish({"quiet": quiet, "loud": song}, song, known.steps)
+        known = build_catalog(plugins.installed(), (), lambda spec: "none")
+        gated = run_step(known.steps[0], {"quiet": quiet, "loud": song}, song)
     assert not gated["quiet"].samples.any()
     assert np.array_equal(gated["loud"].samples, song.samples)
 

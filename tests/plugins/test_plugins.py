@@ -16,9 +16,8 @@ import torch
 from unisep import BackendSpec, EncoderSpec, Separator, hookimpl, plugins
 from unisep.cli import main
 from unisep.errors import BackendError, EncoderError, OptionError, PluginError, WeightsError
-from unisep.routing.catalog import Catalog, catalog
-from unisep.testing import signals
-from unisep.testing.toy import toy_plugin
+from unisep.routing.catalog import Catalog, build_catalog
+from unisep.testing import signals, toy_plugin
 
 GOOD = """
 from unisep import BackendSpec, EncoderSpec, hookimpl
@@ -50,16 +49,15 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     plugins.refresh()
 
 
-def found(distribution: str) -> plugins.Plugin:
+def plugin_of(distribution: str) -> plugins.Plugin:
     return next(plugin for plugin in plugins.installed() if plugin.distribution == distribution)
 
 
 def test_a_good_plugin_is_listed(site) -> None:
     site("good-one", GOOD.format(name="good"), "2.3")
-    plugin = found("good-one")
+    plugin = plugin_of("good-one")
     assert (plugin.name, plugin.version, plugin.state, plugin.error) == ("good-one-entry", "2.3", "ok", "")
-    assert [spec.name for spec in plugin.backends] == ["good"]
-    assert plugin.encoders == ()
+    assert [(spec.kind, spec.name) for spec in plugin.specs] == [("backend", "good")]
 
 
 SPEC = "BackendSpec(name='x', load='m:f', summary='s', stems=('a',){})"
@@ -95,35 +93,35 @@ HOOK = "from unisep import BackendSpec, EncoderSpec, hookimpl\n@hookimpl\ndef un
 def test_a_broken_plugin_is_listed_with_its_traceback_and_harms_no_other(site, code: str, why: str) -> None:
     site("broken-one", code)
     site("good-one", GOOD.format(name="good"))
-    broken = found("broken-one")
+    broken = plugin_of("broken-one")
     assert broken.state == "broken"
     assert why in broken.error
     assert "Traceback" in broken.error
     assert broken.specs == ()
-    assert found("good-one").state == "ok"
+    assert plugin_of("good-one").state == "ok"
 
 
 def test_another_plugin_api_is_refused_with_what_to_upgrade(site) -> None:
     site("from-the-future", HOOK.format("[" + SPEC.format(", plugin_api=2, stems_of_tomorrow=()") + "]"))
-    assert found("from-the-future").state == "broken"  # a keyword that this unisep does not know
+    assert plugin_of("from-the-future").state == "broken"  # a keyword that this unisep does not know
     site("newer", HOOK.format("[" + SPEC.format(", plugin_api=2") + "]"))
     site("older", HOOK.format("[" + SPEC.format(", plugin_api=0") + "]"))
-    assert found("newer").state == found("older").state == "incompatible"
-    assert "pip install --upgrade unisep" in found("newer").error
-    assert "pip install --upgrade older" in found("older").error
+    assert plugin_of("newer").state == plugin_of("older").state == "incompatible"
+    assert "pip install --upgrade unisep" in plugin_of("newer").error
+    assert "pip install --upgrade older" in plugin_of("older").error
 
 
 def test_the_json_of_a_plugin_has_the_promised_keys(site) -> None:
     site("good-one", GOOD.format(name="good"))
     site("broken-one", "1/0")
     for name in ("good-one", "broken-one"):
-        item = json.loads(json.dumps(found(name).to_json()))
+        item = json.loads(json.dumps(plugin_of(name).to_json()))
         assert set(item) == {"name", "distribution", "version", "state", "error", "specs"}
-    (spec,) = found("good-one").to_json()["specs"]
+    (spec,) = plugin_of("good-one").to_json()["specs"]
     assert spec["kind"] == "backend"
     assert spec["stems"] == ["a"]
     with toy_plugin():
-        specs = {(s["kind"], s["name"]): s for s in found("registered").to_json()["specs"]}
+        specs = {(s["kind"], s["name"]): s for s in plugin_of("registered").to_json()["specs"]}
     assert specs["encoder", "toy"]["modalities"] == ["audio", "text"]
 
 
@@ -136,10 +134,17 @@ def test_listing_is_read_once_until_refreshed(site, tmp_path: Path) -> None:
 
 def test_a_registered_plugin_counts_until_its_block_ends() -> None:
     with toy_plugin():
-        assert [spec.name for spec in found("registered").backends] == ["toy", "toy-pan"]
-        with pytest.raises(PluginError, match="registered already"):
-            plugins.register(SimpleNamespace(), "toy")
+        assert [spec.name for spec in plugin_of("registered").specs] == ["toy", "toy-pan", "toy"]
     assert all(plugin.distribution != "registered" for plugin in plugins.installed())
+
+
+def test_what_is_registered_under_one_name_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins.registry, "_used", [])
+    plugins.register(Hooks("one"), "mine")
+    with plugins.registered(Hooks("two"), "mine"), plugins.registered(Hooks("one"), "mine"):
+        names = [plugin.name for plugin in plugins.installed() if plugin.distribution == "registered"]
+    assert names == ["mine", "mine-2"]
+    assert plugin_of("registered").name == "mine"
 
 
 def test_a_registered_plugin_may_be_broken() -> None:
@@ -149,7 +154,7 @@ def test_a_registered_plugin_may_be_broken() -> None:
             raise RuntimeError("no")
 
     with plugins.registered(Bad(), "bad"):
-        assert found("registered").state == "broken"
+        assert plugin_of("registered").state == "broken"
 
 
 def spec_of(load: str) -> BackendSpec:
@@ -246,10 +251,10 @@ def test_a_plugin_that_is_slow_to_import_is_given_up(site, monkeypatch: pytest.M
     monkeypatch.setenv("UNISEP_PLUGINS_TIMEOUT", "0.3")
     site("slow-one", "import threading; threading.Event().wait(3)\n" + GOOD.format(name="slow"))
     site("good-one", GOOD.format(name="good"))
-    slow = found("slow-one")
+    slow = plugin_of("slow-one")
     assert slow.state == "broken"
     assert "not read within 0.3 s" in slow.error and "UNISEP_PLUGINS=-slow-one-entry" in slow.error
-    assert found("good-one").state == "ok"
+    assert plugin_of("good-one").state == "ok"
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
@@ -262,15 +267,15 @@ def test_a_time_limit_must_be_one(site, monkeypatch: pytest.MonkeyPatch, text: s
 
 def test_a_plugin_that_interrupts_itself_is_broken(site) -> None:
     site("stopping", "raise KeyboardInterrupt")
-    assert "KeyboardInterrupt" in found("stopping").error
+    assert "KeyboardInterrupt" in plugin_of("stopping").error
 
 
 def test_nothing_that_a_plugin_only_loads_later_is_imported_to_list_it(site, tmp_path: Path) -> None:
     (tmp_path / "heavy_model.py").write_text("raise RuntimeError('imported')")
     site("good-one", GOOD.format(name="good").replace("nowhere:load", "heavy_model:load"))
-    assert found("good-one").state == "ok"
+    assert plugin_of("good-one").state == "ok"
     with pytest.raises(PluginError, match="imported"):
-        plugins.load_function(found("good-one").backends[0])
+        plugins.load_function(plugin_of("good-one").specs[0])
 
 
 def test_damaged_metadata_take_no_other_down(site, tmp_path: Path) -> None:
@@ -319,7 +324,7 @@ def test_plugins_are_allowed_or_blocked_by_name(site, monkeypatch, choice: str, 
     for name in ("one", "two"):
         site(name, log + GOOD.format(name=name))
     monkeypatch.setenv("UNISEP_PLUGINS", choice)
-    listed = [found(name) for name in ("one", "two")]
+    listed = [plugin_of(name) for name in ("one", "two")]
     assert " ".join(plugin.state for plugin in listed) == states
     for plugin in listed:
         module = Path(sys.path[0], f"{plugin.distribution}_plugin.py.log")
@@ -339,7 +344,7 @@ def test_a_name_that_no_plugin_has_is_pointed_out(site, monkeypatch) -> None:
     monkeypatch.setenv("UNISEP_PLUGINS", "-on")
     with pytest.warns(UserWarning, match="names 'on', and no plugin"):
         plugins.installed()
-    assert found("one").state == "ok"
+    assert plugin_of("one").state == "ok"
 
 
 def test_a_taken_name_is_an_error_only_when_it_is_asked_for(site) -> None:
@@ -349,13 +354,15 @@ def test_a_taken_name_is_an_error_only_when_it_is_asked_for(site) -> None:
     known = entries()
     assert known.backend("other").distribution == "three"
     assert known.backend("two:same").distribution == "two"
-    with pytest.raises(PluginError, match="one and two both offer a backend named 'same'"):
+    with pytest.raises(
+        PluginError, match="'one-entry' of one and 'two-entry' of two both offer a backend named 'same'"
+    ):
         known.backend("same")
     assert "same" not in [entry.name for entry in known.usable_backends()]
 
 
 def entries() -> Catalog:
-    return catalog(plugins.installed(), (), lambda spec: "none")
+    return build_catalog(plugins.installed(), (), lambda spec: "none")
 
 
 @pytest.mark.parametrize("way", ["variable", "block", "argument"])
@@ -365,7 +372,7 @@ def test_strictly_a_problem_is_an_error(site, monkeypatch: pytest.MonkeyPatch, w
     assert plugins.problems(mine) == []
     site("broken-one", "1 / 0")
     site("other-one", GOOD.format(name="good"))
-    assert found("broken-one").state == "broken"
+    assert plugin_of("broken-one").state == "broken"
     if way == "variable":
         monkeypatch.setenv("UNISEP_PLUGINS_STRICT", "1")
     with plugins.strictly() if way == "block" else nullcontext(), pytest.raises(PluginError) as error:
@@ -425,7 +432,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_local_file_is_a_plugin_while_it_is_used(local) -> None:
     path = local("a_local_one")
     with plugins.using(path):
-        (spec,) = found("local").backends
+        (spec,) = plugin_of("local").specs
         assert spec.name == "a_local_one"
         assert plugins.load_function(spec)() == 7
     assert all(plugin.distribution != "local" for plugin in plugins.installed())
@@ -470,7 +477,7 @@ def test_a_local_file_that_cannot_be_used_says_why(local, name: str, code: str, 
     with pytest.raises(PluginError, match=why):
         plugins.given([path])
     with plugins.using(path, must_work=False):
-        assert why in found("local").error
+        assert why in plugin_of("local").error
     assert getattr(sys.modules.get(name), "__file__", None) != str(path)
 
 
@@ -565,7 +572,7 @@ def test_objects_of_one_class_are_plugins_each(monkeypatch: pytest.MonkeyPatch) 
 def test_a_class_whose_constructor_takes_nothing_needs_no_load_function(local, constructor: str) -> None:
     path = local("ten_lines", code=TEN_LINES.replace("    def separate", constructor + "    def separate"))
     (plugin,) = plugins.given([path])
-    assert load(plugin.backends[0]).info.sources == ("middle", "sides")
+    assert load(plugin.specs[0]).info.sources == ("middle", "sides")
 
 
 TEN_LINES = """

@@ -28,7 +28,7 @@ from unisep import (
 from unisep.cli import main
 from unisep.errors import EnsembleError, OptionError, QueryError
 from unisep.query.space_maps import Agreement, MapCard, MapStore, SpaceMap
-from unisep.testing.signals import noise, tone
+from unisep.testing import noise, tone
 from unisep.testing.toy import SPACE, ToyEncoder, toy_plugin
 
 HERE = __name__

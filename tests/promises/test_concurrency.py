@@ -18,7 +18,7 @@ import torch
 
 from unisep import Audio, Backend, BackendInfo, BackendSpec, EncoderSpec, Output, Separator, hookimpl, plugins
 from unisep.errors import Cancelled
-from unisep.testing.signals import mix, noise, tone
+from unisep.testing import mix, noise, tone
 from unisep.testing.toy import SPACE, ToyBackend, ToyEncoder
 
 N_THREADS = 8

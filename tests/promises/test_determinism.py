@@ -24,7 +24,7 @@ import torch
 
 from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Separation, Separator, files, hookimpl, plugins
 from unisep.engine.device import Options
-from unisep.testing.signals import mix, noise, tone
+from unisep.testing import mix, noise, tone
 
 RATE_HZ = 44_100
 QUESTIONS = ["electric guitar", {"audio": tone(6_000, 0.3), "exclude": "voice", "name": "bright"}]

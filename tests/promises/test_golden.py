@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from unisep import Audio, Embedding, Separator, Statistics
-from unisep.testing.signals import chirp, mix, noise, tone
-from unisep.testing.toy import toy_plugin
+from unisep.testing import chirp, mix, noise, tone, toy_plugin
 
 GOLDEN = Path(__file__).with_name("golden.npz")
 EVERY = 89  # one sample in so many is kept, for other machines

@@ -20,11 +20,11 @@ from unisep import Audio, Backend, BackendInfo, BackendSpec, EncoderSpec, Output
 from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
 from unisep.ensemble.definition import Ensemble, EnsembleMember
 from unisep.errors import BackendError, EncoderError, EnsembleError, OptionError, PluginError, WeightsError
-from unisep.plugins.plugin import read
+from unisep.plugins.plugin import Plugin, read
 from unisep.plugins.specs import ResultSpec
-from unisep.query.encode import conditions, encoded
+from unisep.query.encode import call_encoder, encode_queries
 from unisep.query.parsed import parse_queries
-from unisep.testing.signals import noise
+from unisep.testing import noise
 from unisep.testing.toy import SPACE, ToyEncoder
 
 MODULE = "hostile_plugin"
@@ -82,14 +82,14 @@ def test_a_backend_that_exits_is_an_error(module: Any) -> None:
 
 def test_an_encoder_that_exits_or_cannot_be_hashed_is_no_matter() -> None:
     with pytest.raises(EncoderError, match="SystemExit"):
-        encoded(ToyEncoder(), "encode_text", leave, ["a"])
+        call_encoder(ToyEncoder(), "encode_text", leave, ["a"])
 
     @dataclass
     class Equal(ToyEncoder):
         pass
 
     parsed_queries = parse_queries(["a", "b"])
-    assert conditions(parsed_queries, [Equal(), Equal()], lambda _: song, 8_000).queries.shape[0] == 2
+    assert encode_queries(parsed_queries, [Equal(), Equal()], lambda _: song, 8_000).queries.shape[0] == 2
 
 
 def step_of(module: Any, function: Any) -> Separator:
@@ -234,7 +234,7 @@ def test_one_that_cannot_be_closed_leaves_none_open(module: Any) -> None:
 
 
 def spec_read(spec: Any, hook: str) -> Any:
-    return read("tried", "tried", "1", lambda: SimpleNamespace(**{hook: hookimpl(lambda: [spec])}))
+    return read(Plugin("tried", "tried"), lambda: SimpleNamespace(**{hook: hookimpl(lambda: [spec])}))
 
 
 def test_lists_of_names_may_be_any_list_but_no_stream(module: Any) -> None:

@@ -16,10 +16,11 @@ from safetensors.numpy import save
 
 from unisep import BackendSpec, EncoderSpec, plugins
 from unisep.errors import UnisepError
+from unisep.plugins.specs import ModelSpec
 from unisep.weights.cards import parse_card, read_card
 from unisep.weights.store import WeightsStore
 
-SPECS = [spec for plugin in plugins.installed() for spec in plugin.models if spec.card]
+SPECS = [spec for plugin in plugins.installed() for spec in plugin.specs_of(ModelSpec) if spec.card]
 EMBEDDED = [spec for spec in SPECS if read_card(spec.card).embedded]
 NAMES = ["model.safetensors", "model.th", "model.pt", "model.pth", "model.ckpt", "pytorch_model.bin"]
 CPU = torch.device("cpu")

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from unisep.cli.plugins import VARIANTS, rendered, write_plugin
+from unisep.cli import main
+from unisep.cli.arguments import PLUGIN_KINDS
+from unisep.cli.new_plugin import rendered, write_plugin
 from unisep.errors import OptionError
 
 ROOT = Path(__file__).parents[2]
@@ -90,23 +92,23 @@ def test_installed_template_passes_its_own_tests(clean, tmp_path):
 
 
 def test_the_wheel_holds_what_new_plugin_needs(clean, tmp_path):
-    for kind in VARIANTS:
+    for kind in PLUGIN_KINDS:
         run(clean, "-m", "unisep", "new-plugin", f"my-{kind}", "--kind", kind, "--folder", tmp_path, cwd=tmp_path)
         assert (tmp_path / f"unisep-my-{kind}" / f"unisep_my_{kind}" / f"{kind}.py").is_file()
 
 
 def test_the_template_is_what_new_plugin_writes(tmp_path):
-    written = write_plugin("splitter", tmp_path, "backend")
-    made = {path.relative_to(written.folder): path.read_bytes() for path in written.files}
+    folder, files = write_plugin("splitter", tmp_path, "backend")
+    made = {path.relative_to(folder): path.read_bytes() for path in files}
     kept = {path.relative_to(TEMPLATE): path.read_bytes() for path in TEMPLATE.rglob("*") if path.is_file()}
     assert made == {path: content for path, content in kept.items() if path.suffix != ".pyc"}
 
 
 @pytest.mark.parametrize("name", ["output", "backend", "backend-info", "backend-contract", "none", "path", "tensor"])
 def test_a_class_never_takes_the_name_of_what_it_is_made_of(name):
-    for kind in VARIANTS:
+    for kind in PLUGIN_KINDS:
         for place, text in rendered(name, kind).items():
-            if place.suffix == ".py":
+            if place.endswith(".py"):
                 tree = ast.parse(text)
                 imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
                             for alias in node.names if node.module != f"unisep_{name.replace('-', '_')}.{kind}"}  # fmt: skip
@@ -114,18 +116,18 @@ def test_a_class_never_takes_the_name_of_what_it_is_made_of(name):
                 assert not imported & defined, (kind, place)
 
 
-@pytest.mark.parametrize(("kind", "name"), [*((kind, "my-2nd-model") for kind in VARIANTS), ("backend", "output")])
+@pytest.mark.parametrize(("kind", "name"), [*((kind, "my-2nd-model") for kind in PLUGIN_KINDS), ("backend", "output")])
 def test_what_new_plugin_writes_passes_its_own_tests(kind, name, tmp_path):
-    folder = write_plugin(name, tmp_path, kind).folder
+    folder = write_plugin(name, tmp_path, kind)[0]
     said = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=folder, PYTHONPATH=str(folder))
     assert " passed" in said and " failed" not in said
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["entry-points"] == {"unisep": {name: f"unisep_{name.replace('-', '_')}.plugin"}}
 
 
-@pytest.mark.parametrize("kind", VARIANTS)
+@pytest.mark.parametrize("kind", PLUGIN_KINDS)
 def test_what_new_plugin_writes_is_clean(kind, tmp_path):
-    folder = write_plugin("neat", tmp_path, kind).folder
+    folder = write_plugin("neat", tmp_path, kind)[0]
     run(
         sys.executable,
         "-m",
@@ -149,6 +151,15 @@ def test_names_that_cannot_be_are_refused(name, tmp_path):
     with pytest.raises(OptionError, match="lower-case letters"):
         write_plugin(name, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_prints_what_it_wrote(tmp_path, capsys):
+    assert main(["new-plugin", "mine", "--folder", str(tmp_path), "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["folder"] == str(tmp_path / "unisep-mine")
+    assert all(Path(path).is_file() for path in written["files"])
+    with pytest.raises(OptionError, match=r"kind='command' is unknown. Possible: backend, encoder"):
+        write_plugin("mine", tmp_path, "command")
 
 
 def test_nothing_is_overwritten(tmp_path):

@@ -57,7 +57,7 @@ def desk(page, tmp_path, monkeypatch):
     for name in ("one", "two"):
         soundfile.write(tmp_path / "album" / f"{name}.flac", mixture[: 2 * rate_hz], rate_hz)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("UNISEP_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Query, Separator, files, hookimpl, plugins
-from unisep.engine.chunking import Segment
-from unisep.engine.runner import SilenceDetector
 from unisep.ensemble.definition import Ensemble
-from unisep.testing.signals import noise
+from unisep.testing import noise
 from unisep.testing.toy import SPACE, toy_plugin
 
 RATE_HZ = 8_000
+IS_SILENT = "unisep.engine.runner.is_silent"
 SEGMENT_SECONDS = 1.0
 calls: list[Tensor] = []
 
@@ -27,9 +26,13 @@ class Never(Backend):
     """Two sources, never silent: whatever it hears, it adds a hum; with presence for queries where it is asked to."""
 
     def __init__(
-        self, answers: bool, normalisation: str = "song", segment_seconds: float | None = SEGMENT_SECONDS
+        self,
+        answers: bool,
+        normalisation: str = "song",
+        segment_seconds: float | None = SEGMENT_SECONDS,
+        says_presence: bool | None = None,
     ) -> None:
-        self.answers = answers
+        self.says_presence = answers if says_presence is None else says_presence
         self.info = BackendInfo(
             sources=() if answers else ("half", "whole"), sample_rate_hz=RATE_HZ, channels=2,
             segment_seconds=segment_seconds, normalisation=normalisation,  # type: ignore[arg-type]
@@ -41,7 +44,7 @@ class Never(Backend):
         hum = 0.1 * torch.sin(torch.arange(mixture.shape[-1]) / 7)
         gains = torch.arange(1, n + 1) / 2
         sources = mixture[:, None] * gains[:, None, None] + hum
-        return Output(sources, torch.full((mixture.shape[0], n), 0.75) if queries is not None else None)
+        return Output(sources, torch.full((mixture.shape[0], n), 0.75) if self.says_presence else None)
 
 
 made: dict[str, object] = {}
@@ -99,7 +102,7 @@ def test_a_silent_middle_is_skipped_and_the_rest_is_as_before(
     gap = song(*GAP)
     skipped = Separator("never").separate(gap)
     n_skipped = len(calls)
-    monkeypatch.setattr(SilenceDetector, "covers", lambda self, stretch: False)
+    monkeypatch.setattr(IS_SILENT, lambda samples: False)
     computed = Separator("never").separate(gap)
     assert len(calls) - n_skipped == n_skipped + 4  # hops of 0.75 s: from 2.25, 3, 3.75 and 4.5 s on
     for name in ("half", "whole"):
@@ -162,7 +165,7 @@ def test_in_a_time_range_too(monkeypatch: pytest.MonkeyPatch) -> None:
     inside = seconds(1.1, 6.9)
     assert np.array_equal(part.target.samples[:, inside], whole.target.samples[:, inside])
     calls.clear()
-    monkeypatch.setattr(SilenceDetector, "covers", lambda self, stretch: False)
+    monkeypatch.setattr(IS_SILENT, lambda samples: False)
     separator.separate(gap, query=query, route="conditioned")
     assert len(calls) == n_part + 4
 
@@ -172,7 +175,7 @@ def test_a_silent_segment_goes_to_no_member_of_an_ensemble(monkeypatch: pytest.M
     ensemble = Ensemble(members=({"backend": "never"}, {"backend": "never"}))
     skipped = Separator(ensemble).separate(gap)["whole"].samples
     n_skipped = len(calls)
-    monkeypatch.setattr(SilenceDetector, "covers", lambda self, stretch: False)
+    monkeypatch.setattr(IS_SILENT, lambda samples: False)
     computed = Separator(ensemble).separate(gap)["whole"].samples
     assert len(calls) - n_skipped == n_skipped + 2 * 4
     assert not skipped[:, seconds(2.5, 5.25)].any()
@@ -190,6 +193,13 @@ def test_in_a_batch_only_what_sounds_is_computed(monkeypatch: pytest.MonkeyPatch
     assert np.array_equal(in_batches["whole"].samples, one_by_one["whole"].samples)
 
 
+def test_one_channel_that_sounds_is_no_silence() -> None:
+    half = song(("sound", 2.0), ("silence", 2.0))
+    half.samples[1, 20_000] = 1e-30
+    Separator("never").separate(half)
+    assert len(calls) == 4  # from 0, 0.75, 1.5 and, for one sample, 2.25 s on; not from 3 and 3.75 s on
+
+
 def parsed(audio: Audio) -> tuple[dict[str, float | None], dict[str, list[float]]]:
     separator = Separator(query_backend="never-asked", encoder="toy")
     found = separator.separate(audio, query=["one", "two"], route="conditioned")
@@ -197,10 +207,34 @@ def parsed(audio: Audio) -> tuple[dict[str, float | None], dict[str, list[float]
     return dict(found.presence), over_time
 
 
-def test_presence_of_silence_is_zero() -> None:
+@pytest.mark.parametrize("n_at_once", [1, 4])
+def test_presence_of_silence_is_zero(monkeypatch: pytest.MonkeyPatch, n_at_once: int) -> None:
+    monkeypatch.setattr("unisep.engine.device.Options.n_at_once", property(lambda self: n_at_once))
     found, over_time = parsed(song(*GAP))
     assert found == {"one": 0.75, "two": 0.75}
     assert over_time["one"] == over_time["two"] == [0.75] * 3 + [0.0] * 4 + [0.75] * 4
+
+
+@pytest.mark.parametrize("options", [{}, {"shifts": 2, "seed": 1}])
+def test_presence_is_in_seconds_and_in_order(options: dict[str, int]) -> None:
+    separator = Separator(query_backend="never-asked", encoder="toy", **options)  # type: ignore[arg-type]
+    entries = separator.separate(song(("sound", 2.0)), query="one", route="conditioned").presence_over_time["one"]
+    assert [entry[:2] for entry in entries] == sorted(entry[:2] for entry in entries)
+    assert entries[0].start_seconds == 0.0 and entries[-1].stop_seconds == 2.0
+    if not options:
+        assert entries == ((0.0, 1.0, 0.75), (0.75, 1.75, 0.75), (1.5, 2.0, 0.75))
+
+
+@pytest.mark.parametrize("says_presence", [True, False])
+@pytest.mark.parametrize("query", [None, "one"])
+def test_silence_is_absence_only_where_the_backend_says_presence(says_presence: bool, query: str | None) -> None:
+    """A silent start is computed by nobody: only later it is known what the backend says."""
+    made["says_presence"] = says_presence
+    late = song(("silence", 2.0), ("sound", 0.5))
+    separator = Separator("never", query_backend="never-asked", encoder="toy")
+    result = separator.separate(late, query=query, route="conditioned" if query else "fixed")
+    values = [entry.presence for entry in next(iter(result.presence_over_time.values()))]
+    assert values == ([0.0, 0.0, 0.75, 0.75] if says_presence else [])
 
 
 def test_a_silent_recording_calls_nobody() -> None:
@@ -225,48 +259,3 @@ def test_weights_of_ones_own_are_checked_all_the_same(tmp_path: Path) -> None:
 
     with pytest.raises(WeightsError, match="no such file"):
         Separator("never", weights=tmp_path / "none.pt")
-
-
-def test_stretches_are_found_across_blocks_of_any_size() -> None:
-    generator = np.random.default_rng(0)
-    samples = generator.normal(size=(2, 5_000)).astype(np.float32)
-    samples[:, 1_000:2_500] = 0
-    samples[0, 3_000:4_000] = 0  # one channel still sounds
-    samples[:, 4_200:] = 0
-    for size in (1, 7, 999, 5_000):
-        silence = SilenceDetector(500)
-        for start in range(0, 5_000, size):
-            silence.push(samples[:, start : start + size])
-        assert silence.covers(Segment(1_000, 1_500)) and silence.covers(Segment(1_200, 700))
-        assert not silence.covers(Segment(999, 1_000)) and not silence.covers(Segment(1_500, 1_001))
-        assert not silence.covers(Segment(3_100, 500))
-        assert silence.covers(Segment(4_200, 800)) and silence.covers(Segment(4_500, 2_000))
-
-
-def test_a_start_shorter_than_a_segment_covers_what_begins_before_the_recording() -> None:
-    samples = np.ones((2, 2_000), dtype=np.float32)
-    samples[:, :400] = 0
-    samples[:, 1_000:1_400] = 0  # as long, but with sound on both sides
-    for size in (1, 300, 2_000):
-        silence = SilenceDetector(500)
-        for start in range(0, 2_000, size):
-            silence.push(samples[:, start : start + size])
-        assert silence.covers(Segment(-100, 500)) and not silence.covers(Segment(-99, 500))
-        assert not silence.covers(Segment(1_000, 400))
-
-
-def test_what_is_over_is_forgotten() -> None:
-    made["normalisation"] = "none"
-    stretch = song(*GAP).samples
-    stream = Separator("never").stream((stretch for _ in range(20)), sample_rate_hz=RATE_HZ)
-    counts = []
-    with pytest.MonkeyPatch.context() as patch:
-        push = SilenceDetector.push
-
-        def counting(self: SilenceDetector, block: np.ndarray) -> None:
-            push(self, block)
-            counts.append(len(self._over))
-
-        patch.setattr(SilenceDetector, "push", counting)
-        parts = list(stream)
-    assert len(parts) > 1 and max(counts) <= 2

@@ -16,17 +16,16 @@ from unisep import Audio, Embedding, Query
 from unisep.engine.recording import InMemory
 from unisep.errors import AudioError, AudioFileError, EmbeddingError, QueryError, UnisepError
 from unisep.files.paths import is_there
-from unisep.query.encode import conditions
-from unisep.query.parsed import doubtful_texts, example_of, is_file, parse_queries
-from unisep.testing.signals import noise, tone
-from unisep.testing.toy import ToyEncoder
+from unisep.query.encode import encode_queries
+from unisep.query.parsed import is_file, parse_queries
+from unisep.testing import ToyEncoder, noise, tone
 
 VECTOR = Embedding(np.array([1.0, 0, 0, 0]), "toy-bands-1")
 
 
 def encoded(query: object, mixture: Audio | None = None) -> np.ndarray:
     parsed_queries = parse_queries(query, 44_100)
-    found = conditions(
+    found = encode_queries(
         parsed_queries, [ToyEncoder()] * len(parsed_queries), InMemory(mixture or noise()).excerpt, 44_100
     )
     return found.queries.numpy()
@@ -156,13 +155,22 @@ def test_reserved_and_doubled_names_are_refused(query: object) -> None:
 def test_a_text_that_is_also_a_file_is_doubted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lick.wav").write_bytes(b"x")
-    (doubt,) = doubtful_texts(["guitar", "lick.wav", Path("lick.wav")])
-    assert "taken as text" in doubt
-    assert "Path('lick.wav')" in doubt
+    with pytest.warns(UserWarning, match=r"taken as text.*Path\('lick.wav'\)") as warned:
+        parse_queries(["guitar", "lick.wav"])
+    assert len(warned) == 1
     for query in ({"text": "bass", "exclude": "lick.wav"}, Query(text="bass", exclude=["hat", "lick.wav"])):
-        assert len(doubtful_texts(query)) == 1
-    assert doubtful_texts({"text": "lick.wav", "exclude": Path("lick.wav")}) == []
-    assert doubtful_texts("a" * 5_000) == doubtful_texts("nul\0") == []
+        with pytest.warns(UserWarning, match="taken as text"):
+            parse_queries(query)
+    parse_queries([{"text": "lick.wav"}, "a" * 5_000, "nul\0"])  # a warning would be an error here
+
+
+def test_what_was_parsed_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (clip,) = parse_queries({"audio": noise(), "exclude": ["hat", noise()], "name": "one"})
+    monkeypatch.setattr("unisep.query.parsed.open_audio", lambda *_: pytest.fail("decoded again"))
+    assert parse_queries([clip, "bass"])[0] is clip
+    assert parse_queries(clip) == (clip,)
+    with pytest.raises(QueryError, match="Two queries are named 'one'"):
+        parse_queries([clip, clip])
 
 
 def test_missing_and_unreadable_examples_are_named(tmp_path: Path) -> None:
@@ -190,13 +198,13 @@ def test_excluded_things_are_told_apart() -> None:
 def test_the_example_range_cuts_the_clip_or_the_mixture() -> None:
     clip = noise(2.0, 1_000)
     (parsed,) = parse_queries({"audio": clip, "example_range": (0.5, 1.5)})
-    assert np.array_equal(example_of(parsed, InMemory(clip).excerpt, 1).samples, clip.samples[:, 500:1500])
+    assert np.array_equal(parsed.example(InMemory(clip).excerpt, 1).samples, clip.samples[:, 500:1500])
     (about_mixture,) = parse_queries({"example_range": (1, 99)})
     mixture = noise(3.0, 1_000, seed=4)
-    assert np.array_equal(example_of(about_mixture, InMemory(mixture).excerpt, 1).samples, mixture.samples[:, 1000:])
+    assert np.array_equal(about_mixture.example(InMemory(mixture).excerpt, 1).samples, mixture.samples[:, 1000:])
     (beyond,) = parse_queries({"audio": clip, "example_range": (2.0, 3.0)})
     with pytest.raises(QueryError, match=r"2\.000 s long"):
-        example_of(beyond, InMemory(clip).excerpt, 1)
+        beyond.example(InMemory(clip).excerpt, 1)
 
 
 def test_texts_are_averaged_and_parts_weighted_as_unit_vectors() -> None:
@@ -224,14 +232,14 @@ def test_all_parts_together_give_one_unit_vector() -> None:
         "exclude": ["hat", tone(3_000), VECTOR],
     }
     parsed_queries = parse_queries([query, "drums"])
-    found = conditions(parsed_queries, [ToyEncoder()] * 2, InMemory(noise()).excerpt, 44_100)
+    found = encode_queries(parsed_queries, [ToyEncoder()] * 2, InMemory(noise()).excerpt, 44_100)
     assert found.negatives is not None
     assert np.allclose(np.linalg.norm(found.queries, axis=1), 1, atol=1e-6)
     assert np.allclose(np.linalg.norm(found.negatives, axis=1), [1, 0], atol=1e-6)
 
 
 def test_without_exclusions_there_are_no_negatives() -> None:
-    assert conditions(parse_queries("bass"), [ToyEncoder()], InMemory(noise()).excerpt, 44_100).negatives is None
+    assert encode_queries(parse_queries("bass"), [ToyEncoder()], InMemory(noise()).excerpt, 44_100).negatives is None
 
 
 def test_parts_that_cancel_out_are_refused() -> None:

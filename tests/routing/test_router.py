@@ -7,10 +7,10 @@ from unisep import BackendSpec, Embedding, EncoderSpec, Query
 from unisep.errors import DownloadError, EmbeddingError, OptionError, PluginError, QueryError
 from unisep.plugins.plugin import Plugin
 from unisep.query.parsed import parse_queries
-from unisep.routing.catalog import Catalog, catalog
+from unisep.routing.catalog import Catalog, build_catalog
 from unisep.routing.router import resolve
 from unisep.routing.types import Request, Route
-from unisep.testing.signals import tone
+from unisep.testing import tone
 
 FOUR = ("drums", "bass", "other", "vocals")
 SIX = (*FOUR, "guitar", "piano")
@@ -36,7 +36,7 @@ ALL = (HTDEMUCS, SIX_STEMS, FINE_TUNED, FILM, MINI, CLAP)
 def installed(*specs: BackendSpec | EncoderSpec, missing: str = "", own: str = "") -> Catalog:
     """One plugin for each spec; the weights of those named in `missing` are not here."""
     plugins = [Plugin(spec.name, f"dist-{spec.name}", "1", "ok", specs=(spec,)) for spec in specs]
-    return catalog(plugins, own.split(), lambda spec: "missing" if spec.name in missing.split() else "present")
+    return build_catalog(plugins, own.split(), lambda spec: "missing" if spec.name in missing.split() else "present")
 
 
 def route_of(query: object = None, here: Catalog | None = None, **options: object) -> Route:
@@ -262,7 +262,7 @@ def test_an_unknown_name_is_explained() -> None:
 
 def test_an_unknown_name_tells_of_broken_plugins() -> None:
     broken = Plugin("film", "unisep-film", "1", "broken", "Traceback ...")
-    here = catalog([broken], (), lambda spec: "present")
+    here = build_catalog([broken], (), lambda spec: "present")
     with pytest.raises(PluginError, match=r"'film' of unisep-film is broken\. Run `unisep plugins`"):
         route_of(here=here, backend="htdemucs")
     with pytest.raises(PluginError, match="unisep-film is installed but broken"):
@@ -273,9 +273,11 @@ def test_two_claims_to_a_name_matter_only_when_it_is_asked_for() -> None:
     other = Plugin("x", "impostor", "1", "ok", specs=(backend("htdemucs", FOUR),))
     mine = Plugin("y", "unisep-htdemucs", "1", "ok", specs=(HTDEMUCS,))
     film = Plugin("z", "unisep-film", "1", "ok", specs=(FILM, MINI))
-    here = catalog([other, mine, film], (), lambda spec: "present")
+    here = build_catalog([other, mine, film], (), lambda spec: "present")
     assert who(route_of("oboe", here)) == {"oboe": "htdemucs-film"}
-    with pytest.raises(PluginError, match="impostor and unisep-htdemucs both offer a backend named 'htdemucs'"):
+    with pytest.raises(
+        PluginError, match="'x' of impostor and 'y' of unisep-htdemucs both offer a backend named 'htdemucs'"
+    ):
         route_of(here=here, backend="htdemucs")
     chosen = route_of(here=here, backend="unisep-htdemucs:htdemucs")
     assert chosen.tasks[0].backend.distribution == "unisep-htdemucs"
@@ -287,14 +289,17 @@ def test_two_claims_to_a_name_matter_only_when_it_is_asked_for() -> None:
         (["local one", "local two"], "one.py and two.py both .* Give only one of them with --plugin"),
         (["registered A", "registered A-2"], "'A' of registered and 'A-2' of registered both .* Give only one"),
         (["d one", "d two"], "'one' of d and 'two' of d both .* Leave one out, as with UNISEP_PLUGINS=-d:one"),
-        (["d x", "local one"], "d and local both .* Choose one with 'd:htdemucs' or 'local:htdemucs', or unin"),
-        (["local one", "local two", "d x"], "Choose one with 'd:htdemucs', or give only one of them with --plu"),
+        (
+            ["d x", "local one"],
+            "'x' of d and one.py both .* Choose one with 'd:htdemucs' or 'local:htdemucs', or leave",
+        ),
+        (["local one", "local two", "d x"], "Choose one with 'd:htdemucs', or leave out the others"),
         (["local one", "local one"], "one.py offers the backend 'htdemucs' twice"),
     ],
 )
 def test_of_two_claims_to_a_name_both_are_named_with_what_can_be_done(owners: list[str], message: str) -> None:
     claims = [Plugin(each.split()[1], each.split()[0], "1", "ok", specs=(HTDEMUCS,)) for each in owners]
-    here = catalog(claims, (), lambda spec: "present")
+    here = build_catalog(claims, (), lambda spec: "present")
     with pytest.raises(PluginError, match=message):
         here.backend("htdemucs")
 
@@ -380,7 +385,7 @@ def test_an_encoder_without_weights_is_not_chosen() -> None:
 
 def test_a_card_that_cannot_be_read_counts_as_weights_that_are_not_here() -> None:
     film = Plugin("z", "unisep-film", "1", "ok", specs=(FILM, MINI))
-    here = catalog([film], (), lambda spec: "broken" if spec is FILM else "present")
+    here = build_catalog([film], (), lambda spec: "broken" if spec is FILM else "present")
     with pytest.raises(DownloadError, match="pip install --force-reinstall --no-deps unisep-film"):
         route_of("oboe", here)
 

@@ -15,14 +15,14 @@ from safetensors.numpy import save_file
 
 from unisep import BackendSpec, Direction, EncoderSpec, ResultSpec, RouteSpec, explain, hookimpl, plugins
 from unisep.cli import main
-from unisep.engine.chunking import grid
+from unisep.engine.chunking import SegmentPlan
 from unisep.errors import DownloadError, OptionError, PluginError
 from unisep.query.parsed import parse_queries
-from unisep.routing.catalog import catalog
+from unisep.routing.catalog import build_catalog
 from unisep.routing.router import resolve
 from unisep.routing.types import Request
 from unisep.session.explain import Cost, cost_of, n_numbers, n_segments
-from unisep.testing.toy import toy_plugin
+from unisep.testing import toy_plugin
 from unisep.weights.store import WeightsStore
 
 CARD = """
@@ -105,7 +105,7 @@ def test_licences_and_costs_are_those_of_spec_card_and_file(models) -> None:
 
 def test_what_is_explained_is_what_separates(models) -> None:
     store = WeightsStore()
-    known = catalog(plugins.installed(), (), lambda spec: store.state_at(spec.card))
+    known = build_catalog(plugins.installed(), (), lambda spec: store.state_at(spec.card))
     for query in ("violin", "vocals", ["violin", "drums"]):
         plan = resolve(Request(parsed_queries=parse_queries(query)), known).plan
         explained = explain(query)
@@ -184,7 +184,7 @@ def test_the_cost_of_a_card_that_cannot_be_read_is_not_known() -> None:
 def test_segments_are_counted_as_they_are_cut(seconds: float, segment: float | None, n: int) -> None:
     assert n_segments(seconds, segment) == n
     if segment and seconds:
-        assert len(grid(round(seconds * 1000), round(segment * 1000), 0.25)) == n
+        assert len(SegmentPlan(round(segment * 1000)).grid(round(seconds * 1000))) == n
 
 
 def test_the_command_says_it_in_words(models, tmp_path: Path, capsys) -> None:

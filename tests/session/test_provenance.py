@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from unisep import Backend, BackendSpec, EncoderSpec, QueryEncoder, Separator, h
 from unisep.errors import PluginError
 from unisep.testing.toy import SPACE, ToyBackend, ToyEncoder, toy_plugin
 from unisep.weights.hashes import content_sha256, joint_sha256, known_sha256
-
-card = ""  # of the backend `mine`
 
 
 @pytest.fixture(autouse=True)
@@ -33,10 +30,13 @@ def load_own_encoder(*, weights: Path | None, device: torch.device) -> QueryEnco
 
 
 class Hooks:
+    def __init__(self, backend: str = "mine", card: str = "") -> None:
+        self.backend, self.card = backend, card
+
     @hookimpl
     def unisep_backends(self) -> list[BackendSpec]:
         name, stems = f"{__name__}:load_own", ToyBackend.info.sources
-        return [BackendSpec(name="mine", load=name, summary="", stems=stems, card=card)]
+        return [BackendSpec(name=self.backend, load=name, summary="", stems=stems, card=self.card)]
 
     @hookimpl
     def unisep_encoders(self) -> list[EncoderSpec]:
@@ -84,13 +84,13 @@ def test_embedded_weights_are_told_by_content(tmp_path: Path, monkeypatch: pytes
     (package / "w.bin").write_bytes(b"one")
     (package / "card.toml").write_text('name = "mine"\nsummary = "s"\n[[files]]\nname = "w.bin"\nresource = "w.bin"\n')
     monkeypatch.syspath_prepend(package.parent)
-    monkeypatch.setattr(sys.modules[__name__], "card", "carded_for_provenance:card.toml")
-    separator = Separator("mine", offline=True)
-    first = separator.provenance()["registered:mine"]
-    (package / "w.bin").write_bytes(b"two")
-    second = separator.provenance()["registered:mine"]
-    (package / "w.bin").unlink()
-    assert len({first, second, separator.provenance()["registered:mine"]}) == 3
+    with plugins.registered(Hooks("carded", "carded_for_provenance:card.toml"), "carded"):
+        separator = Separator("carded", offline=True)
+        first = separator.provenance()["registered:carded"]
+        (package / "w.bin").write_bytes(b"two")
+        second = separator.provenance()["registered:carded"]
+        (package / "w.bin").unlink()
+        assert len({first, second, separator.provenance()["registered:carded"]}) == 3
 
 
 def test_a_folder_is_told_by_names_and_contents(tmp_path: Path) -> None:

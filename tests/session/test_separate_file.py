@@ -38,8 +38,7 @@ from unisep.errors import (
     QueryError,
 )
 from unisep.separation import SeparatedFiles
-from unisep.testing.signals import mix, noise, tone
-from unisep.testing.toy import toy_plugin
+from unisep.testing import mix, noise, tone, toy_plugin
 
 RATE_HZ = 44_100
 SECONDS = 3.3  # more than one block, and no whole number of segments
@@ -255,7 +254,7 @@ def test_what_cannot_be_written_is_refused_before_any_work(
     tmp_path: Path, separator: Separator, options: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = on_disk(tmp_path, song(96_000, seconds=0.1))
-    monkeypatch.setattr("unisep.session.prepare.Planner.job", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr("unisep.session.prepare.Preparer.prepare", lambda *_: pytest.fail("work began"))
     with pytest.raises((AudioFileError, OptionError), match=said):
         separator.separate_file(path, tmp_path / "out", "bass", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
@@ -482,7 +481,7 @@ def test_a_range_beyond_the_end_is_refused(tmp_path: Path, separator: Separator)
 def test_progress_goes_on_and_the_query_is_encoded_once(
     tmp_path: Path, separator: Separator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unisep.testing.toy import ToyEncoder
+    from unisep.testing import ToyEncoder
 
     encoded: list[list[str]] = []
     encode = ToyEncoder.encode_text

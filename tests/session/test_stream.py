@@ -25,8 +25,7 @@ from unisep import (
     plugins,
 )
 from unisep.errors import AudioError, Cancelled, OptionError, QueryError
-from unisep.testing.signals import mix, noise, tone
-from unisep.testing.toy import toy_plugin
+from unisep.testing import mix, noise, tone, toy_plugin
 
 RATE_HZ = 44_100
 
@@ -232,7 +231,7 @@ def test_what_needs_the_whole_recording_is_refused_at_once() -> None:
 
 
 def test_the_plan_is_known_at_once_and_the_query_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from unisep.testing.toy import ToyEncoder
+    from unisep.testing import ToyEncoder
 
     n_calls, encode = [], ToyEncoder.encode_text
     monkeypatch.setattr(ToyEncoder, "encode_text", lambda self, texts: n_calls.append(1) or encode(self, texts))

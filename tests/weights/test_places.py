@@ -12,7 +12,7 @@ import torch
 
 from unisep import EncoderSpec, Separator, hookimpl, plugins
 from unisep.errors import DownloadError, EncoderError, OptionError, PluginError, WeightsError
-from unisep.testing.signals import mix, tone
+from unisep.testing import mix, tone
 from unisep.testing.toy import SPACE, ToyEncoder, toy_plugin
 from unisep.weights.hub import find_place, split_place
 
@@ -41,8 +41,7 @@ def probe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     module = ModuleType("place_probe")
     module.load = lambda *, weights, device: Probe(weights)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "place_probe", module)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
     monkeypatch.setenv("UNISEP_HOME", str(tmp_path / "home"))
     seen.clear()
     with toy_plugin(), plugins.registered(ProbePlugin(), "probe"):

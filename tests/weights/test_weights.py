@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from unisep.errors import DownloadError, WeightsError
 from unisep.weights import download, hashes, hub
 from unisep.weights.cards import Card, CardFile, parse_card, read_card
-from unisep.weights.store import FileProgress, WeightsStore, default_folder
+from unisep.weights.store import FileProgress, WeightsStore
 
 CONTENT = bytes(range(256)) * 2_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -92,10 +93,15 @@ class QuietServer(ThreadingHTTPServer):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "UNISEP_HOME"):
+    for name in ("HF_TOKEN", "UNISEP_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    # huggingface_hub reads its environment once, when it is imported.
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.HUB)
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
     state = Server()
     web = QuietServer(("127.0.0.1", 0), type("Bound", (Handler,), {"state": state}))
@@ -128,6 +134,7 @@ def names_in(folder: Path) -> set[str]:
 def test_a_download_is_verified_recorded_and_reported(server: Server, store: WeightsStore) -> None:
     card, seen = card_of(f"{server.url}/a", n_bytes=len(CONTENT)), list[FileProgress]()
     assert store.state(card) == "missing"
+    assert [check.state for check in store.verify(card)] == ["missing"]
     folder = store.ensure(card, seen.append)
     assert (folder / "a.safetensors").read_bytes() == CONTENT
     assert names_in(folder) == {"a.safetensors", ".record.json", ".lock"}
@@ -186,12 +193,31 @@ def test_a_server_that_ignores_ranges_is_read_from_the_start(server: Server, sto
 
 
 @pytest.mark.parametrize("left_over", [b"not the start of this file" * 10, CONTENT + b"too long"])
-def test_a_wrong_left_over_part_is_thrown_away(server: Server, store: WeightsStore, left_over: bytes) -> None:
-    card = card_of(f"{server.url}/a")
+@pytest.mark.parametrize("n_bytes", [0, len(CONTENT)])
+def test_a_wrong_left_over_part_is_thrown_away(
+    server: Server, store: WeightsStore, left_over: bytes, n_bytes: int
+) -> None:
+    card = card_of(f"{server.url}/a", n_bytes=n_bytes)
     store.path(card).mkdir(parents=True)
     (store.path(card) / ".a.safetensors.part").write_bytes(left_over)
     assert (store.ensure(card) / "a.safetensors").read_bytes() == CONTENT
     assert names_in(store.path(card)) == {"a.safetensors", ".record.json", ".lock"}
+
+
+def test_a_whole_left_over_part_is_only_verified(server: Server, store: WeightsStore) -> None:
+    card = card_of(f"{server.url}/a", n_bytes=len(CONTENT))
+    store.path(card).mkdir(parents=True)
+    (store.path(card) / ".a.safetensors.part").write_bytes(CONTENT)
+    assert (store.ensure(card) / "a.safetensors").read_bytes() == CONTENT
+    assert server.seen == []
+
+
+def test_what_cannot_be_verified_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+    target = tmp_path / "a.safetensors"
+    target.with_name(".a.safetensors.part").write_bytes(bytes(len(CONTENT)))
+    target.with_name(".a.safetensors.part.etag").write_text(TAG)
+    assert download.fetch(download.Request(f"{server.url}/a"), target).sha256 == SHA256
+    assert target.read_bytes() == CONTENT and names_in(tmp_path) == {"a.safetensors"}
 
 
 def test_a_wrong_hash_is_refused_and_nothing_is_left(server: Server, store: WeightsStore) -> None:
@@ -224,10 +250,15 @@ def test_a_length_that_is_too_short_never_gives_half_a_file(server: Server, stor
     assert "a.safetensors" not in names_in(store.path(card))
 
 
-def test_an_endless_answer_is_stopped(server: Server, store: WeightsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("announces", "message"), [(None, "at most 5,000"), (-1, "more than the 5,000")])
+def test_an_endless_answer_is_stopped(
+    server: Server, store: WeightsStore, monkeypatch: pytest.MonkeyPatch, announces: int | None, message: str
+) -> None:
     monkeypatch.setattr(download, "MAX_BYTES", 5000)
-    with pytest.raises(WeightsError, match="at most 5,000"):
+    server.announces = announces  # -1 is no length
+    with pytest.raises(WeightsError, match=message):
         store.ensure(card_of(f"{server.url}/a"))
+    assert names_in(store.folder / "toy") == {".lock"}
 
 
 @pytest.mark.parametrize(("status", "message"), [(404, "status 404"), (401, "HF_TOKEN"), (500, "try again")])
@@ -292,7 +323,7 @@ def test_several_processes_pull_once(server: Server, store: WeightsStore) -> Non
 def test_offline_names_the_command_and_asks_nobody(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     store = WeightsStore(folder=tmp_path / "weights")
     assert store.offline
     with pytest.raises(DownloadError, match="unisep models pull toy"):
@@ -308,6 +339,14 @@ def test_a_damaged_file_is_fetched_again_online_and_refused_offline(server: Serv
     assert [check.state for check in store.verify(card)] == ["damaged"]
     with pytest.raises(WeightsError, match="is damaged"):
         WeightsStore(True, store.folder).ensure(card)
+    assert (store.ensure(card) / "a.safetensors").read_bytes() == CONTENT
+
+
+def test_a_file_of_another_size_than_the_cards_is_not_here(server: Server, store: WeightsStore) -> None:
+    card = card_of(f"{server.url}/a", n_bytes=len(CONTENT))
+    path = store.ensure(card) / "a.safetensors"
+    path.write_bytes(CONTENT[1:])
+    assert store.state(card) == "missing"
     assert (store.ensure(card) / "a.safetensors").read_bytes() == CONTENT
 
 
@@ -332,12 +371,14 @@ def test_a_card_with_a_new_hash_is_fetched_anew(server: Server, store: WeightsSt
     assert (store.ensure(card) / "a.safetensors").read_bytes() == server.content
 
 
-def test_a_file_put_there_by_hand_is_verified_and_used(server: Server, store: WeightsStore) -> None:
-    card = card_of(f"{server.url}/a")
+@pytest.mark.parametrize("sha256", [SHA256, ""])
+def test_a_file_put_there_by_hand_is_verified_and_used(server: Server, store: WeightsStore, sha256: str) -> None:
+    card = card_of(f"{server.url}/a", sha256)
     store.path(card).mkdir(parents=True)
     (store.path(card) / "a.safetensors").write_bytes(CONTENT)
     assert WeightsStore(True, store.folder).ensure(card) == store.path(card)
     assert server.seen == []
+    assert store.verify(card)[0].expected == SHA256
 
 
 def test_a_hash_is_computed_once_and_again_when_the_file_changes(
@@ -375,7 +416,7 @@ def test_removing_frees_the_bytes(server: Server, store: WeightsStore) -> None:
 @pytest.fixture
 def hub_url(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """An address on the hub, which HF_ENDPOINT sends to the server; the file itself is on another host."""
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setenv("HF_TOKEN", "secret")
     server.redirects = {
         f"/owner/repo/resolve/{revision}/a.safetensors": f"{server.url.replace('127.0.0.1', 'localhost')}/store/a"
@@ -386,9 +427,8 @@ def hub_url(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_the_token_goes_to_the_hub_only_and_the_commit_is_recorded(
-    server: Server, store: WeightsStore, hub_url: str, monkeypatch: pytest.MonkeyPatch
+    server: Server, store: WeightsStore, hub_url: str
 ) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     card = card_of(hub_url, sha256="", revision="main")
     path = store.ensure(card) / "a.safetensors"
     assert [(seen, headers.get("authorization")) for seen, headers in server.seen] == [
@@ -401,10 +441,7 @@ def test_the_token_goes_to_the_hub_only_and_the_commit_is_recorded(
     assert server.seen[2][0] == f"/owner/repo/resolve/{COMMIT}/a.safetensors"
 
 
-def test_what_the_hub_says_of_the_file_is_enforced(
-    server: Server, store: WeightsStore, hub_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+def test_what_the_hub_says_of_the_file_is_enforced(server: Server, store: WeightsStore, hub_url: str) -> None:
     server.content = CONTENT[::-1]
     with pytest.raises(WeightsError, match=f"{SHA256} is expected"):
         store.ensure(card_of(hub_url, sha256=""))
@@ -414,6 +451,30 @@ def test_the_token_is_not_sent_elsewhere(server: Server, store: WeightsStore, hu
     server.redirects = {}
     store.ensure(card_of(f"{server.url}/a"))
     assert "authorization" not in server.seen[0][1]
+
+
+def test_a_login_counts_like_the_token_in_the_environment(
+    server: Server, store: WeightsStore, hub_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "token").write_text("from hf auth login\n")
+    store.ensure(card_of(hub_url))
+    assert [headers.get("authorization") for _, headers in server.seen] == ["Bearer from hf auth login", None]
+
+
+def test_a_login_that_cannot_be_read_is_a_typed_error(
+    server: Server, store: WeightsStore, hub_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    (tmp_path / "hf" / "token").mkdir(parents=True)
+    with pytest.raises(DownloadError, match="login token"):
+        store.ensure(card_of(hub_url))
+    assert server.seen == []
+
+
+def refused(*_: object) -> None:
+    raise OSError("Operation not permitted")
 
 
 def into_hub_cache(home: Path, content: bytes) -> None:
@@ -427,9 +488,12 @@ def into_hub_cache(home: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("revision", ["main", COMMIT])
+@pytest.mark.parametrize("has_links", [True, False])
 def test_a_file_in_the_hubs_own_cache_is_used_even_offline(
-    server: Server, store: WeightsStore, tmp_path: Path, revision: str
+    server: Server, store: WeightsStore, tmp_path: Path, revision: str, has_links: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not has_links:
+        monkeypatch.setattr(os, "link", refused)
     into_hub_cache(tmp_path / "hf", CONTENT)
     card = card_of(f"{hub.HUB}/owner/repo/resolve/{revision}/a.safetensors")
     offline = WeightsStore(True, store.folder)
@@ -443,23 +507,44 @@ def test_a_file_in_the_hubs_own_cache_is_used_even_offline(
 
 
 def test_a_wrong_file_in_the_hubs_cache_is_not_used(
-    server: Server, store: WeightsStore, tmp_path: Path, hub_url: str, monkeypatch: pytest.MonkeyPatch
+    server: Server, store: WeightsStore, tmp_path: Path, hub_url: str
 ) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     into_hub_cache(tmp_path / "hf", b"something else")
     assert (store.ensure(card_of(hub_url)) / "a.safetensors").read_bytes() == CONTENT
 
 
-def test_folders_follow_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("UNISEP_HOME", "HF_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    assert default_folder() == Path("~/.cache/huggingface/unisep/weights").expanduser()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert default_folder() == tmp_path / "x" / "huggingface" / "unisep" / "weights"
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "h"))
-    assert default_folder() == tmp_path / "h" / "unisep" / "weights"
-    monkeypatch.setenv("UNISEP_HOME", str(tmp_path / "u"))
-    assert default_folder() == tmp_path / "u" / "weights"
+SETTINGS: list[tuple[dict[str, str], str]] = [
+    ({}, "~/.cache/huggingface/unisep/weights False https://huggingface.co/a"),
+    ({"XDG_CACHE_HOME": "/x"}, "/x/huggingface/unisep/weights False https://huggingface.co/a"),
+    ({"XDG_CACHE_HOME": "/x", "HF_HOME": "/h"}, "/h/unisep/weights False https://huggingface.co/a"),
+    ({"HF_HOME": "/h", "UNISEP_HOME": "/u"}, "/u/weights False https://huggingface.co/a"),
+    ({"UNISEP_HOME": "~/u", "HF_HUB_OFFLINE": "1"}, "~/u/weights True https://huggingface.co/a"),
+    ({"UNISEP_HOME": "/u", "HF_ENDPOINT": "https://hub.my/"}, "/u/weights False https://hub.my/a"),
+]
+
+
+@pytest.mark.parametrize(("settings", "expected"), SETTINGS)
+def test_places_follow_the_environment(settings: dict[str, str], expected: str) -> None:
+    code = (
+        "from unisep.weights import hub, store; s = store.WeightsStore();"
+        "print(s.folder, s.offline, hub.address(hub.HUB + '/a'))"
+    )
+    names = ("UNISEP_HOME", "XDG_CACHE_HOME")
+    kept = {name: value for name, value in os.environ.items() if name not in names and not name.startswith("HF_")}
+    environment = {**kept, **settings, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == expected.replace("~", os.path.expanduser("~")).split()
+
+
+def test_nothing_of_the_hub_is_loaded_before_it_is_needed(tmp_path: Path) -> None:
+    code = (
+        "import sys, unisep; from unisep.weights import checkpoints, store;"
+        "print('huggingface_hub' in sys.modules, 'filelock' in sys.modules);"
+        "store.WeightsStore().folder; print('httpx2' in sys.modules, 'huggingface_hub.hf_api' in sys.modules)"
+    )
+    environment = {**os.environ, "UNISEP_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"] * 4
 
 
 # cards

@@ -16,10 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 
-from unisep.cli.arguments import parse
+from unisep.cli.arguments import debug_by_environment, parse, plugin_options
 from unisep.cli.console import Console
-from unisep.cli.plugins import Command, added, find, prepare
 from unisep.errors import EmbeddingError, OptionError, PluginError, QueryError, UnisepError
+from unisep.plugins.loading import load_function
+from unisep.plugins.registry import clash, installed, strictly, using
+from unisep.plugins.specs import CommandSpec
 
 __all__ = ["main"]
 
@@ -32,60 +34,91 @@ _COMMANDS = {
     "models pull": "unisep.cli.models:pull",
     "models verify": "unisep.cli.models:verify",
     "models card": "unisep.cli.models:show_card",
-    "embed": "unisep.cli.separate:embed",
+    "embed": "unisep.cli.questions:embed",
     "doctor": "unisep.cli.doctor:doctor",
     "explain": "unisep.cli.explain:explain",
-    "new-plugin": "unisep.cli.plugins:new_plugin",
+    "new-plugin": "unisep.cli.new_plugin:new_plugin",
 }
-
-_DISTRIBUTIONS = {"align": "unisep-align", "evaluate": "unisep-evaluate"}  # commands that are plugins of their own
+_OWN = {command.split()[0] for command in _COMMANDS}
+_DISTRIBUTIONS = {"align": "unisep-align", "evaluate": "unisep-evaluate"}  # of unisep, in plugins of their own
+_INSPECTING = ("plugins", "doctor")  # these show a plugin that does not work instead of refusing to start
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of the command in `argv` (without it, of this process's arguments)."""
-    words = sys.argv[1:] if argv is None else argv
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # no name of a file makes a success fail
+    """Run the command in `argv`, by default in the arguments of this process, and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
     with ExitStack() as stack:
-        for stream, redirected in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
+        for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
             if stream is None:  # closed by the caller, or without a console
-                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-                stack.enter_context(redirected(nowhere))
+                stack.enter_context(redirect(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+            elif isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # no name of a file makes a success fail
         try:
-            arguments = _understood(words, stack)
+            arguments = _parse(words, stack)
         except SystemExit as exit:  # argparse has printed the help, the version or what is wrong
-            return int(exit.code or 0)
+            return int(exit.code or DONE)
         except UnisepError as error:
             Console().error(error)
             return exit_code(error)
-        return _completed(arguments)
+        return _run(arguments)
 
 
-def _understood(words: Sequence[str], stack: ExitStack) -> Namespace:
-    """The arguments, with the plugins in force that they name. Plugins are listed only if their commands matter."""
-    own = {command.split()[0] for command in _COMMANDS}
-    options, rest = prepare(words, stack, own)
-    first = rest[0] if rest else "--help"
-    if first in own or (first.startswith("-") and first not in ("-h", "--help")):
+def exit_code(error: Exception) -> int:
+    """Return what the process should exit with after this error."""
+    is_wrong_usage = isinstance(error, OptionError | QueryError) and not isinstance(error, EmbeddingError)
+    return WRONG_USAGE if is_wrong_usage else FAILED
+
+
+def _parse(words: list[str], stack: ExitStack) -> Namespace:
+    """Return the arguments; the plugins that they name are in force until `stack` is closed.
+
+    Installed plugins are listed only if their commands matter. Options on plugins may be shortened, but not for the commands
+    of plugins, where a short one may be the command's own.
+    """
+    options, rest = plugin_options().parse_known_args(words)
+    if rest and (rest[0] in _OWN or rest[0] in _DISTRIBUTIONS):
+        options, rest = plugin_options(allow_abbrev=True).parse_known_args(words)
+    name = rest[0] if rest else "--help"
+    if options.plugin:
+        stack.enter_context(using(*options.plugin, must_work=name not in _INSPECTING))
+    if options.strict_plugins:
+        stack.enter_context(strictly())
+    if name in _OWN or (name.startswith("-") and name not in ("-h", "--help")):
         return parse(words)
-    commands = added()
-    asked = find(first, commands)
-    if asked is not None:
-        is_ours = asked.distribution in _DISTRIBUTIONS.values()  # these put all options into their reports
-        return asked.arguments([*options, *rest[1:]] if is_ours else rest[1:])
-    if first in _DISTRIBUTIONS:
-        raise PluginError(
-            f"`unisep {first}` is a plugin of its own, and it is not installed. Run: pip install {_DISTRIBUTIONS[first]}"
-        )
-    return parse(words, [(command.spec.name, command.spec.summary) for command in commands])
+    offers = [(plugin, spec) for plugin in installed() for spec in plugin.specs_of(CommandSpec)]
+    matches = [(plugin, spec) for plugin, spec in offers if name in (spec.name, f"{plugin.distribution}:{spec.name}")]
+    if len(matches) > 1:
+        owners = [(plugin.distribution, plugin.name) for plugin, _ in matches]
+        raise PluginError(clash("command", matches[0][1].name, owners))
+    if not matches and name in _DISTRIBUTIONS:
+        raise PluginError(_how_to_get(name))
+    if not matches:
+        return parse(words, [(spec.name, spec.summary) for _, spec in offers])
+    (plugin, spec), command_words = matches[0], rest[1:]
+    if plugin.distribution in _DISTRIBUTIONS.values():  # these put all options into their reports
+        strict = ["--strict-plugins"] if options.strict_plugins else []
+        command_words = [*(f"--plugin={path}" for path in options.plugin), *strict, *command_words]
+    debug = debug_by_environment() or "--debug" in command_words
+    key = f"{plugin.distribution}:{spec.name}"
+    return Namespace(command=spec, key=key, words=command_words, json=False, quiet=False, debug=debug)
 
 
-def _completed(arguments: Namespace) -> int:
-    console = Console(as_json=arguments.json, quiet=getattr(arguments, "quiet", False))
+def _how_to_get(name: str) -> str:
+    """Return what to say of a command of unisep whose plugin does not work, or is not installed."""
+    for plugin in installed():
+        if plugin.distribution == _DISTRIBUTIONS[name] and plugin.state != "ok":
+            return (
+                f"`unisep {name}` is of the plugin {plugin.distribution}, which is {plugin.state}: {plugin.complaint}"
+            )
+    return f"`unisep {name}` is a plugin of its own, and it is not installed. Run: pip install {_DISTRIBUTIONS[name]}"
+
+
+def _run(arguments: Namespace) -> int:
+    """Run the command, and return the exit code for whatever it ends with."""
+    console = Console(as_json=arguments.json, quiet=arguments.quiet)
     try:
-        with console, _cleaning_up_when_terminated():
-            return _run(arguments, console)
+        with console, _terminated_in_order():
+            return _run_command(arguments, console)
     except KeyboardInterrupt:
         console.say("unisep: interrupted")
         return INTERRUPTED
@@ -97,7 +130,10 @@ def _completed(arguments: Namespace) -> int:
     except SystemExit as exit:  # of a plugin at work, since no command of unisep's own exits
         if arguments.debug:
             traceback.print_exc()
-        console.say(f"unisep: error: {_exited(exit)}")
+        console.say(
+            f"unisep: error: The work was not finished, since something called sys.exit({exit.code!r}), most likely a plugin. "
+            "Run again with --debug to see where; `unisep plugins` lists the plugins."
+        )
         return FAILED
     except Exception as error:
         if arguments.debug:
@@ -106,11 +142,42 @@ def _completed(arguments: Namespace) -> int:
         return exit_code(error)
 
 
-def _exited(exit: SystemExit) -> str:
-    return (
-        f"The work was not finished, since something called sys.exit({exit.code!r}), most likely a plugin. "
-        "Run again with --debug to see where; `unisep plugins` lists the plugins."
-    )
+def _run_command(arguments: Namespace, console: Console) -> int:
+    if isinstance(arguments.command, CommandSpec):
+        return _run_of_plugin(arguments, console)
+    module_name, _, function_name = _COMMANDS[arguments.command].partition(":")
+    try:
+        command = getattr(import_module(module_name), function_name)
+    except ImportError as error:
+        raise UnisepError(f"This installation is incomplete: {error}. Run: unisep doctor") from error
+    return int(command(arguments, console))
+
+
+def _run_of_plugin(arguments: Namespace, console: Console) -> int:
+    """Run the command of a plugin, and return the exit code that it returns or exits with.
+
+    Raises:
+        PluginError: It cannot be loaded, or failed in a way that it did not foresee; when debugging, that error itself.
+    """
+    try:
+        code = load_function(arguments.command)(arguments.words)
+    except SystemExit as exit:  # of the command's own argparse, say
+        code = exit.code
+        if isinstance(code, str):
+            console.say(code)
+            return FAILED
+    except (UnisepError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if arguments.debug:
+            raise
+        raise PluginError(
+            f"The command {arguments.key} failed: {type(error).__name__}: {error}. "
+            "Set UNISEP_DEBUG=1 to see where, and tell its author."
+        ) from error
+    if code is not None and (isinstance(code, bool) or not isinstance(code, int)):
+        raise PluginError(f"The command {arguments.key} returned {code!r}, not an exit code. Tell its author.")
+    return code or DONE
 
 
 class _Terminated(BaseException):
@@ -118,7 +185,7 @@ class _Terminated(BaseException):
 
 
 @contextmanager
-def _cleaning_up_when_terminated() -> Iterator[None]:
+def _terminated_in_order() -> Iterator[None]:
     """A `with` block that a SIGTERM leaves in order, so that files being written are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -132,30 +199,3 @@ def _cleaning_up_when_terminated() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def exit_code(error: Exception) -> int:
-    """What the process should exit with after this error."""
-    wrong_usage = isinstance(error, OptionError | QueryError) and not isinstance(error, EmbeddingError)
-    return WRONG_USAGE if wrong_usage else FAILED
-
-
-def _run(arguments: Namespace, console: Console) -> int:
-    if isinstance(arguments.command, Command):
-        return _run_added(arguments.command, arguments, console)
-    module_name, _, function_name = _COMMANDS[arguments.command].partition(":")
-    try:
-        command = getattr(import_module(module_name), function_name)
-    except ImportError as error:
-        raise UnisepError(f"This installation is incomplete: {error}. Run: unisep doctor") from error
-    return int(command(arguments, console))
-
-
-def _run_added(command: Command, arguments: Namespace, console: Console) -> int:
-    try:
-        return command.run(arguments, console)
-    except SystemExit as exit:  # of the command's own argparse
-        if exit.code is None or isinstance(exit.code, int):
-            return int(exit.code or DONE)
-        console.say(str(exit.code))
-        return FAILED

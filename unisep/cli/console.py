@@ -10,8 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from unisep.errors import UnisepError
 
@@ -22,7 +21,10 @@ if TYPE_CHECKING:
 class Console:
     """The terminal, as a context manager in which warnings and log lines appear as plain lines on stderr.
 
-    as_json: `data` prints JSON and `lines` nothing. quiet: no progress and no notes, but errors.
+    Inside another one, as a plugin's command has it, this one alone speaks.
+
+    Attributes:
+        as_json: Whether `data` prints JSON and `lines` nothing.
     """
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
@@ -37,17 +39,13 @@ class Console:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = self._show_warning
         log = logging.getLogger("unisep")
-        handler = _Handler(self)
-        level = log.level
-        log.addHandler(handler)
+        self._stack.callback(log.setLevel, log.level)
+        self._stack.callback(setattr, log, "handlers", log.handlers)
         log.setLevel(logging.INFO)
-        self._stack.callback(log.setLevel, level)
-        self._stack.callback(log.removeHandler, handler)
+        log.handlers = [handler for handler in log.handlers if not isinstance(handler, _Handler)] + [_Handler(self)]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._end_line()
         self._stack.close()
 
@@ -83,13 +81,14 @@ class Console:
         """Whether somebody looks on: stderr is a terminal, and notes are wanted."""
         return not self._quiet and sys.stderr.isatty()
 
-    def progress(self, label: str) -> Callable[[Progress], None] | None:
-        """A callback that shows progress; None where nobody looks."""
+    def progress(self, label: str, more: Callable[[Progress], str] = lambda _: "") -> OnProgress | None:
+        """Return a callback that shows stage, fraction and remaining time, then `more`; None where nobody looks."""
         if not self.is_watched:
             return None
 
         def show(progress: Progress) -> None:
-            self.rewrite(f"{label}: {told(progress)}")
+            left = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
+            self.rewrite(f"{label}: {progress.stage} {progress.fraction:4.0%}{left}{more(progress)}")
 
         return show
 
@@ -103,15 +102,7 @@ class Console:
             print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
             self._line_open = False
 
-    def _show_warning(
-        self,
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def _show_warning(self, message: Warning | str, category: type[Warning], *_place: Any, **_more: Any) -> None:
         if issubclass(category, UserWarning) and str(message) not in self._warned:
             self._warned.add(str(message))  # once for a whole batch
             self.say(f"unisep: warning: {message}")
@@ -126,26 +117,70 @@ class _Handler(logging.Handler):
         self._console.note(f"unisep: {record.getMessage()}")
 
 
+class BatchProgress:
+    """Shows the fraction and the remaining time of each input and of the batch.
+
+    An input counts by the size of its file, which is known without opening it. What was skipped, or failed, is taken out of
+    the sum, so that it does not make the rest look quick.
+    """
+
+    def __init__(
+        self, console: Console, inputs: Sequence[Path | None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console = console
+        self._sizes_bytes = [_size_bytes(path) for path in inputs]
+        self._clock = clock
+        self._n_bytes_done = 0
+        self._started: float | None = None
+
+    def label(self, index: int) -> str:
+        """Return the place of an input in the batch, to put before what is said of it; "" in a batch of one."""
+        return f"[{index + 1}/{len(self._sizes_bytes)}] " if len(self._sizes_bytes) > 1 else ""
+
+    def of(self, index: int, name: str) -> OnProgress | None:
+        """Return a callback that shows how far the input at `index` and the batch are; None where nobody looks."""
+        return self._console.progress(f"{self.label(index)}{name}", lambda progress: self._of_all(index, progress))
+
+    def ended(self, index: int, *, computed: bool) -> None:
+        """Count an input as over; one that was not `computed` no longer belongs to the sum."""
+        if computed:
+            self._n_bytes_done += self._sizes_bytes[index]
+        else:
+            self._sizes_bytes[index] = 0
+
+    def _of_all(self, index: int, progress: Progress) -> str:
+        if len(self._sizes_bytes) == 1 or progress.stage not in ("separating", "done"):
+            return ""
+        now = self._clock()
+        self._started = now if self._started is None else self._started
+        n_bytes_done = self._n_bytes_done + progress.fraction * self._sizes_bytes[index]
+        fraction = n_bytes_done / max(1, sum(self._sizes_bytes))
+        if not 0 < fraction <= 1 or now <= self._started:
+            return f"; all: {fraction:4.0%}"
+        return f"; all: {fraction:4.0%}, {duration((now - self._started) * (1 / fraction - 1))} left"
+
+
+def _size_bytes(path: Path | None) -> int:
+    try:
+        return 0 if path is None else path.stat().st_size
+    except OSError:
+        return 0
+
+
 def describe(error: Exception) -> str:
-    """The error in one line: its message, or what to do about an error that nobody foresaw."""
+    """Return the error in one line: its message, or what to do about an error that nobody foresaw."""
     if isinstance(error, UnisepError):
         return str(error)
-    advice = "Run again with --debug to see where, and please report it."
     if isinstance(error, MemoryError):
         return "There is not enough memory. Use a shorter --segment, or cut the recording."
     if isinstance(error, OSError):
         return f"{error}. Check the disk and the permissions."
+    advice = "Run again with --debug to see where, and please report it."
     return f"unexpected {type(error).__name__}: {error}. {advice}"
 
 
-def told(progress: Progress) -> str:
-    """Stage, fraction and remaining time of one input."""
-    left = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
-    return f"{progress.stage} {progress.fraction:4.0%}{left}"
-
-
 def duration(seconds: float) -> str:
-    """A time to wait, as people say it.
+    """Return a time to wait, as people say it.
 
     >>> duration(7.4), duration(185), duration(3720)
     ('7 s', '3:05 min', '1:02 h')
@@ -159,7 +194,7 @@ def duration(seconds: float) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines in which the cells of each column stand below each other.
+    """Return lines in which the cells of each column stand below each other.
 
     >>> columns([("a", "long"), ("bcd", "x")])
     ['a    long', 'bcd  x']
@@ -167,59 +202,3 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     return ["  ".join(cells).rstrip() for cells in padded]
-
-
-class BatchProgress:
-    """Shows the fraction and the remaining time of each input and of the batch.
-
-    An input counts by the size of its file, which is known without opening it. What was skipped, or
-    failed, is taken out of the sum, so that it does not make the rest look quick.
-    """
-
-    def __init__(
-        self, console: Console, inputs: Sequence[Path | None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._console = console
-        self._sizes = [_size(path) for path in inputs]
-        self._clock = clock
-        self._n_bytes_done = 0
-        self._started: float | None = None
-
-    def label(self, index: int) -> str:
-        """What to put before what is said of one input: its place in the batch, or nothing for a batch of one."""
-        return f"[{index + 1}/{len(self._sizes)}] " if len(self._sizes) > 1 else ""
-
-    def of(self, index: int, name: str) -> OnProgress | None:
-        """A callback that shows how far the input at `index` and the batch are; None where nobody looks."""
-        if not self._console.is_watched:
-            return None
-
-        def show(progress: Progress) -> None:
-            self._console.rewrite(f"{self.label(index)}{name}: {told(progress)}{self._of_all(index, progress)}")
-
-        return show
-
-    def ended(self, index: int, *, computed: bool) -> None:
-        """Count an input as over; one that was not `computed` no longer belongs to the sum."""
-        if computed:
-            self._n_bytes_done += self._sizes[index]
-        else:
-            self._sizes[index] = 0
-
-    def _of_all(self, index: int, progress: Progress) -> str:
-        if len(self._sizes) == 1 or progress.stage not in ("separating", "done"):
-            return ""
-        now = self._clock()
-        self._started = now if self._started is None else self._started
-        done = self._n_bytes_done + progress.fraction * self._sizes[index]
-        fraction = done / max(1, sum(self._sizes))
-        if not 0 < fraction <= 1 or now <= self._started:
-            return f"; all: {fraction:4.0%}"
-        return f"; all: {fraction:4.0%}, {duration((now - self._started) * (1 / fraction - 1))} left"
-
-
-def _size(path: Path | None) -> int:
-    try:
-        return 0 if path is None else path.stat().st_size
-    except OSError:
-        return 0

@@ -9,29 +9,22 @@ import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Literal
 
 import unisep
 from unisep.cli.console import Console, columns
-
-LEAST_PYTHON = (3, 11)
-
+from unisep.errors import UnisepError
 
 LEAST_FREE_BYTES = 2 * 10**9
-
-
 PACKAGES = ("numpy", "torch", "soundfile", "soxr", "safetensors", "pydantic", "pluggy")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. "ok"; "note": works, with less than there could be; "broken": separating fails.
-
-    advice: what to do, for a note or what is broken.
-    """
+    """One thing looked at: a "note" means less than there could be, "broken" that separating fails; both have advice."""
 
     what: str
     state: Literal["ok", "note", "broken"]
@@ -40,35 +33,28 @@ class Finding:
 
 
 def doctor(arguments: Namespace, console: Console) -> int:
-    """0 when separating works, 1 when something needed is broken."""
+    """Print what is here; return 0 when separating works, 1 when something needed is broken."""
     findings = [finding for check in CHECKS for finding in _guarded(check)]
     healthy = all(finding.state != "broken" for finding in findings)
     console.data({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})
     console.lines(columns([(finding.state, finding.what, finding.detail) for finding in findings]))
-    advised = [finding for finding in findings if finding.advice]
-    console.lines(["", *(f"{finding.what}: {finding.advice}" for finding in advised)] if advised else [])
+    advice = [f"{finding.what}: {finding.advice}" for finding in findings if finding.advice]
+    console.lines(["", *advice] if advice else [])
     return 0 if healthy else 1
 
 
 def _guarded(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
-    """What the check finds; a check that fails is a finding too."""
+    """Return what the check finds; a check that fails is a finding too."""
     try:
         return list(check())
     except Exception as error:
-        name = check.__name__.strip("_")
-        return [
-            Finding(
-                name, "broken", f"{type(error).__name__}: {error}", "Reinstall: pip install --force-reinstall unisep"
-            )
-        ]
+        advice = "Reinstall: pip install --force-reinstall unisep"
+        return [Finding(check.__name__.strip("_"), "broken", f"{type(error).__name__}: {error}", advice)]
 
 
 def _python() -> Iterator[Finding]:
     yield Finding("unisep", "ok", f"{unisep.__version__} at {Path(unisep.__file__).parent}")
-    fine = sys.version_info >= LEAST_PYTHON
-    detail = f"{platform.python_version()} at {sys.executable} on {platform.platform()}"
-    advice = "" if fine else f"unisep needs Python {'.'.join(map(str, LEAST_PYTHON))} or later."
-    yield Finding("python", "ok" if fine else "broken", detail, advice)
+    yield Finding("python", "ok", f"{platform.python_version()} at {sys.executable} on {platform.platform()}")
 
 
 def _packages() -> Iterator[Finding]:
@@ -77,8 +63,8 @@ def _packages() -> Iterator[Finding]:
             import_module(name)
             yield Finding(name, "ok", metadata.version(name))
         except Exception as error:  # a package of compiled code may fail in any way
-            detail = f"{type(error).__name__}: {error}"
-            yield Finding(name, "broken", detail, f"Run: pip install --force-reinstall {name}")
+            advice = f"Run: pip install --force-reinstall {name}"
+            yield Finding(name, "broken", f"{type(error).__name__}: {error}", advice)
 
 
 def _devices() -> Iterator[Finding]:
@@ -99,81 +85,69 @@ def _devices() -> Iterator[Finding]:
 def _plugins() -> Iterator[Finding]:
     from unisep.plugins.registry import installed
 
-    found = installed(strict=False)
-    if not found:
+    plugins = installed(strict=False)
+    if not plugins:
         advice = "Run: pip install unisep-htdemucs unisep-film unisep-clap"
         yield Finding("plugins", "broken", "none is installed", advice)
-    for plugin in found:
-        label, names = f"plugin {plugin.name}", ", ".join(spec.name for spec in plugin.specs)
-        detail = f"{plugin.distribution} {plugin.version}: {names}"
+    for plugin in plugins:
+        what, origin = f"plugin {plugin.name}", f"{plugin.distribution} {plugin.version}"
         if plugin.state == "ok":
-            yield Finding(label, "ok", detail)
+            yield Finding(what, "ok", f"{origin}: {', '.join(spec.name for spec in plugin.specs)}")
         elif plugin.state == "blocked":
-            yield Finding(label, "note", f"{plugin.distribution} {plugin.version}: {plugin.complaint}")
+            yield Finding(what, "note", f"{origin}: {plugin.complaint}")
         else:
-            detail = f"{plugin.distribution} {plugin.version} is {plugin.state}: {plugin.complaint}"
-            advice = (
-                f"`unisep plugins --verbose` shows why. pip install --upgrade {plugin.distribution}, or uninstall it."
-            )
-            yield Finding(label, "broken", detail, advice)
+            upgrade = f"pip install --upgrade {plugin.distribution}"
+            advice = f"`unisep plugins --verbose` shows why. {upgrade}, or uninstall it."
+            yield Finding(what, "broken", f"{origin} is {plugin.state}: {plugin.complaint}", advice)
 
 
 def _weights() -> Iterator[Finding]:
-    from unisep.cli.models import models
+    from unisep.cli.models import is_intact, models
     from unisep.weights.store import WeightsStore
 
     store = WeightsStore()
-    every = models()
-    for model in every:
-        label = f"weights {model.name}"
-        if model.card is None:
-            yield Finding(label, "broken", model.error, f"Reinstall {model.distribution}.")
+    for model in models():
+        what, pull = f"weights {model.spec.name}", f"unisep models pull {model.spec.name}"
+        reinstall = f"Reinstall {model.plugin.distribution}."
+        try:
+            card = model.card
+        except UnisepError as error:
+            yield Finding(what, "broken", str(error), reinstall)
             continue
-        state = store.state(model.card)
+        state = store.state(card)
+        damaged = [check.name for check in store.verify(card) if not is_intact(check)]
         if state == "missing":
-            yield Finding(label, "note", state, f"To have it: unisep models pull {model.name}")
-            continue
-        bad = [check.name for check in store.verify(model.card) if check.state not in ("ok", "unrecorded")]
-        advice = f"Run: unisep models pull {model.name}" if state == "present" else f"Reinstall {model.distribution}."
-        yield Finding(
-            label, "broken" if bad else "ok", f"{state}{f', damaged: {bad}' if bad else ''}", advice if bad else ""
-        )
+            yield Finding(what, "note", state, f"To have it: {pull}")
+        elif damaged:
+            advice = f"Run: {pull}" if state == "present" else reinstall
+            yield Finding(what, "broken", f"{state}, damaged: {damaged}", advice)
+        else:
+            yield Finding(what, "ok", state)
 
 
 def _answers() -> Iterator[Finding]:
-    """Who would answer without a download; a plan is made and nothing is loaded."""
-    import torch
+    """Yield who would answer without a download; nothing is loaded."""
+    from unisep.session.explain import explain
 
-    from unisep.engine.device import Precision
-    from unisep.errors import UnisepError
-    from unisep.query.parsed import parse_queries
-    from unisep.routing.router import resolve
-    from unisep.routing.types import Request
-    from unisep.session.models import ModelPool
-    from unisep.weights.store import WeightsStore
-
-    catalog = ModelPool(WeightsStore(offline=True), Precision("float32", torch.device("cpu"))).catalog()
-    asked = {"fixed stems": None, "text queries": parse_queries("electric guitar")}
-    problems = []
-    for what, parsed_queries in asked.items():
+    queries = {"fixed stems": None, "text queries": "electric guitar"}
+    errors = {}
+    for what, query in queries.items():
         try:
-            route = resolve(Request(parsed_queries=parsed_queries, offline=True), catalog)
-            who = ", ".join(dict.fromkeys(choice.backend for choice in route.plan.values()))
-            yield Finding(what, "ok", f"answered by {who}", route.warning)
+            explanation = explain(query, offline=True)
+            names = dict.fromkeys(answer.chosen.backend.name for answer in explanation.answers)
+            yield Finding(what, "ok", f"answered by {', '.join(names)}", explanation.warning)
         except UnisepError as error:
-            problems.append(Finding(what, "note", "not answered", str(error)))
-    yield from (replace(p, state="broken") if len(problems) == len(asked) else p for p in problems)
+            errors[what] = str(error)
+    for what, advice in errors.items():
+        yield Finding(what, "broken" if len(errors) == len(queries) else "note", "not answered", advice)
 
 
 def _ffmpeg() -> Iterator[Finding]:
     from unisep.files import ffmpeg
 
     place = ffmpeg.program()
-    if place:
-        yield Finding("ffmpeg", "ok", place)
-    else:
-        advice = "Install the ffmpeg program to read m4a, wma and video; wav, flac, mp3, ogg and opus work without."
-        yield Finding("ffmpeg", "note", "not installed", advice)
+    advice = "Install the ffmpeg program to read m4a, wma and video; wav, flac, mp3, ogg and opus work without."
+    yield Finding("ffmpeg", "ok", place) if place else Finding("ffmpeg", "note", "not installed", advice)
 
 
 def _disk() -> Iterator[Finding]:
@@ -181,14 +155,15 @@ def _disk() -> Iterator[Finding]:
     from unisep.weights.store import default_folder
 
     folder = default_folder()
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(there).free
-    detail = f"{folder}, {free / 1e9:.1f} GB free" + (", offline (HF_HUB_OFFLINE)" if offline_by_environment() else "")
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    n_free_bytes = shutil.disk_usage(existing).free
+    offline = ", offline (HF_HUB_OFFLINE)" if offline_by_environment() else ""
     advice = ""
-    if not os.access(there, os.W_OK):
+    if not os.access(existing, os.W_OK):
         advice = "It cannot be written. Set UNISEP_HOME to a folder that can."
-    elif free < LEAST_FREE_BYTES:
+    elif n_free_bytes < LEAST_FREE_BYTES:
         advice = "There is little room for weights. Free some, or set UNISEP_HOME to a folder with more."
+    detail = f"{folder}, {n_free_bytes / 1e9:.1f} GB free{offline}"
     yield Finding("weights folder", "note" if advice else "ok", detail, advice)
 
 

@@ -8,76 +8,128 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from unisep.cli.console import Console, columns
-from unisep.errors import PluginError, UnisepError, suggest
+from unisep.errors import PluginError, UnisepError, WeightsError, suggest
 from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import clash, installed
+from unisep.plugins.specs import ModelSpec
 from unisep.weights.cards import Card, read_card
-from unisep.weights.store import FileProgress, WeightsStore
+from unisep.weights.store import FileCheck, FileProgress, WeightsStore
+
+_HEADS = ("NAME", "STATE", "SIZE", "LICENCE", "WHAT")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A backend or encoder with weights: its name, distribution and card, or what is wrong with the card; its plugin."""
+    """A backend or encoder with weights, and the plugin that offers it."""
 
-    name: str
-    distribution: str
-    card: Card | None
-    error: str = ""
-    plugin: str = ""
+    plugin: Plugin
+    spec: ModelSpec
+
+    @property
+    def key(self) -> str:
+        """The name that no other distribution can claim."""
+        return f"{self.plugin.distribution}:{self.spec.name}"
+
+    @property
+    def card(self) -> Card:
+        """The card of the weights. Raises WeightsError where it cannot be read."""
+        return read_card(self.spec.card)
+
+    def state(self, store: WeightsStore) -> str:
+        """Return "embedded", "present", "missing", or "broken" where the card cannot be read."""
+        return store.state_at(self.spec.card)
 
     def to_json(self, store: WeightsStore) -> dict[str, Any]:
-        """The model as plain values."""
-        values: dict[str, Any] = {"name": self.name, "distribution": self.distribution, "error": self.error or None}
-        if self.card is None:
-            return {**values, "state": "broken"}
-        about = {key: getattr(self.card, key) for key in ("summary", "licence", "source", "n_bytes")}
-        return {**values, "state": store.state(self.card), "path": str(store.path(self.card)), **about}
+        """Return the model as plain values."""
+        values = {"name": self.spec.name, "distribution": self.plugin.distribution, "state": self.state(store)}
+        try:
+            card = self.card
+        except WeightsError as error:
+            return {**values, "error": str(error)}
+        about = {key: getattr(card, key) for key in ("summary", "licence", "source", "n_bytes")}
+        return {**values, "error": None, "path": str(store.path(card)), **about}
 
 
 def models() -> list[Model]:
-    """Every model of the plugins that work, by name."""
-    specs = [(plugin, spec) for plugin in installed() for spec in plugin.models if spec.card]
-    return sorted((_model(plugin, spec.name, spec.card) for plugin, spec in specs), key=lambda m: m.name)
+    """Return every model of the plugins that work, by name."""
+    every = [Model(plugin, spec) for plugin in installed() for spec in plugin.specs_of(ModelSpec) if spec.card]
+    return sorted(every, key=lambda model: model.spec.name)
+
+
+def is_intact(check: FileCheck) -> bool:
+    """Tell whether a file is what it should be, as far as that is known."""
+    return check.state in ("ok", "unrecorded")
 
 
 def show_list(arguments: Namespace, console: Console) -> int:
-    """0; prints a line for each model."""
+    """Print a line for each model, and return 0."""
     store = WeightsStore()
-    found = [model.to_json(store) for model in models()]
-    console.data(found)
-    head = ("NAME", "STATE", "SIZE", "LICENCE", "WHAT")
-    rows = [(m["name"], m["state"], _size(m.get("n_bytes")), m.get("licence", ""), m.get("summary", "")) for m in found]
-    console.lines(columns([head, *rows]) if rows else ["No model with weights is installed."])
-    for model in found:
-        if model["error"]:
-            console.say(f"unisep: {model['error']}")
+    listed = [model.to_json(store) for model in models()]
+    console.data(listed)
+    rows = [
+        (
+            values["name"],
+            values["state"],
+            _size(values.get("n_bytes")),
+            values.get("licence", ""),
+            values.get("summary", ""),
+        )
+        for values in listed
+    ]
+    console.lines(columns([_HEADS, *rows]) if rows else ["No model with weights is installed."])
+    for values in listed:
+        if values["error"]:
+            console.say(f"unisep: {values['error']}")
     return 0
 
 
 def pull(arguments: Namespace, console: Console) -> int:
-    """0 when all models are here and verified, else 1; one that fails does not stop the others."""
+    """Download and verify models; return 0 when all are here, else 1. One that fails does not stop the others."""
     store = WeightsStore()
-    return _for_each(arguments.names, console, lambda model: _pull(model, store, console))
+
+    def show(progress: FileProgress) -> None:
+        whole = f" of {_size(progress.n_bytes_total)}" if progress.n_bytes_total else ""
+        console.rewrite(f"{progress.card}: {progress.file} {_size(progress.n_bytes_done)}{whole}")
+
+    def pull_one(model: Model) -> dict[str, Any]:
+        card = model.card
+        console.note(f"unisep: {model.spec.name}: licence {card.licence}; source {card.source or 'not stated'}")
+        folder = store.ensure(card, show if console.is_watched else None)
+        console.lines([str(folder)])
+        return {"name": model.spec.name, "ok": True, "path": str(folder), "licence": card.licence, "error": None}
+
+    return _for_each(arguments.names, console, pull_one)
 
 
 def verify(arguments: Namespace, console: Console) -> int:
-    """0 when every file is what it should be, else 1."""
+    """Check the files of models, by default of all that are here; return 0 when every one is what it should be, else 1."""
     store = WeightsStore()
-    every = [model for model in models() if model.card is None or store.state(model.card) != "missing"]
-    names = arguments.names or [f"{model.distribution}:{model.name}" for model in every]
-    return _for_each(names, console, lambda model: _verify(model, store, console))
+
+    def verify_one(model: Model) -> dict[str, Any]:
+        checks = store.verify(model.card)
+        console.lines(columns([(model.spec.name, check.name, check.state, check.sha256) for check in checks]))
+        error = None
+        if not all(map(is_intact, checks)):
+            error = f"{model.spec.name} is not intact. Fetch it again with: unisep models pull {model.spec.name}"
+            console.say(f"unisep: error: {error}")
+        return {
+            "name": model.spec.name,
+            "ok": error is None,
+            "files": [asdict(check) for check in checks],
+            "error": error,
+        }
+
+    here = [model.key for model in models() if model.state(store) != "missing"]
+    return _for_each(arguments.names or here, console, verify_one)
 
 
 def show_card(arguments: Namespace, console: Console) -> int:
-    """0; prints what is known of one model."""
-    card = _card(_find(arguments.names[0]))
-    console.data({**card.model_dump(mode="json"), "state": WeightsStore().state(card)})
+    """Print what is known of one model, and return 0."""
+    card = _find(arguments.names[0]).card
+    state = WeightsStore().state(card)
+    console.data({**card.model_dump(mode="json"), "state": state})
     facts = [("name", card.name), ("what", card.summary), ("licence", card.licence), ("source", card.source)]
-    facts += [
-        ("outputs", ", ".join(card.sources)),
-        ("state", WeightsStore().state(card)),
-        ("size", _size(card.n_bytes)),
-    ]
+    facts += [("outputs", ", ".join(card.sources)), ("state", state), ("size", _size(card.n_bytes))]
     facts += [("file", f"{file.name}  sha256 {file.sha256 or 'recorded at the first download'}") for file in card.files]
     console.lines(columns([fact for fact in facts if fact[1]]))
     console.lines(["", *card.notes.strip().splitlines()] if card.notes.strip() else [])
@@ -86,66 +138,28 @@ def show_card(arguments: Namespace, console: Console) -> int:
 
 
 def _for_each(names: Iterable[str], console: Console, action: Callable[[Model], dict[str, Any]]) -> int:
-    found = [_find(name) for name in dict.fromkeys(names)]
     results = []
-    for model in found:
+    for model in [_find(name) for name in dict.fromkeys(names)]:
         try:
             results.append(action(model))
         except UnisepError as error:
             console.error(error)
-            results.append({"name": model.name, "ok": False, "error": str(error)})
+            results.append({"name": model.spec.name, "ok": False, "error": str(error)})
     console.data(results)
     return 0 if all(result["ok"] for result in results) else 1
 
 
-def _pull(model: Model, store: WeightsStore, console: Console) -> dict[str, Any]:
-    card = _card(model)
-    console.note(f"unisep: {model.name}: licence {card.licence}; source {card.source or 'not stated'}")
-    folder = store.ensure(card, _showing(console) if console.is_watched else None)
-    console.lines([str(folder)])
-    return {"name": model.name, "ok": True, "path": str(folder), "licence": card.licence, "error": None}
-
-
-def _verify(model: Model, store: WeightsStore, console: Console) -> dict[str, Any]:
-    checks = store.verify(_card(model))
-    ok = all(check.state in ("ok", "unrecorded") for check in checks)
-    console.lines(columns([(model.name, check.name, check.state, check.sha256) for check in checks]))
-    error = None if ok else f"{model.name} is not intact. Fetch it again with: unisep models pull {model.name}"
-    if error:
-        console.say(f"unisep: error: {error}")
-    return {"name": model.name, "ok": ok, "files": [asdict(check) for check in checks], "error": error}
-
-
-def _showing(console: Console) -> Callable[[FileProgress], None]:
-    def show(progress: FileProgress) -> None:
-        whole = f" of {_size(progress.n_bytes_total)}" if progress.n_bytes_total else ""
-        console.rewrite(f"{progress.card}: {progress.file} {_size(progress.n_bytes_done)}{whole}")
-
-    return show
-
-
-def _model(plugin: Plugin, name: str, card: str) -> Model:
-    try:
-        return Model(name, plugin.distribution, read_card(card), plugin=plugin.name)
-    except UnisepError as error:
-        return Model(name, plugin.distribution, None, str(error), plugin.name)
-
-
-def _card(model: Model) -> Card:
-    if model.card is None:
-        raise PluginError(model.error)
-    return model.card
-
-
 def _find(name: str) -> Model:
     every = models()
-    found = [model for model in every if name in (model.name, f"{model.distribution}:{model.name}")]
-    if len(found) > 1:
-        owners = [(model.distribution, model.plugin) for model in found]
-        raise PluginError(clash("model", found[0].name, owners))
-    if not found:
-        raise PluginError(f"No model named {name!r} is installed. {suggest(name, (m.name for m in every))}")
-    return found[0]
+    matches = [model for model in every if name in (model.spec.name, model.key)]
+    if len(matches) > 1:
+        owners = [(model.plugin.distribution, model.plugin.name) for model in matches]
+        raise PluginError(clash("model", matches[0].spec.name, owners))
+    if not matches:
+        raise PluginError(
+            f"No model named {name!r} is installed. {suggest(name, (model.spec.name for model in every))}"
+        )
+    return matches[0]
 
 
 def _size(n_bytes: int | None) -> str:
@@ -153,7 +167,7 @@ def _size(n_bytes: int | None) -> str:
 
 
 def _measured(values: dict[str, Any], indent: str) -> list[str]:
-    """Lines for figures: plain ones, then tables of those that have the same columns."""
+    """Return lines for figures: plain ones, then tables of those that have the same columns."""
     plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
     lines = [f"{indent}{key}: {_figure(value)}" for key, value in plain.items()]
     rows = {key: value for key, value in values.items() if _is_row(value)}

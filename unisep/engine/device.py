@@ -14,20 +14,23 @@ from unisep.plugins.backend import BackendInfo
 from unisep.plugins.specs import BackendSpec
 
 ACCELERATOR_BATCH_SEGMENTS = 4  # where the size of the memory is not known
-
-
 MAX_BATCH_SEGMENTS = 16
-
-
 # HT Demucs holds 0.5 GiB a segment in float32, large RoFormers up to 2, counted on a pretended device.
 BYTES_PER_SEGMENT = 2 << 30
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Options:
     """Checked options: see `Separator`.
 
-    batch_segments: how many segments go through a backend at once; None leaves it to the device.
+    Attributes:
+        device: where backends compute.
+        seed: of the shifts.
+        overlap_fraction: how much of a segment the next one covers too, 0 to 0.5.
+        segment_seconds: the length of a segment; None leaves it to the backend.
+        shifts: how often a recording is separated on shifted grids; 0 is once, without a shift.
+        batch_segments: how many segments go through a backend at once; None leaves it to the device.
     """
 
     device: torch.device
@@ -36,6 +39,22 @@ class Options:
     segment_seconds: float | None = None
     shifts: int = 0
     batch_segments: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.overlap_fraction) or not 0 <= self.overlap_fraction <= MAX_OVERLAP_FRACTION:
+            raise OptionError(
+                f"overlap_fraction={self.overlap_fraction!r} is out of range: give 0 to {MAX_OVERLAP_FRACTION}. "
+                "0.25 is usual; more costs time and gains little."
+            )
+        seconds = self.segment_seconds
+        if seconds is not None and not (_is_number(seconds) and 0 < seconds < math.inf):
+            raise OptionError(f"segment_seconds={seconds!r}: give seconds above 0, or None.")
+        for name in ("shifts", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
+                raise OptionError(f"{name}={value!r}: give a whole number of 0 or more.")
+            object.__setattr__(self, name, int(value))
+        object.__setattr__(self, "overlap_fraction", float(self.overlap_fraction))
 
     @property
     def on_accelerator(self) -> bool:
@@ -56,31 +75,15 @@ class Options:
             return min(max(1, n_bytes // BYTES_PER_SEGMENT), MAX_BATCH_SEGMENTS)
         return ACCELERATOR_BATCH_SEGMENTS if self.on_accelerator else 1
 
-    def __post_init__(self) -> None:
-        if not _is_number(self.overlap_fraction) or not 0 <= self.overlap_fraction <= MAX_OVERLAP_FRACTION:
-            raise OptionError(
-                f"overlap_fraction={self.overlap_fraction!r} is out of range: give 0 to {MAX_OVERLAP_FRACTION}."
-            )
-        if self.segment_seconds is not None and not (
-            _is_number(self.segment_seconds) and 0 < self.segment_seconds < math.inf
-        ):
-            raise OptionError(f"segment_seconds={self.segment_seconds!r}: give seconds above 0, or None.")
-        for name in ("shifts", "seed"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
-                raise OptionError(f"{name}={value!r}: give a whole number of 0 or more.")
-            object.__setattr__(self, name, int(value))
-        object.__setattr__(self, "overlap_fraction", float(self.overlap_fraction))
-
     def segment_samples(self, info: BackendInfo, backend: str) -> int | None:
-        """Samples per segment for the backend of this name; None where it gets a recording in one piece.
+        """Return the samples per segment for the backend of this name; None where it gets a recording in one piece.
 
         Raises:
             OptionError: the segment asked for is longer than the backend takes, or it needs the whole recording.
         """
+        if info.needs_whole and self.segment_seconds is not None:
+            raise OptionError(f"'{backend}' must hear a recording in one piece: leave out segment_seconds.")
         if info.needs_whole:
-            if self.segment_seconds is not None:
-                raise OptionError(f"'{backend}' must hear a recording in one piece: leave out segment_seconds.")
             return None
         if self.segment_seconds is None:
             return info.segment_samples
@@ -92,8 +95,12 @@ class Options:
         return max(1, round(self.segment_seconds * info.sample_rate_hz))
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def find_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is cuda, then mps, then cpu, whichever is there.
+    """Return the device called `name`; "auto" is cuda, then mps, then cpu, whichever is there.
 
     Raises:
         OptionError: not a device, or one that this machine or this build of torch does not have.
@@ -108,26 +115,20 @@ def find_device(name: str) -> torch.device:
             f"device={name!r} is no device. {suggest(str(name), ['auto', 'cpu', 'cuda', 'mps'])}"
         ) from error
     n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    missing = (device.type == "cuda" and (device.index or 0) >= n_cuda) or (device.type == "mps" and not has_mps)
-    if missing:
+    if (device.type == "cuda" and (device.index or 0) >= n_cuda) or (device.type == "mps" and not has_mps):
         raise OptionError(f"device={name!r} is not available here. Use device='auto', which takes what there is.")
     return device
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Precision:
     """The precision asked for on one device, checked.
 
-    name: "float32", "bfloat16" or "float16" for every backend; "auto" leaves it to each backend: the faster type
-        that its spec vouches for on this kind of device (`BackendSpec.auto_precision`), where the device
-        computes in it, else float32.
+    Attributes:
+        name: "float32", "bfloat16" or "float16" for every backend; "auto" leaves it to each backend: the faster type
+            that its spec vouches for on this kind of device (`BackendSpec.auto_precision`), where the device
+            computes in it, else float32.
+        device: where backends compute.
 
     Raises:
         OptionError: an unknown name, or a type that the processor does not compute in.
@@ -148,7 +149,7 @@ class Precision:
             )
 
     def dtype_for(self, spec: BackendSpec) -> torch.dtype:
-        """The dtype in which the backend of `spec` is to be loaded."""
+        """Return the dtype in which the backend of `spec` is to be loaded."""
         if self.name != "auto":
             return _DTYPES[self.name]
         fast = _DTYPES[spec.auto_precision.get(self.device.type, "float32")]
@@ -161,7 +162,7 @@ class Precision:
 
 
 def cpu_computes_bfloat16() -> bool:
-    """Whether products in bfloat16 are fast on this processor; elsewhere torch imitates them number by number."""
+    """Tell whether products in bfloat16 are fast on this processor; elsewhere torch imitates them number by number."""
     try:
         # Not part of torch's public interface, which has no such question: without it the answer is no.
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
-from torch import Tensor
 
-from unisep.audio import ENDLESS
-from unisep.engine.chunking import Segment, heard
+from unisep.audio import Samples, span_samples
+from unisep.engine.chunking import Chunker, SegmentPlan
 from unisep.engine.device import Options
 from unisep.engine.malloc import keeping_freed_memory
-from unisep.engine.overlap_add import SegmentPlan, ShiftAverager
+from unisep.engine.overlap_add import OverlapAdd, ShiftAverager
 from unisep.engine.recording import Layout, Statistics
-from unisep.engine.resample import StreamResampler, delay_seconds, with_channels
-from unisep.engine.runner import BackendRunner, Presence, Scale, SilenceDetector, by_segment
-from unisep.engine.timeline import (
-    SampleQueue,
-    Samples,
-    SharedSpan,
-    Span,
-    TargetTrack,
-    at_model_rate,
-    stretches,
-    with_fades,
-)
+from unisep.engine.resample import StreamResampler, delay_seconds, resampled_length, with_channels
+from unisep.engine.runner import BackendRunner, Scale, SegmentOutput, no_scale, segment_scale, song_scale
+from unisep.engine.timeline import WHOLE, Presence, SampleQueue, Span, TargetTrack, at_model_rate, stretches, with_fades
 from unisep.errors import BackendError, OptionError
 from unisep.plugins.backend import Backend
 from unisep.progress import CancelFlag, ProgressReporter, stop_if
 from unisep.query.encode import Conditions
 from unisep.routing.types import BackendTask
 
+MAX_SHIFT_SECONDS = 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class LoadedTask:
-    """A task whose backend is loaded and whose queries are encoded (None: fixed sources).
+    """A task whose backend is loaded and whose queries are encoded.
 
-    on_cpu: gives the same backend on the CPU, should the device's memory run out.
+    Attributes:
+        task: which targets are wanted of which backend.
+        backend: the loaded backend.
+        conditions: the encoded queries; None asks for fixed sources.
+        on_cpu: loads the same backend on the CPU, should the device's memory run out.
     """
 
     task: BackendTask
@@ -46,28 +44,61 @@ class LoadedTask:
     conditions: Conditions | None = None
     on_cpu: Callable[[], Backend] | None = None
 
-    def steps(self, span: Span, source_rate_hz: int, options: Options) -> SegmentPlan:
-        """How the backend goes through `span` of a recording at `source_rate_hz`.
+    def plan(self, span: Span, source_rate_hz: int, options: Options) -> SegmentPlan:
+        """Return how the backend goes through `span` of a recording at `source_rate_hz`.
 
-        Raises OptionError for segments that the backend does not take.
+        The leads of shifts come from a generator of their own, seeded anew for every recording.
+
+        Raises:
+            OptionError: the backend does not take segments as long as asked for.
+        """
+        rate_hz = self.backend.info.sample_rate_hz
+        generator = random.Random(options.seed)
+        most = int(MAX_SHIFT_SECONDS * rate_hz)
+        return SegmentPlan(
+            segment_samples=options.segment_samples(self.backend.info, self.task.backend.name),
+            overlap_fraction=options.overlap_fraction,
+            span=at_model_rate(span, source_rate_hz, rate_hz),
+            leads=tuple(generator.randint(0, most) for _ in range(options.shifts)) or (0,),
+            batch_segments=options.n_at_once,
+        )
+
+    def runner(self, indices: Sequence[int], options: Options, statistics: Statistics | None) -> BackendRunner:
+        """Return the runner that gives the targets at `indices`, in that order.
+
+        Raises:
+            BackendError: the backend does not give what its plugin declares.
         """
         info, name = self.backend.info, self.task.backend.name
-        rate_hz = info.sample_rate_hz
-        segment_samples = options.segment_samples(info, name)
-        return SegmentPlan(at_model_rate(span, source_rate_hz, rate_hz), segment_samples, rate_hz, options)
+        if self.conditions is None:
+            conditions, stems = None, [self.task.targets[index].stem for index in indices]
+            if not set(stems) <= set(info.sources):
+                raise BackendError(
+                    f"The backend '{name}' was to give {', '.join(stems)} and gives {', '.join(info.sources)}. "
+                    "Upgrade its plugin, or tell its author to test it with unisep.testing.BackendContract."
+                )
+            outputs = [info.sources.index(stem) for stem in stems]
+        else:
+            conditions, outputs = self.conditions.rows(list(indices)), list(range(len(indices)))
+        scale: Scale = no_scale
+        if info.normalisation == "song":
+            scale = segment_scale if statistics is None else song_scale(statistics)
+        return BackendRunner(
+            self.backend, name, conditions, outputs, device=options.device, scale=scale, on_cpu=self.on_cpu
+        )
 
 
 class BackendPass:
-    """Brings the results that are wanted in one stretch of the recording, each into its lane.
+    """Takes one stretch of a recording through one backend, into the tracks of its targets.
 
-    Give blocks [channels, samples] of the recording from its beginning to `push`, then call `finish`.
-    statistics: of the recording; None where they are not known, and each segment has its own scale.
+    Push the blocks of the recording from its beginning, then call `finish`.
     """
 
     def __init__(
         self,
         loaded: LoadedTask,
-        stretch: SharedSpan,
+        stretch: Span,
+        indices: Sequence[int],
         wanted: Sequence[Span],
         layout: Layout,
         options: Options,
@@ -76,121 +107,81 @@ class BackendPass:
         cancel: CancelFlag | None,
     ) -> None:
         info, rate_hz, n_channels = loaded.backend.info, layout.sample_rate_hz, layout.n_channels
-        targets = [loaded.task.targets[index] for index in stretch.indices]
+        self._info, self._n_channels, self._on_segment, self._cancel = info, n_channels, on_segment, cancel
+        self._plan = loaded.plan(stretch, rate_hz, options)
         self.tracks = {
-            target.name: TargetTrack(wanted[index], stretch.span.start, rate_hz, n_channels)
-            for target, index in zip(targets, stretch.indices, strict=True)
+            loaded.task.targets[index].name: TargetTrack(wanted[index], stretch.start, rate_hz, n_channels)
+            for index in indices
         }
-        self._info = info
-        self._n_channels = n_channels
-        self.steps = loaded.steps(stretch.span, rate_hz, options)
-        self._caller = _caller(loaded, stretch.indices, options)
-        normalises = info.normalisation == "song"
-        self._scale = Scale.of(statistics) if normalises and statistics is not None else Scale()
-        each_its_own = normalises and statistics is None
-        self._call = by_segment(self._caller) if each_its_own else self._scale.restoring(self._caller)
-        self._silence = SilenceDetector(self.steps.segment_samples or ENDLESS)
-        self._stepper = ShiftAverager(self._called, self.steps, on_segment, cancel)
         self._to_model = StreamResampler(rate_hz, info.sample_rate_hz, info.channels)
-        self._to_source = StreamResampler(info.sample_rate_hz, rate_hz, len(targets) * n_channels)
-        self._n_to_skip = stretch.span.start - self.steps.span.start * rate_hz // info.sample_rate_hz
-        self._n_to_find = self.steps.span.stop - self.steps.span.start
+        self._grids = [(Chunker(self._plan, lead), OverlapAdd(self._plan)) for lead in self._plan.leads]
+        self._runner = loaded.runner(indices, options, statistics)
+        self._averager = ShiftAverager(len(self._grids))
+        self._to_source = StreamResampler(info.sample_rate_hz, rate_hz, len(self.tracks) * n_channels)
+        self._n_to_skip = stretch.start - self._plan.span.start * rate_hz // info.sample_rate_hz
+        self._n_to_find = self._plan.span.length
 
-    @property
-    def presence(self) -> dict[str, tuple[Presence, ...]]:
-        """How surely each result is there, in the segments where it is wanted; empty where the backend does not say."""
-        rate_hz = self._info.sample_rate_hz
-        found = [
-            (max(0, segment.start) / rate_hz, segment.stop / rate_hz, values)
-            for segment, values in self._caller.presence_by_segment
-        ]
-        return {
-            name: tuple(
-                Presence(start, stop, values[row]) for start, stop, values in found if track.targets(start, stop)
-            )
-            for row, (name, track) in enumerate(self.tracks.items())
-        }
-
-    def forget_presence_before(self, seconds: float) -> None:
-        """Nothing; drops what was said of segments that ended before this time."""
-        self._caller.forget_before(seconds * self._info.sample_rate_hz)
+    def extent(self, n_samples: int, source_rate_hz: int) -> tuple[int, float]:
+        """Return how many segments of a recording of `n_samples` are computed, and how many seconds they bring."""
+        plan, rate_hz = self._plan, self._info.sample_rate_hz
+        n_model = resampled_length(n_samples, source_rate_hz, rate_hz)
+        segments = [segment for lead in plan.leads for segment in plan.grid(n_model, lead)]
+        return sum(map(plan.touches, segments)), (min(plan.span.stop, n_model) - plan.span.start) / rate_hz
 
     def push(self, block: Samples) -> None:
-        """Nothing; takes the next block of the recording."""
+        """Separate the next block `[channels, samples]` of the recording."""
         if self._n_to_find:
             self._separate(self._to_model.push(with_channels(block, self._info.channels)))
 
     def finish(self) -> None:
-        """Nothing; the recording has ended."""
+        """Separate what is left: the recording has ended."""
         if self._n_to_find:
-            self._separate(self._to_model.finish())
-            self._give(self._stepper.finish())
-        if self._n_to_find:  # not all of the stretch was in the recording
+            self._separate(self._to_model.finish(), is_last=True)
+
+    def _separate(self, samples: Samples, is_last: bool = False) -> None:
+        """Take samples at the model's rate from the chunker to the tracks."""
+        block = torch.from_numpy(samples if samples.flags.writeable else samples.copy())
+        for index, (chunker, adder) in enumerate(self._grids):
+            for batch, segments in chain(chunker.push(block), chunker.finish() if is_last else ()):
+                stop_if(self._cancel)
+                output = self._runner.run(batch, segments)
+                self._note(output, segments)
+                for sources, segment in zip(output.sources, segments, strict=True):
+                    self._averager.put(index, adder.push(sources, segment))
+                    self._on_segment()
+            if is_last and (rest := adder.finish()) is not None:
+                self._averager.put(index, rest)
+        self._put(self._averager.take(), is_last)
+
+    def _note(self, output: SegmentOutput, segments: Sequence[Span]) -> None:
+        """Keep how surely each target is there in each segment."""
+        rate_hz = self._info.sample_rate_hz
+        for segment, row in zip(segments, output.presence.tolist(), strict=True):
+            for track, presence in zip(self.tracks.values(), row, strict=True):
+                entry = Presence(segment.start / rate_hz, segment.stop / rate_hz, presence)
+                track.note(entry, output.says_presence)
+
+    def _put(self, outputs: Samples | None, is_last: bool) -> None:
+        """Bring outputs `[n, channels, samples]` to the recording's rate and, from the stretch on, into the tracks."""
+        pieces = []
+        if outputs is not None:
+            self._n_to_find -= outputs.shape[-1]
+            rows = with_channels(outputs, self._n_channels).reshape(-1, outputs.shape[-1])
+            pieces.append(self._to_source.push(rows))
+        if is_last or not self._n_to_find:
             self._n_to_find = 0
-            self._put(self._to_source.finish())
-
-    def _called(self, batch: Tensor, segments: list[Segment]) -> Tensor:
-        """The outputs of a batch on the recording's scale; only what is not digital silence is computed."""
-        sounding = [not self._silence.covers(heard(segment, batch.shape[-1])) for segment in segments]
-        if all(sounding):
-            self._caller.begin(segments)
-            return self._call(batch)
-        silent = [segment for segment, sounds in zip(segments, sounding, strict=True) if not sounds]
-        parts = torch.tensor(sounding, device=batch.device)
-        nothing = self._caller.silence(batch[~parts], silent)
-        if not any(sounding):
-            return nothing
-        self._caller.begin([segment for segment, sounds in zip(segments, sounding, strict=True) if sounds])
-        found = self._call(batch[parts])
-        outputs = found.new_zeros(batch.shape[0], *found.shape[1:])
-        outputs[parts] = found
-        return outputs
-
-    def _separate(self, samples: Samples) -> None:
-        if samples.shape[-1]:
-            self._silence.push(samples)
-            self._give(self._stepper.push(self._scale.normalised(samples)))
-
-    def _give(self, outputs: Samples | None) -> None:
-        """Bring outputs [n, channels, samples] at the model's rate back to the recording's."""
-        if outputs is None:
-            return
-        restored = with_channels(outputs, self._n_channels)
-        n_samples = outputs.shape[-1]
-        self._put(self._to_source.push(restored.reshape(-1, n_samples)))
-        self._n_to_find -= n_samples
-        # What is computed next touches no earlier sample, but may begin a segment before and hear half of one more.
-        n_heard = 2 * (self.steps.segment_samples or ENDLESS)
-        self._silence.forget_before(self.steps.span.stop - self._n_to_find - n_heard)
-        if not self._n_to_find:
-            self._put(self._to_source.finish())
-
-    def _put(self, samples: Samples) -> None:
-        """Put samples [n * channels, samples] into the lanes, without those before the stretch."""
-        n_skipped = min(self._n_to_skip, samples.shape[-1])
-        self._n_to_skip -= n_skipped
-        per_result = samples[:, n_skipped:].reshape(len(self.tracks), self._n_channels, -1)
-        for track, part in zip(self.tracks.values(), per_result, strict=True):
-            track.put(part)
-
-
-def _caller(loaded: LoadedTask, indices: Sequence[int], options: Options) -> BackendRunner:
-    backend, name = loaded.backend, loaded.task.backend.name
-    if loaded.conditions is not None:
-        conditions = loaded.conditions.rows(list(indices)).to(options.device)
-        return BackendRunner(backend, name, conditions, range(len(indices)), loaded.on_cpu)
-    sources, stems = backend.info.sources, [loaded.task.targets[index].stem for index in indices]
-    if not set(stems) <= set(sources):
-        raise BackendError(
-            f"The backend '{name}' was to give {', '.join(stems)} and gives {', '.join(sources)}. "
-            "Upgrade its plugin, or tell its author to test it with unisep.testing.BackendContract."
-        )
-    return BackendRunner(backend, name, None, [sources.index(stem) for stem in stems], loaded.on_cpu)
+            pieces.append(self._to_source.finish())
+        for rows in pieces:
+            n_skipped = min(self._n_to_skip, rows.shape[-1])
+            self._n_to_skip -= n_skipped
+            per_target = rows[:, n_skipped:].reshape(len(self.tracks), self._n_channels, -1)
+            for track, samples in zip(self.tracks.values(), per_target, strict=True):
+                track.put(samples)
 
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """The same stretch of the mixture and of each result, [channels, samples], like the recording's own."""
+    """The same stretch of the mixture and of each result, `[channels, samples]`, like the recording's own."""
 
     mixture: Samples
     found: dict[str, Samples]
@@ -199,13 +190,16 @@ class Piece:
 class Engine:
     """Separates a recording that arrives in blocks; all that is held at a time is a few segments.
 
-    Give blocks [channels, samples] to `feed`, then call `end`. `ready` says up to which sample everything
-    is known, and `take` gives it, piece by piece. A whole recording, a file and a stream all go this way,
-    so they give the same bits.
+    Feed blocks `[channels, samples]`, then call `end`. `ready` says up to which sample everything is known, and `take`
+    gives it, piece by piece. A whole recording, a file and a stream all go this way, so they give the same bits.
 
-    statistics: of the recording, for backends that normalise by them; None gives each segment a scale of
-        its own.
-    on_segment: called after each segment.
+    Args:
+        loaded: who answers what.
+        layout: of the recording.
+        options: of the Separator.
+        statistics: of the recording, for backends that normalise by them; None gives each segment a scale of its own.
+        on_segment: called after each segment.
+        cancel: looked at before each batch of segments.
 
     Raises:
         BackendError: a backend failed or broke its contract; the message names it and the time.
@@ -224,76 +218,73 @@ class Engine:
     ) -> None:
         self._layout = layout
         self._cancel = cancel
-        self.passes = [
-            BackendPass(one, stretch, spans, layout, options, statistics, on_segment, cancel)
-            for one in loaded
-            for spans in [_spans(one, layout)]
-            for stretch in stretches([with_fades(span, layout.sample_rate_hz) for span in spans])
-        ]
-        self._lanes = {name: track for each in self.passes for name, track in each.tracks.items()}
+        self._passes: list[BackendPass] = []
+        for task in loaded:
+            wanted = _wanted(task, layout)
+            for stretch, indices in stretches([with_fades(span, layout.sample_rate_hz) for span in wanted]):
+                one = BackendPass(task, stretch, indices, wanted, layout, options, statistics, on_segment, cancel)
+                self._passes.append(one)
+        self._tracks = {name: track for one in self._passes for name, track in one.tracks.items()}
         self._mixture = SampleQueue()
-        self._n_in = self._n_out = 0
+        self.n_in = 0
+        self._n_out = 0
         self._has_ended = False
 
-    @property
-    def names(self) -> list[str]:
-        """The names of the results."""
-        return list(self._lanes)
-
     def announce(self, reporter: ProgressReporter) -> None:
-        """Nothing; tells the meter how much there is to do in a recording of known length."""
-        n_samples = self._layout.n_samples
-        assert n_samples is not None
-        counts = [each.steps.extent(n_samples, self._layout.sample_rate_hz) for each in self.passes]
-        reporter.begin(sum(n for n, _ in counts), sum(seconds for _, seconds in counts))
-
-    @property
-    def n_in(self) -> int:
-        """How many samples were fed."""
-        return self._n_in
+        """Tell the reporter how much there is to do in a recording of known length."""
+        assert self._layout.n_samples is not None
+        extents = [one.extent(self._layout.n_samples, self._layout.sample_rate_hz) for one in self._passes]
+        reporter.begin(sum(n for n, _ in extents), sum(seconds for _, seconds in extents))
 
     @property
     def ready(self) -> int:
         """Up to which sample of the recording everything is known."""
-        return min(self._n_in, *(ENDLESS if self._has_ended else track.ready for track in self._lanes.values()))
+        return self.n_in if self._has_ended else min(self.n_in, *(track.ready for track in self._tracks.values()))
 
     @property
     def presence(self) -> dict[str, tuple[Presence, ...]]:
         """How surely each result is there in each segment so far; empty where the backend does not say."""
-        return {name: found for each in self.passes for name, found in each.presence.items()}
+        return {name: track.presence for name, track in self._tracks.items()}
 
     def forget_presence_before(self, seconds: float) -> None:
-        """Nothing; drops what was said of segments that ended before this time."""
-        for each in self.passes:
-            each.forget_presence_before(seconds)
+        """Drop the presence of segments that ended by this time."""
+        for track in self._tracks.values():
+            track.forget_presence_before(seconds)
 
     def feed(self, block: Samples) -> None:
-        """Nothing; takes the next block of the recording, which is kept until it is given back."""
+        """Separate the next block of the recording, which is kept until `take` gives it back."""
         stop_if(self._cancel)
         self._mixture.put(block)
-        self._n_in += block.shape[-1]
+        self.n_in += block.shape[-1]
         with torch.inference_mode():
-            for each in self.passes:
-                each.push(block)
+            for one in self._passes:
+                one.push(block)
 
     def end(self) -> None:
-        """Nothing; the recording has ended, and all of it becomes ready."""
+        """Separate what is left; all of the recording becomes ready."""
         with torch.inference_mode():
-            for each in self.passes:
-                each.finish()
+            for one in self._passes:
+                one.finish()
         self._has_ended = True
 
     def take(self, stop: int) -> Piece | None:
-        """What lies between the end of the piece before and sample `stop`, at most `ready`; None if nothing."""
+        """Return what lies between the end of the last piece and sample `stop`, at most `ready`; None if nothing."""
         start, self._n_out = self._n_out, max(self._n_out, stop)
         mixture = self._mixture.take(self._n_out - start)
         if mixture is None:
             return None
-        return Piece(mixture, {name: track.take(start, self._n_out) for name, track in self._lanes.items()})
+        return Piece(mixture, {name: track.take(start, self._n_out) for name, track in self._tracks.items()})
+
+
+def _wanted(loaded: LoadedTask, layout: Layout) -> list[Span]:
+    """Return where each target is wanted, in samples of the recording."""
+    rate_hz, n_samples = layout.sample_rate_hz, layout.n_samples
+    ranges = [target.time_range for target in loaded.task.targets]
+    return [Span(*span_samples(seconds, rate_hz, n_samples, "time_range")) if seconds else WHOLE for seconds in ranges]
 
 
 def pieces(blocks: Iterable[Samples], engine: Engine) -> Iterator[Piece]:
-    """All pieces of a recording of known length, one after the other, as soon as they are ready."""
+    """Yield all pieces of a recording of known length, one after the other, as soon as they are ready."""
     with keeping_freed_memory():
         for block in blocks:
             engine.feed(block)
@@ -304,28 +295,21 @@ def pieces(blocks: Iterable[Samples], engine: Engine) -> Iterator[Piece]:
         yield piece
 
 
-def _spans(loaded: LoadedTask, layout: Layout) -> list[Span]:
-    """Where each result is wanted, in samples of the recording."""
-    ranges = [target.time_range for target in loaded.task.targets]
-    return [Span(*(layout.span_samples(seconds, "time_range") if seconds else (0, ENDLESS))) for seconds in ranges]
-
-
 def delay_samples(loaded: Sequence[LoadedTask], sample_rate_hz: int, options: Options) -> int:
-    """After how many more samples a sample that was fed is ready, at the latest: a segment, and the resamplers.
+    """Return after how many more samples one that was fed is ready, at the latest: a segment, and the resamplers.
 
     Raises:
         OptionError: a backend takes any length at once, so that nothing would come before the end.
     """
     seconds = []
     for one in loaded:
-        steps = one.steps(Span(0, ENDLESS), sample_rate_hz, options)
-        if steps.segment_samples is None:
-            whole = one.backend.info.needs_whole
-            advice = "Use separate, or another backend." if whole else "Give the Separator segment_seconds."
+        info, name = one.backend.info, one.task.backend.name
+        segment_samples = options.segment_samples(info, name)
+        if segment_samples is None:
+            advice = "Use separate, or another backend." if info.needs_whole else "Give the Separator segment_seconds."
             raise OptionError(
-                f"'{one.task.backend.name}' takes recordings of any length at once, so nothing comes out before the "
-                f"end. {advice}"
+                f"'{name}' takes recordings of any length at once, so nothing comes out before the end. {advice}"
             )
-        resampling = 2 * delay_seconds(sample_rate_hz, steps.sample_rate_hz)
-        seconds.append(steps.segment_samples / steps.sample_rate_hz + resampling)
+        resampling = 2 * delay_seconds(sample_rate_hz, info.sample_rate_hz)
+        seconds.append(segment_samples / info.sample_rate_hz + resampling)
     return math.ceil(max(seconds) * sample_rate_hz) + 1

@@ -1,4 +1,4 @@
-"""What the C library does with memory that was freed: keep it for the next buffer, or give it back to the system."""
+"""Have the C library keep freed memory for the next buffer, or give it back to the system."""
 
 from __future__ import annotations
 
@@ -12,27 +12,18 @@ from functools import cache
 
 # Parameters of mallopt(3), and values for them.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-
-
 _MIB = 1 << 20
-
-
 _KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2048 * _MIB - 1}
-
-
 # Where the library's own thresholds come to rest once a buffer of 32 MiB was freed.
 _USUAL = {_MMAP_MAX: 65_536, _MMAP_THRESHOLD: 32 * _MIB, _TRIM_THRESHOLD: 64 * _MIB}
 
-
-_lock = threading.RLock()  # a generator that is collected meanwhile leaves its stretch in the same thread
-
-
+_lock = threading.RLock()  # a generator that is collected meanwhile leaves its context in the same thread
 _n_keeping, _is_keeping = 0, False
 
 
 @contextmanager
 def keeping_freed_memory() -> Iterator[None]:
-    """A stretch of work, in any thread, whose large buffers are used again; at its end what is free goes to the system.
+    """Use large buffers again while this lasts, in any thread; at its end what is free goes to the system.
 
     Otherwise large buffers go back to the system whenever they are freed, and come anew page by page, each page filled
     with zeros: a sixth of the time that HT Demucs takes on a CPU. Only the GNU C library can be told to keep them, and
@@ -51,7 +42,7 @@ def keeping_freed_memory() -> Iterator[None]:
 
 
 def _adjust() -> None:
-    """Nothing; the library is told what the number of stretches that go on asks for, where that has changed."""
+    """Tell the library to keep memory as long as any context goes on."""
     global _is_keeping
     with _lock:
         if _is_keeping == (_n_keeping > 0):
@@ -63,7 +54,7 @@ def _adjust() -> None:
 
 
 def _after_fork() -> None:
-    """Nothing; in a child no stretch of the parent goes on, and a lock that another thread held would stay locked."""
+    """Start afresh in a child: no context of the parent goes on, and a lock of another thread would stay locked."""
     global _lock, _n_keeping
     _lock, _n_keeping = threading.RLock(), 0
     _adjust()
@@ -74,7 +65,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def give_back() -> None:
-    """Nothing; what the C library keeps free goes to the system."""
+    """Give what the C library keeps free back to the system."""
     if (library := _library()) is not None:
         library.malloc_trim(0)
 
@@ -90,7 +81,7 @@ def _tell(thresholds: dict[int, int]) -> None:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The C library of this process, if it has what is used here; only the GNU one keeps so much."""
+    """Return the C library of this process, if it has what is used here; only the GNU one keeps so much."""
     if sys.platform != "linux":
         return None
     try:

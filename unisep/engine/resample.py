@@ -1,4 +1,4 @@
-"""Between the recording's rate and channels and the model's, and back, aligned to the sample."""
+"""Convert between the rate and channels of a recording and those of a model, aligned to the sample."""
 
 from __future__ import annotations
 
@@ -7,40 +7,35 @@ from collections.abc import Iterator
 
 import numpy as np
 import soxr
-from numpy.typing import NDArray
 
+from unisep.audio import Samples
 from unisep.errors import AudioError
 
-Samples = NDArray[np.float32]
-
-
 QUALITY = "VHQ"
-
-
 _DELAY_SAMPLES = 2048  # of the lower rate
 
 
 def to_model(samples: Samples, source_rate_hz: int, model_rate_hz: int, channels: int) -> Samples:
-    """`samples` [channels, n] as the model takes them: float32 [channels, n'] at its rate.
+    """Return `samples [channels, n]` as the model takes them, float32 at its rate.
 
-    Mono is duplicated for a stereo model; stereo is averaged for a mono one. n' is as in
-    `resampled_length`. The input is not modified; where nothing has to change, it is returned itself.
+    Mono is duplicated for a stereo model; stereo is averaged for a mono one. The input is not modified; where nothing
+    has to change, it is returned itself.
     """
     return resample(with_channels(samples, channels), source_rate_hz, model_rate_hz)
 
 
 def to_source(samples: Samples, model_rate_hz: int, source_rate_hz: int, n_channels: int, n_samples: int) -> Samples:
-    """Model outputs [..., channels, n'] as float32 [..., n_channels, n_samples] at the source's rate.
+    """Return a model's outputs `[..., channels, n]` as float32 `[..., n_channels, n_samples]` at the source's rate.
 
-    The way back of `to_model`: a stereo model's channels are averaged for a mono recording. A mono
-    model heard only the average of a stereo recording, so its estimate is given to both channels.
+    The way back of `to_model`. A mono model heard only the average of a stereo recording, so its estimate is given to
+    both channels.
     """
     result = resample(with_channels(samples, n_channels), model_rate_hz, source_rate_hz)
     return _with_length(result, n_samples)
 
 
 def resampled_length(n_samples: int, from_rate_hz: int, to_rate_hz: int) -> int:
-    """Samples after resampling: the time they cover, rounded up, and at least one.
+    """Return the number of samples after resampling: the time they cover, rounded up, and at least one.
 
     >>> resampled_length(1001, 48000, 44100), resampled_length(1, 192000, 44100)
     (920, 1)
@@ -49,7 +44,7 @@ def resampled_length(n_samples: int, from_rate_hz: int, to_rate_hz: int) -> int:
 
 
 def resample(samples: Samples, from_rate_hz: int, to_rate_hz: int) -> Samples:
-    """`samples` [..., n] at another rate, with no delay; float32 [..., resampled_length]."""
+    """Return `samples [..., n]` at another rate, without delay, in float32."""
     if from_rate_hz == to_rate_hz:
         return np.asarray(samples, dtype=np.float32)
     *axes, n_samples = samples.shape
@@ -60,7 +55,7 @@ def resample(samples: Samples, from_rate_hz: int, to_rate_hz: int) -> Samples:
 
 
 class StreamResampler:
-    """Resamples blocks [channels, samples] one after another; joined, they equal `resample` of the whole."""
+    """Resamples blocks `[channels, samples]` one after another; joined, they equal `resample` of the whole."""
 
     def __init__(self, from_rate_hz: int, to_rate_hz: int, channels: int) -> None:
         self._rates_hz = (from_rate_hz, to_rate_hz)
@@ -71,7 +66,7 @@ class StreamResampler:
             self._stream = soxr.ResampleStream(from_rate_hz, to_rate_hz, channels, dtype="float32", quality=QUALITY)
 
     def push(self, block: Samples) -> Samples:
-        """What can be said after this block: [channels, some samples], often none at first.
+        """Return what is known after one more block, `[channels, some samples]`, often none at first.
 
         A sample comes out at the latest `delay_seconds` after it went in. At the same rate the block itself does.
         """
@@ -79,7 +74,7 @@ class StreamResampler:
         return block if self._stream is None else self._resampled(block, last=False)
 
     def finish(self) -> Samples:
-        """The remaining samples, [channels, n]."""
+        """Return the remaining samples, `[channels, n]`."""
         nothing = np.zeros((self._channels, 0), dtype=np.float32)
         if self._stream is None:
             return nothing
@@ -96,7 +91,7 @@ class StreamResampler:
 
 
 def resample_blocks(blocks: Iterator[Samples], from_rate_hz: int, to_rate_hz: int) -> Iterator[Samples]:
-    """The blocks [channels, samples] at another rate, as a stream; empty blocks are left out."""
+    """Yield blocks `[channels, samples]` at another rate, as a stream; empty blocks are left out."""
     stream: StreamResampler | None = None
     for block in blocks:
         stream = stream or StreamResampler(from_rate_hz, to_rate_hz, block.shape[0])
@@ -107,20 +102,20 @@ def resample_blocks(blocks: Iterator[Samples], from_rate_hz: int, to_rate_hz: in
 
 
 def delay_seconds(one_rate_hz: int, other_rate_hz: int) -> float:
-    """How long a `StreamResampler` holds a sample back, at the most: measured for soxr, with a margin."""
+    """Return how long a `StreamResampler` holds a sample back at the most: measured for soxr, with a margin."""
     return 0.0 if one_rate_hz == other_rate_hz else _DELAY_SAMPLES / min(one_rate_hz, other_rate_hz)
 
 
 def with_channels(samples: Samples, channels: int) -> Samples:
-    """`samples` [..., n, samples] with another count of channels: mono is duplicated, stereo averaged."""
-    n_given = samples.shape[-2]
-    if n_given == channels:
+    """Return `samples [..., channels, n]` with another number of channels: mono is duplicated, stereo averaged."""
+    n_channels = samples.shape[-2]
+    if n_channels == channels:
         return samples
-    if n_given == 1:
+    if n_channels == 1:
         return np.repeat(samples, channels, axis=-2)
     if channels == 1:
         return samples.mean(axis=-2, keepdims=True, dtype=np.float32)
-    raise AudioError(f"{n_given} channels cannot become {channels}: only mono and stereo are supported.")
+    raise AudioError(f"{n_channels} channels cannot become {channels}: only mono and stereo are supported.")
 
 
 def _with_length(samples: Samples, n_samples: int) -> Samples:

@@ -1,4 +1,4 @@
-"""Weighted means of several estimates of one stem."""
+"""Average several estimates of each stem, with weights."""
 
 from __future__ import annotations
 
@@ -9,24 +9,20 @@ from typing import final
 import torch
 from torch import Tensor
 
-from unisep.engine.chunking import OVERLAP_FRACTION
+from unisep.engine.chunking import SegmentPlan
 from unisep.engine.overlap_add import separate_chunks
 from unisep.engine.resample import to_model, to_source
-from unisep.engine.runner import by_segment, wrong_sources
+from unisep.engine.runner import no_scale, segment_scale, wrong_sources
 from unisep.ensemble.definition import Domain, normalised
 from unisep.errors import BackendError, EnsembleError
 from unisep.plugins.backend import Backend, BackendInfo, Output
 
 N_FFT = 4096
-
-
 HOP_SAMPLES = 1024
 
 
 def waveform_mean(estimates: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The mean of `estimates` [batch, channels, samples], sample by sample; `weights` sum to 1."""
-    if len(estimates) == 1:
-        return estimates[0]
+    """Return the mean of estimates `[batch, channels, samples]`, sample by sample; `weights` sum to 1."""
     total = estimates[0] * weights[0]
     for estimate, weight in zip(estimates[1:], weights[1:], strict=True):
         total = total + estimate * weight
@@ -34,44 +30,39 @@ def waveform_mean(estimates: Sequence[Tensor], weights: Sequence[float]) -> Tens
 
 
 def spectrogram_mean(estimates: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The mean of magnitudes under the phase of the mean, bin by bin; shapes as in `waveform_mean`.
+    """Return the mean of magnitudes under the phase of the mean, bin by bin; shapes as in `waveform_mean`.
 
     Mean samples are quieter than their members wherever those disagree in phase. The mean magnitude is not; it
     keeps more of the stem, and more of what leaks into it. Window of 4096 samples (Hann), a quarter of it a step.
     """
     if len(estimates) == 1:
         return estimates[0]
-    n_samples = estimates[0].shape[-1]
-    spectra = [_spectrum(estimate) for estimate in estimates]
-    mean = waveform_mean(spectra, weights)
+    rows = [estimate.flatten(0, 1) for estimate in estimates]  # one for each channel of each recording
+    window = torch.hann_window(N_FFT, device=rows[0].device, dtype=rows[0].dtype)
+    spectra = [
+        torch.stft(row, N_FFT, HOP_SAMPLES, window=window, pad_mode="constant", return_complex=True) for row in rows
+    ]
     magnitude = waveform_mean([spectrum.abs() for spectrum in spectra], weights)
-    samples = _samples(torch.polar(magnitude, mean.angle()), n_samples)
+    spectrum = torch.polar(magnitude, waveform_mean(spectra, weights).angle())
+    samples = torch.istft(spectrum, N_FFT, HOP_SAMPLES, window=window, length=estimates[0].shape[-1])
     return samples.unflatten(0, estimates[0].shape[:2])
 
 
-def _spectrum(estimate: Tensor) -> Tensor:
-    rows = estimate.flatten(0, 1)  # one row for each channel of each recording
-    window = torch.hann_window(N_FFT, device=rows.device, dtype=rows.dtype)
-    return torch.stft(rows, N_FFT, HOP_SAMPLES, window=window, pad_mode="constant", return_complex=True)
-
-
-def _samples(spectrum: Tensor, n_samples: int) -> Tensor:
-    window = torch.hann_window(N_FFT, device=spectrum.device, dtype=spectrum.real.dtype)
-    return torch.istft(spectrum, N_FFT, HOP_SAMPLES, window=window, length=n_samples)
-
-
-Mean = Callable[[Sequence[Tensor], Sequence[float]], Tensor]
-
-
-_MEANS: dict[Domain, Mean] = {"waveform": waveform_mean, "spectrogram": spectrogram_mean}
+_MEANS: dict[Domain, Callable[[Sequence[Tensor], Sequence[float]], Tensor]] = {
+    "waveform": waveform_mean,
+    "spectrogram": spectrogram_mean,
+}
 
 
 @dataclass(frozen=True)
 class EnsemblePart:
     """A loaded member.
 
-    weights: how much it counts for each stem of the ensemble; what is not named does not count.
-    stems: where the names differ, the ensemble's stem to the backend's. name: for messages.
+    Attributes:
+        backend: gives fixed stems.
+        weights: how much it counts for each stem of the ensemble; what is not named does not count.
+        stems: where the names differ, the ensemble's stem to the backend's.
+        name: for messages.
     """
 
     backend: Backend
@@ -79,9 +70,26 @@ class EnsemblePart:
     stems: Mapping[str, str] = field(default_factory=dict)
     name: str = "a member"
 
+    def __post_init__(self) -> None:
+        sources = self.backend.info.sources
+        lacking = [stem for stem, weight in self.weights.items() if weight > 0 and self.own_stem(stem) not in sources]
+        if lacking:
+            raise EnsembleError(
+                f"'{self.name}' counts for '{lacking[0]}' and gives no '{self.own_stem(lacking[0])}'. It gives: "
+                f'{", ".join(sources) or "no fixed stems"}. Where names differ: stems = {{ {lacking[0]} = "its name" }}'
+            )
+
     def own_stem(self, stem: str) -> str:
-        """What the backend calls the ensemble's `stem`."""
+        """Return what the backend calls the ensemble's `stem`."""
         return self.stems.get(stem, stem)
+
+    def separate(self, mixture: Tensor) -> Tensor:
+        """Return the sources that the backend gives, checked, in float32."""
+        output = self.backend.separate(mixture)
+        wrong = wrong_sources(output, len(self.backend.info.sources), mixture)
+        if wrong:
+            raise BackendError(f"'{self.name}' of an ensemble returned {wrong}")
+        return output.sources.float()
 
 
 @final
@@ -91,117 +99,82 @@ class EnsembleBackend(Backend):
     It works at the highest rate of its parts and in stereo if one of them does; a part of another rate or of one
     channel is converted for, there and back. It takes segments as long as the longest that a part takes; a part that
     takes less is given shorter ones, overlapping by a quarter. If all parts want the song normalised, the host does
-    it. If only some do, recordings are taken whole (`info.needs_whole`), since only then their statistics are known here: each
-    part then works exactly as it does alone, but progress is told and memory used as for one segment.
+    it. If only some do, recordings are taken whole (`info.needs_whole`), since only then their statistics are known here:
+    each part then works exactly as it does alone, but progress is told and memory used as for one segment.
+
+    Args:
+        parts: the loaded members.
+        sources: the stems, in order; without, all that a part counts for, in that order.
+        domain: how the mean is taken, "waveform" or "spectrogram".
 
     Raises:
-        EnsembleError: a stem for which no part counts, or a part that does not give what it counts for.
+        EnsembleError: a stem for which no part counts.
     """
 
     def __init__(
         self, parts: Sequence[EnsemblePart], sources: tuple[str, ...] = (), domain: Domain = "waveform"
     ) -> None:
-        """An ensemble of `parts` that gives `sources`; without, all that a part counts for, in that order."""
         if domain not in _MEANS:
             raise EnsembleError(f"domain={domain!r}: give {' or '.join(map(repr, _MEANS))}.")
-        rows = [{stem: weight for stem, weight in part.weights.items() if weight > 0} for part in parts]
-        self._sources = sources or tuple(dict.fromkeys(stem for row in rows for stem in row))
-        for part, row in zip(parts, rows, strict=True):
-            _check_part(part, row)
-        shares = normalised(rows, self._sources)
-        self._shares = [(part, share) for part, share in zip(parts, shares, strict=True) if share]
+        counted = (stem for part in parts for stem, weight in part.weights.items() if weight > 0)
+        self._sources = sources or tuple(dict.fromkeys(counted))
+        shares = normalised([part.weights for part in parts], self._sources)
+        self._parts = [replace(part, weights=share) for part, share in zip(parts, shares, strict=True) if share]
         self._domain: Domain = domain
-        infos = [part.backend.info for part, _ in self._shares]
+        infos = [part.backend.info for part in self._parts]
         self._is_mixed = len({info.normalisation for info in infos}) > 1
         self.info = _common(infos, self._sources, self._is_mixed)
 
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
-        """The means, `[batch, sources, channels, samples]`. Raises as `check_input` does."""
+        """Return the means, `[batch, sources, channels, samples]`. Raises as `check_input` does."""
         self.check_input(mixture, queries, negatives)
         estimates: dict[str, list[Tensor]] = {stem: [] for stem in self._sources}
         weights: dict[str, list[float]] = {stem: [] for stem in self._sources}
-        for part, share in self._shares:
-            found = self._found(part, mixture)
-            for stem, weight in share.items():
-                index = part.backend.info.sources.index(part.own_stem(stem))
-                estimates[stem].append(found[:, index])
+        for part in self._parts:
+            sources = self._estimate(part, mixture)
+            for stem, weight in part.weights.items():
+                estimates[stem].append(sources[:, part.backend.info.sources.index(part.own_stem(stem))])
                 weights[stem].append(weight)
         mean = _MEANS[self._domain]
         return Output(torch.stack([mean(estimates[stem], weights[stem]) for stem in self._sources], dim=1))
 
     def for_sources(self, names: tuple[str, ...]) -> EnsembleBackend:
-        """An ensemble of only those parts that count for `names`, giving only those sources."""
+        """Return an ensemble of only those parts that count for `names`, giving only those sources."""
         wanted = tuple(stem for stem in self._sources if stem in names)
         if wanted in ((), self._sources):
             return self
-        return EnsembleBackend(
-            [
-                replace(
-                    part,
-                    backend=part.backend.for_sources(tuple(part.own_stem(stem) for stem in wanted if stem in share)),
-                    weights={stem: share[stem] for stem in wanted if stem in share},
-                )
-                for part, share in self._shares
-                if any(stem in share for stem in wanted)
-            ],
-            wanted,
-            self._domain,
-        )
+        parts = []
+        for part in self._parts:
+            if weights := {stem: part.weights[stem] for stem in wanted if stem in part.weights}:
+                backend = part.backend.for_sources(tuple(map(part.own_stem, weights)))
+                parts.append(replace(part, backend=backend, weights=weights))
+        return EnsembleBackend(parts, wanted, self._domain)
 
     def close(self) -> None:
         """Close all parts."""
-        for part, _ in self._shares:
+        for part in self._parts:
             part.backend.close()
 
-    def _found(self, part: EnsemblePart, mixture: Tensor) -> Tensor:
-        """What one part gives, `[batch, its sources, channels, samples]` like the mixture."""
-        info, own = part.backend.info, self.info
-        fits = info.segment_samples is None or mixture.shape[-1] <= info.segment_samples
-        plain = info.normalisation == "none" or not self._is_mixed
-        if fits and plain and (info.sample_rate_hz, info.channels) == (own.sample_rate_hz, own.channels):
-            return _called(part, mixture)
-        return torch.stack([self._converted(part, recording) for recording in mixture])
-
-    def _converted(self, part: EnsemblePart, recording: Tensor) -> Tensor:
-        """What one part gives of one recording [channels, samples], in the part's own rate and segments."""
+    def _estimate(self, part: EnsemblePart, mixture: Tensor) -> Tensor:
+        """Return what one part gives, `[batch, its sources, channels, samples]` like the mixture."""
         info, rate_hz = part.backend.info, self.info.sample_rate_hz
-        heard = to_model(recording.detach().cpu().numpy(), rate_hz, info.sample_rate_hz, info.channels)
-        samples = torch.tensor(heard).to(recording.device)
-
-        def in_segments(batch: Tensor) -> Tensor:
-            return separate_chunks(
-                batch[0],
-                lambda segments: _called(part, segments),
-                segment_samples=info.segment_samples,
-                overlap_fraction=OVERLAP_FRACTION,
-            )[None]
-
-        normalises = self._is_mixed and info.normalisation == "song"
-        estimates = (by_segment(in_segments) if normalises else in_segments)(samples[None])[0]
-        found = estimates.float().cpu().numpy()
-        back = to_source(found, info.sample_rate_hz, rate_hz, recording.shape[0], recording.shape[1])
-        return torch.from_numpy(back).to(recording.device)
-
-
-def _called(part: EnsemblePart, mixture: Tensor) -> Tensor:
-    output = part.backend.separate(mixture)
-    wrong = wrong_sources(output, len(part.backend.info.sources), mixture)
-    if wrong:
-        raise BackendError(f"'{part.name}' of an ensemble returned {wrong}")
-    return output.sources.float()
-
-
-def _check_part(part: EnsemblePart, row: Mapping[str, float]) -> None:
-    given = part.backend.info.sources
-    lacking = [stem for stem in row if part.own_stem(stem) not in given]
-    if lacking:
-        raise EnsembleError(
-            f"'{part.name}' counts for '{lacking[0]}' and gives no '{part.own_stem(lacking[0])}'. It gives: "
-            f'{", ".join(given) or "no fixed stems"}. Where names differ: stems = {{ {lacking[0]} = "its name" }}'
-        )
+        is_short = info.segment_samples is None or mixture.shape[-1] <= info.segment_samples
+        is_plain = info.normalisation == "none" or not self._is_mixed
+        if is_short and is_plain and (info.sample_rate_hz, info.channels) == (rate_hz, self.info.channels):
+            return part.separate(mixture)
+        scale = no_scale if is_plain else segment_scale
+        estimates = []
+        for recording in mixture:
+            samples = to_model(recording.detach().cpu().numpy(), rate_hz, info.sample_rate_hz, info.channels)
+            scaled, restore = scale(torch.tensor(samples[None]).to(mixture.device), ())
+            sources = restore(separate_chunks(scaled[0], part.separate, SegmentPlan(info.segment_samples))[None])[0]
+            back = to_source(sources.float().cpu().numpy(), info.sample_rate_hz, rate_hz, *recording.shape)
+            estimates.append(torch.from_numpy(back))
+        return torch.stack(estimates).to(mixture.device)
 
 
 def _common(infos: Sequence[BackendInfo], sources: tuple[str, ...], is_mixed: bool) -> BackendInfo:
+    """Return the facts of an ensemble of backends of these."""
     seconds = [info.segment_seconds for info in infos if info.segment_seconds is not None]
     needs_whole = is_mixed or any(info.needs_whole for info in infos)
     return BackendInfo(

@@ -23,23 +23,9 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    "AudioFileInfo",
-    "OpenFile",
-    "PartialFile",
-    "WriteReport",
-    "default_format",
-    "default_subtype",
-    "lossy",
-    "opened",
-    "probe",
-    "read",
-    "read_blocks",
-    "read_with_info",
-    "safe_name",
-    "safe_names",
-    "write",
-    "write_all",
-]
+    "AudioFileInfo", "OpenFile", "PartialFile", "WriteReport", "default_format", "default_subtype", "lossy", "opened",
+    "probe", "read", "read_blocks", "read_with_info", "safe_name", "safe_names", "write", "write_all",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> Path:
-    """The path written; where it is a link, what it leads to is written. What was there stays until all of it is on the disk.
+    """Write `content` to `path`, or to where it links to, and return `path`. The old file stays until all is on the disk.
 
     Raises:
-        OSError: there is something that is no file (a folder, a device), or it cannot be written.
-        ValueError: no name for a file.
+        OSError: It cannot be written, or `path` is something that is no file, such as a folder or a device.
+        ValueError: `path` is no name of a file.
     """
     place = Path(os.path.realpath(path))
     if place.exists() and not place.is_file():

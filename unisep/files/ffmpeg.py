@@ -15,14 +15,8 @@ from typing import IO
 from unisep.errors import AudioFileError
 
 TIMEOUT_SECONDS = 900.0
-
-
 MAX_DECODED_BYTES = 16 * 2**30
-
-
 MAX_ALLOCATED_BYTES = 2**29
-
-
 DEMUXERS = (
     "aac,ac3,aiff,amr,ape,asf,asf_o,au,avi,caf,dsf,dts,eac3,flac,flv,iff,loas,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,"
     "mp3,mpc,mpc8,mpeg,mpegts,ogg,oma,rm,tak,truehd,tta,voc,w64,wav,wv,xwma"
@@ -30,17 +24,15 @@ DEMUXERS = (
 
 
 def program() -> str | None:
-    """Path of the ffmpeg program, or None where it is not installed."""
+    """Return the path of the ffmpeg program, or None where it is not installed."""
     return shutil.which("ffmpeg")
 
 
 def decode(source: Path, target: Path) -> None:
-    """Nothing; writes the first audio stream of `source` to `target` as 32 bit float wav (RF64 above 4 GiB).
+    """Write the first audio stream of `source` to `target` as 32 bit float wav (RF64 above 4 GiB).
 
-    Rate and channels stay those of the source.
-
-    Raises:
-        AudioFileError: ffmpeg is missing, cannot decode the file, or met a limit of time or size.
+    Rate and channels stay those of the source. Raises AudioFileError where ffmpeg is missing, cannot decode the file, or
+    met a limit of time or size.
     """
     ffmpeg = program()
     if ffmpeg is None:

@@ -9,30 +9,23 @@ import numpy as np
 
 from unisep.errors import AudioFileError, suggest
 
-BYTES_PER_VALUE = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
-
-
-MAX_RIFF_BYTES = 2**32 - 2**16  # larger wav files become RF64; aiff has no such way
-
-
 INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
-
-
+MAX_RIFF_BYTES = 2**32 - 2**16  # larger wav files become RF64; aiff has no such way
+_BYTES_PER_VALUE = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 _LOSSLESS_ELSEWHERE = {"ape", "au", "dsf", "tak", "tta", "wv"}
-
-
 _MP3_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-
-
-_VORBIS_KBPS = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 500)
+_OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
+_VORBIS_KBPS = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 500)  # of the qualities 0, 0.1, ... 1
 
 
 @dataclass(frozen=True)
 class AudioFileInfo:
-    """What a file's header says. `n_samples` is None where it does not say.
+    """The facts in a file's header.
 
-    format: lower case, as unisep names formats ("wav", "flac", "ogg", "opus", "mp3", "m4a", ...).
-    subtype: how samples are stored, as libsndfile names it ("PCM_16", "FLOAT", "VORBIS", ...).
+    Attributes:
+        n_samples: Samples a channel, or None where the header does not say.
+        format: Lower case, as unisep names formats ("wav", "flac", "ogg", "opus", "mp3", "m4a", ...).
+        subtype: How samples are stored, as libsndfile names it ("PCM_16", "FLOAT", "VORBIS", ...).
     """
 
     sample_rate_hz: int
@@ -49,10 +42,13 @@ class AudioFileInfo:
 
 @dataclass(frozen=True)
 class Format:
-    """One format that unisep writes. The first subtype is the default.
+    """One format that unisep writes.
 
-    rates_hz: the only rates it holds, or empty for all up to `max_rate_hz`.
-    kbps: lowest and highest bitrate that can be asked for, or None for a lossless format.
+    Attributes:
+        subtypes: How it can store samples; the first is the default.
+        max_rate_hz: The highest rate it holds, where `rates_hz` is empty.
+        rates_hz: The only rates it holds.
+        kbps: Lowest and highest bitrate that can be asked for; None for a lossless format.
     """
 
     name: str
@@ -63,25 +59,15 @@ class Format:
     rates_hz: tuple[int, ...] = ()
     kbps: tuple[int, int] | None = None
 
-    def holds_rate(self, sample_rate_hz: int) -> bool:
-        """Whether audio at this rate can be written."""
-        return sample_rate_hz in self.rates_hz if self.rates_hz else sample_rate_hz <= self.max_rate_hz
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How files are to be written, checked: see `choose_encoding`."""
-
-    format: str
-    subtype: str
-    bitrate_kbps: int | None = None
-
-    def n_bytes(self, sample_rate_hz: int, n_channels: int, n_samples: int) -> int:
-        """How large a file becomes, at the most (for lossy formats, about)."""
-        kbps = FORMATS[self.format].kbps
-        if kbps is not None:
-            return n_samples * (self.bitrate_kbps or kbps[1]) * 125 // sample_rate_hz
-        return n_samples * n_channels * BYTES_PER_VALUE[self.subtype]
+    def check_rate(self, sample_rate_hz: int) -> None:
+        """Raise AudioFileError for a sample rate that the format cannot hold."""
+        fits = sample_rate_hz in self.rates_hz if self.rates_hz else sample_rate_hz <= self.max_rate_hz
+        if not fits:
+            possible = ", ".join(map(str, self.rates_hz)) or f"up to {self.max_rate_hz}"
+            raise AudioFileError(
+                f"{self.name} files cannot hold {sample_rate_hz} Hz (possible: {possible} Hz). "
+                "Write wav or flac, which keep the rate of the recording."
+            )
 
 
 FORMATS = {
@@ -93,55 +79,84 @@ FORMATS = {
         Format("caf", "CAF", (".caf",), ("FLOAT", "PCM_16", "PCM_24", "PCM_32")),
         Format("w64", "W64", (".w64",), ("FLOAT", "PCM_16", "PCM_24", "PCM_32")),
         Format("ogg", "OGG", (".ogg", ".oga"), ("VORBIS",), max_rate_hz=192_000, kbps=(64, 500)),
-        Format("opus", "OGG", (".opus",), ("OPUS",), rates_hz=(8_000, 12_000, 16_000, 24_000, 48_000), kbps=(12, 510)),
+        Format("opus", "OGG", (".opus",), ("OPUS",), rates_hz=_OPUS_RATES_HZ, kbps=(12, 510)),
         Format("mp3", "MP3", (".mp3",), ("MPEG_LAYER_III",), rates_hz=_MP3_RATES_HZ, kbps=(64, 320)),
     )
 }
-
-
 # Where no ffmpeg is installed, reading one of the others is an error that says so.
-READ_SUFFIXES = frozenset(suffix for known in FORMATS.values() for suffix in known.suffixes) | {
-    ".au",
-    ".m4a",
-    ".aac",
-    ".wma",
-    ".mp4",
-    ".ape",
-    ".wv",
-    ".webm",
-}
+READ_SUFFIXES = frozenset(suffix for known in FORMATS.values() for suffix in known.suffixes).union(
+    (".au", ".m4a", ".aac", ".wma", ".mp4", ".ape", ".wv", ".webm")
+)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a file is to be written. `bitrate_kbps` is for lossy formats; None is their default."""
+
+    format: str
+    subtype: str
+    bitrate_kbps: int | None = None
+
+    def n_bytes(self, sample_rate_hz: int, n_channels: int, n_samples: int) -> int:
+        """Return how large a file becomes, at the most (for lossy formats, about)."""
+        kbps = FORMATS[self.format].kbps
+        if kbps is not None:
+            return n_samples * (self.bitrate_kbps or kbps[1]) * 125 // sample_rate_hz
+        return n_samples * n_channels * _BYTES_PER_VALUE[self.subtype]
+
+    def settings(self, sample_rate_hz: int, n_channels: int) -> dict[str, object]:
+        """Return what `soundfile.SoundFile` is told to reach the bitrate; nothing for the default.
+
+        mp3 keeps the bitrate throughout, opus reaches it on average. So does ogg in stereo at 44.1 and 48 kHz; its encoder
+        is told a quality, which takes half as much in mono, and more or less at other rates.
+        Raises AudioFileError where the format cannot hold the rate or the bitrate.
+        """
+        known, bitrate_kbps = FORMATS[self.format], self.bitrate_kbps
+        known.check_rate(sample_rate_hz)
+        if bitrate_kbps is None:
+            return {}
+        if known.kbps is None:
+            raise AudioFileError(f"A bitrate is for lossy formats; {known.name} has none. Leave bitrate_kbps out.")
+        lowest, highest = known.kbps
+        if known.name == "mp3" and sample_rate_hz < 32_000:
+            highest = 160 if sample_rate_hz >= 16_000 else 64
+        if known.name == "opus":
+            highest = min(highest, 255 * n_channels)
+        if not isinstance(bitrate_kbps, int) or not lowest <= bitrate_kbps <= highest:
+            raise AudioFileError(
+                f"bitrate_kbps={bitrate_kbps!r:.80} is out of range for {known.name} at {sample_rate_hz} Hz: "
+                f"give {lowest} to {highest}."
+            )
+        if known.name == "mp3":
+            floor = 32 if sample_rate_hz >= 32_000 else 8
+            return {"compression_level": (highest - bitrate_kbps) / (highest - floor), "bitrate_mode": "CONSTANT"}
+        if known.name == "opus":
+            return {"compression_level": max(0.0, 1 - (bitrate_kbps / n_channels - 6) / 250)}
+        quality = np.interp(bitrate_kbps, _VORBIS_KBPS, np.linspace(0, 1, len(_VORBIS_KBPS)))
+        return {"compression_level": 1 - float(quality)}
 
 
 def find_format(path: Path, name: str | None = None) -> Format:
-    """The format asked for by name, or else by the file's suffix.
-
-    Raises:
-        AudioFileError: unknown, or no suffix to go by.
-    """
-    if name is not None:
-        if not isinstance(name, str):
-            raise AudioFileError(f"format={name!r:.80} is no name of a format. Possible: {', '.join(FORMATS)}.")
-        asked = name.lower().removeprefix(".")
-        matches = [known for known in FORMATS.values() if asked == known.name or f".{asked}" in known.suffixes]
-    else:
-        matches = [known for known in FORMATS.values() if path.suffix.lower() in known.suffixes]
-    if matches:
-        return matches[0]
-    asked = name if name is not None else path.suffix or str(path)
-    raise AudioFileError(f"Cannot write the format {asked!r}. {suggest(asked.removeprefix('.'), FORMATS)}")
+    """Return the format of that name, or without one that of the file's suffix. Raises AudioFileError for others."""
+    if not isinstance(name, str | None):
+        raise AudioFileError(f"format={name!r:.80} is no name of a format. Possible: {', '.join(FORMATS)}.")
+    suffix = path.suffix if name is None else f".{name.removeprefix('.')}"
+    for known in FORMATS.values():
+        if suffix.lower() in known.suffixes:
+            return known
+    wish = name if name is not None else suffix or str(path)
+    raise AudioFileError(f"Cannot write the format {wish!r}. {suggest(wish.removeprefix('.'), FORMATS)}")
 
 
 def default_format(source: AudioFileInfo | None) -> str:
-    """The format to write when the user does not say: the input's, flac for lossy input, wav for arrays."""
-    if source is None:
-        return "wav"
-    if lossy(source.format):
+    """Return the format to write when the user does not say: the input's, flac for lossy input, wav for arrays."""
+    if source is not None and lossy(source.format):
         return "flac"
-    return source.format if source.format in FORMATS else "wav"
+    return source.format if source is not None and source.format in FORMATS else "wav"
 
 
 def default_subtype(format: str, source: AudioFileInfo | None = None) -> str:
-    """How to store samples when the user does not say: the input's depth where the format holds it.
+    """Return how to store samples when the user does not say: the input's depth where the format holds it.
 
     Without an input, or where it has no depth of its own: float for wav, 24 bit for flac and aiff.
 
@@ -149,88 +164,45 @@ def default_subtype(format: str, source: AudioFileInfo | None = None) -> str:
     ('FLOAT', 'PCM_24')
     """
     known = find_format(Path(), format)
-    same = {"DOUBLE": "FLOAT"}.get(source.subtype, source.subtype) if source is not None else ""
+    same = "" if source is None else source.subtype.replace("DOUBLE", "FLOAT")
     return same if same in known.subtypes else known.subtypes[0]
 
 
 def lossy(format: str) -> bool:
-    """Whether files of this format lose sound when written; formats that are not known count as lossy."""
+    """Tell whether files of this format lose sound when written; formats that are not known count as lossy."""
     known = FORMATS.get(format.lower())
     return known.kbps is not None if known else format.lower() not in _LOSSLESS_ELSEWHERE
 
 
 def checked_subtype(known: Format, subtype: str | None) -> str:
-    """The subtype to write. Raises AudioFileError for one that the format cannot hold.
+    """Return the subtype to write, the default for None. Raises AudioFileError for one that the format cannot hold.
 
     >>> checked_subtype(FORMATS["wav"], "pcm_24")
     'PCM_24'
     """
-    asked = known.subtypes[0] if subtype is None else str(subtype).upper().replace("-", "_")
-    if asked not in known.subtypes:
+    name = known.subtypes[0] if subtype is None else str(subtype).upper().replace("-", "_")
+    if name not in known.subtypes:
         raise AudioFileError(
             f"{known.name} files cannot be written as {subtype!r}. Possible: {', '.join(known.subtypes)}."
         )
-    return asked
-
-
-def check_rate(known: Format, sample_rate_hz: int) -> None:
-    """Nothing. Raises AudioFileError for a sample rate that the format cannot hold."""
-    if not known.holds_rate(sample_rate_hz):
-        possible = ", ".join(map(str, known.rates_hz)) or f"up to {known.max_rate_hz}"
-        raise AudioFileError(
-            f"{known.name} files cannot hold {sample_rate_hz} Hz (possible: {possible} Hz). "
-            "Write wav or flac, which keep the rate of the recording."
-        )
-
-
-def compression(known: Format, bitrate_kbps: int | None, sample_rate_hz: int, n_channels: int) -> dict[str, object]:
-    """Encoder settings for a bitrate, as `soundfile.SoundFile` takes them; empty for the default.
-
-    mp3 keeps the bitrate throughout, opus reaches it on average. So does ogg in stereo at 44.1 and 48 kHz; its encoder is told
-    a quality, which takes half as much in mono, and more or less at other rates.
-
-    Raises:
-        AudioFileError: a bitrate for a lossless format, or one out of its range.
-    """
-    if bitrate_kbps is None:
-        return {}
-    lowest, highest = known.kbps or (0, 0)
-    if known.name == "mp3" and sample_rate_hz < 32_000:
-        highest = 160 if sample_rate_hz >= 16_000 else 64
-    if known.name == "opus":
-        highest = min(highest, 255 * n_channels)
-    if not known.kbps:
-        raise AudioFileError(f"A bitrate is for lossy formats; {known.name} has none. Leave bitrate_kbps out.")
-    if not isinstance(bitrate_kbps, int) or not lowest <= bitrate_kbps <= highest:
-        raise AudioFileError(
-            f"bitrate_kbps={bitrate_kbps!r:.80} is out of range for {known.name} at {sample_rate_hz} Hz: "
-            f"give {lowest} to {highest}."
-        )
-    if known.name == "mp3":
-        floor = 32 if sample_rate_hz >= 32_000 else 8
-        return {"compression_level": (highest - bitrate_kbps) / (highest - floor), "bitrate_mode": "CONSTANT"}
-    if known.name == "opus":
-        return {"compression_level": max(0.0, 1 - (bitrate_kbps / n_channels - 6) / 250)}
-    quality = np.interp(bitrate_kbps, _VORBIS_KBPS, np.linspace(0, 1, len(_VORBIS_KBPS)))
-    return {"compression_level": 1 - float(quality)}
+    return name
 
 
 def choose_encoding(
     source: AudioFileInfo, *, format: str | None = None, subtype: str | None = None, bitrate_kbps: int | None = None
 ) -> Encoding:
-    """How to write what was made of a file: as asked, and where nothing is asked, like the file.
+    """Return how to write results of a file: as the arguments say, and like the file where they do not.
 
-    Raises:
-        AudioFileError: a format, subtype, bitrate and rate that do not go together.
+    Raises AudioFileError where format, subtype, bitrate and rate do not go together.
     """
     known = find_format(Path(), default_format(source) if format is None else format)
-    check_rate(known, source.sample_rate_hz)
-    compression(known, bitrate_kbps, source.sample_rate_hz, source.n_channels)
-    asked = default_subtype(known.name, source) if subtype is None else subtype
-    return Encoding(known.name, checked_subtype(known, asked), bitrate_kbps)
+    subtype = default_subtype(known.name, source) if subtype is None else subtype
+    encoding = Encoding(known.name, checked_subtype(known, subtype), bitrate_kbps)
+    encoding.settings(source.sample_rate_hz, source.n_channels)
+    return encoding
 
 
 def check_size(encoding: Encoding, sample_rate_hz: int, n_channels: int, n_samples: int) -> None:
-    """Nothing. Raises AudioFileError for audio too long for one file of the format."""
+    """Raise AudioFileError for audio too long for one file of the format."""
     if encoding.format == "aiff" and encoding.n_bytes(sample_rate_hz, n_channels, n_samples) > MAX_RIFF_BYTES:
         raise AudioFileError("An aiff file holds at most 4 GiB, and this would be longer. Write wav, flac, caf or w64.")

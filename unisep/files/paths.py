@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import string
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,18 +14,18 @@ from types import MappingProxyType
 from unisep.errors import OptionError, OverwriteError
 
 MAX_NAME_BYTES = 150
-
-
+FIELDS = ("track", "trackext", "folder", "stem", "ext")
+DEFAULT_TEMPLATE = "{track}/{stem}.{ext}"
+Protect = Callable[[Iterable[Path]], None]
+_FileId = tuple[int, ...]  # device and number of a file; empty where there is none
 _FORBIDDEN = set('<>:"/\\|?*')
-
-
-_RESERVED = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$"} | {
-    port + digit for port in ("COM", "LPT") for digit in "0123456789¹²³"
-}
+_PORTS = {port + digit for port in ("COM", "LPT") for digit in "0123456789¹²³"}
+_RESERVED = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$"} | _PORTS
+_protected: ContextVar[Mapping[_FileId, str]] = ContextVar("protected", default=MappingProxyType({}))
 
 
 def safe_name(name: str) -> str:
-    """A file name, without suffix, for `name`: one part of a path that cannot leave its folder.
+    """Return a file name, without suffix, for `name`: one part of a path that cannot leave its folder.
 
     Letters of all scripts stay. Separators and characters that Windows forbids become `_`; control
     and formatting characters, dots and spaces at the ends go; names of devices get a `_` in front.
@@ -34,10 +33,9 @@ def safe_name(name: str) -> str:
     >>> safe_name("../../etc/passwd"), safe_name("Gitarre: laut"), safe_name("nul.wav"), safe_name("")
     ('_.._etc_passwd', 'Gitarre_ laut', '_nul.wav', 'unnamed')
     """
-    composed = unicodedata.normalize("NFC", name)
     kept = "".join(
         "_" if letter in _FORBIDDEN or unicodedata.category(letter) in ("Cc", "Zl", "Zp") else letter
-        for letter in composed
+        for letter in unicodedata.normalize("NFC", name)
         if unicodedata.category(letter) not in ("Cf", "Cs", "Co", "Cn")
     )
     short = kept.strip(". ").encode()[:MAX_NAME_BYTES].decode(errors="ignore").strip(". ")
@@ -47,59 +45,43 @@ def safe_name(name: str) -> str:
 
 
 def safe_names(names: Iterable[str]) -> list[str]:
-    """A safe file name for each name, all different even where case does not count.
+    """Return a safe file name for each name, all different even where case does not count.
 
     >>> safe_names(["Lead", "lead", "a/b", "a:b"])
     ['Lead', 'lead-2', 'a_b', 'a_b-2']
     """
-    taken: set[str] = set()
-    result = []
+    taken: dict[str, str] = {}  # by what counts where case does not
     for name in names:
         plain = candidate = safe_name(name)
         n_tries = 1
         while candidate.casefold() in taken:
             n_tries += 1
             candidate = f"{plain}-{n_tries}"
-        taken.add(candidate.casefold())
-        result.append(candidate)
-    return result
+        taken[candidate.casefold()] = candidate
+    return list(taken.values())
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file or folder; a path that is too long or too strange to exist is none."""
+    """Tell whether there is a file or folder; a path that is too long or too strange to exist is none."""
     try:
         return path.exists()
     except (OSError, ValueError):
         return False
 
 
-FIELDS = ("track", "trackext", "folder", "stem", "ext")
-
-
-DEFAULT_TEMPLATE = "{track}/{stem}.{ext}"
-
-
-Protect = Callable[[Iterable[Path]], None]
-
-
-_Identity = tuple[int, ...]  # device and number of a file; empty where there is none
-
-
-_protected: ContextVar[Mapping[_Identity, str]] = ContextVar("protected", default=MappingProxyType({}))
-
-
 @dataclass(frozen=True)
 class Template:
-    """Where results go in the output folder: a pattern with {track}, {trackext}, {folder}, {stem}, {ext}.
-
-    track: the input's name without suffix; trackext: its suffix without dot; folder: the name of the
-    folder it is in; stem: the name of the result; ext: the suffix of the format that is written.
+    """Where results go in the output folder.
 
     >>> Template("{stem}/{track}.{ext}").place(Path("in/song.mp3"), ["lead vocal"], "flac")
     {'lead vocal': PosixPath('lead vocal/song.flac')}
 
+    Attributes:
+        pattern: A path with {track} (the input's name without suffix), {trackext} (its suffix without dot), {folder}
+            (the name of its folder), {stem} (the name of the result) and {ext} (the suffix of the format written).
+
     Raises:
-        OptionError: an unknown field, no {stem}, or a pattern that leaves the output folder.
+        OptionError: An unknown field, no {stem}, or a pattern that leaves the output folder.
     """
 
     pattern: str
@@ -110,22 +92,21 @@ class Template:
                 f"filename {self.pattern!r:.200} is no template: give a text such as {DEFAULT_TEMPLATE!r}."
             )
         try:
-            used = {name for _, name, spec, how in string.Formatter().parse(self.pattern) if name is not None}
-            plain = not re.search(r"[!:\[]", "".join(re.findall(r"{([^{}]*)}", self.pattern)))
+            fields = [field for field in string.Formatter().parse(self.pattern) if field[1] is not None]
         except ValueError as error:
             raise OptionError(f"filename {self.pattern!r} is no template: {error}.") from error
-        unknown = sorted(used - set(FIELDS))
-        if unknown or not plain:
-            what = f"has no field {unknown[0]!r}" if unknown else "has a field with a format"
-            raise OptionError(f"filename {self.pattern!r} {what}. Fields: {', '.join(FIELDS)}.")
-        if "stem" not in used:
+        for _, name, format_spec, conversion in fields:
+            if name not in FIELDS or format_spec or conversion:
+                what = f"has no field {name!r}" if name not in FIELDS else "has a field with a format"
+                raise OptionError(f"filename {self.pattern!r} {what}. Fields: {', '.join(FIELDS)}.")
+        if "stem" not in (name for _, name, _, _ in fields):
             raise OptionError(f"filename {self.pattern!r} would give every result one name. Put {{stem}} in it.")
         path = PurePosixPath(self.pattern.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
             raise OptionError(f"filename {self.pattern!r} leaves the output folder, which is chosen with --out.")
 
     def place(self, source: Path, stems: Sequence[str], ext: str) -> dict[str, Path]:
-        """The path of each result, in the output folder."""
+        """Return the path of each result, in the output folder."""
         fields = {
             "track": safe_name(source.stem),
             "trackext": safe_name(source.suffix.removeprefix(".")),
@@ -136,53 +117,56 @@ class Template:
         return {stem: Path(self.pattern.format(**fields, stem=file)) for stem, file in zip(stems, files, strict=True)}
 
     def paths(self, folder: Path, source: Path, stems: Sequence[str], ext: str) -> dict[str, Path]:
-        """The whole path of each result. Raises OptionError for no folder, and as `check_recordings_stay` does."""
+        """Return the whole path of each result.
+
+        Raises OptionError where `folder` cannot be the name of a folder, OverwriteError as `check_recordings_stay` does.
+        """
         if "\0" in str(folder):
             raise OptionError(f"{str(folder)!r:.200} is the name of no folder.")
-        found = {stem: folder / place for stem, place in self.place(source, stems, ext).items()}
-        check_recordings_stay(found, source)
-        return found
+        paths = {stem: folder / place for stem, place in self.place(source, stems, ext).items()}
+        check_recordings_stay(paths, source)
+        return paths
 
 
 def file_on_the_way(folder: Path) -> Path | None:
-    """What is no folder where `folder` is to be, or one of those above it; None where nothing is in the way."""
-    there = next((each for each in (folder, *folder.parents) if each.exists()), None)
+    """Return the file that stands where `folder` or one of those above it is to be, or None."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
     return None if there is None or there.is_dir() else there
 
 
 def check_recordings_stay(paths: Mapping[str, Path], source: Path) -> None:
-    """Nothing. Raises OverwriteError where a result would replace `source`, or a file that is protected.
+    """Raise OverwriteError where a result would replace `source`, or a file that is protected.
 
     Files count, not names: one file may have several, and "Vocals.wav" may also be "vocals.wav".
     """
-    kept = {**_protected.get(), **_identified([source], "the recording '{}' itself")}
+    kept = {**_protected.get(), **_labels([source], "the recording '{}' itself")}
     for stem, path in paths.items():
-        if (what := kept.get(_identity(path))) is not None:
-            raise OverwriteError(f"'{stem}' would replace {what}. Choose another folder, or another filename.")
+        if (label := kept.get(_file_id(path))) is not None:
+            raise OverwriteError(f"'{stem}' would replace {label}. Choose another folder, or another filename.")
 
 
 @contextmanager
 def protected(recordings: Iterable[Path]) -> Iterator[Protect]:
-    """A block in which no result, in this thread, may replace any of `recordings`: all the inputs of a batch.
+    """Keep results, in this thread, from replacing any of `recordings`: all the inputs of a batch.
 
-    It is given a function that protects results as well, those of the inputs before.
+    Yields a function that protects results as well, those of the inputs before.
     """
-    kept = {**_protected.get(), **_identified(recordings, "the recording '{}'")}
+    kept = {**_protected.get(), **_labels(recordings, "the recording '{}'")}
     token = _protected.set(kept)
     try:
-        yield lambda results: kept.update(_identified(results, "'{}', the result of another input"))
+        yield lambda results: kept.update(_labels(results, "'{}', the result of another input"))
     finally:
         _protected.reset(token)
 
 
-def _identified(paths: Iterable[Path], what: str) -> dict[_Identity, str]:
-    return {identity: what.format(path) for path in paths if (identity := _identity(path))}
+def _labels(paths: Iterable[Path], label: str) -> dict[_FileId, str]:
+    return {file_id: label.format(path) for path in paths if (file_id := _file_id(path))}
 
 
-def _identity(path: Path) -> _Identity:
-    """What tells the file at `path` from all others, as `os.path.samefile` does."""
+def _file_id(path: Path) -> _FileId:
+    """Return what tells the file at `path` from all others, as `os.path.samefile` does."""
     try:
-        found = path.stat()
+        status = path.stat()
     except (OSError, ValueError):
         return ()
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 class BackendInfo:
     """Facts of a loaded backend.
 
-    sources: names of the fixed outputs, in order; empty when the outputs are one per query.
-    sample_rate_hz: the rate at which `separate` takes and returns audio.
-    channels: 1 or 2; other inputs are duplicated or averaged on the way in and out.
-    segment_seconds: the longest stretch `separate` takes at once; None takes any length at once.
-    normalisation: "song" has the host remove the mean and divide by the standard deviation of the
-        whole song's mono mix before `separate`, and undo it after (as HT Demucs was trained);
-        "none" passes samples as they are.
-    needs_whole: takes any length, and must hear a recording in one piece: `segment_seconds` of the user, and
-        streams, are refused.
+    Attributes:
+        sources: Names of the fixed outputs, in order; empty when the outputs are one per query.
+        sample_rate_hz: The rate at which `separate` takes and returns audio.
+        channels: 1 or 2; other inputs are duplicated or averaged on the way in and out.
+        segment_seconds: The longest stretch `separate` takes at once; None takes any length at once.
+        normalisation: "song" has the host remove the mean and divide by the standard deviation of the whole song's mono
+            mix before `separate`, and undo it after (as HT Demucs was trained); "none" passes samples as they are.
+        needs_whole: Takes any length, and must hear a recording in one piece: `segment_seconds` of the user, and streams,
+            are refused.
     """
 
     sources: tuple[str, ...]
@@ -46,8 +46,9 @@ class BackendInfo:
 class Output:
     """What `Backend.separate` returns.
 
-    sources: `[batch, sources or queries, channels, samples]`, the length of the mixture.
-    presence: `[batch, queries]` in 0..1, or None where the backend gives none.
+    Attributes:
+        sources: `[batch, sources or queries, channels, samples]`, the length of the mixture.
+        presence: `[batch, queries]` in 0..1, or None where the backend gives none.
     """
 
     sources: Tensor
@@ -61,13 +62,14 @@ class Backend(ABC):
 
     @abstractmethod
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
-        """The sources of each mixture in the batch.
+        """Return the sources of each mixture in the batch.
 
-        mixture: `[batch, channels, samples]` on the backend's device, at `info.sample_rate_hz`, never
-            longer than `info.segment_seconds`; must not be modified.
-        queries: `[n, dim]`, one output for each in order, for a backend that answers queries;
-            None asks for the fixed sources.
-        negatives: `[n, dim]`, what each query must leave out; a row of zeros leaves out nothing.
+        Args:
+            mixture: `[batch, channels, samples]` on the backend's device, at `info.sample_rate_hz`, never longer than
+                `info.segment_seconds`; must not be modified.
+            queries: `[n, dim]`, one output for each in order, for a backend that answers queries; None asks for the fixed
+                sources.
+            negatives: `[n, dim]`, what each query must leave out; a row of zeros leaves out nothing.
         """
 
     def check_input(
@@ -77,14 +79,14 @@ class Backend(ABC):
         negatives: Tensor | None = None,
         query_dim: int | None = None,
     ) -> None:
-        """Nothing; for `separate` to begin with, so that wrong calls end in errors that say what is wrong.
+        """Raise an error that says what is wrong with a call; `separate` may begin with it.
 
-        query_dim: size of the vectors of a backend that answers queries and nothing else; None for fixed sources.
+        `query_dim` is the size of the vectors of a backend that answers queries and nothing else, None for fixed sources.
 
         Raises:
             AudioError: `mixture` has another shape than `info` says, no samples, or more than a segment.
-            BackendError: queries for fixed sources, or none where they are needed.
-            EmbeddingError: vectors of another size, or not one negative for each query.
+            BackendError: Queries for fixed sources, or none where they are needed.
+            EmbeddingError: Vectors of another size, or not one negative for each query.
         """
         name, n_channels, longest = type(self).__name__, self.info.channels, self.info.segment_samples
         if query_dim is None and (queries is not None or negatives is not None):
@@ -101,20 +103,20 @@ class Backend(ABC):
                 f"Got {mixture.shape[2]} samples at once; {name} takes at most {longest}. Cut the recording into "
                 "segments of that length."
             )
-        for what, vectors in (("queries", queries), ("negatives", negatives)):
+        for role, vectors in (("queries", queries), ("negatives", negatives)):
             if vectors is not None and (vectors.ndim != 2 or vectors.shape[1] != query_dim):
                 raise EmbeddingError(
-                    f"Got {what} of shape {tuple(vectors.shape)}; {name} takes vectors [queries, {query_dim}]."
+                    f"Got {role} of shape {tuple(vectors.shape)}; {name} takes vectors [queries, {query_dim}]."
                 )
         if queries is not None and negatives is not None and len(queries) != len(negatives):
             raise EmbeddingError(f"{len(queries)} queries need as many negatives, not {len(negatives)}.")
 
     def for_space(self, space: str) -> Backend:
-        """This backend, ready for queries of `space`; override when several spaces are served."""
+        """Return this backend ready for queries of `space`; override when several spaces are served."""
         return self
 
     def for_sources(self, names: tuple[str, ...]) -> Backend:
-        """A backend that computes at least `names`; override when fewer sources cost less."""
+        """Return a backend that computes at least `names`; override when fewer sources cost less."""
         return self
 
     def close(self) -> None:

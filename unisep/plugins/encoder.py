@@ -18,23 +18,24 @@ if TYPE_CHECKING:
 class QueryEncoder(ABC):
     """A loaded encoder of text, audio or both into one embedding space.
 
-    space: the name of that space, with the revision of the weights where there are several.
+    Attributes:
+        space: The name of that space, with the revision of the weights where there are several.
     """
 
     space: str
-
-    def encode_text(self, texts: list[str]) -> Tensor:
-        """Embeddings `[n, dim]` of `n` texts, each row of unit length."""
-        raise EncoderError(f"{type(self).__name__} does not encode text. Ask with an audio example instead.")
-
-    def encode_audio(self, clips: Sequence[Audio]) -> Tensor:
-        """Embeddings `[n, dim]` of `n` clips of any rate and length, each row of unit length."""
-        raise EncoderError(f"{type(self).__name__} does not encode audio. Ask with a text instead.")
 
     @property
     @abstractmethod
     def dim(self) -> int:
         """Length of the vectors."""
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Return embeddings `[n, dim]` of `n` texts, each row of unit length."""
+        raise EncoderError(f"{type(self).__name__} does not encode text. Ask with an audio example instead.")
+
+    def encode_audio(self, clips: Sequence[Audio]) -> Tensor:
+        """Return embeddings `[n, dim]` of `n` clips of any rate and length, each row of unit length."""
+        raise EncoderError(f"{type(self).__name__} does not encode audio. Ask with a text instead.")
 
     def close(self) -> None:
         """Free what the encoder holds. Called once, when its Separator closes."""

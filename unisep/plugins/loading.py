@@ -13,68 +13,47 @@ from typing import TYPE_CHECKING, Any
 from unisep.errors import FAILURES, BackendError, EncoderError, PluginError, UnisepError, WeightsError
 from unisep.plugins.backend import Backend, BackendInfo
 from unisep.plugins.encoder import QueryEncoder
-from unisep.plugins.plugin import Spec
-from unisep.plugins.specs import BackendSpec, EncoderSpec, is_reserved
+from unisep.plugins.specs import BackendSpec, EncoderSpec, Spec, is_reserved
 
 if TYPE_CHECKING:
     import torch
 
 
 def load_backend(spec: BackendSpec, *, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The loaded backend of `spec`.
+    """Return the loaded backend of `spec`.
 
     Raises:
-        PluginError: its `load` string leads nowhere, or it cannot be imported.
-        BackendError: it failed, or what it returned is no `Backend` with valid facts.
+        PluginError: Its `load` string leads nowhere, or it cannot be imported.
+        BackendError: It failed, or what it returned is no `Backend` with valid facts.
     """
     backend = _call(spec, BackendError, weights=weights, device=device, dtype=dtype)
-    if not isinstance(backend, Backend):
-        raise BackendError(
-            f"{spec.load} of the backend '{spec.name}' returned {type(backend).__name__}, not a Backend. "
-            "Tell its author to test it with unisep.testing.BackendContract."
-        )
-    _check_facts(spec.name, backend)
-    return backend
+    return _checked(backend, spec.name, f"{spec.load} of the backend '{spec.name}'")
 
 
 def backend_view(name: str, backend: Backend, space: str, stems: tuple[str, ...]) -> Backend:
-    """What the backend called `name` gives for queries of `space`, or to give at least `stems`.
+    """Return what the backend called `name` gives for queries of `space`, or to give at least `stems`.
 
     Raises:
-        BackendError: it failed, or what it returned is no `Backend` with valid facts.
+        BackendError: It failed, or what it returned is no `Backend` with valid facts.
     """
-    asked = f"for_space('{space}')" if space else f"for_sources({stems})"
+    origin = f"for_space('{space}') of '{name}'" if space else f"for_sources({stems}) of '{name}'"
     try:
         view = backend.for_space(space) if space else backend.for_sources(stems)
     except UnisepError:
         raise
     except FAILURES as error:
-        raise BackendError(f"{asked} of '{name}' failed: {type(error).__name__}: {error}") from error
-    if not isinstance(view, Backend):
-        raise BackendError(f"{asked} of '{name}' returned {type(view).__name__}, not a Backend.")
-    _check_facts(name, view)
-    return view
-
-
-def _check_facts(name: str, backend: Backend) -> None:
-    try:
-        wrong = wrong_facts(backend.info)
-    except FAILURES as error:
-        wrong = f"`info` failed with {type(error).__name__}: {error}"
-    if wrong:
-        raise BackendError(f"The facts of the backend '{name}' cannot be right: {wrong}.")
+        raise BackendError(f"{origin} failed: {type(error).__name__}: {error}") from error
+    return _checked(view, name, origin)
 
 
 def load_encoder(
     spec: EncoderSpec, *, weights: Path | None, device: torch.device, any_space: bool = False
 ) -> QueryEncoder:
-    """The loaded encoder of `spec`.
-
-    any_space: accept a space other than the declared one, as the caller's own weights may have.
+    """Return the loaded encoder of `spec`; with `any_space`, of another space too, as the caller's own weights may have.
 
     Raises:
-        PluginError: its `load` string leads nowhere, or it cannot be imported.
-        EncoderError: it failed, or what it returned is no `QueryEncoder` of the space it declared.
+        PluginError: Its `load` string leads nowhere, or it cannot be imported.
+        EncoderError: It failed, or what it returned is no `QueryEncoder` of the space it declared.
     """
     encoder = _call(spec, EncoderError, weights=weights, device=device)
     if not isinstance(encoder, QueryEncoder):
@@ -82,35 +61,16 @@ def load_encoder(
             f"{spec.load} of the encoder '{spec.name}' returned {type(encoder).__name__}, not a QueryEncoder."
         )
     space = getattr(encoder, "space", None)
-    if any_space and isinstance(space, str) and space:
-        return encoder
-    if space != spec.space:
+    if space != spec.space and not (any_space and isinstance(space, str) and space):
         raise EncoderError(f"The encoder '{spec.name}' declares the space '{spec.space}' and loaded one of '{space}'.")
     return encoder
 
 
-def _call(spec: Spec, kind: type[UnisepError], **arguments: Any) -> Any:
-    function = load_function(spec)
-    takes_nothing = _takes_nothing(function)
-    if takes_nothing and arguments["weights"] is not None:
-        raise WeightsError(f"'{spec.name}' takes no weights, and {arguments['weights']} was given. Leave them out.")
-    try:
-        return function() if takes_nothing else function(**arguments)
-    except UnisepError:
-        raise
-    except ImportError as error:
-        raise PluginError(
-            f"'{spec.name}' needs a package that cannot be imported: {error}. Install it, or the plugin's extra."
-        ) from error
-    except FAILURES as error:
-        raise kind(f"'{spec.name}' failed to load: {type(error).__name__}: {error}") from error
-
-
 def load_function(spec: Spec) -> Callable[..., Any]:
-    """What `spec.load` names, imported.
+    """Import what `spec.load` names.
 
     Raises:
-        PluginError: it leads nowhere, cannot be imported, or is nothing that can be called.
+        PluginError: It leads nowhere, cannot be imported, or is nothing that can be called.
     """
     module_name, _, path = spec.load.partition(":")
     try:
@@ -128,7 +88,7 @@ def load_function(spec: Spec) -> Callable[..., Any]:
 
 
 def wrong_facts(info: Any) -> str:
-    """What cannot be right in a backend's `info`, or ""."""
+    """Return what cannot be right in the `info` of a backend, or ""."""
     if not isinstance(info, BackendInfo):
         return f"`info` is {type(info).__name__}, not BackendInfo"
     if type(info.channels) is not int or info.channels not in (1, 2):
@@ -139,9 +99,9 @@ def wrong_facts(info: Any) -> str:
         return f"segment_seconds is {info.segment_seconds!r}, neither None nor a time of at least one sample"
     if type(info.sources) is not tuple or not all(isinstance(name, str) and name for name in info.sources):
         return f"sources is {info.sources!r:.200}, not a tuple of names"
-    taken = [name for name in info.sources if is_reserved(name)]
-    if taken:
-        return f"sources names {taken[0]!r}, which is what unisep calls a result of its own"
+    reserved = [name for name in info.sources if is_reserved(name)]
+    if reserved:
+        return f"sources names {reserved[0]!r}, which is what unisep calls a result of its own"
     if len(set(info.sources)) != len(info.sources):
         return f"sources names one twice: {', '.join(info.sources)}"
     return "" if info.normalisation in ("none", "song") else f"normalisation is {info.normalisation!r}"
@@ -152,11 +112,46 @@ def _is_segment(seconds: Any, sample_rate_hz: int) -> bool:
     return is_number and math.isfinite(seconds) and seconds * sample_rate_hz >= 1
 
 
-def _takes_nothing(function: Callable[..., Any]) -> bool:
-    """Whether it is a class whose constructor takes nothing, since it needs neither weights nor a device."""
+def _checked(backend: Any, name: str, origin: str) -> Backend:
+    """Return `backend`. Raises BackendError unless it is a `Backend` with facts that can be right."""
+    if not isinstance(backend, Backend):
+        raise BackendError(
+            f"{origin} returned {type(backend).__name__}, not a Backend. "
+            "Tell its author to test it with unisep.testing.BackendContract."
+        )
     try:
-        parameters = inspect.signature(function).parameters.values() if isinstance(function, type) else ()
-        named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-        return isinstance(function, type) and not named
+        wrong = wrong_facts(backend.info)
+    except FAILURES as error:
+        wrong = f"`info` failed with {type(error).__name__}: {error}"
+    if wrong:
+        raise BackendError(f"The facts of the backend '{name}' cannot be right: {wrong}.")
+    return backend
+
+
+def _call(spec: Spec, error_type: type[UnisepError], **arguments: Any) -> Any:
+    function = load_function(spec)
+    if _takes_nothing(function):
+        if arguments["weights"] is not None:
+            raise WeightsError(f"'{spec.name}' takes no weights, and {arguments['weights']} was given. Leave them out.")
+        arguments = {}
+    try:
+        return function(**arguments)
+    except UnisepError:
+        raise
+    except ImportError as error:
+        raise PluginError(
+            f"'{spec.name}' needs a package that cannot be imported: {error}. Install it, or the plugin's extra."
+        ) from error
+    except FAILURES as error:
+        raise error_type(f"'{spec.name}' failed to load: {type(error).__name__}: {error}") from error
+
+
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    """Tell whether it is a class whose constructor takes nothing, since it needs neither weights nor a device."""
+    if not isinstance(function, type):
+        return False
+    try:
+        parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a class written in C, which has no signature
         return False
+    return all(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in parameters)

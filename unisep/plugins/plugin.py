@@ -6,13 +6,13 @@ import os
 import re
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
 import pluggy
 
-from unisep.errors import OptionError
+from unisep.errors import FAILURES, OptionError
 from unisep.plugins import specs as hookspecs
 from unisep.plugins.specs import (
     PLUGIN_API,
@@ -21,73 +21,43 @@ from unisep.plugins.specs import (
     BackendSpec,
     CommandSpec,
     EncoderSpec,
+    ModelSpec,
     ResultSpec,
     RouteSpec,
+    Spec,
     is_reserved,
 )
 
-Spec = BackendSpec | EncoderSpec | CommandSpec | RouteSpec | ResultSpec
-
-
-SpecT = TypeVar("SpecT", BackendSpec, EncoderSpec, CommandSpec, RouteSpec, ResultSpec)
-
+DEFAULT_TIMEOUT_SECONDS = 30.0
+SPEC_KINDS = (BackendSpec, EncoderSpec, CommandSpec, RouteSpec, ResultSpec)
 
 State = Literal["ok", "broken", "incompatible", "blocked"]
+SpecT = TypeVar("SpecT", bound=Spec)
 
-
-KINDS: dict[type[Spec], str] = {
-    BackendSpec: "backend",
-    EncoderSpec: "encoder",
-    CommandSpec: "command",
-    RouteSpec: "route",
-    ResultSpec: "result",
-}
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_LOAD = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 @dataclass(frozen=True)
 class Plugin:
     """One entry point of the group `unisep`, or one local file: what it offers, or what went wrong.
 
-    name: of the entry point. state: "ok", "broken" (error holds the traceback), "incompatible" (made for
-    another plugin API; error says what to upgrade) or "blocked" (UNISEP_PLUGINS leaves it out; it was not imported).
+    Attributes:
+        name: Of the entry point; of a local file, its name without `.py`.
+        distribution: Where it comes from.
+        version: Of the distribution.
+        state: "ok", "broken", "incompatible" (made for another plugin API), or "blocked" (`UNISEP_PLUGINS` leaves it out,
+            and it was not imported).
+        error: The traceback, or what to do; "" for a plugin that works.
+        specs: What it offers; nothing unless it is "ok".
     """
 
     name: str
     distribution: str
-    version: str
-    state: State
+    version: str = ""
+    state: State = "ok"
     error: str = ""
     specs: tuple[Spec, ...] = ()
-
-    @property
-    def backends(self) -> tuple[BackendSpec, ...]:
-        """What it can separate with."""
-        return self._of(BackendSpec)
-
-    @property
-    def encoders(self) -> tuple[EncoderSpec, ...]:
-        """What it can turn into an Embedding."""
-        return self._of(EncoderSpec)
-
-    @property
-    def models(self) -> tuple[BackendSpec | EncoderSpec, ...]:
-        """What may have weights."""
-        return (*self.backends, *self.encoders)
-
-    @property
-    def commands(self) -> tuple[CommandSpec, ...]:
-        """What it adds to the command line."""
-        return self._of(CommandSpec)
-
-    @property
-    def routes(self) -> tuple[RouteSpec, ...]:
-        """The rules by which it sends queries somewhere."""
-        return self._of(RouteSpec)
-
-    @property
-    def results(self) -> tuple[ResultSpec, ...]:
-        """The steps that it puts results through."""
-        return self._of(ResultSpec)
 
     @property
     def key(self) -> str:
@@ -102,150 +72,128 @@ class Plugin:
     @property
     def complaint(self) -> str:
         """The last line of what went wrong, or ""."""
-        return self.error.strip().splitlines()[-1] if self.error.strip() else ""
+        return self.error.strip().rpartition("\n")[2]
 
     def to_json(self) -> dict[str, Any]:
-        """The plugin as plain values; keys name, distribution, version, state, error, specs."""
-        kept = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**kept, "error": self.error or None, "specs": [_spec_json(spec) for spec in self.specs]}
+        """Return the plugin as plain values; keys name, distribution, version, state, error, specs."""
+        specs = [
+            {"kind": spec.kind, **{name: _plain(value) for name, value in vars(spec).items()}} for spec in self.specs
+        ]
+        return {**vars(self), "error": self.error or None, "specs": specs}
 
-    def _of(self, kind: type[SpecT]) -> tuple[SpecT, ...]:
+    def specs_of(self, kind: type[SpecT]) -> tuple[SpecT, ...]:
+        """Return the specs of one kind, such as `BackendSpec`."""
         return tuple(spec for spec in self.specs if isinstance(spec, kind))
 
 
-def licence(spec: Spec) -> str:
-    """The licence of the spec's weights; "" for what has none to state."""
-    return spec.licence if isinstance(spec, BackendSpec | EncoderSpec) else ""
-
-
-def _spec_json(spec: Spec) -> dict[str, Any]:
-    return {"kind": KINDS[type(spec)], **{each.name: _plain(getattr(spec, each.name)) for each in fields(spec)}}
-
-
 def _plain(value: Any) -> Any:
-    if isinstance(value, set | frozenset):
+    if isinstance(value, frozenset):
         return sorted(value)
     if isinstance(value, Mapping):
         return dict(value)
     return list(value) if isinstance(value, tuple) else value
 
 
-DEFAULT_LIMIT_SECONDS = 30.0
+def read(plugin: Plugin, load: Callable[[], Any], failures: tuple[type[BaseException], ...] = FAILURES) -> Plugin:
+    """Return `plugin` with the specs that its hooks return; `load` imports the module or object that has them.
 
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-
-
-_LOAD = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-
-
-def read(name: str, distribution: str, version: str, load: Callable[[], Any]) -> Plugin:
-    """The plugin whose module `load` gives; whatever it does is caught, even an exit."""
+    Whatever happens on the way, of the kinds of `failures`, makes the plugin "broken", even an exit.
+    """
     try:
-        specs = tuple(_specs(load(), name))
+        specs = tuple(_specs(load(), plugin.name))
+        foreign = next((spec for spec in specs if spec.plugin_api != PLUGIN_API), None)
+        if foreign is not None:  # another version of the contract may have other rules
+            return replace(plugin, state="incompatible", error=_upgrade_advice(foreign, plugin.distribution))
         for spec in specs:
             _check(spec)
-        other_api = next((spec for spec in specs if spec.plugin_api != PLUGIN_API), None)
-    except (Exception, SystemExit):  # a plugin may do anything, even exit; the others must still be listed
-        return Plugin(name, distribution, version, "broken", traceback.format_exc())
-    if other_api is not None:
-        return Plugin(name, distribution, version, "incompatible", _advice(other_api, distribution))
-    return Plugin(name, distribution, version, "ok", specs=specs)
+    except failures:
+        return replace(plugin, state="broken", error=traceback.format_exc())
+    return replace(plugin, specs=specs)
 
 
-def read_in_time(name: str, distribution: str, version: str, load: Callable[[], Any]) -> Plugin:
-    """As `read`, in a thread of its own that is given up after UNISEP_PLUGINS_TIMEOUT seconds.
+def read_in_time(plugin: Plugin, load: Callable[[], Any]) -> Plugin:
+    """Read a plugin as `read` does, in a thread of its own that is given up after `UNISEP_PLUGINS_TIMEOUT` seconds.
 
     Raises:
-        OptionError: UNISEP_PLUGINS_TIMEOUT is no number of seconds.
+        OptionError: `UNISEP_PLUGINS_TIMEOUT` is no number of seconds.
     """
-    limit_seconds = _limit_seconds()
-    found: list[Plugin] = []
+    timeout_seconds = _timeout_seconds()
+    results: list[Plugin] = []
 
-    def run() -> None:
-        try:
-            found.append(read(name, distribution, version, load))
-        except BaseException:  # in a thread of the plugin's own, even an interrupt is its own doing
-            found.append(Plugin(name, distribution, version, "broken", traceback.format_exc()))
+    def run() -> None:  # in a thread of the plugin's own, even an interrupt is its own doing
+        results.append(read(plugin, load, failures=(BaseException,)))
 
-    thread = threading.Thread(target=run, name=f"plugin {name}", daemon=True)
+    thread = threading.Thread(target=run, name=f"plugin {plugin.name}", daemon=True)
     thread.start()
-    thread.join(limit_seconds)
-    if found:
-        return found[0]
-    return Plugin(
-        name,
-        distribution,
-        version,
-        "broken",
-        f"It was not read within {limit_seconds:g} s. A hook module must import nothing heavy; tell its author. "
-        "To wait longer, set UNISEP_PLUGINS_TIMEOUT to a number of seconds; "
-        f"to leave it out, UNISEP_PLUGINS=-{name}.",
+    thread.join(timeout_seconds)
+    if results:
+        return results[0]
+    error = (
+        f"It was not read within {timeout_seconds:g} s. A hook module must import nothing heavy; tell its author. To wait "
+        f"longer, set UNISEP_PLUGINS_TIMEOUT to a number of seconds; to leave it out, UNISEP_PLUGINS=-{plugin.name}."
     )
+    return replace(plugin, state="broken", error=error)
 
 
-def _limit_seconds() -> float:
+def _timeout_seconds() -> float:
     text = os.environ.get("UNISEP_PLUGINS_TIMEOUT", "").strip()
     try:
-        limit_seconds = float(text) if text else DEFAULT_LIMIT_SECONDS
+        seconds = float(text) if text else DEFAULT_TIMEOUT_SECONDS
     except ValueError:
-        limit_seconds = 0.0
-    if not 0 < limit_seconds <= threading.TIMEOUT_MAX:
+        seconds = 0.0
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
         raise OptionError(f"UNISEP_PLUGINS_TIMEOUT={text!r}: give a number of seconds above 0.")
-    return limit_seconds
+    return seconds
 
 
-def _specs(module: Any, name: str) -> Iterable[Spec]:
-    """What the hooks of one plugin return, through a pluggy manager of its own."""
+def _specs(module: Any, name: str) -> Iterator[Spec]:
+    """Yield what the hooks of one plugin return, through a pluggy manager of its own."""
     manager = pluggy.PluginManager(hookspecs.GROUP)
     manager.add_hookspecs(hookspecs)
     manager.register(module, name)
     manager.check_pending()
-    for kind, word in KINDS.items():
-        hook = getattr(manager.hook, f"unisep_{word}s")
-        for returned in hook():
-            for spec in returned:
+    for kind in SPEC_KINDS:
+        hook = getattr(manager.hook, f"unisep_{kind.kind}s")
+        for specs in hook():
+            for spec in specs:
                 if type(spec) is not kind:
                     raise TypeError(f"{hook.name} returned {spec!r}, which is no {kind.__name__}")
                 yield spec
 
 
 def _check(spec: Spec) -> None:
-    if spec.plugin_api != PLUGIN_API:
-        return  # another version of the contract may have other rules
-    texts = [spec.name, spec.load, spec.summary]
-    if isinstance(spec, BackendSpec | EncoderSpec):
-        texts += [spec.licence, spec.card]
+    """Raise ValueError unless what `spec` declares can be right."""
+    texts = [getattr(spec, field.name) for field in fields(spec) if field.type == "str"]
     if not all(isinstance(text, str) for text in texts) or not _NAME.fullmatch(spec.name):
         raise ValueError(f"{spec!r}: its name must be of lower-case letters, digits, '-', '_', '.'; texts must be str")
     if not _LOAD.fullmatch(spec.load):
         raise ValueError(f"'{spec.name}': load must be 'package.module:function'")
-    if isinstance(spec, BackendSpec | EncoderSpec):
-        _check_model(spec)
-
-
-def _check_model(spec: BackendSpec | EncoderSpec) -> None:
-    if spec.card and ":" not in spec.card:
+    if isinstance(spec, ModelSpec) and spec.card and ":" not in spec.card:
         raise ValueError(f"'{spec.name}': card must be 'package:path/card.toml'")
-    lists = (spec.stems, spec.spaces) if isinstance(spec, BackendSpec) else (spec.modalities,)
-    own = () if isinstance(spec, BackendSpec) else (spec.space,)
-    names = (*own, *(name for given in lists if isinstance(given, tuple | frozenset) for name in given))
-    are_lists = all(isinstance(given, tuple | frozenset) for given in lists)
-    if not are_lists or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"'{spec.name}': stems and spaces are tuples of names, modalities a set of them")
-    if isinstance(spec, BackendSpec) and any(map(is_reserved, spec.stems)):
-        raise ValueError(f"'{spec.name}': {' and '.join(RESERVED_NAMES)} are results of unisep's own, and no stems")
-    if isinstance(spec, BackendSpec) and not set(spec.auto_precision.values()) <= PRECISIONS:
-        raise ValueError(f"'{spec.name}': auto_precision maps kinds of device to {' or '.join(sorted(PRECISIONS))}")
+    if isinstance(spec, BackendSpec):
+        _check_backend(spec)
+    if isinstance(spec, EncoderSpec):
+        is_set = isinstance(spec.modalities, frozenset)
+        if not spec.space or not is_set or not spec.modalities <= {"text", "audio"}:
+            raise ValueError(f"'{spec.name}': give a space, and modalities as a set of 'text' and 'audio'")
+
+
+def _check_backend(spec: BackendSpec) -> None:
+    names = (*spec.stems, *spec.spaces)
+    are_tuples = isinstance(spec.stems, tuple) and isinstance(spec.spaces, tuple)
+    if not are_tuples or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"'{spec.name}': stems and spaces are tuples of names")
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"'{spec.name}': give at least one stem or space, and none twice")
-    if isinstance(spec, EncoderSpec) and not set(spec.modalities) <= {"text", "audio"}:
-        raise ValueError(f"'{spec.name}': modalities are of 'text' and 'audio'")
+    if any(map(is_reserved, spec.stems)):
+        raise ValueError(f"'{spec.name}': {' and '.join(RESERVED_NAMES)} are results of unisep's own, and no stems")
+    if not set(spec.auto_precision.values()) <= PRECISIONS:
+        raise ValueError(f"'{spec.name}': auto_precision maps kinds of device to {' or '.join(sorted(PRECISIONS))}")
 
 
-def _advice(spec: Spec, distribution: str) -> str:
-    what = "unisep" if isinstance(spec.plugin_api, int) and spec.plugin_api > PLUGIN_API else distribution
+def _upgrade_advice(spec: Spec, distribution: str) -> str:
+    outdated = "unisep" if isinstance(spec.plugin_api, int) and spec.plugin_api > PLUGIN_API else distribution
     return (
         f"'{spec.name}' was made for plugin API {spec.plugin_api}, this unisep has {PLUGIN_API}. "
-        f"Upgrade {what}: pip install --upgrade {what}"
+        f"Upgrade {outdated}: pip install --upgrade {outdated}"
     )

@@ -1,1 +1,1 @@
-"""What is asked for: queries, embeddings, and their vectors."""
+"""Queries: what the caller asks for, parsed, and encoded to vectors."""

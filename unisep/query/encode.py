@@ -12,73 +12,134 @@ from torch import Tensor
 from unisep.audio import Audio
 from unisep.errors import FAILURES, EmbeddingError, EncoderError, QueryError, UnisepError, WeightsError
 from unisep.plugins.encoder import QueryEncoder
-from unisep.query.parsed import ParsedQuery, example_of
+from unisep.query.parsed import ParsedQuery
 from unisep.query.query import Range
 from unisep.query.space_maps import Modality, SpaceMap
 
 Excerpt = Callable[[Range], Audio]
-
-
 _MIN_NORM = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """What a backend is conditioned on: `queries` [n, dim], and `negatives` [n, dim] or None."""
+    """What a backend is conditioned on: `queries` `[n, dim]`, and `negatives` `[n, dim]` or None."""
 
     queries: Tensor
     negatives: Tensor | None = None
 
     def rows(self, indices: list[int]) -> Conditions:
-        """The conditions of some of the queries."""
+        """Return the conditions of some of the queries."""
         negatives = None if self.negatives is None else self.negatives[indices]
         return Conditions(self.queries[indices], negatives)
 
     def to(self, device: torch.device) -> Conditions:
-        """The same on another device."""
+        """Return the same on another device."""
         negatives = None if self.negatives is None else self.negatives.to(device)
         return Conditions(self.queries.to(device), negatives)
 
 
-def conditions(
+def encode_queries(
     parsed_queries: Sequence[ParsedQuery],
     encoders: Sequence[QueryEncoder | None],
     excerpt: Excerpt,
     default_rate_hz: int,
 ) -> Conditions:
-    """The conditions of `asks`, each encoded by the encoder in the same place; every text only once.
+    """Encode each query with the encoder in the same place; every text only once.
 
-    A query is the weighted sum of the unit vectors of its text (several are averaged), its example and
+    A query becomes the weighted sum of the unit vectors of its text (several are averaged), its example and
     its embedding, made a unit vector again. A negative is the mean of what is excluded, likewise.
 
-    excerpt: gives a part of the mixture, by start and end in seconds, where that is the example.
+    Args:
+        parsed_queries: what to encode.
+        encoders: one for each query; None where a query is all vectors.
+        excerpt: gives a part of the mixture, by start and end in seconds, where that is the example.
+        default_rate_hz: of clips that came as bare arrays.
 
     Raises:
         EncoderError: an encoder failed or broke its contract.
         EmbeddingError: vectors of different sizes.
         QueryError: parts that cancel each other out, or an example range outside the audio.
     """
-    known_encoders = {id(encoder): encoder for encoder in encoders if encoder is not None}
-    words = {key: _encode_texts(encoder, parsed_queries, encoders) for key, encoder in known_encoders.items()}
+    distinct = {id(encoder): encoder for encoder in encoders if encoder is not None}
+    words = {key: _encode_texts(encoder, parsed_queries, encoders) for key, encoder in distinct.items()}
     queries, negatives = [], []
     for parsed, encoder in zip(parsed_queries, encoders, strict=True):
         known = words.get(id(encoder), {})
-        query = _query_vector(parsed, encoder, known, excerpt, default_rate_hz)
-        queries.append(query)
-        negatives.append(_negative_vector(parsed, encoder, known, default_rate_hz, query.shape[0]))
+        queries.append(_query_vector(parsed, encoder, known, excerpt, default_rate_hz))
+        negatives.append(_negative_vector(parsed, encoder, known, default_rate_hz, len(queries[-1])))
     _check_sizes(parsed_queries, [*queries, *negatives])
-    excluding = any(bool(negative.any()) for negative in negatives)
-    return Conditions(torch.stack(queries), torch.stack(negatives) if excluding else None)
+    is_excluding = any(bool(negative.any()) for negative in negatives)
+    return Conditions(torch.stack(queries), torch.stack(negatives) if is_excluding else None)
+
+
+def call_encoder(encoder: QueryEncoder, method: str, call: Callable[[list], Tensor], items: list) -> Tensor:
+    """Return what `call` gives of `n` items as unit vectors `[n, dim]`, float32 on the CPU; `method` is for messages.
+
+    Raises:
+        EncoderError: it failed, or returned anything else.
+    """
+    name = f"{type(encoder).__name__}.{method}"
+    try:
+        vectors = call(items)
+    except UnisepError:
+        raise
+    except FAILURES as error:
+        raise EncoderError(f"{name} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or vectors.shape[0] != len(items):
+        shape = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+        raise EncoderError(f"{name} was given {len(items)} items and returned {shape}; [n, dim] is expected.")
+    vectors = vectors.detach().float().cpu()
+    if not torch.isfinite(vectors).all():
+        raise EncoderError(f"{name} returned NaN or infinity. Check the example clip, and the encoder's weights.")
+    return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(1e-12)
+
+
+@final
+class AlignedEncoder(QueryEncoder):
+    """The encoder `inner`, whose vectors a fitted map takes into `space`. Closing it leaves `inner` open."""
+
+    def __init__(self, inner: QueryEncoder, into: SpaceMap, space: str) -> None:
+        """Raise WeightsError for a map that takes vectors of another size."""
+        if inner.dim != into.dims[0]:
+            raise WeightsError(
+                f"The map from '{inner.space}' to '{space}' is for vectors of {into.dims[0]} numbers, the encoder "
+                f"gives {inner.dim}. Fit it again with: unisep align ENCODER"
+            )
+        self.space = space
+        self._inner = inner
+        self._map = into
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors in the space that is mapped into."""
+        return self._map.dims[1]
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Return unit vectors `[n, dim]` of the texts."""
+        return self._mapped(self._inner.encode_text(texts), "text")
+
+    def encode_audio(self, clips: Sequence[Audio]) -> Tensor:
+        """Return unit vectors `[n, dim]` of the clips. Raise EncoderError where the map is not fit for audio."""
+        return self._mapped(self._inner.encode_audio(clips), "audio")
+
+    def _mapped(self, vectors: Tensor, modality: Modality) -> Tensor:
+        if modality not in self._map.means:
+            raise EncoderError(
+                f"The map from '{self._inner.space}' to '{self.space}' is not fit for {modality}. "
+                "Fit it on sounds of your own with: unisep align ENCODER --clips FOLDER"
+            )
+        return torch.from_numpy(self._map(vectors.detach().float().cpu().numpy(), modality))
 
 
 def _encode_texts(
     encoder: QueryEncoder, parsed_queries: Sequence[ParsedQuery], encoders: Sequence[QueryEncoder | None]
 ) -> Mapping[str, Tensor]:
-    own = [parsed for parsed, other in zip(parsed_queries, encoders, strict=True) if other is encoder]
-    texts = list(dict.fromkeys(text for parsed in own for text in (*parsed.query.texts, *parsed.excluded_texts)))
-    if not texts:
-        return {}
-    return dict(zip(texts, encoded(encoder, "encode_text", encoder.encode_text, texts), strict=True))
+    its_queries = [parsed for parsed, other in zip(parsed_queries, encoders, strict=True) if other is encoder]
+    texts = [text for parsed in its_queries for text in (*parsed.query.texts, *parsed.excluded_texts)]
+    texts = list(dict.fromkeys(texts))
+    return (
+        dict(zip(texts, call_encoder(encoder, "encode_text", encoder.encode_text, texts), strict=True)) if texts else {}
+    )
 
 
 def _encode_clips(parsed: ParsedQuery, encoder: QueryEncoder | None, clips: list[Audio]) -> list[Tensor]:
@@ -88,7 +149,7 @@ def _encode_clips(parsed: ParsedQuery, encoder: QueryEncoder | None, clips: list
         raise QueryError(
             f"An example clip of the query '{parsed.name}' is silent. Give one in which the sound is heard."
         )
-    return list(encoded(encoder, "encode_audio", encoder.encode_audio, clips))
+    return list(call_encoder(encoder, "encode_audio", encoder.encode_audio, clips))
 
 
 def _query_vector(
@@ -102,7 +163,7 @@ def _query_vector(
     if parsed.query.texts:
         parts["text"] = torch.stack([words[text] for text in parsed.query.texts]).mean(0)
     if "audio" in parsed.query.parts:
-        parts["audio"] = _encode_clips(parsed, encoder, [example_of(parsed, excerpt, default_rate_hz)])[0]
+        parts["audio"] = _encode_clips(parsed, encoder, [parsed.example(excerpt, default_rate_hz)])[0]
     if parsed.query.embedding is not None:
         parts["embedding"] = torch.from_numpy(parsed.query.embedding.vector.copy())
     _check_sizes([parsed], list(parts.values()))
@@ -114,6 +175,7 @@ def _query_vector(
 def _negative_vector(
     parsed: ParsedQuery, encoder: QueryEncoder | None, words: Mapping[str, Tensor], default_rate_hz: int, dim: int
 ) -> Tensor:
+    """Return the mean direction of what is excluded, or zeros `[dim]`."""
     vectors = [words[text] for text in parsed.excluded_texts]
     vectors += _encode_clips(parsed, encoder, [clip.at(default_rate_hz) for clip in parsed.excluded_clips])
     vectors += [torch.from_numpy(embedding.vector.copy()) for embedding in parsed.excluded_embeddings]
@@ -133,25 +195,6 @@ def _unit(vector: Tensor, parsed: ParsedQuery) -> Tensor:
     return vector / norm
 
 
-def encoded(encoder: QueryEncoder, method: str, call: Callable[[list], Tensor], items: list) -> Tensor:
-    """Unit vectors `[n, dim]`, float32 on the CPU, of `n` items. Raises EncoderError for anything else."""
-    name = f"{type(encoder).__name__}.{method}"
-    try:
-        vectors = call(items)
-    except UnisepError:
-        raise
-    except FAILURES as error:
-        raise EncoderError(f"{name} failed: {type(error).__name__}: {error}") from error
-    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or vectors.shape[0] != len(items):
-        shape = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
-        raise EncoderError(f"{name} was given {len(items)} items and returned {shape}; [n, dim] is expected.")
-    vectors = vectors.detach().float().cpu()
-    if not torch.isfinite(vectors).all():
-        raise EncoderError(f"{name} returned NaN or infinity. Check the example clip, and the encoder's weights.")
-    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    return vectors / norms.clamp_min(1e-12)
-
-
 def _check_sizes(parsed_queries: Sequence[ParsedQuery], vectors: Sequence[Tensor]) -> None:
     sizes = sorted({vector.shape[0] for vector in vectors})
     if len(sizes) > 1:
@@ -160,39 +203,3 @@ def _check_sizes(parsed_queries: Sequence[ParsedQuery], vectors: Sequence[Tensor
             f"The vectors for {names} have different sizes ({', '.join(map(str, sizes))}), so one of them is not "
             "of the space that it names. Make it again: unisep embed 'a text' -o query.safetensors"
         )
-
-
-@final
-class AlignedEncoder(QueryEncoder):
-    """The encoder `inner`, whose vectors a map takes into `space`. Closing it leaves `inner` open."""
-
-    def __init__(self, inner: QueryEncoder, into: SpaceMap, space: str) -> None:
-        if inner.dim != into.dims[0]:
-            raise WeightsError(
-                f"The map from '{inner.space}' to '{space}' is for vectors of {into.dims[0]} numbers, the encoder "
-                f"gives {inner.dim}. Fit it again with: unisep align ENCODER"
-            )
-        self.space = space
-        self._inner = inner
-        self._map = into
-
-    @property
-    def dim(self) -> int:
-        """Length of the vectors in the space that is mapped into."""
-        return self._map.dims[1]
-
-    def encode_text(self, texts: list[str]) -> Tensor:
-        """Unit vectors [n, dim] of the texts."""
-        return self._mapped(self._inner.encode_text(texts), "text")
-
-    def encode_audio(self, clips: Sequence[Audio]) -> Tensor:
-        """Unit vectors [n, dim] of the clips. Raises EncoderError where the map is not fit for audio."""
-        return self._mapped(self._inner.encode_audio(clips), "audio")
-
-    def _mapped(self, vectors: Tensor, modality: Modality) -> Tensor:
-        if modality not in self._map.means:
-            raise EncoderError(
-                f"The map from '{self._inner.space}' to '{self.space}' is not fit for {modality}. "
-                "Fit it on sounds of your own with: unisep align ENCODER --clips FOLDER"
-            )
-        return torch.from_numpy(self._map(vectors.detach().float().cpu().numpy(), modality))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,7 @@ from unisep.query.query import Embedding, Query, Range
 
 @dataclass(frozen=True, eq=False)
 class ParsedQuery:
-    """One thing to isolate: the query, its final name, and its examples opened.
-
-    excluded_texts, excluded_clips, excluded_embeddings: `query.exclude`, by kind.
-    """
+    """One thing to isolate: the query, the name of its result, and its examples opened; `query.exclude` by kind."""
 
     name: str
     query: Query
@@ -40,26 +38,51 @@ class ParsedQuery:
     @property
     def embeddings(self) -> tuple[Embedding, ...]:
         """Vectors given with the query, the excluded ones too."""
-        own = () if self.query.embedding is None else (self.query.embedding,)
-        return own + self.excluded_embeddings
+        vectors = () if self.query.embedding is None else (self.query.embedding,)
+        return vectors + self.excluded_embeddings
 
     @property
     def plain_text(self) -> str | None:
         """The one text, when the query is that and nothing more (but for a time range); else None."""
         texts = self.query.texts
-        plain = self.query.parts == {"text"} and len(texts) == 1 and not self.query.exclude
-        return texts[0] if plain else None
+        is_plain = self.query.parts == {"text"} and len(texts) == 1 and not self.query.exclude
+        return texts[0] if is_plain else None
 
     @property
     def time_range(self) -> Range | None:
         """Where in the mixture the target is wanted, in seconds."""
         return self.query.time_range
 
+    def example(self, excerpt: Callable[[Range], Audio], default_rate_hz: int) -> Audio:
+        """Return the example clip: the query's own audio cut to `example_range`, or that part of the mixture.
+
+        Args:
+            excerpt: gives a part of the mixture, by start and end in seconds.
+            default_rate_hz: of a clip that came as a bare array.
+
+        Raises:
+            QueryError: the range starts after the end of the audio it is cut from.
+        """
+        seconds = self.query.example_range
+        if self.clip is None:
+            assert seconds is not None, "an example without a clip is a range of the mixture"
+            return excerpt(seconds)
+        clip = self.clip.at(default_rate_hz)
+        if seconds is None:
+            return clip
+        first, last = span_samples(seconds, clip.sample_rate_hz, clip.n_samples, "example_range")
+        return Audio(clip.samples[:, first:last], clip.sample_rate_hz)
+
 
 def parse_queries(query: Any, sample_rate_hz: int | None = None) -> tuple[ParsedQuery, ...]:
-    """The asks in `query`: a str, audio-like, `Embedding`, `Query`, dict, or a list of any of these.
+    """Parse a query, or a list of them, once: names are made, and example clips are decoded.
 
-    A str is always text, a Path is audio. A bare example array has `sample_rate_hz`.
+    Warns of texts that are also the names of files.
+
+    Args:
+        query: a str, audio-like, `Embedding`, `Query`, dict of its fields, or a list of any of these. A str is always
+            text, a Path is audio. What was parsed before is taken as it is.
+        sample_rate_hz: of bare example arrays.
 
     Raises:
         QueryError: not a query, an empty list, a reserved name or the same name twice.
@@ -68,34 +91,45 @@ def parse_queries(query: Any, sample_rate_hz: int | None = None) -> tuple[Parsed
     items = list(query) if isinstance(query, list | tuple) else [query]
     if not items:
         raise QueryError("The list of queries is empty. Give at least one, or query=None for the fixed stems.")
-    queries = [_as_query(item) for item in items]
-    names = _names(queries)
-    return tuple(_opened(name, query, sample_rate_hz) for name, query in zip(names, queries, strict=True))
+    counts = {"example": 0, "embedding": 0}
+    parsed_queries: dict[str, ParsedQuery] = {}
+    for item in items:
+        if isinstance(item, ParsedQuery):
+            parsed = item
+        else:
+            for text in [item] if isinstance(item, str) else _excluded(item):
+                _warn_of_file(text)
+            parsed = _parse(_as_query(item), counts, sample_rate_hz)
+        if parsed.name in parsed_queries:
+            raise QueryError(f"Two queries are named {parsed.name!r}; results are told apart by name. {_NAME_IT}")
+        parsed_queries[parsed.name] = parsed
+    return tuple(parsed_queries.values())
 
 
-def doubtful_texts(query: Any) -> list[str]:
-    """What to warn of: bare texts, asked for or excluded, that are also the names of files."""
-    return [
-        f"The query {text!r} is taken as text, though a file of that name exists. "
-        f"For an example clip pass Path({text!r})."
-        for item in (query if isinstance(query, list | tuple) else [query])
-        for text in ([item] if isinstance(item, str) else _excluded(item))
-        if isinstance(text, str) and is_file(text)
-    ]
-
-
-def _excluded(item: Any) -> Sequence[Any]:
-    """What a query, or a dict of its fields, leaves out, as it was given."""
-    given = item.get("exclude") if isinstance(item, Mapping) else getattr(item, "exclude", None)
-    return given if isinstance(given, list | tuple) else [given]
+_NAME_IT = "Name it yourself: Query(text=..., name='lead')."
 
 
 def is_file(text: str) -> bool:
-    """Whether there is a file of this name; no text is too long or too strange to ask."""
+    """Tell whether there is a file of this name; no text is too long or too strange to ask."""
     try:
         return Path(text).is_file()
     except (OSError, ValueError):
         return False
+
+
+def _warn_of_file(text: Any) -> None:
+    if isinstance(text, str) and is_file(text):
+        warnings.warn(
+            f"The query {text!r} is taken as text, though a file of that name exists. "
+            f"For an example clip pass Path({text!r}).",
+            stacklevel=5,
+        )
+
+
+def _excluded(item: Any) -> list[Any]:
+    """Return what a query, or a dict of its fields, leaves out, as it was given."""
+    exclude = item.get("exclude") if isinstance(item, Mapping) else getattr(item, "exclude", None)
+    return list(exclude) if isinstance(exclude, list | tuple) else [exclude]
 
 
 def _as_query(item: Any) -> Query:
@@ -115,51 +149,20 @@ def _as_query(item: Any) -> Query:
     return Query(audio=item)
 
 
-def _names(queries: list[Query]) -> list[str]:
-    names: list[str] = []
-    counts = {"example": 0, "embedding": 0}
-    for query in queries:
-        name = query.name or next(iter(query.texts), None)
-        if name is None:
-            kind = "example" if "audio" in query.parts else "embedding"
-            counts[kind] += 1
-            name = f"{kind}-{counts[kind]}"
-        _check_name(name, names)
-        names.append(name)
-    return names
-
-
-def _check_name(name: str, taken: list[str]) -> None:
-    advice = "Name it yourself: Query(text=..., name='lead')."
+def _parse(query: Query, counts: dict[str, int], sample_rate_hz: int | None) -> ParsedQuery:
+    """Name the query and open its clips; `counts` numbers those without a name."""
+    name = query.name or next(iter(query.texts), None)
+    if name is None:
+        kind = "example" if "audio" in query.parts else "embedding"
+        counts[kind] += 1
+        name = f"{kind}-{counts[kind]}"
     if is_reserved(name) or is_reserved(safe_name(name)):
-        raise QueryError(f"The name {name!r} is reserved for what unisep returns by itself. {advice}")
-    if name in taken:
-        raise QueryError(f"Two queries are named {name!r}; results are told apart by name. {advice}")
-
-
-def _opened(name: str, query: Query, sample_rate_hz: int | None) -> ParsedQuery:
-    def opened(source: Any) -> Opened:
-        return source if isinstance(source, Opened) else open_audio(source, sample_rate_hz)
-
-    texts = tuple(item.strip() for item in query.exclude if isinstance(item, str))
-    vectors = tuple(item for item in query.exclude if isinstance(item, Embedding))
-    clips = tuple(opened(item) for item in query.exclude if not isinstance(item, str | Embedding))
-    clip = None if query.audio is None else opened(query.audio)
-    return ParsedQuery(name, query, clip, texts, clips, vectors)
-
-
-def example_of(parsed: ParsedQuery, excerpt: Callable[[Range], Audio], default_rate_hz: int) -> Audio:
-    """The example clip of an ask that has one: its own audio cut to `example_range`, or that part of the mixture.
-
-    Raises:
-        QueryError: the range starts after the end of the audio it is cut from.
-    """
-    seconds = parsed.query.example_range
-    if parsed.clip is None:
-        assert seconds is not None, "an ask without a clip that is an example has a range of the mixture"
-        return excerpt(seconds)
-    clip = parsed.clip.at(default_rate_hz)
-    if seconds is None:
-        return clip
-    first, last = span_samples(seconds, clip.sample_rate_hz, clip.n_samples, "example_range")
-    return Audio(clip.samples[:, first:last], clip.sample_rate_hz)
+        raise QueryError(f"The name {name!r} is reserved for what unisep returns by itself. {_NAME_IT}")
+    return ParsedQuery(
+        name,
+        query,
+        None if query.audio is None else open_audio(query.audio, sample_rate_hz),
+        tuple(item.strip() for item in query.exclude if isinstance(item, str)),
+        tuple(open_audio(item, sample_rate_hz) for item in query.exclude if not isinstance(item, str | Embedding)),
+        tuple(item for item in query.exclude if isinstance(item, Embedding)),
+    )

@@ -1,4 +1,4 @@
-"""What is asked for: Embedding (a vector with its space) and Query."""
+"""Queries, and embeddings: vectors with the name of their space."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A query as a vector: `vector` [dim] float32, the `space` it lives in, and where it came from.
+    """A query as a vector, portable: `save` writes one safetensors file. A backend of another space refuses it.
 
-    A backend that does not know `space` refuses before its weights load. Portable: `save` writes one
-    safetensors file that holds all three.
+    Attributes:
+        vector: `[dim]`, float32.
+        space: the embedding space it lives in.
+        provenance: where it came from, texts by name.
 
     Raises:
         EmbeddingError: not one-dimensional, empty, all zeros, not finite, without a space, or with a provenance
@@ -67,9 +69,10 @@ class Embedding:
         return int(self.vector.shape[0])
 
     def save(self, path: str | Path) -> Path:
-        """The path written: a safetensors file with the vector, its space and its provenance.
+        """Write a safetensors file with the vector, its space and its provenance; return its path.
 
-        Raises EmbeddingError when it cannot be written there; then nothing is.
+        Raises:
+            EmbeddingError: it cannot be written there, and nothing is.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import save
@@ -83,7 +86,7 @@ class Embedding:
 
     @classmethod
     def load(cls, path: str | Path) -> Embedding:
-        """The embedding saved at `path`. Raises EmbeddingError when the file is missing or no embedding."""
+        """Read the embedding saved at `path`. Raise EmbeddingError when the file is missing or no embedding."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -100,32 +103,31 @@ class Embedding:
 
 
 def _provenance(text: str) -> dict[str, str]:
-    """The provenance written in JSON. Raises ValueError or RecursionError where it is no table of texts."""
-    found = json.loads(text)
-    if not _is_texts(found):
+    """Parse the provenance. Raise ValueError or RecursionError where it is no table of texts in JSON."""
+    provenance = json.loads(text)
+    if not _is_texts(provenance):
         raise ValueError("its provenance is no table of texts")
-    return dict(found)
+    return dict(provenance)
 
 
-def _is_texts(found: object) -> TypeGuard[dict[str, str]]:
-    return isinstance(found, dict) and all(isinstance(text, str) for item in found.items() for text in item)
+def _is_texts(table: object) -> TypeGuard[dict[str, str]]:
+    return isinstance(table, dict) and all(isinstance(text, str) for item in table.items() for text in item)
 
 
 class Query(BaseModel):
-    """What to isolate, by text, by example, by vector, or by all of them together.
+    """A sound to isolate, by text, by example, by vector, or by all of them together.
 
-    text: a str, or several that are averaged ("hi-hat", "cymbals").
-    audio: an example: path, `Audio`, array, bytes or file object; a str here is a path.
-    embedding: a vector with its space.
-    weights: how much each of "text", "audio" and "embedding" counts, where more than one is given;
-        equal without.
-    exclude: what the target must leave out: text (str), audio (Path, `Audio`, array), `Embedding`, or
-        a list of these.
-    time_range: (start, end) in seconds, where in the mixture the target is wanted; outside it the
-        target is silent (after a fade of 10 ms) and only that part is computed.
-    example_range: (start, end) in seconds, which part of `audio` is the example; without `audio`, that
-        part of the mixture itself is.
-    name: the name of the result; otherwise the text, or "example-1".
+    Attributes:
+        text: a str, or several that are averaged ("hi-hat", "cymbals").
+        audio: an example: path, `Audio`, array, bytes or file object; a str here is a path.
+        embedding: a vector with its space.
+        weights: how much each of "text", "audio" and "embedding" counts, where more than one is given; equal without.
+        exclude: what the target must leave out: text (str), audio (Path, `Audio`, array), `Embedding`, or a list of these.
+        time_range: (start, end) in seconds, where in the mixture the target is wanted; outside it the target is silent
+            (after a fade of 10 ms) and only that part is computed.
+        example_range: (start, end) in seconds, which part of `audio` is the example; without `audio`, that part of the
+            mixture itself is.
+        name: of the result; otherwise the text, or "example-1".
 
     Raises:
         QueryError: an unknown field, nothing asked, empty text, a range that is none.
@@ -152,7 +154,7 @@ class Query(BaseModel):
             raise _as_query_error(error) from error
 
     def __eq__(self, other: object) -> bool:
-        """Whether both ask for the same in the same way; arrays, clips and vectors are compared by what they hold."""
+        """Compare what both ask for; arrays, clips and vectors count by what they hold."""
         if not isinstance(other, Query):
             return NotImplemented
         return all(_is_same(getattr(self, name), getattr(other, name)) for name in type(self).model_fields)
@@ -217,7 +219,7 @@ class Query(BaseModel):
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two values of a field are equal; of arrays, whether all of their numbers are."""
+    """Compare two values of a field; arrays by all of their numbers."""
     if one is other or type(one) is not type(other):
         return one is other
     if isinstance(one, list | tuple):
@@ -247,7 +249,7 @@ def _check_weights(weights: dict[Modality, float] | None, parts: frozenset[Modal
 
 
 def _as_query_error(error: ValidationError) -> UnisepError:
-    """The typed error behind pydantic's, or one that names the field and what is allowed."""
+    """Return the typed error behind pydantic's, or one that names the field and what is allowed."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, UnisepError):

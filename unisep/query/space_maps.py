@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from unisep.errors import WeightsError
 from unisep.files.atomic import write_whole
 from unisep.files.paths import safe_name
-from unisep.weights.store import default_folder, locked
+from unisep.weights.store import default_folder
 
 Modality = Literal["text", "audio"]
 
@@ -42,10 +42,14 @@ class _Record(BaseModel):
 
 
 class Agreement(_Record):
-    """How near mapped vectors come to the target encoder's own, on `n` things that the map was not fitted on.
+    """Agreement of mapped vectors with the target encoder's own, on `n` things that the map was not fitted on.
 
-    top_1, top_5: how often the right one of all n is the nearest, or among the five nearest. cosine: mean
-    over all n. centred_cosine: the same without the mean of the target space, which all vectors share.
+    Attributes:
+        n: how many.
+        top_1: how often the right one of all n is the nearest.
+        top_5: how often it is among the five nearest.
+        cosine: mean over all n.
+        centred_cosine: the same without the mean of the target space, which all vectors share.
     """
 
     n: int
@@ -56,12 +60,22 @@ class Agreement(_Record):
 
 
 class MapCard(_Record):
-    """What is known of a map: between which spaces, fitted on what, and how well it agrees.
+    """The card of a map: between which spaces, fitted on what, and how well it agrees.
 
-    text, audio: measured agreement; None where an encoder takes none, or nothing was there to measure it on.
-    clips: "own" (the user's, also fitted on), "synthetic" (made by rule, for the means only) or "none".
-    n_captions, n_clips: of how many in all. captions_sha256: of the shipped list. ridge_strength: as chosen.
-    tensors: file beside the card, with the sha256; "" for a map that is unfit for text, which is not kept.
+    Attributes:
+        format: version of this record.
+        source: the space of the vectors that are mapped.
+        target: the space they are mapped to.
+        text: agreement measured on captions.
+        audio: agreement measured on clips; None where an encoder takes none, or nothing was there to measure it on.
+        clips: "own" (the user's, also fitted on), "synthetic" (made by rule, for the means only) or "none".
+        n_captions: how many there were in all.
+        n_clips: likewise.
+        captions_sha256: of the shipped list.
+        ridge_strength: as chosen.
+        unisep_version: that fitted it.
+        tensors: file beside the card; "" for a map that is unfit for text, which is not kept.
+        tensors_sha256: of that file.
     """
 
     format: Literal[1] = 1
@@ -80,7 +94,7 @@ class MapCard(_Record):
 
     @property
     def modalities(self) -> frozenset[Modality]:
-        """What the map may be used for; nothing where it is unfit for text, as it then fits nothing.
+        """The modalities it may be used for; none where it is unfit for text.
 
         Fit for text: a centred cosine of 0.65 and a top-5 of 0.8 at least. Fit for audio: the cosine.
         """
@@ -106,7 +120,7 @@ class SpaceMap:
     means: dict[Modality, tuple[NDArray[np.float32], NDArray[np.float32]]]
 
     def __call__(self, vectors: NDArray[np.float32], modality: Modality) -> NDArray[np.float32]:
-        """Unit vectors [n, other dim] of `vectors` [n, dim]."""
+        """Map `vectors` `[n, dim]` to unit vectors `[n, other dim]`."""
         source_mean, target_mean = self.means[modality]
         mapped = (vectors - source_mean) @ self.matrix + target_mean
         unit: NDArray[np.float32] = mapped / np.maximum(np.linalg.norm(mapped, axis=1, keepdims=True), 1e-12)
@@ -125,12 +139,12 @@ class MapStore:
         self.folder = default_folder() / "maps" if folder is None else folder
 
     def place(self, source: str, target: str) -> Path:
-        """The folder of a map. Named for people, and told apart by a hash of the two spaces."""
+        """Return the folder of a map: named for people, and told apart by a hash of the two spaces."""
         digest = hashlib.sha256(json.dumps([source, target]).encode()).hexdigest()[:12]
         return self.folder / f"{safe_name(source)[:48]}-to-{safe_name(target)[:24]}-{digest}"
 
     def card(self, source: str, target: str) -> MapCard | None:
-        """What is known of a map; None where none was fitted. Raises WeightsError for a damaged one."""
+        """Read the card of a map; None where none was fitted. Raise WeightsError for a damaged one."""
         path = self.place(source, target) / _RECORD
         if not path.is_file():
             return None
@@ -143,7 +157,7 @@ class MapStore:
         return card
 
     def load(self, card: MapCard) -> SpaceMap:
-        """The map of a card, verified. Raises WeightsError when it is missing or not the one described."""
+        """Read the map of a card, verified. Raise WeightsError when it is missing or not the one described."""
         path = self.place(card.source, card.target) / card.tensors
         try:
             content = path.read_bytes()
@@ -153,22 +167,24 @@ class MapStore:
             raise _damaged(path, "its sha256 differs")
         return _parsed(content, path)
 
-    def save(self, card: MapCard, found: SpaceMap) -> MapCard:
-        """The card as saved, in place of an older one; the tensors are kept only where the map is fit.
+    def save(self, card: MapCard, space_map: SpaceMap) -> MapCard:
+        """Save a map in place of an older one and return its card; tensors are kept only where it is fit.
 
-        Raises WeightsError when the folder cannot be written.
+        Raises:
+            WeightsError: the folder cannot be written.
         """
+        from filelock import FileLock
         from safetensors.numpy import save
 
         if card.is_fit:
-            content = save(_tensors(found))
+            content = save(_tensors(space_map))
             digest = hashlib.sha256(content).hexdigest()
             named = {"tensors": f"{digest[:16]}.safetensors", "tensors_sha256": digest}
             card = card.model_copy(update=named)
         folder = self.place(card.source, card.target)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder / ".lock"):
+            with FileLock(folder / ".lock"):
                 if card.is_fit:
                     write_whole(folder / card.tensors, content)
                 write_whole(folder / _RECORD, card.model_dump_json(indent=1).encode())
@@ -182,9 +198,9 @@ class MapStore:
         return card
 
 
-def _tensors(found: SpaceMap) -> dict[str, NDArray[np.float32]]:
-    tensors = {"matrix": found.matrix}
-    for modality, (source_mean, target_mean) in found.means.items():
+def _tensors(space_map: SpaceMap) -> dict[str, NDArray[np.float32]]:
+    tensors = {"matrix": space_map.matrix}
+    for modality, (source_mean, target_mean) in space_map.means.items():
         tensors |= {f"{modality}.source_mean": source_mean, f"{modality}.target_mean": target_mean}
     return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
 
@@ -200,13 +216,13 @@ def _parsed(content: bytes, path: Path) -> SpaceMap:
             for modality in MODALITIES
             if f"{modality}.source_mean" in tensors
         }
-        found = SpaceMap(tensors["matrix"], means)
-        sound = all((len(m), len(n)) == found.dims for m, n in means.values()) and "text" in means
+        space_map = SpaceMap(tensors["matrix"], means)
+        sound = all((len(m), len(n)) == space_map.dims for m, n in means.values()) and "text" in means
     except (SafetensorError, KeyError, IndexError, TypeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if not sound or not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         raise _damaged(path, "its values cannot be right")
-    return found
+    return space_map
 
 
 def _damaged(path: Path, why: str) -> WeightsError:

@@ -1,4 +1,4 @@
-"""What is installed, with the state of its weights, found by name."""
+"""The catalog: what is installed, with the state of its weights, found by name."""
 
 from __future__ import annotations
 
@@ -13,22 +13,16 @@ from unisep.plugins.specs import BackendSpec, EncoderSpec, ResultSpec, RouteSpec
 from unisep.query.space_maps import MapCard
 
 SpecT = TypeVar("SpecT", BackendSpec, EncoderSpec)
-
-
-ExtraT = TypeVar("ExtraT", RouteSpec, ResultSpec)
-
-
+ExtensionT = TypeVar("ExtensionT", RouteSpec, ResultSpec)
 PREFERRED = ("htdemucs", "htdemucs-film", "htdemucs_6s", "htdemucs_ft")
 
 
 @dataclass(frozen=True)
 class CatalogEntry(Generic[SpecT]):
-    """A spec, the distribution it comes from, and its weights.
+    """A spec, the distribution and the plugin it comes from, and its weights.
 
-    weights: "none" (needs none), "embedded", "present", "missing", "broken" (its card cannot be read),
-        or "local" (the user's own file).
-    place: where the caller found the weights, a folder or a name on a hub; "" for those of the card.
-    plugin: the name of the plugin of that distribution, or "".
+    weights: "none" (needs none), "embedded", "present", "missing", "broken" (its card cannot be read), or "local" (the
+    user's own). place: where the user's own weights are, a folder or a name on a hub; "" for those of the card.
     """
 
     spec: SpecT
@@ -39,7 +33,7 @@ class CatalogEntry(Generic[SpecT]):
 
     @property
     def name(self) -> str:
-        """The spec's name, with the place of the caller's own weights: "clap@./folder"."""
+        """The spec's name, with the place of the user's own weights: "clap@./folder"."""
         return f"{self.spec.name}@{self.place}" if self.place else self.spec.name
 
     @property
@@ -54,22 +48,16 @@ class CatalogEntry(Generic[SpecT]):
 
 
 BackendEntry = CatalogEntry[BackendSpec]
-
-
 EncoderEntry = CatalogEntry[EncoderSpec]
-
-
 MapLookup = Callable[[str, str], MapCard | None]
-
-
 WeightsState = Callable[[BackendSpec | EncoderSpec], str]
 
 
 @dataclass(frozen=True)
-class Extra(Generic[ExtraT]):
+class Extension(Generic[ExtensionT]):
     """A routing rule or a step for results, and the distribution it comes from."""
 
-    spec: ExtraT
+    spec: ExtensionT
     distribution: str
 
     @property
@@ -79,53 +67,54 @@ class Extra(Generic[ExtraT]):
 
 
 def rank(entry: BackendEntry, here_first: bool = False) -> tuple[bool, int, str]:
-    """Sort key: the default first. With `here_first`, those whose weights are here come before."""
-    place = PREFERRED.index(entry.name) if entry.name in PREFERRED else len(PREFERRED)
-    return (here_first and not entry.is_here, place, entry.name)
-
-
-def _no_map(source: str, target: str) -> None:
-    return None
+    """Return a sort key: the default first; with `here_first`, those whose weights are here before all others."""
+    position = PREFERRED.index(entry.name) if entry.name in PREFERRED else len(PREFERRED)
+    return (here_first and not entry.is_here, position, entry.name)
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """Every offer of the plugins that work, and the plugins that do not.
+    """Every entry of the plugins that work, and the plugins that do not.
 
-    map_between: what is known of the map from one space to another, None where none was fitted.
-    rules: asked in this order who answers a query. steps: what every result goes through, in this order.
+    map_between: looks up the card of the map from one space to another; None where none was fitted. rules: asked in this
+    order who answers a query. steps: what every result goes through, in this order.
     """
 
     backends: tuple[BackendEntry, ...]
     encoders: tuple[EncoderEntry, ...]
     broken: tuple[Plugin, ...] = ()
-    map_between: MapLookup = _no_map
-    rules: tuple[Extra[RouteSpec], ...] = ()
-    steps: tuple[Extra[ResultSpec], ...] = ()
+    map_between: MapLookup = lambda source, target: None
+    rules: tuple[Extension[RouteSpec], ...] = ()
+    steps: tuple[Extension[ResultSpec], ...] = ()
 
     def backend(self, name: str) -> BackendEntry:
-        """The backend called `name` or `distribution:name`. Raises PluginError when there is none, or two."""
+        """Return the backend called `name` or `distribution:name`. Raise PluginError for none, or two."""
         return _find("backend", name, self.backends, self.broken)
 
     def encoder(self, name: str) -> EncoderEntry:
-        """The encoder called `name` or `distribution:name`. Raises PluginError when there is none, or two."""
+        """Return the encoder called `name` or `distribution:name`. Raise PluginError for none, or two."""
         return _find("encoder", name, self.encoders, self.broken)
 
     def usable_backends(self) -> list[BackendEntry]:
-        """Backends whose name only one distribution claims; the others wait until they are asked for."""
-        return _unique(self.backends)
+        """Return the backends whose name one distribution alone claims, the default first."""
+        return sorted(_unique(self.backends), key=rank)
 
     def usable_encoders(self) -> list[EncoderEntry]:
-        """Encoders whose name only one distribution claims."""
+        """Return the encoders whose name one distribution alone claims."""
         return _unique(self.encoders)
 
+    def encoders_of(self, spaces: Collection[str]) -> str:
+        """Return for a message the names of the encoders of one of `spaces`."""
+        names = [entry.name for entry in self.usable_encoders() if entry.spec.space in spaces]
+        return ", ".join(names) or "none is installed"
+
     def names(self, *, stems: bool) -> str:
-        """Names for a message: of the backends with fixed stems, or else of those that answer queries."""
-        entries = [o.name for o in self.backends if (o.spec.stems if stems else o.spec.spaces)]
-        return ", ".join(sorted(set(entries))) or "none is installed"
+        """Return names for a message: of the backends with fixed stems, or else of those that answer queries."""
+        names = [entry.name for entry in self.backends if (entry.spec.stems if stems else entry.spec.spaces)]
+        return ", ".join(sorted(set(names))) or "none is installed"
 
     def broken_hint(self) -> str:
-        """For a message: which plugins are installed and do not work, or are left out, or ""."""
+        """Return for a message which plugins are installed and do not work, or are left out, or ""."""
         faulty = ", ".join(sorted({plugin.distribution for plugin in self.broken if plugin.is_faulty}))
         blocked = ", ".join(sorted({plugin.distribution for plugin in self.broken if not plugin.is_faulty}))
         hints = [f"{faulty} is installed but broken: see `unisep plugins`"] if faulty else []
@@ -133,25 +122,20 @@ class Catalog:
         return f" ({'; '.join(hints)})" if hints else ""
 
 
-def catalog(plugins: Iterable[Plugin], own_weights: Collection[str], weights_state: WeightsState) -> Catalog:
-    """The offers of `plugins`.
-
-    own_weights: keys of the offers that load the caller's own file. weights_state: tells the state of
-    the weights of any other spec.
-    """
+def build_catalog(plugins: Iterable[Plugin], own_weights: Collection[str], weights_state: WeightsState) -> Catalog:
+    """Build the catalog of `plugins`; `own_weights` are the keys of entries that load the user's own file."""
     plugins = tuple(plugins)
 
     def entry(spec: SpecT, plugin: Plugin) -> CatalogEntry[SpecT]:
-        own = f"{plugin.distribution}:{spec.name}" in own_weights
-        weights = "local" if own else weights_state(spec)
-        return CatalogEntry(spec, plugin.distribution, weights, plugin=plugin.name)
+        is_own = f"{plugin.distribution}:{spec.name}" in own_weights
+        return CatalogEntry(spec, plugin.distribution, "local" if is_own else weights_state(spec), plugin=plugin.name)
 
     return Catalog(
-        tuple(entry(spec, plugin) for plugin in plugins for spec in plugin.backends),
-        tuple(entry(spec, plugin) for plugin in plugins for spec in plugin.encoders),
+        tuple(entry(spec, plugin) for plugin in plugins for spec in plugin.specs_of(BackendSpec)),
+        tuple(entry(spec, plugin) for plugin in plugins for spec in plugin.specs_of(EncoderSpec)),
         tuple(plugin for plugin in plugins if plugin.state != "ok"),
-        rules=tuple(Extra(spec, plugin.distribution) for plugin in plugins for spec in plugin.routes),
-        steps=tuple(Extra(spec, plugin.distribution) for plugin in plugins for spec in plugin.results),
+        rules=tuple(Extension(spec, plugin.distribution) for plugin in plugins for spec in plugin.specs_of(RouteSpec)),
+        steps=tuple(Extension(spec, plugin.distribution) for plugin in plugins for spec in plugin.specs_of(ResultSpec)),
     )
 
 
@@ -163,13 +147,12 @@ def _unique(entries: tuple[CatalogEntry[SpecT], ...]) -> list[CatalogEntry[SpecT
 def _find(
     kind: str, name: str, entries: tuple[CatalogEntry[SpecT], ...], broken: tuple[Plugin, ...]
 ) -> CatalogEntry[SpecT]:
-    found = [entry for entry in entries if name in (entry.name, entry.key)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        owners = [(entry.distribution, entry.plugin) for entry in found]
-        raise PluginError(clash(kind, found[0].name, owners))
-    failed = "".join(f" The plugin '{p.name}' of {p.distribution} is {p.state}." for p in broken)
+    matches = [entry for entry in entries if name in (entry.name, entry.key)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise PluginError(clash(kind, matches[0].name, [(entry.distribution, entry.plugin) for entry in matches]))
+    failed = "".join(f" The plugin '{plugin.name}' of {plugin.distribution} is {plugin.state}." for plugin in broken)
     advice = " Run `unisep plugins` to see why." if broken else ""
     raise PluginError(
         f"No {kind} named {name!r} is installed. {suggest(name, (entry.name for entry in entries))}{failed}{advice}"

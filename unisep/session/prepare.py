@@ -1,4 +1,4 @@
-"""From a question to who answers it: resolved, loaded, and its queries encoded."""
+"""Prepare a request: who answers it, with backends loaded and queries encoded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from unisep.engine.recording import Recording
 from unisep.errors import DownloadError, OptionError
 from unisep.plugins.backend import Backend
 from unisep.progress import CancelFlag, ProgressReporter
-from unisep.query.encode import conditions
-from unisep.query.parsed import doubtful_texts, parse_queries
+from unisep.query.encode import encode_queries
+from unisep.query.parsed import parse_queries
 from unisep.query.query import Range
 from unisep.routing.router import default_backend, resolve
 from unisep.routing.types import BackendTask, Request, Route
@@ -27,9 +27,10 @@ from unisep.session.models import ModelPool
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """Who answers what, with the backends loaded, one for each task of the route."""
+class Prepared:
+    """A request with the route of its answers, and the loaded backend of each task of the route."""
 
+    request: Request
     route: Route
     backends: tuple[Backend, ...]
 
@@ -44,110 +45,109 @@ class Job:
         return any(backend.info.normalisation == "song" for backend in self.backends)
 
 
-class Planner:
-    """Plans for one Separator. `request` is what its options ask for, whatever the question."""
+class Preparer:
+    """Prepares the requests of one Separator.
+
+    Attributes:
+        request: what the options of the Separator ask for, whatever the query.
+    """
 
     def __init__(self, pool: ModelPool, request: Request, options: Options) -> None:
+        """Check the names in `request`, and load an encoder with weights of the caller's own."""
+        self.request = request
         self._pool = pool
         self._options = options
         self._download_failed = ""
-        self.request = request
-        self._check_names()
+        catalog = pool.catalog()
+        for name in (request.backend, request.query_backend):
+            if name is not None:
+                catalog.backend(name)
+        if request.encoder is not None:
+            pool.open_encoder(request.encoder, ProgressReporter())
+
+    def use_weights(self, path: Path, *, answers_queries: bool) -> None:
+        """Load the caller's own weights for the default backend of that kind, and ask it from now on."""
+        entry = default_backend(self.request, self._pool.catalog(), answers_queries=answers_queries)
+        self._pool.use_weights(entry.key, path)
+        backend = self._pool.backend(entry, ProgressReporter())
+        if answers_queries:
+            self.request = replace(self.request, query_backend=entry.key)
+        else:
+            self.request = replace(self.request, backend=entry.key, own_stems=backend.info.sources)
 
     def requested(
         self, query: Any, sample_rate_hz: int | None, stems: str | Sequence[str] | None, route: str
     ) -> Request:
-        """The request with a question in it. Warns of texts that are also names of files."""
-        for doubt in doubtful_texts(query):
-            warnings.warn(doubt, stacklevel=3)
+        """Return the request with a query, parsed, or stems in it."""
         parsed_queries = None if query is None else parse_queries(query, sample_rate_hz)
         if stems is not None and not isinstance(stems, Iterable):
             raise OptionError(f"stems={stems!r:.80}: give names of stems, such as ['drums', 'vocals'], or None.")
-        chosen = (stems,) if isinstance(stems, str) else None if stems is None else tuple(stems)
-        request = replace(self.request, parsed_queries=parsed_queries, stems=chosen, route=route)
-        if not _can_substitute(request):
-            return request
-        return replace(request, download_failed=self._download_failed)  # not tried again at every call
+        names = (stems,) if isinstance(stems, str) else None if stems is None else tuple(stems)
+        request = replace(self.request, parsed_queries=parsed_queries, stems=names, route=route)
+        # A download that failed is not tried again at every call.
+        return replace(request, download_failed=self._download_failed) if _may_substitute(request) else request
 
     def route(self, request: Request) -> Route:
-        """Who answers, with nothing loaded. Raises PluginError, QueryError and the like where no one can."""
+        """Decide who answers, with nothing loaded. Raise as `resolve` does."""
         return resolve(request, self._pool.catalog())
 
-    def job(self, request: Request, reporter: ProgressReporter) -> Job:
-        """Who answers, loaded; where the default's weights cannot be fetched, the next best, with a warning."""
-        job = self._job(request, reporter)
-        if job.route.warning:
-            warnings.warn(job.route.warning, stacklevel=3)
-        return job
+    def prepare(self, request: Request, reporter: ProgressReporter) -> Prepared:
+        """Load who answers; where the default's weights cannot be fetched, the next best, with a warning."""
+        try:
+            prepared = self._loaded(request, reporter)
+        except DownloadError as error:
+            if not _may_substitute(request) or request.download_failed:
+                raise
+            self._download_failed = str(error).split(". ")[0].rstrip(".")
+            prepared = self._loaded(replace(request, download_failed=self._download_failed), reporter)
+        if prepared.route.warning:
+            warnings.warn(prepared.route.warning, stacklevel=3)
+        return prepared
 
-    def loaded(self, job: Job, excerpt: Callable[[Range], Audio], reporter: ProgressReporter) -> list[LoadedTask]:
-        """The tasks of the job with their queries encoded, each query once.
-
-        excerpt: gives the part of the mixture that is an example.
-        """
+    def encoded(
+        self, prepared: Prepared, excerpt: Callable[[Range], Audio], reporter: ProgressReporter
+    ) -> list[LoadedTask]:
+        """Encode the queries of each task, each query once; `excerpt` gives the part of the mixture that is an example."""
         reporter.stage("encoding")
         with torch.inference_mode():
             return [
-                self._loaded(task, backend, excerpt, reporter)
-                for task, backend in zip(job.route.tasks, job.backends, strict=True)
+                self._encoded(task, backend, excerpt, reporter)
+                for task, backend in zip(prepared.route.tasks, prepared.backends, strict=True)
             ]
 
-    def engine(self, job: Job, recording: Recording, reporter: ProgressReporter, cancel: CancelFlag | None) -> Engine:
-        """What separates the recording as the job says; the meter is told how much there is to do."""
-        loaded = self.loaded(job, recording.excerpt, reporter)
-        statistics = recording.statistics if job.normalises else None
-        engine = Engine(loaded, recording.layout, self._options, statistics, reporter.step, cancel)
+    def engine(
+        self, prepared: Prepared, recording: Recording, reporter: ProgressReporter, cancel: CancelFlag | None
+    ) -> Engine:
+        """Return what separates the recording as prepared; the reporter is told how much there is to do."""
+        tasks = self.encoded(prepared, recording.excerpt, reporter)
+        statistics = recording.statistics if prepared.normalises else None
+        engine = Engine(tasks, recording.layout, self._options, statistics, reporter.step, cancel)
         engine.announce(reporter)
         return engine
 
-    def use_own(self, path: Path, *, answers_queries: bool) -> None:
-        """Nothing; loads the caller's own weights for the default backend of that kind, and asks it from now on."""
-        entry = default_backend(self.request, self._pool.catalog(), answers_queries=answers_queries)
-        self._pool.own_weights[entry.key] = path
-        own = self._pool.backend(entry, ProgressReporter())
-        if answers_queries:
-            self.request = replace(self.request, query_backend=entry.key)
-        else:
-            self.request = replace(self.request, backend=entry.key, own_stems=own.info.sources)
-
-    def _check_names(self) -> None:
-        installed = self._pool.catalog()
-        for name in (self.request.backend, self.request.query_backend):
-            if name is not None:
-                installed.backend(name)
-        if self.request.encoder is not None:
-            self._pool.open_encoder(self.request.encoder, ProgressReporter())
-
-    def _job(self, request: Request, reporter: ProgressReporter) -> Job:
+    def _loaded(self, request: Request, reporter: ProgressReporter) -> Prepared:
         route = self.route(request)
-        try:
-            return Job(route, tuple(self._backend(task, reporter) for task in route.tasks))
-        except DownloadError as error:
-            if not _can_substitute(request):
-                raise
-            self._download_failed = str(error).split(". ")[0].rstrip(".")
-        route = self.route(replace(request, download_failed=self._download_failed))
-        return Job(route, tuple(self._backend(task, reporter) for task in route.tasks))
+        return Prepared(request, route, tuple(self._backend(task, reporter) for task in route.tasks))
 
     def _backend(self, task: BackendTask, reporter: ProgressReporter, *, on_cpu: bool = False) -> Backend:
         stems = () if task.space else tuple(dict.fromkeys(target.stem for target in task.targets))
         return self._pool.backend_for(task.backend, task.space, stems, reporter, on_cpu=on_cpu)
 
-    def _loaded(
+    def _encoded(
         self, task: BackendTask, backend: Backend, excerpt: Callable[[Range], Audio], reporter: ProgressReporter
     ) -> LoadedTask:
-        parsed_queries = [target.parsed for target in task.targets if target.parsed is not None]
         on_cpu = partial(self._backend, task, reporter, on_cpu=True) if self._options.on_accelerator else None
+        parsed_queries = [target.parsed for target in task.targets if target.parsed is not None]
         if not parsed_queries:
             return LoadedTask(task, backend, on_cpu=on_cpu)
         encoders = [
             self._pool.encoder_for(target.encoder, task.space, reporter) if target.encoder else None
             for target in task.targets
         ]
-        found = conditions(parsed_queries, encoders, excerpt, backend.info.sample_rate_hz)
-        return LoadedTask(task, backend, found, on_cpu)
+        conditions = encode_queries(parsed_queries, encoders, excerpt, backend.info.sample_rate_hz)
+        return LoadedTask(task, backend, conditions, on_cpu)
 
 
-def _can_substitute(request: Request) -> bool:
-    """Whether another model may answer where the weights of the default cannot be had."""
+def _may_substitute(request: Request) -> bool:
+    """Tell whether another model may answer where the weights of the default cannot be had."""
     return request.parsed_queries is None and request.backend is None and request.route == "auto"

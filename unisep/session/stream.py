@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, final
 
-from unisep.audio import Audio, as_samples
+from unisep.audio import Audio, Samples, as_samples
 from unisep.engine.device import Options
 from unisep.engine.engine import Engine, Piece, delay_samples
 from unisep.engine.recording import Layout, Statistics
-from unisep.engine.timeline import Samples
 from unisep.errors import AudioError, OptionError, QueryError
 from unisep.progress import CancelFlag, ProgressReporter
 from unisep.query.query import Range
-from unisep.routing.types import Plan, Route
+from unisep.routing.types import Route
 from unisep.separation import Separation
-from unisep.session.compose import REST, composed, without
-from unisep.session.prepare import Job, Planner
+from unisep.session.compose import REST, compose, without
+from unisep.session.prepare import Prepared, Preparer
 
 ScaleOf = Literal["none", "song", "segment"]
-
-
-@dataclass(frozen=True)
-class StreamFacts:
-    """What is known before the first block: the plan, the delay, and what the scale is taken from."""
-
-    route: Route
-    sample_rate_hz: int
-    delay_samples: int
-    scale_of: ScaleOf
 
 
 @final
@@ -41,35 +30,35 @@ class Stream(Iterator[Separation]):
     presence of a result is that of the segments it lies in. Joined, the results are bit for bit those of
     `Separator.separate` with the same statistics.
 
-    delay_samples: fixed, at the rate of the blocks. plan: who answers what, and why.
-    scale_of: "song" where `statistics` were given, "segment" where a backend that normalises by the song
-        has to do it by the segment, "none" where no backend normalises.
+    Attributes:
+        plan: who answers what, and why.
+        delay_samples: by how much what comes out is behind what goes in, at the rate of the blocks.
+        scale_of: where a backend that normalises by the song takes the scale from: "song" where `statistics` were given,
+            else "segment"; "none" where no backend normalises.
     """
 
-    def __init__(self, blocks: Iterable[Any], facts: StreamFacts, engine_for: Callable[[Layout], Engine]) -> None:
-        self._facts = facts
+    def __init__(
+        self,
+        blocks: Iterable[Any],
+        route: Route,
+        sample_rate_hz: int,
+        delay_samples: int,
+        scale_of: ScaleOf,
+        engine_for: Callable[[Layout], Engine],
+    ) -> None:
+        """Separate `blocks` as they are asked for; `engine_for` gives the engine once their channels are known."""
+        self.plan = route.plan
+        self.delay_samples = delay_samples
+        self.scale_of = scale_of
+        self._route = route
+        self._rate_hz = sample_rate_hz
         self._engine_for = engine_for
         self._results = self._separated(blocks)
 
     @property
-    def plan(self) -> Plan:
-        """Who answers what, and why."""
-        return self._facts.route.plan
-
-    @property
-    def delay_samples(self) -> int:
-        """By how much what comes out is behind what goes in."""
-        return self._facts.delay_samples
-
-    @property
     def delay_seconds(self) -> float:
         """The delay, in seconds."""
-        return self._facts.delay_samples / self._facts.sample_rate_hz
-
-    @property
-    def scale_of(self) -> ScaleOf:
-        """What the scale is taken from on which the backend hears the recording."""
-        return self._facts.scale_of
+        return self.delay_samples / self._rate_hz
 
     def __next__(self) -> Separation:
         return next(self._results)
@@ -82,9 +71,9 @@ class Stream(Iterator[Separation]):
             if samples is None:
                 continue
             n_channels = samples.shape[0]
-            engine = engine or self._engine_for(Layout(self._facts.sample_rate_hz, n_channels))
+            engine = engine or self._engine_for(Layout(self._rate_hz, n_channels))
             engine.feed(samples)
-            piece = engine.take(min(engine.ready, engine.n_in - self._facts.delay_samples))
+            piece = engine.take(min(engine.ready, engine.n_in - self.delay_samples))
             if piece is not None:
                 yield self._result(piece, engine, n_out)
                 n_out += piece.mixture.shape[1]
@@ -95,12 +84,11 @@ class Stream(Iterator[Separation]):
             yield self._result(piece, engine, n_out)
 
     def _checked(self, block: Any, n_channels: int) -> Samples | None:
-        """A copy of the block's samples [channels, samples], since callers use their buffers again."""
+        """Return a copy of the block's samples `[channels, samples]`, since callers use their buffers again."""
         if isinstance(block, Audio):
-            if block.sample_rate_hz != self._facts.sample_rate_hz:
+            if block.sample_rate_hz != self._rate_hz:
                 raise AudioError(
-                    f"A block has {block.sample_rate_hz} Hz, and the stream {self._facts.sample_rate_hz} Hz. "
-                    "Resample it first."
+                    f"A block has {block.sample_rate_hz} Hz, and the stream {self._rate_hz} Hz. Resample it first."
                 )
             block = block.samples
         if (getattr(block, "shape", (1,)) or (1,))[-1] == 0:
@@ -111,34 +99,29 @@ class Stream(Iterator[Separation]):
         return samples
 
     def _result(self, piece: Piece, engine: Engine, start: int) -> Separation:
-        rate_hz = self._facts.sample_rate_hz
-        found = composed(piece, self._facts.route)
-        first, last = start / rate_hz, (start + piece.mixture.shape[1]) / rate_hz
-        engine.forget_presence_before(first)
+        rate_hz = self._rate_hz
+        audio = {name: Audio(samples, rate_hz) for name, samples in compose(piece, self._route).items()}
+        engine.forget_presence_before(start / rate_hz)
+        stop_seconds = (start + piece.mixture.shape[1]) / rate_hz
         presence = {
-            name: tuple(each for each in all_of_it if each.start_seconds < last)
-            for name, all_of_it in engine.presence.items()
+            name: tuple(entry for entry in entries if entry.start_seconds < stop_seconds)
+            for name, entries in engine.presence.items()
         }
-        rest = Audio(found.pop(REST), rate_hz)
-        return Separation(
-            {name: Audio(samples, rate_hz) for name, samples in found.items()},
-            rest=rest,
-            presence_over_time=presence,
-            plan=self.plan,
-        )
+        rest = audio.pop(REST)
+        return Separation(audio, rest=rest, presence_over_time=presence, plan=self.plan)
 
 
 def open_stream(
     blocks: Iterable[Any],
-    job: Job,
-    planner: Planner,
+    prepared: Prepared,
+    preparer: Preparer,
     options: Options,
     sample_rate_hz: int,
     statistics: Statistics | None,
     cancel: CancelFlag | None,
 ) -> Stream:
-    """The stream of a job. Raises and warns as `Separator.stream` says."""
-    route = job.route
+    """Open the stream of a prepared request. Raise and warn as `Separator.stream` says."""
+    route = prepared.route
     if isinstance(blocks, str | bytes | Audio) or hasattr(blocks, "shape") or not isinstance(blocks, Iterable):
         raise AudioError(
             f"A stream takes blocks of audio one after the other, not {type(blocks).__name__}. Pass a generator, or a "
@@ -151,25 +134,24 @@ def open_stream(
             f"The result step {route.steps[0].title} needs the whole recording, which a stream never has. "
             f"To go without it: {without(route.steps[0].distribution)}"
         )
-    if job.normalises and statistics is None:
+    if prepared.normalises and statistics is None:
         warnings.warn(
             "Each segment is normalised by itself, since the statistics of the whole recording are not known: "
             "levels may move where it gets louder or softer. Pass statistics=Statistics.of(recording) where you have it.",
             stacklevel=3,
         )
-    loaded = planner.loaded(job, refuse_excerpt, ProgressReporter())
-    one_at_a_time = replace(options, batch_segments=1)
-    delay = delay_samples(loaded, sample_rate_hz, one_at_a_time)
-    scale_of: ScaleOf = "none" if not job.normalises else "segment" if statistics is None else "song"
+    tasks = preparer.encoded(prepared, refuse_excerpt, ProgressReporter())
+    options = replace(options, batch_segments=1)  # none waits for others
+    delay = delay_samples(tasks, sample_rate_hz, options)
+    scale_of: ScaleOf = "none" if not prepared.normalises else "segment" if statistics is None else "song"
     return Stream(
-        blocks,
-        StreamFacts(route, sample_rate_hz, delay, scale_of),
-        lambda layout: Engine(loaded, layout, one_at_a_time, statistics, cancel=cancel),
-    )
+        blocks, route, sample_rate_hz, delay, scale_of,
+        lambda layout: Engine(tasks, layout, options, statistics, cancel=cancel),
+    )  # fmt: skip
 
 
 def refuse_excerpt(seconds: Range) -> Audio:
-    """Nothing. Raises QueryError: there is no recording of which a part could be the example."""
+    """Raise QueryError: there is no recording of which a part could be the example."""
     raise QueryError(
         f"example_range={seconds} without `audio` is a part of the recording, which a stream cannot hear in advance. "
         "Give the example as `audio`."

@@ -14,8 +14,7 @@ from unisep.testing.signals import chirp, clicks, mix, noise, silence, tone
 from unisep.testing.toy import ToyBackend, ToyEncoder, ToyPanBackend, toy_plugin
 
 if TYPE_CHECKING:
-    from unisep.testing.backend_contract import BackendContract
-    from unisep.testing.encoder_contract import EncoderContract
+    from unisep.testing.contracts import BackendContract, EncoderContract
 
 __all__ = [
     "BackendContract",
@@ -34,16 +33,14 @@ __all__ = [
     "toy_plugin",
 ]
 
-
-_CONTRACTS = {"BackendContract": "backend_contract", "EncoderContract": "encoder_contract"}
+_CONTRACTS = "unisep.testing.contracts"
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _CONTRACTS:
+    if name not in ("BackendContract", "EncoderContract"):
         raise AttributeError(f"module 'unisep.testing' has no attribute {name!r}")
-    import pytest
+    if _CONTRACTS not in sys.modules:
+        import pytest
 
-    module = f"unisep.testing.{_CONTRACTS[name]}"
-    if module not in sys.modules:
-        pytest.register_assert_rewrite(module)
-    return getattr(import_module(module), name)
+        pytest.register_assert_rewrite(_CONTRACTS)
+    return getattr(import_module(_CONTRACTS), name)

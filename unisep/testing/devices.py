@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import GeneratorType, ModuleType
 from typing import Any, TypeVar
@@ -30,55 +30,73 @@ _SHARED = (
 CopyT = TypeVar("CopyT")
 
 
-class Pretended:
+class Pretended(TorchDispatchMode):
     """A device, and what ran on it.
 
-    n_steps: operators that made something there that is no view, each at least one kernel of a GPU.
-    peak_bytes: the most that the tensors there held at once, without what libraries and allocators take for themselves.
-    doubles: operators that made numbers of 64 bits there, which mps does not have.
-    waits: operators that brought something from there to the host, which would have to wait for it.
-
     Inside `torch.inference_mode` an operator that consists of others, `torch.stft` say, counts as one.
+
+    Attributes:
+        n_steps: Operators that made something there that is no view, each at least one kernel of a GPU.
+        peak_bytes: The most that the tensors there held at once, without what libraries and allocators take for themselves.
+        doubles: Operators that made numbers of 64 bits there, which mps does not have.
+        waits: Operators that brought something from there to the host, which would have to wait for it.
     """
 
     device = torch.device("meta")
 
     def __init__(self) -> None:
+        super().__init__()
         self.n_steps = self.peak_bytes = 0
         self.doubles: list[str] = []
         self.waits: list[str] = []
         self._alive: dict[int, tuple[Any, int]] = {}
 
     def copied(self, value: CopyT, dtype: torch.dtype | None = None) -> CopyT:
-        """A copy of an object, a backend say, whose tensors and devices are this one; real numbers are of `dtype`, where given.
+        """Return a copy of an object, a backend say, on this device; with `dtype`, its real numbers are of that type.
 
         What cannot be copied is shared: locks, open files, generators, modules.
         """
-        n_steps = self.n_steps
 
-        def made(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+        def copy_tensor(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
             kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
             new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=kind, device=self.device)
-            kept = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
-            return memo.setdefault(id(tensor), kept)  # type: ignore[no-any-return]
+            memo[id(tensor)] = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
+            return memo[id(tensor)]  # type: ignore[no-any-return]
 
-        others: dict[type, Any] = {kind: lambda each, memo: each for kind in _SHARED}
-        others[torch.device] = lambda each, memo: self.device
+        n_steps = self.n_steps
+        copiers: dict[type, Any] = {kind: lambda shared, memo: shared for kind in _SHARED}
+        copiers[torch.device] = lambda other, memo: self.device
         with (
-            mock.patch.dict(copy._deepcopy_dispatch, others),  # type: ignore[attr-defined]
-            mock.patch.object(Tensor, "__deepcopy__", made),
-            mock.patch.object(nn.Parameter, "__deepcopy__", made),
+            mock.patch.dict(copy._deepcopy_dispatch, copiers),  # type: ignore[attr-defined]
+            mock.patch.object(Tensor, "__deepcopy__", copy_tensor),
+            mock.patch.object(nn.Parameter, "__deepcopy__", copy_tensor),
         ):
             copied = copy.deepcopy(value)
         self.n_steps = n_steps  # making room for parameters is none
         return copied
 
-    def holds(self, tensor: Tensor) -> None:
-        """Nothing; counts a tensor on the device among those that take room, for as long as it is used."""
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = _tensors(out)
+        here = [tensor for tensor in tensors if tensor.device == self.device]
+        if any(tensor.dtype in _DOUBLES for tensor in here):
+            self.doubles.append(str(func))
+        if len(here) < len(tensors) and any(tensor.device == self.device for tensor in _tensors(args)):
+            self.waits.append(str(func))
+        aliases = [result.alias_info for result in func._schema.returns]
+        is_view = any(alias is not None and not alias.is_write for alias in aliases)
+        if here and not is_view:
+            self.n_steps += 1
+            for tensor in here:
+                self._hold(tensor)
+        return out
+
+    def _hold(self, tensor: Tensor) -> None:
+        """Count a tensor among those that take room, for as long as it is used."""
         from torch.multiprocessing.reductions import StorageWeakRef
 
         storage = tensor.untyped_storage()
-        self._alive = {key: each for key, each in self._alive.items() if not each[0].expired()}
+        self._alive = {key: held for key, held in self._alive.items() if not held[0].expired()}
         self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
         self.peak_bytes = max(self.peak_bytes, sum(n_bytes for _, n_bytes in self._alive.values()))
 
@@ -96,27 +114,27 @@ def pretended() -> Iterator[Pretended]:
 
     device = Pretended()
     try:
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), _Watch(device), _ways_around():
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), device, _like_a_gpu():
             yield device
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise AssertionError(f"{error.func} looks at a number, and there is none on a pretended device") from error
 
 
 @contextmanager
-def _ways_around() -> Iterator[None]:
+def _like_a_gpu() -> Iterator[None]:
     """A block without what fake tensors cannot do, or do in another way than a GPU."""
-    tensor = torch.tensor
+    make = torch.tensor
 
-    def made(data: Any, *, device: Any = None, **options: Any) -> Tensor:
-        return tensor(data, **options).to(device)
+    def tensor(data: Any, *, device: Any = None, **options: Any) -> Tensor:
+        return make(data, **options).to(device)
 
-    def made_like(like: Tensor, data: Any, *, device: Any = None, **options: Any) -> Tensor:
-        return made(data, device=device or like.device, **{"dtype": like.dtype, **options})
+    def new_tensor(like: Tensor, data: Any, *, device: Any = None, **options: Any) -> Tensor:
+        return tensor(data, device=device or like.device, **{"dtype": like.dtype, **options})
 
     with (
         mock.patch.object(nn.functional, "scaled_dot_product_attention", _fused_attention),
-        mock.patch.object(torch, "tensor", made),
-        mock.patch.object(Tensor, "new_tensor", made_like),
+        mock.patch.object(torch, "tensor", tensor),
+        mock.patch.object(Tensor, "new_tensor", new_tensor),
     ):
         yield
 
@@ -125,43 +143,16 @@ def _fused_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Attention `[..., queries, c]` without its scores."""
+    """Return attention `[..., queries, c]` without its scores."""
     if enable_gqa:
-        key, value = (each.repeat_interleave(query.shape[-3] // each.shape[-3], -3) for each in (key, value))
+        key, value = (heads.repeat_interleave(query.shape[-3] // heads.shape[-3], -3) for heads in (key, value))
     if attn_mask is not None:
         attn_mask.expand(*query.shape[:-1], key.shape[-2])
         query.new_zeros(1) + attn_mask.flatten()[:1]  # fails where the mask is elsewhere
-    heads = [each.expand(*query.shape[:-2], *each.shape[-2:]).flatten(0, -3)[None] for each in (query, key, value)]
-    out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(*heads, None, False)[0]
+    flat = [heads.expand(*query.shape[:-2], *heads.shape[-2:]).flatten(0, -3)[None] for heads in (query, key, value)]
+    out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(*flat, None, False)[0]
     return out.reshape(*query.shape[:-1], value.shape[-1])
 
 
-class _Watch(TorchDispatchMode):
-    """Tells a device of all that is done on it."""
-
-    def __init__(self, device: Pretended) -> None:
-        super().__init__()
-        self._seen = device
-
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        made = [each for each in tree_leaves(out) if isinstance(each, Tensor)]
-        here = [each for each in made if each.device == self._seen.device]
-        if any(each.dtype in _DOUBLES for each in here):
-            self._seen.doubles.append(str(func))
-        if len(here) < len(made) and _are_on(self._seen.device, args):
-            self._seen.waits.append(str(func))
-        if here and not _is_view(func):
-            self._seen.n_steps += 1
-            for each in here:
-                self._seen.holds(each)
-        return out
-
-
-def _are_on(device: torch.device, values: Any) -> bool:
-    return any(isinstance(each, Tensor) and each.device == device for each in tree_leaves(values))
-
-
-def _is_view(func: Any) -> bool:
-    infos = [each.alias_info for each in func._schema.returns]
-    return any(info is not None and not info.is_write for info in infos)
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

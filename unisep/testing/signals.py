@@ -9,8 +9,8 @@ from unisep.audio import Audio
 
 
 def silence(seconds: float = 1.0, sample_rate_hz: int = 44_100, channels: int = 2) -> Audio:
-    """Zeros."""
-    return Audio(np.zeros((channels, _n_samples(seconds, sample_rate_hz)), np.float32), sample_rate_hz)
+    """Return zeros."""
+    return _audio(np.zeros(_n_samples(seconds, sample_rate_hz)), sample_rate_hz, channels)
 
 
 def tone(
@@ -20,7 +20,7 @@ def tone(
     channels: int = 2,
     peak: float = 0.5,
 ) -> Audio:
-    """A sine wave, the same in all channels."""
+    """Return a sine wave, the same in all channels."""
     phase = 2 * np.pi * frequency_hz * _times(seconds, sample_rate_hz)
     return _audio(peak * np.sin(phase), sample_rate_hz, channels)
 
@@ -32,7 +32,7 @@ def chirp(
     low_hz: float = 50.0,
     high_hz: float = 10_000.0,
 ) -> Audio:
-    """A sine that rises exponentially from `low_hz` to `high_hz`, so that all of the band is in it."""
+    """Return a sine that rises exponentially from `low_hz` to `high_hz`, so that all of the band is in it."""
     ratio = np.log(high_hz / low_hz)
     times = _times(seconds, sample_rate_hz)
     phase = 2 * np.pi * low_hz * seconds / ratio * (np.exp(ratio * times / seconds) - 1)
@@ -40,7 +40,7 @@ def chirp(
 
 
 def clicks(per_second: float = 4.0, seconds: float = 1.0, sample_rate_hz: int = 44_100, channels: int = 2) -> Audio:
-    """Single samples of 0.9 at equal distances."""
+    """Return single samples of 0.9 at equal distances."""
     samples = np.zeros(_n_samples(seconds, sample_rate_hz))
     samples[:: max(1, round(sample_rate_hz / per_second))] = 0.9
     return _audio(samples, sample_rate_hz, channels)
@@ -49,14 +49,14 @@ def clicks(per_second: float = 4.0, seconds: float = 1.0, sample_rate_hz: int = 
 def noise(
     seconds: float = 1.0, sample_rate_hz: int = 44_100, channels: int = 2, seed: int = 0, deviation: float = 0.1
 ) -> Audio:
-    """White Gaussian noise, independent in each channel, the same for the same `seed`."""
-    generator = np.random.default_rng(seed)
+    """Return white Gaussian noise, independent in each channel, the same for the same `seed`."""
     shape = (channels, _n_samples(seconds, sample_rate_hz))
-    return Audio((deviation * generator.standard_normal(shape)).astype(np.float32), sample_rate_hz)
+    samples = deviation * np.random.default_rng(seed).standard_normal(shape)
+    return Audio(samples.astype(np.float32), sample_rate_hz)
 
 
 def mix(*parts: Audio) -> Audio:
-    """The sum of audio of one rate and shape."""
+    """Return the sum of audio of one rate and shape."""
     total = np.sum([part.samples for part in parts], axis=0, dtype=np.float64)
     return Audio(total.astype(np.float32), parts[0].sample_rate_hz)
 

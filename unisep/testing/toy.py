@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -43,21 +44,23 @@ class ToyBackend(Backend):
         self._filters = torch.stack([_low_pass(edge, self.info.sample_rate_hz) for edge in EDGES_HZ]).to(device)
 
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
-        """Sums of bands: halves of the spectrum without queries, else each band by its share of the query."""
+        """Return sums of bands: halves of the spectrum without queries, else each band by its share of the query."""
         bands = self._bands(mixture)
         if queries is None:
-            gains = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]).to(bands)
-            return Output(torch.einsum("nk,bkcs->bncs", gains, bands))
-        _check_size(queries)
-        gains = _gains(queries)
-        if negatives is not None:
-            gains = gains * (1 - _gains(negatives))
+            halves = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]).to(bands)
+            return Output(torch.einsum("nk,bkcs->bncs", halves, bands))
+        if queries.shape[1] != N_BANDS:
+            raise EmbeddingError(
+                f"Embeddings of the space '{SPACE}' have {N_BANDS} values, this one has {queries.shape[1]}. "
+                "Make it again with the encoder 'toy'."
+            )
+        gains = _gains(queries) if negatives is None else _gains(queries) * (1 - _gains(negatives))
         sources = torch.einsum("nk,bkcs->bncs", gains.to(bands), bands)
         energy, whole = sources.square().mean((2, 3)), mixture.square().mean((1, 2))
         return Output(sources, presence=(energy / (whole[:, None] + 1e-12)).clamp(0, 1))
 
     def _bands(self, mixture: Tensor) -> Tensor:
-        """`[batch, bands, channels, samples]`, from low to high."""
+        """Return `[batch, bands, channels, samples]`, from low to high."""
         n_samples = mixture.shape[-1]
         n_fft = n_samples + N_TAPS - 1
         spectra = torch.fft.rfft(mixture, n_fft)[:, None] * torch.fft.rfft(self._filters, n_fft)[:, None]
@@ -73,7 +76,7 @@ class ToyPanBackend(Backend):
     info = BackendInfo(sources=("left", "right"), sample_rate_hz=44_100, channels=2, segment_seconds=0.5)
 
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
-        """The left channel with silence beside it, and the right one."""
+        """Return the left channel with silence beside it, and the right one."""
         left = mixture * torch.tensor([[1.0], [0.0]]).to(mixture)
         return Output(torch.stack([left, mixture - left], dim=1))
 
@@ -82,95 +85,64 @@ class ToyEncoder(QueryEncoder):
     """Says in which frequency bands a sound lies: by measuring a clip, or by knowing a few words."""
 
     space = SPACE
-
-    @property
-    def dim(self) -> int:
-        """One value for each band."""
-        return N_BANDS
+    dim = N_BANDS
 
     def encode_text(self, texts: list[str]) -> Tensor:
-        """The bands of the words it knows; other words have bands of their own, always the same."""
+        """Return the bands of the words it knows; other words have bands of their own, always the same."""
         return functional.normalize(torch.stack([_text_bands(text) for text in texts]), dim=1)
 
     def encode_audio(self, clips: Sequence[Audio]) -> Tensor:
-        """The root of the energy in each band."""
+        """Return the root of the energy in each band."""
         return functional.normalize(torch.stack([_clip_bands(clip) for clip in clips]), dim=1)
 
 
-class ToyPlugin:
-    """The hooks of the toy plugin, as a module would have them."""
+@hookimpl
+def unisep_backends() -> list[BackendSpec]:
+    """Return `toy`, which answers queries and gives `low` and `high`, and `toy-pan`, which gives `left` and `right`."""
+    bands, channels = ToyBackend.info.sources, ToyPanBackend.info.sources
+    load, summary = f"{__name__}:load_backend", "Frequency bands, fixed or by query"
+    load_pan = f"{__name__}:ToyPanBackend"
+    return [
+        BackendSpec(name="toy", load=load, summary=summary, stems=bands, spaces=(SPACE,), licence="MIT"),
+        BackendSpec(name="toy-pan", load=load_pan, summary="Left and right", stems=channels, licence="MIT"),
+    ]
 
-    @hookimpl
-    def unisep_backends(self) -> list[BackendSpec]:
-        """`toy` answers queries and gives `low` and `high`; `toy-pan` gives `left` and `right`."""
-        load = "unisep.testing.toy:load_"
-        return [
-            BackendSpec(
-                name="toy",
-                load=load + "backend",
-                summary="Frequency bands, fixed or by query",
-                stems=ToyBackend.info.sources,
-                spaces=(SPACE,),
-                licence="MIT",
-            ),
-            BackendSpec(
-                name="toy-pan",
-                load=load + "pan_backend",
-                summary="Left and right",
-                stems=ToyPanBackend.info.sources,
-                licence="MIT",
-            ),
-        ]
 
-    @hookimpl
-    def unisep_encoders(self) -> list[EncoderSpec]:
-        """`toy` encodes text and audio as frequency bands."""
-        return [EncoderSpec(name="toy", load="unisep.testing.toy:load_encoder", space=SPACE, licence="MIT")]
+@hookimpl
+def unisep_encoders() -> list[EncoderSpec]:
+    """Return `toy`, which encodes text and audio as frequency bands."""
+    return [EncoderSpec(name="toy", load=f"{__name__}:load_encoder", space=SPACE, licence="MIT")]
 
 
 @contextmanager
 def toy_plugin() -> Iterator[None]:
     """A `with` block in which the toy plugin counts as installed, as `registered:toy`."""
-    with plugins.registered(ToyPlugin(), "toy"):
+    with plugins.registered(sys.modules[__name__], "toy"):
         yield
 
 
 def load_backend(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> ToyBackend:
-    """The band backend; it has no weights and computes in float32."""
+    """Return the band backend; it has no weights and computes in float32."""
     return ToyBackend(device)
 
 
-def load_pan_backend(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> ToyPanBackend:
-    """The left and right backend."""
-    return ToyPanBackend()
-
-
 def load_encoder(*, weights: Path | None, device: torch.device) -> ToyEncoder:
-    """The band encoder."""
+    """Return the band encoder."""
     return ToyEncoder()
 
 
 def _low_pass(edge_hz: float, sample_rate_hz: int) -> Tensor:
-    """Taps of a windowed-sinc low-pass filter of gain 1 at 0 Hz."""
+    """Return the taps of a windowed-sinc low-pass filter of gain 1 at 0 Hz."""
     times = torch.arange(N_TAPS, dtype=torch.float64) - N_TAPS // 2
-    taps = torch.sinc(2 * edge_hz / sample_rate_hz * times) * torch.hann_window(
-        N_TAPS, periodic=False, dtype=torch.float64
-    )
+    window = torch.hann_window(N_TAPS, periodic=False, dtype=torch.float64)
+    taps = torch.sinc(2 * edge_hz / sample_rate_hz * times) * window
     return (taps / taps.sum()).float()
 
 
 def _gains(vectors: Tensor) -> Tensor:
-    """`[n, bands]` in 0..1: each vector relative to its largest value; zeros stay zeros."""
+    """Return `[n, bands]` in 0..1: each vector relative to its largest value; zeros stay zeros."""
     positive = vectors.clamp_min(0)
     return positive / positive.amax(1, keepdim=True).clamp_min(1e-12)
-
-
-def _check_size(queries: Tensor) -> None:
-    if queries.shape[1] != N_BANDS:
-        raise EmbeddingError(
-            f"Embeddings of the space '{SPACE}' have {N_BANDS} values, this one has {queries.shape[1]}. "
-            "Make it again with the encoder 'toy'."
-        )
 
 
 def _text_bands(text: str) -> Tensor:

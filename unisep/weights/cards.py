@@ -11,21 +11,25 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    ValidationError,
+    model_validator,
+)
 
 from unisep.errors import WeightsError, reasons
 
 MAX_CARD_CHARACTERS = 2**15
-
-
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-_PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,149}$"
-
-
 def checked_url(url: str) -> str:
-    """The url itself. ValueError unless it is https without a password, or http to this very machine."""
+    """Return the url. Raises ValueError unless it is https without a password, or http to this very machine."""
     parts = urlsplit(url)
     safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
     if not safe or not parts.hostname or parts.username or parts.password:
@@ -33,71 +37,75 @@ def checked_url(url: str) -> str:
     return url
 
 
-def _checked_resource(resource: str) -> str:
-    path = PurePosixPath(resource)
-    if path.is_absolute() or ".." in path.parts or "\\" in resource:
-        raise ValueError(f"{resource!r} leaves the package: give a path inside it, such as 'weights/a.safetensors'")
-    return resource
-
-
-def _checked_measure(measures: dict[str, Any]) -> dict[str, Any]:
+def _checked_measures(measures: dict[str, Any]) -> dict[str, Any]:
     for key, value in measures.items():
         if isinstance(value, dict):
-            _checked_measure(value)
+            _checked_measures(value)
         elif isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ValueError(f"{key!r} must be a number, a text or a table of them, not {value!r}")
     return measures
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,149}$")]
 
 
-class CardFile(_Strict):
+class CardFile(BaseModel):
     """One file of a card: downloaded from `url`, or embedded at `resource` inside the package.
 
-    sha256: over the whole file, 64 hex digits; empty where it is recorded at the first download.
-    n_bytes: its size, 0 where it is not known.
-    revision: on a model hub, the commit or branch that `url` names.
+    Attributes:
+        revision: On a model hub, the commit or branch that `url` names.
+        sha256: Over the whole file; empty where it is recorded at the first download.
+        n_bytes: Its size, 0 where it is not known.
     """
 
-    name: Annotated[str, Field(pattern=_PLAIN_NAME)]
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: _Name
     url: str = ""
     revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{0,100}$")] = ""
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
-    n_bytes: Annotated[int, Field(ge=0)] = 0
-    resource: Annotated[str, AfterValidator(_checked_resource)] = ""
+    n_bytes: NonNegativeInt = 0
+    resource: str = ""
 
     @model_validator(mode="after")
     def _one_origin(self) -> CardFile:
+        resource = PurePosixPath(self.resource)
         if bool(self.url) == bool(self.resource):
             raise ValueError("give either url (downloaded) or resource (embedded), not both or none")
         if self.url:
             checked_url(self.url)
-        elif PurePosixPath(self.resource).name != self.name:
+        elif resource.is_absolute() or ".." in resource.parts or "\\" in self.resource:
+            raise ValueError(
+                f"{self.resource!r} leaves the package: give a path in it, such as 'weights/a.safetensors'"
+            )
+        elif resource.name != self.name:
             raise ValueError(f"the resource {self.resource!r} must end in the file's name {self.name!r}")
         return self
 
 
-class Card(_Strict):
-    """What is known of a set of weights. `package` is where the card was found, not part of the TOML.
+class Card(BaseModel):
+    """What is known of a set of weights.
 
-    sources: the model's outputs in order; empty for query models and encoders.
-    sample_rate_hz, segment_seconds, n_parameters: of the model, 0 where the card does not say.
-    measured: figures of quality and speed, free keys to numbers, texts or tables of them.
+    Attributes:
+        sources: The model's outputs in order; empty for query models and encoders.
+        sample_rate_hz: Of the model; 0 where the card does not say, as for `segment_seconds` and `n_parameters`.
+        measured: Figures of quality and speed, free keys to numbers, texts or tables of them.
+        package: Where the card was found; not part of the TOML.
     """
 
-    name: Annotated[str, Field(pattern=_PLAIN_NAME)]
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: _Name
     summary: str
     files: Annotated[tuple[CardFile, ...], Field(min_length=1)]
     licence: str = "not stated"
     source: str = ""
     sources: tuple[str, ...] = ()
-    sample_rate_hz: Annotated[int, Field(ge=0)] = 0
-    segment_seconds: Annotated[float, Field(ge=0)] = 0.0
-    n_parameters: Annotated[int, Field(ge=0)] = 0
+    sample_rate_hz: NonNegativeInt = 0
+    segment_seconds: NonNegativeFloat = 0.0
+    n_parameters: NonNegativeInt = 0
     notes: str = ""
-    measured: Annotated[dict[str, Any], AfterValidator(_checked_measure)] = Field(default_factory=dict)
+    measured: Annotated[dict[str, Any], AfterValidator(_checked_measures)] = Field(default_factory=dict)
     package: str = ""
 
     @model_validator(mode="after")
@@ -122,10 +130,10 @@ class Card(_Strict):
 
 
 def read_card(spec: str) -> Card:
-    """The card at "package:path/to/card.toml". The package is found, not imported.
+    """Read the card at "package:path/to/card.toml". The package is found, not imported.
 
     Raises:
-        WeightsError: no such package or file, or a card that does not hold what a card must.
+        WeightsError: No such package or file, or a card that does not hold what a card must.
     """
     package, separator, resource = spec.partition(":")
     if not separator:
@@ -138,7 +146,7 @@ def read_card(spec: str) -> Card:
 
 
 def parse_card(text: str, label: str, package: str = "") -> Card:
-    """The card written in `text` (TOML). Raises WeightsError that says which key is wrong, and why."""
+    """Read a card written in TOML. Raises WeightsError that names `label`, and says which key is wrong, and why."""
     if len(text) > MAX_CARD_CHARACTERS:
         raise WeightsError(
             f"The card {label!r} has {len(text):,} characters; at most {MAX_CARD_CHARACTERS:,} are read."
@@ -155,11 +163,11 @@ def parse_card(text: str, label: str, package: str = "") -> Card:
 
 
 def package_folder(package: str) -> Path:
-    """The folder of an installed package, without importing it. Raises WeightsError where there is none."""
+    """Return the folder of an installed package, without importing it. Raises WeightsError where there is none."""
     try:
-        found = find_spec(package)
+        spec = find_spec(package)
     except (ImportError, ValueError) as error:
         raise WeightsError(f"The package {package!r} of a card cannot be found ({error}).") from error
-    if found is None or not found.submodule_search_locations:
+    if spec is None or not spec.submodule_search_locations:
         raise WeightsError(f"The package {package!r} of a card is not installed.")
-    return Path(next(iter(found.submodule_search_locations)))
+    return Path(next(iter(spec.submodule_search_locations)))

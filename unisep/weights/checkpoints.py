@@ -16,7 +16,17 @@ from torch import Tensor, nn
 
 from unisep.errors import WeightsError
 
-_LARGEST_BYTES = 1 << 20
+_LARGEST_DESCRIPTION_BYTES = 1 << 20
+_LARGEST_HEADER_BYTES = 1 << 24
+_N_NAMED = 3
+_DESCRIPTION = ("description (.yaml)", frozenset({".yaml", ".yml"}))
+_CHECKPOINT = ("checkpoint (.ckpt)", frozenset({".ckpt", ".chpt", ".pth", ".pt", ".th", ".bin", ".safetensors"}))
+_INNER = ("state", "state_dict", "model_state_dict", "model")  # where training programs keep the parameters
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # what they put before every name
+_COUNTER = "n_averaged"  # beside the parameters of a running average
+_NUMPY_NUMBERS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -27,29 +37,24 @@ class _PlainLoader(yaml.SafeLoader):
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """The next node; an error for a reference to another."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(None, None, "references are not read here", mark)
         return super().compose_node(parent, index)
 
 
-def _tuple(loader: _PlainLoader, node: yaml.Node) -> tuple[Any, ...]:
-    if not isinstance(node, yaml.SequenceNode):
-        raise yaml.constructor.ConstructorError(None, None, "a tuple must be a list", node.start_mark)
-    return tuple(loader.construct_sequence(node, deep=True))
-
-
-_PlainLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
+_PlainLoader.add_constructor(
+    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
+)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, of plain values and tuples only.
+    """Read the mapping in a YAML file, of plain values and tuples only.
 
     Raises WeightsError for a file that is missing, too large, damaged, no mapping, or names anything to be made.
     """
     try:
-        if path.stat().st_size > _LARGEST_BYTES:
+        if path.stat().st_size > _LARGEST_DESCRIPTION_BYTES:
             raise WeightsError(f"{path} is larger than any description of a model. Do not use it.")
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
     except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -63,91 +68,50 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-_DESCRIPTIONS = frozenset({".yaml", ".yml"})
-
-
-_PARAMETERS = frozenset({".ckpt", ".chpt", ".pth", ".pt", ".th", ".bin", ".safetensors"})
-
-
 def find_described(place: Path) -> tuple[Path, Path]:
-    """The YAML file and the parameters' file that `place`, a folder or either of them, means.
+    """Return the YAML file and the parameters' file that `place`, a folder or either of them, means.
 
-    Raises WeightsError if one is missing, or several could be meant.
+    Raises WeightsError where one is missing, or several could be meant.
     """
     if place.is_dir():
-        return _only(place, _DESCRIPTIONS, "description (.yaml)"), _only(place, _PARAMETERS, "checkpoint (.ckpt)")
+        return _only(place, _DESCRIPTION), _only(place, _CHECKPOINT)
     if not place.is_file():
         raise WeightsError(f"{place} does not exist. Give the folder that holds the .yaml and the .ckpt.")
-    if place.suffix.lower() in _DESCRIPTIONS:
-        return place, _partner(place, _PARAMETERS, "checkpoint (.ckpt)")
-    if place.suffix.lower() in _PARAMETERS:
-        return _partner(place, _DESCRIPTIONS, "description (.yaml)"), place
+    if place.suffix.lower() in _DESCRIPTION[1]:
+        return place, _only(place.parent, _CHECKPOINT, place)
+    if place.suffix.lower() in _CHECKPOINT[1]:
+        return _only(place.parent, _DESCRIPTION, place), place
     raise WeightsError(
-        f"{place.name} is neither a description (.yaml) nor a checkpoint ({', '.join(sorted(_PARAMETERS))})."
+        f"{place.name} is neither a description (.yaml) nor a checkpoint ({', '.join(sorted(_CHECKPOINT[1]))})."
     )
 
 
-def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
-    )
-
-
-def _only(folder: Path, suffixes: frozenset[str], what: str) -> Path:
-    found = _files(folder, suffixes)
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found[:5])
+def _only(folder: Path, kind: tuple[str, frozenset[str]], partner: Path | None = None) -> Path:
+    """Return the one file of a kind in `folder` that has the name of `partner`, or is the only one."""
+    label, suffixes = kind
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and path.is_file()]
+    files = [path for path in files if not path.name.startswith(".")]
+    namesakes = [path for path in files if partner is not None and _bare_names(path) & _bare_names(partner)]
+    if len(namesakes) == 1:
+        return namesakes[0]
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files[:5])
         raise WeightsError(
-            f"{folder} holds {len(found)} files that could be the {what}{': ' + names if names else ''}. "
+            f"{folder} holds {len(files)} files that could be the {label}{': ' + names if names else ''}. "
             "Keep one .yaml and one .ckpt a folder, or give the path of the checkpoint with a .yaml of its name beside it."
         )
-    return found[0]
+    return files[0]
 
 
-def _partner(path: Path, suffixes: frozenset[str], what: str) -> Path:
-    """The file that belongs to `path`: of the same name, or the only one of its kind beside it.
-
-    `config_NAME`, `NAME_config` and `NAME.ckpt.yaml`, as programs of many models name them, are the same name as NAME.
-    """
-    same = [other for other in _files(path.parent, suffixes) if _bare_names(other) & _bare_names(path)]
-    return same[0] if len(same) == 1 else _only(path.parent, suffixes, what)
-
-
-def _bare_names(path: Path) -> frozenset[str]:
-    """What the file may be called without its suffixes and the word config."""
-    stem = path.stem
-    inner = Path(stem)
-    names = {stem, stem.removeprefix("config_"), stem.removesuffix("_config")}
-    return frozenset(names | ({inner.stem} if inner.suffix.lower() in _PARAMETERS else set()))
-
-
-_LARGEST_HEADER_BYTES = 1 << 24
-
-
-_N_NAMED = 3
-
-
-# Under which names training programs put the parameters among other things.
-_INNER = ("state", "state_dict", "model_state_dict", "model")
-
-
-# What they put before every name, and a counter beside the parameters of a running average.
-_PREFIXES = ("module.", "_orig_mod.", "model.")
-
-
-_COUNTER = "n_averaged"
-
-
-_NUMPY_NUMBERS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
-
-
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+def _bare_names(path: Path) -> set[str]:
+    """Return the model's names that a file can stand for: NAME, config_NAME, NAME_config and NAME.ckpt.yaml for NAME."""
+    inner = Path(path.stem)
+    names = {path.stem, path.stem.removeprefix("config_"), path.stem.removesuffix("_config")}
+    return names | ({inner.stem} if inner.suffix.lower() in _CHECKPOINT[1] else set())
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file by name, on the CPU and mapped from the disk, and its metadata.
+    """Read the tensors of a safetensors file by name, on the CPU and mapped from the disk, and its metadata.
 
     Raises WeightsError for a file that is missing, cut short or damaged.
     """
@@ -167,23 +131,23 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
-    """What torch's restricted loader makes of a file: tensors, plain values and containers, on the CPU.
+    """Read a file with torch's restricted loader: tensors, plain values and containers, on the CPU.
 
     Numbers of NumPy, such as the scores that training programs keep beside the parameters, become nothing.
 
-    mapped: leaves numbers on the disk until they are used, in files of torch 1.6 or later: for one that holds much else,
-        such as an optimiser's state; damage to the numbers is then not noticed.
+    Args:
+        path: The file.
+        mapped: Leave numbers on the disk until they are used, in files of torch 1.6 or later: for one that holds much
+            else, such as an optimiser's state. Damage to the numbers is then not noticed.
 
-    Raises WeightsError for a file that is missing, damaged, names anything else, or claims more numbers than it has.
+    Raises:
+        WeightsError: Missing, damaged, names anything else, or claims more numbers than it has.
     """
     try:
         with _without_scores(), path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"
-            held = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
-        if any(value.nbytes > value.untyped_storage().nbytes() for value in _tensors(held)):
-            raise WeightsError(f"{path} claims more numbers than the file has. Do not use it.")
-    except WeightsError:
-        raise
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
+        overstated = any(value.nbytes > value.untyped_storage().nbytes() for value in _tensors(content))
     except pickle.UnpicklingError as error:
         # Only the name: torch's own words tell people to trust the file.
         named = re.search(r"GLOBAL ([\w.]{1,200})", str(error))
@@ -192,32 +156,33 @@ def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
             "nothing of it was run. Use the file that the model's authors publish."
         ) from error
     except Exception as error:  # whatever a damaged file provokes, the caller sees one kind of error
-        raise WeightsError(
-            f"{path} is damaged or no torch checkpoint ({_first_line(error)}). Fetch it again."
-        ) from error
-    return held
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.200}"
+        raise WeightsError(f"{path} is damaged or no torch checkpoint ({reason}). Fetch it again.") from error
+    if overstated:
+        raise WeightsError(f"{path} claims more numbers than the file has. Do not use it.")
+    return content
 
 
-def only_tensors(path: Path, held: object) -> dict[str, Tensor]:
-    """`held`, read from `path`, as tensors by name. Raises WeightsError if it is anything else, or nothing."""
-    if not isinstance(held, Mapping) or not held:
+def only_tensors(path: Path, content: object) -> dict[str, Tensor]:
+    """Return what was read from `path` as tensors by name. Raises WeightsError if it is anything else, or nothing."""
+    if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path} holds no parameters by name.")
-    for name, value in held.items():
+    for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise WeightsError(f"{path}: {str(name)[:80]!r} is not the name of a tensor.")
-    return dict(held)
+    return dict(content)
 
 
 def read_parameters(path: Path) -> dict[str, Tensor]:
-    """The parameters in a file of torch or safetensors, taken out of what training programs wrap them in.
+    """Read the parameters in a file of torch or safetensors, taken out of what training programs wrap them in.
 
     Raises WeightsError as the readers do, and for a file that holds none.
     """
-    stored: Any = read_safetensors(path)[0] if path.suffix.lower() == ".safetensors" else read_torch_file(path)
+    content: Any = read_safetensors(path)[0] if path.suffix.lower() == ".safetensors" else read_torch_file(path)
     for name in _INNER:
-        if isinstance(stored, dict) and isinstance(stored.get(name), dict):
-            stored = stored[name]
-    state = only_tensors(path, stored)
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    state = only_tensors(path, content)
     for prefix in _PREFIXES:
         named = {name: value for name, value in state.items() if name != _COUNTER}
         if all(name.startswith(prefix) for name in named):
@@ -232,15 +197,21 @@ def check_parameters(
     described_by: str = "its own options",
     advice: str = "It is damaged or for another version.",
 ) -> None:
-    """Nothing; compares the parameters `found` in a file with those `wanted` by a model, such as its state on "meta".
+    """Raise WeightsError unless the parameters in a file are those of a model.
 
-    described_by: what says how the model is made. advice: ends the message.
-    Raises WeightsError that counts and names what is missing, unknown, of another shape, or whole numbers instead of real ones.
+    It counts and names what is missing, unknown, of another shape, or whole numbers instead of real ones.
 
     >>> import torch
     >>> check_parameters(Path("model.pt"), {"a": torch.ones(2)}, {"a": torch.ones(3), "b": torch.ones(1)})
     Traceback (most recent call last):
     unisep.errors.WeightsError: model.pt does not fit its own options: 1 parameters missing (b), 1 of another shape (a ...
+
+    Args:
+        path: The file.
+        found: Its parameters.
+        wanted: Those of the model, such as its state on "meta".
+        described_by: What says how the model is made.
+        advice: Ends the message.
     """
     both = sorted(found.keys() & wanted.keys())
     shapes = [
@@ -249,21 +220,21 @@ def check_parameters(
         if found[name].shape != wanted[name].shape
     ]
     kinds = [name for name in both if found[name].is_floating_point() != wanted[name].is_floating_point()]
-    counted = {
+    differences = {
         "parameters missing": sorted(wanted.keys() - found.keys()),
         "unknown": sorted(found.keys() - wanted.keys()),
         "of another shape": shapes,
         "of another kind of number": kinds,
     }
-    said = [f"{len(names)} {what} ({_some(names)})" for what, names in counted.items() if names]
-    if said:
-        raise WeightsError(f"{path} does not fit {described_by}: {', '.join(said)}. {advice}")
+    counts = [f"{len(names)} {what} ({_some(names)})" for what, names in differences.items() if names]
+    if counts:
+        raise WeightsError(f"{path} does not fit {described_by}: {', '.join(counts)}. {advice}")
 
 
 def check_finite(path: Path, parameters: Mapping[str, Tensor]) -> None:
-    """Nothing; best asked of parameters in the dtype they will have, since a large float32 is infinite in float16.
+    """Raise WeightsError that names the first parameter in which a number is NaN or infinite.
 
-    Raises WeightsError that names the first one in which a number is NaN or infinite.
+    Best asked of parameters in the dtype they will have, since a large float32 is infinite in float16.
     """
     for name, value in parameters.items():
         if not bool(value.isfinite().all()):
@@ -280,13 +251,19 @@ def filled(
     described_by: str = "its own options",
     advice: str = "It is damaged or for another version.",
 ) -> ModuleT:
-    """The model that `make` gives, with the parameters `state` of the file at `path`, in evaluation mode.
+    """Make a model and fill it with the parameters of a file, in evaluation mode.
 
-    make: called with "meta" as torch's device, so that it costs neither memory nor random numbers; a buffer that is in
-        no file is to be made on the CPU.
-    placed: a parameter of this name and value as the model gets it, on its device and in its number type.
+    Args:
+        path: The file.
+        make: Makes the model, with "meta" as torch's device, so that it costs neither memory nor random numbers; a
+            buffer that is in no file is to be made on the CPU.
+        state: The parameters of the file.
+        placed: Turns a name and its parameter into what the model gets, on its device and in its number type.
+        described_by: As in `check_parameters`.
+        advice: As in `check_parameters`.
 
-    Raises WeightsError as `check_parameters` and `check_finite` do, and what `make` raises.
+    Raises:
+        WeightsError: As `check_parameters` and `check_finite` say.
     """
     with torch.device("meta"):
         model = make()
@@ -305,15 +282,13 @@ def _some(names: Sequence[str]) -> str:
 class _Score:
     """Stands for a number of NumPy: takes whatever it is made of, and keeps nothing."""
 
-    def __init__(self, *parts: object) -> None:
-        """Takes and keeps nothing."""
+    def __init__(self, *parts: object) -> None: ...
 
-    def __setstate__(self, state: object) -> None:
-        """Takes and keeps nothing."""
+    def __setstate__(self, state: object) -> None: ...
 
 
 def _without_scores() -> AbstractContextManager[object]:
-    """A block in which torch's restricted loader reads numbers of NumPy as `_Score`, where torch is 2.6 or later."""
+    """Have torch's restricted loader read numbers of NumPy as `_Score` in a block, where torch is 2.6 or later."""
     try:
         from torch.serialization import safe_globals
 
@@ -322,18 +297,12 @@ def _without_scores() -> AbstractContextManager[object]:
         return nullcontext()
 
 
-def _tensors(held: object) -> Iterator[Tensor]:
-    """Every tensor in what a file held, however deep."""
-    if isinstance(held, Tensor):
-        yield held
-    elif isinstance(held, Mapping):
-        for value in held.values():
+def _tensors(content: object) -> Iterator[Tensor]:
+    """Yield every tensor in what a file held, however deep."""
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, Mapping):
+        yield from _tensors(list(content.values()))
+    elif isinstance(content, list | tuple):
+        for value in content:
             yield from _tensors(value)
-    elif isinstance(held, list | tuple):
-        for value in held:
-            yield from _tensors(value)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__

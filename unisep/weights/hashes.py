@@ -10,35 +10,36 @@ _known: dict[tuple[str, int, int, int], str] = {}
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a whole file, 64 hex digits."""
+    """Compute the sha256 of a whole file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def known_sha256(path: Path) -> str:
-    """The sha256 of a file, from memory if its size, time and inode are those of the last look."""
+    """Return the sha256 of a file, from memory if its size, time and inode are those of the last look."""
     return _known.get(_state(path)) or remember(path, sha256_of(path))
 
 
 def remember(path: Path, sha256: str) -> str:
-    """The `sha256`, kept as that of the file in its present state."""
+    """Keep `sha256` as that of the file in its present state, and return it."""
     _known[_state(path)] = sha256
     return sha256
 
 
 def content_sha256(place: Path) -> str:
-    """The sha256 of a file, or over the names and contents of all files in a folder; "" where there is nothing.
+    """Return the sha256 of a file, or over all files in a folder as `joint_sha256`.
 
     Hidden files do not count: they are what editors, caches and unfinished copies leave.
     """
     if place.is_file():
         return known_sha256(place)
-    inside = [path for path in place.rglob("*") if path.is_file() and not _is_hidden(path, place)]
-    return joint_sha256({path.relative_to(place).as_posix(): path for path in inside})
+    files = {path.relative_to(place): path for path in place.rglob("*") if path.is_file()}
+    hidden = {name for name in files if any(part.startswith(".") for part in name.parts)}
+    return joint_sha256({name.as_posix(): path for name, path in files.items() if name not in hidden})
 
 
 def joint_sha256(files: Mapping[str, Path]) -> str:
-    """Over the names and contents of files, in the order of their names; "" where one is missing, or for none."""
+    """Compute one sha256 over the names and contents of files; "" where one is missing, or for none."""
     if not files or not all(path.is_file() for path in files.values()):
         return ""
     lines = [f"{name}\0{known_sha256(path)}\n" for name, path in sorted(files.items())]
@@ -48,7 +49,3 @@ def joint_sha256(files: Mapping[str, Path]) -> str:
 def _state(path: Path) -> tuple[str, int, int, int]:
     status = path.stat()
     return str(path), status.st_size, status.st_mtime_ns, status.st_ino
-
-
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)

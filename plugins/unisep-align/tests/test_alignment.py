@@ -41,8 +41,7 @@ from unisep.engine.device import Precision
 from unisep.errors import AudioFileError, EmbeddingError, EncoderError, OptionError, QueryError, WeightsError
 from unisep.query.encode import AlignedEncoder
 from unisep.query.space_maps import MapStore, SpaceMap
-from unisep.testing import EncoderContract
-from unisep.testing.signals import noise, tone
+from unisep.testing import EncoderContract, noise, tone
 
 N_LATENT = 16
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from unisep.engine.device import Precision, find_device
 from unisep.errors import OptionError
 from unisep.plugins.encoder import QueryEncoder
 from unisep.progress import OnProgress, Progress, ProgressReporter
-from unisep.query.encode import encoded
+from unisep.query.encode import call_encoder
 from unisep.query.parsed import parse_queries
 from unisep.query.space_maps import MapCard, MapStore, SpaceMap
 from unisep.routing.catalog import EncoderEntry
@@ -173,5 +173,5 @@ def _encode_clips(
 
 
 def _vectors(encoder: QueryEncoder, method: str, call: Callable[..., torch.Tensor], items: list) -> Matrix:
-    vectors: Matrix = encoded(encoder, method, call, items).numpy().astype(np.float64)
+    vectors: Matrix = call_encoder(encoder, method, call, items).numpy().astype(np.float64)
     return vectors

@@ -16,7 +16,7 @@ from unisep_clap import laion, mini
 from unisep import Backend, BackendInfo, BackendSpec, Output, Separator, hookimpl, plugins
 from unisep.errors import EmbeddingError, WeightsError
 from unisep.query.space_maps import MapStore
-from unisep.testing.signals import noise
+from unisep.testing import noise
 
 transformers = pytest.importorskip("transformers")
 SONG = noise(0.5)

@@ -31,8 +31,7 @@ from unisep_evaluate.report import median
 from unisep import Embedding, Separator
 from unisep.cli import main
 from unisep.errors import DatasetError, OptionError
-from unisep.testing.signals import silence, tone
-from unisep.testing.toy import toy_plugin
+from unisep.testing import silence, tone, toy_plugin
 
 RATE_HZ = 44_100
 NOISY = {"bass": (100, 180), "guitar": (400, 800), "hat": (6_000, 12_000)}  # each in a band of the toy's

@@ -12,7 +12,7 @@ from unisep_evaluate.passages import levels_of, loudest, read_passages
 from unisep_evaluate.windows import song_windows
 
 from unisep.errors import AudioFileError, DatasetError, OptionError
-from unisep.testing.signals import chirp, noise, tone
+from unisep.testing import chirp, noise, tone
 
 RATE_HZ = 8_000
 

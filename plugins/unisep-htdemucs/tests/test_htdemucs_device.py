@@ -11,7 +11,7 @@ from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
 
 from unisep.engine.device import BYTES_PER_SEGMENT
-from unisep.testing.devices import pretended
+from unisep.testing import pretended
 
 
 @pytest.fixture(scope="module")

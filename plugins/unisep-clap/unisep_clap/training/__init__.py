@@ -1,1 +1,0 @@
-"""The recipe that made clap-mini: `text` (distil), `render` (extra audio), `audio` (train), `release` (pack)."""

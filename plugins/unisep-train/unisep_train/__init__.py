@@ -1,0 +1,1 @@
+"""Train the models of unisep: the query model, its students, and the towers of clap-mini."""

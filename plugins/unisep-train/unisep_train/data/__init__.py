@@ -1,0 +1,1 @@
+"""Sounds: data sets, labels, and the training store."""

@@ -1,0 +1,192 @@
+"""Measure a model on the fixed validation windows, and write its weights and card.
+
+    python -m unisep_train measure STORE RUN                                # a table of the run's average
+    python -m unisep_train measure STORE RUN --release my.safetensors       # and weights for --query-weights
+    python -m unisep_train measure STORE RUN --release PACKAGE              # or weights and card in a package folder
+
+Every figure is a median over windows in which target and rest are within 10 dB of each other (but for
+absent sounds). SI-SDR is scale-invariant (arXiv:1811.02508); SDR is the plain energy ratio
+10 log10(|s|^2 / |s - e|^2), for which silence scores 0 dB.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from unisep_evaluate import roc_auc, sdr_db, si_sdr_db
+from unisep_film.backend import WEIGHTS_FILE
+from unisep_film.checkpoints import load_model, save_model
+from unisep_film.model import FilmHTDemucs
+
+from unisep.errors import OptionError
+from unisep_train.data.store import Store
+from unisep_train.measuring.cards import update_film_card
+from unisep_train.measuring.validation import ValidationConfig, ValidationItem, validation_items
+from unisep_train.mixing.queries import EMBEDDED, TextAudioEncoder
+from unisep_train.tasks.query_model import QueryModelRun
+
+CARD = "htdemucs-film.toml"
+Group = Literal["song", "remix", "single", "absent", "rendered"]
+# What the kinds of a store are to a reader: notes and phrases come from recordings of instruments never trained on.
+KINDS = {"song": "stems of songs", "rendered": "rendered scores", "solo": "instruments", "notes": "instruments",
+         "voice": "voices", "universal": "everyday sounds"}  # fmt: skip
+PRESENT_FIGURES = ("si_sdr_gain_db", "sdr_db", "mixture_sdr_db", "presence")
+ABSENT_FIGURES = ("level_db", "presence")
+Table = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of one window. Levels in dB; `level_db` is the output's energy against the mixture's."""
+
+    name: str
+    group: str
+    kind: str
+    si_sdr_gain_db: float
+    sdr_db: float
+    mixture_sdr_db: float
+    level_db: float
+    presence: float
+
+
+@torch.inference_mode()
+def measure_item(model: FilmHTDemucs, item: ValidationItem, query: Tensor) -> Figures:
+    """Return the figures of one window asked for by `query [dim]`."""
+    (space,) = model.config.spaces
+    mixture, target = (_heard(model, sound) for sound in (item.mixture, item.target))
+    targets, logits = model(mixture[None], model.conditions(query[None, None], space))
+    estimate = targets[0, 0]
+    level = 10 * torch.log10(estimate.square().sum() / mixture.square().sum() + 1e-12)
+    gain = si_sdr_db(estimate, target) - si_sdr_db(mixture, target)
+    return Figures(
+        item.name, item.group, item.kind, gain, sdr_db(estimate, target), sdr_db(mixture, target), float(level),
+        float(torch.sigmoid(logits[0, 0])),
+    )  # fmt: skip
+
+
+def _heard(model: FilmHTDemucs, sound: NDArray[np.float32]) -> Tensor:
+    """Return `sound [2, samples]` with one channel where the model hears one."""
+    stereo = torch.from_numpy(sound)
+    return stereo.mean(0, keepdim=True) if model.config.separator.audio_channels == 1 else stereo
+
+
+def windows_for(model: FilmHTDemucs, n_per_name: int = ValidationConfig.n_per_name) -> ValidationConfig:
+    """Return windows that the model can take at once: of 6 s, or as long as a segment of a spectrogram model is."""
+    shape, longest = model.config.separator, ValidationConfig.segment_seconds
+    if model.config.output == "spectrogram":
+        longest = min(longest, shape.segment_samples / shape.samplerate)
+    return ValidationConfig(segment_seconds=longest, n_per_name=n_per_name)
+
+
+def measure(
+    model: FilmHTDemucs, items: Iterable[ValidationItem], encoder: TextAudioEncoder, rate_hz: int, ask: str = "text"
+) -> list[Figures]:
+    """Return the figures of all windows, asked for by "text" or by an "audio" example (where the window has one)."""
+    figures = []
+    for item in items:
+        if ask == "text":
+            figures.append(measure_item(model, item, encoder.texts([item.prompt])[0]))
+        elif item.example is not None:
+            figures.append(measure_item(model, item, encoder.clips([item.example], rate_hz)[0]))
+    return figures
+
+
+def grouped(figures: Sequence[Figures]) -> Table:
+    """Return medians over all windows of a kind of held-out recording in which the target sounds, then a group and class.
+
+    Absent sounds are one class, and only have a level and a presence.
+    """
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in figures:
+        of_kind, of_class = f"all: {KINDS.get(row.kind, row.kind)}", f"{row.group}: {row.name}"
+        for key in ("absent",) if row.group == "absent" else (of_kind, of_class):
+            rows[key].append(vars(row))
+    kinds = sorted(key for key in rows if key.startswith("all: "))
+    fields = {key: ABSENT_FIGURES if key == "absent" else PRESENT_FIGURES for key in rows}
+    return {key: medians(rows[key], fields[key]) for key in (*kinds, *(key for key in rows if key not in kinds))}
+
+
+def medians(rows: Sequence[Mapping[str, Any]], fields: Iterable[str]) -> dict[str, float]:
+    """Return the number of windows, and the median of each field over them."""
+    return {"n_windows": len(rows)} | {field: round(median(row[field] for row in rows), 2) for field in fields if rows}
+
+
+def presence_auc(figures: Sequence[Figures]) -> float | None:
+    """Return the area under the ROC curve of presence: the chance that a present sound scores above an absent one."""
+    present = [row.presence for row in figures if row.group != "absent"]
+    auc = roc_auc(present, [row.presence for row in figures if row.group == "absent"])
+    return None if auc is None else round(auc, 3)
+
+
+def print_table(table: Mapping[str, Mapping[str, float]], width: int, digits: int) -> None:
+    """Print one line for each row."""
+    for key, row in table.items():
+        print(f"{key:{width}s} " + "  ".join(f"{name} {value:{digits}.2f}" for name, value in row.items()), flush=True)
+
+
+def measure_command(
+    store: str, run: Path, *, groups: list[Group] | None = None, ask: list[Literal["text", "audio"]] | None = None,
+    release: Path | None = None, encoder: str = EMBEDDED, encoder_weights: Path | None = None,
+) -> None:  # fmt: skip
+    """Measure a run, and perhaps release it.
+
+    Args:
+        store: folder made by `corpus`.
+        run: folder of the run.
+        groups: validation groups, by default all.
+        ask: by text, as is the default, by audio, or both.
+        release: where the weights go: a .safetensors file, or a package with weights/ and cards/.
+        encoder: package.module:function that loads the query encoder.
+        encoder_weights: its weights, if not its own.
+    """
+    measured_run = QueryModelRun.saved(run)
+    model, n_steps = measured_run.averaged(), measured_run.step
+    queries = TextAudioEncoder.named(encoder, encoder_weights, model.config.spaces)
+    opened = Store(store).at_rate(model.config.separator.samplerate)
+
+    def tables_of(model: FilmHTDemucs) -> dict[str, Table]:
+        return {way: _table(model, opened, queries, way, groups, n_steps) for way in ask or ["text"]}
+
+    if not release:
+        tables_of(model)
+        return
+    if groups:
+        raise OptionError("--release states all groups in the card: leave out --groups.")
+    is_file = release.suffix == ".safetensors"
+    file, card = release if is_file else release / "weights" / WEIGHTS_FILE, release / "cards" / CARD
+    if not is_file and not card.is_file():
+        raise OptionError(
+            f"There is no card {card} to put the figures into. For the weights alone give a path that ends in .safetensors."
+        )
+    measured = save_model(file.with_name(f"{file.name}.measured"), model)
+    try:
+        # What is measured is what ships, at half precision; until it is, the old weights stay.
+        tables = tables_of(load_model(measured))
+        measured.replace(file)
+        if not is_file:
+            update_film_card(card, file, n_steps, n_steps * measured_run.recipe.mix.batch_seconds / 3600, tables)
+    finally:
+        measured.unlink(missing_ok=True)
+
+
+def _table(
+    model: FilmHTDemucs, store: Store, queries: TextAudioEncoder, ask: str, groups: list[Group] | None, n_steps: int
+) -> Table:
+    """Return the figures by kind and class for one way of asking; print them."""
+    items = validation_items(store, windows_for(model), groups)
+    figures = measure(model, items, queries, store.sample_rate_hz, ask)
+    auc = presence_auc(figures)
+    table = grouped(figures) | ({} if auc is None else {"presence_auc": {"value": auc}})
+    print(json.dumps({"ask": ask, "step": n_steps, "presence_auc": auc}), flush=True)
+    print_table(table, 40, 7)
+    return table

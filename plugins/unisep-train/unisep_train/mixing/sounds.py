@@ -1,0 +1,224 @@
+"""Sounds of a store, read and changed so that they stay what they are: level, place, polarity, speed, pitch and colour.
+
+Sounds are `[2, samples]` float32; everything that is drawn comes from the generator that is handed over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from unisep_train.data.catalogue import Catalog
+from unisep_train.mixing.config import Variation
+
+Sound = NDArray[np.float32]
+
+# A sparse sound (one drum hit) is levelled by its peak, as if its crest factor were no more than this.
+MAX_CREST_FACTOR = 12.0
+_N_FFT, _HOP_SAMPLES = 2048, 512  # of the phase vocoder
+
+
+def one_sound(catalogue: Catalog, index: int, n_samples: int, variation: Variation, rng: np.random.Generator) -> Sound:
+    """Read a sounding window `[2, n_samples]` of one sound; single notes and short sounds are made into a phrase."""
+    item = catalogue.items[index]
+    if item.kind == "notes":
+        sound = note_phrase(catalogue, index, n_samples, rng)
+    elif item.n_samples < 0.6 * n_samples:
+        sound = _repeated(catalogue, index, n_samples, rng)
+    else:
+        n_read = varied_length(n_samples, variation, rng)
+        sound = catalogue.store.read(item, catalogue.start(index, n_read, rng), n_read)
+    return varied(respeed(sound, n_samples), catalogue, variation, rng)
+
+
+def varied(sound: Sound, catalogue: Catalog, variation: Variation, rng: np.random.Generator) -> Sound:
+    """Place the sound in the stereo image, perhaps at another pitch, perhaps coloured."""
+    sound = repitch(sound, drawn_semitones(variation, rng))
+    if rng.random() < variation.colour_probability:
+        sound = colour(sound, catalogue.store.sample_rate_hz, rng)
+    return place(sound, rng)
+
+
+def drawn_semitones(variation: Variation, rng: np.random.Generator) -> float:
+    """Draw by how much to change the pitch, 0 mostly; nothing is drawn where it never changes."""
+    if not variation.repitch_probability or rng.random() >= variation.repitch_probability:
+        return 0.0
+    return float(rng.uniform(-variation.repitch_semitones, variation.repitch_semitones))
+
+
+def note_phrase(catalogue: Catalog, index: int, n_samples: int, rng: np.random.Generator) -> Sound:
+    """Make a phrase `[2, n_samples]` of notes with the label of `index`, on a grid of random tempo.
+
+    Drums and percussion repeat one or two sounds; what has a pitch uses up to six notes.
+    """
+    alike = [i for i in catalogue.by_name[catalogue.names[index]] if catalogue.items[i].kind == "notes"]
+    n_different = int(rng.integers(1, 3)) if "percussion" in catalogue.tags[index] else int(rng.integers(2, 7))
+    chosen = [index, *(int(i) for i in rng.choice(alike, size=n_different - 1))]
+    out = np.zeros((2, n_samples), dtype=np.float32)
+    grid = rng.uniform(0.12, 0.5) * catalogue.store.sample_rate_hz
+    onset = rng.uniform(0.0, 0.3) * grid
+    while onset < n_samples:
+        note = catalogue.items[chosen[rng.integers(len(chosen))]]
+        first = int(onset)
+        n_read = min(note.n_samples, n_samples - first)
+        out[:, first : first + n_read] += catalogue.store.read(note, 0, n_read) * np.float32(rng.uniform(0.4, 1.0))
+        onset += grid * rng.choice((1, 1, 2, 2, 4))
+    return out
+
+
+def _repeated(catalogue: Catalog, index: int, n_samples: int, rng: np.random.Generator) -> Sound:
+    """Put a short sound at one or a few random places."""
+    item = catalogue.items[index]
+    out = np.zeros((2, n_samples), dtype=np.float32)
+    sound = catalogue.store.read(item, 0, item.n_samples)
+    for _ in range(int(rng.integers(1, 4))):
+        first = int(rng.integers(0, n_samples - item.n_samples))
+        out[:, first : first + item.n_samples] += sound * np.float32(rng.uniform(0.5, 1.0))
+    return out
+
+
+def varied_length(n_samples: int, variation: Variation, rng: np.random.Generator) -> int:
+    """Draw how many samples to read so that `n_samples` come out, perhaps faster or slower."""
+    if rng.random() >= variation.respeed_probability:
+        return n_samples
+    return round(n_samples * rng.uniform(1 - variation.respeed_range, 1 + variation.respeed_range))
+
+
+def stems(
+    catalogue: Catalog, indices: Sequence[int], start: int, n_samples: int, rng: np.random.Generator, remix_db: float
+) -> Sound:
+    """Sum up stems of one song over one window `[2, n_samples]`, each with a gain within +-`remix_db`.
+
+    Rendered stems are mostly stored in mono: half of them are panned here (not when `remix_db` is 0).
+    """
+    out = np.zeros((2, n_samples), dtype=np.float32)
+    for index in indices:
+        item = catalogue.items[index]
+        sound = catalogue.store.read(item, start, n_samples) * gain(rng.uniform(-remix_db, remix_db))
+        if remix_db and item.kind == "rendered" and item.n_channels == 1 and rng.random() < 0.5:
+            sound = pan(sound, rng)
+        out += sound
+    return out
+
+
+def gain(decibels: float) -> np.float32:
+    """Return the factor of a gain in dB."""
+    return np.float32(10.0 ** (decibels / 20))
+
+
+def level_db(sound: Sound) -> float:
+    """Return the RMS level in dBFS over all channels; -200 for silence."""
+    power = float(np.vdot(sound, sound)) / max(sound.size, 1)
+    return 10.0 * np.log10(max(power, 1e-20))
+
+
+def to_level(sound: Sound, decibels: float) -> Sound:
+    """Bring the sound to an RMS of `decibels` dBFS; sparse ones are held lower, so that a hit stays a hit."""
+    return sound * gain(decibels - max(loudness_db(sound), -140.0))
+
+
+def loudness_db(sound: Sound) -> float:
+    """Return the RMS level in dBFS, of a sparse sound as if its crest factor were no more than `MAX_CREST_FACTOR`."""
+    peak = float(np.abs(sound).max(initial=0.0))
+    return max(level_db(sound), 20.0 * math.log10(max(peak / MAX_CREST_FACTOR, 1e-10)))
+
+
+def place(sound: Sound, rng: np.random.Generator) -> Sound:
+    """Give the sound a random place in the stereo image: swapped, narrowed, panned or upside down."""
+    if rng.random() < 0.5:
+        sound = sound[::-1]
+    if rng.random() < 0.2:
+        sound = np.broadcast_to(sound.mean(axis=0, keepdims=True), sound.shape)
+    if rng.random() < 0.4:
+        sound = pan(sound, rng)
+    return -sound if rng.random() < 0.5 else sound
+
+
+def pan(sound: Sound, rng: np.random.Generator) -> Sound:
+    """Move the sound to one side, up to 6 dB, at about the same power."""
+    angle = rng.uniform(0.15, 0.35) * np.pi
+    return sound * (np.sqrt(2) * np.array([[np.cos(angle)], [np.sin(angle)]])).astype(np.float32)
+
+
+def respeed(sound: Sound, n_samples: int) -> Sound:
+    """Play the sound so that it lasts `n_samples`: pitch and tempo change together."""
+    if sound.shape[1] == n_samples:
+        return sound
+    out = soxr.resample(sound.T, sound.shape[1], n_samples, quality="QQ").T
+    fitted = np.zeros((2, n_samples), dtype=np.float32)
+    n_copied = min(n_samples, out.shape[1])
+    fitted[:, :n_copied] = out[:, :n_copied]
+    return fitted
+
+
+def repitch(sound: Sound, semitones: float) -> Sound:
+    """Make the sound higher by so many semitones, as long as it is: pitch alone changes."""
+    stretched = stretch(sound, max(1, round(sound.shape[1] * 2 ** (semitones / 12))))
+    return respeed(stretched, sound.shape[1])
+
+
+def stretch(sound: Sound, n_samples: int) -> Sound:
+    """Make the sound slower or faster, so that it lasts `n_samples`, at its own pitch.
+
+    A phase vocoder (Flanagan, Golden 1966; Laroche, Dolson 1999, "Improved phase vocoder time-scale modification of
+    audio"): magnitudes are interpolated in time, phases go on at the frequency of the nearest peak. Both channels turn with
+    their sum, so that the stereo image stays.
+    """
+    if sound.shape[1] == n_samples:
+        return sound
+    window = np.hanning(_N_FFT + 1)[:-1].astype(np.float32)
+    padded = np.pad(sound, ((0, 0), (_N_FFT // 2, _N_FFT // 2 + 2 * _HOP_SAMPLES)))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _N_FFT, axis=1)[:, ::_HOP_SAMPLES]
+    spectra = np.fft.rfft(frames * window, axis=2)
+    n_steps = 1 + math.ceil(n_samples / _HOP_SAMPLES)
+    times = np.minimum(np.arange(n_steps) * (sound.shape[1] / n_samples), spectra.shape[1] - 1.001)
+    before = times.astype(int)
+    share = (times - before)[:, None]
+    both = spectra.sum(axis=0)
+    phases = np.angle(both)
+    expected = 2 * np.pi * _HOP_SAMPLES * np.arange(spectra.shape[2]) / _N_FFT
+    advance = phases[before + 1] - phases[before] - expected
+    advance += expected - 2 * np.pi * np.round(advance / (2 * np.pi))
+    turned = phases[before[:1]] + np.concatenate([0 * advance[:1], np.cumsum(advance[:-1], axis=0)]) - phases[before]
+    turned = np.take_along_axis(turned, _nearest_peaks(np.abs(both)[before]), axis=1)
+    magnitudes = (1 - share) * np.abs(spectra[:, before]) + share * np.abs(spectra[:, before + 1])
+    pieces = np.fft.irfft(magnitudes * np.exp(1j * (np.angle(spectra[:, before]) + turned)), axis=2) * window
+    out = np.zeros((2, _HOP_SAMPLES * n_steps + _N_FFT))
+    weight = np.zeros(out.shape[1])
+    for step in range(n_steps):
+        place = slice(step * _HOP_SAMPLES, step * _HOP_SAMPLES + _N_FFT)
+        out[:, place] += pieces[:, step]
+        weight[place] += window**2
+    inside = slice(_N_FFT // 2, _N_FFT // 2 + n_samples)
+    return (out[:, inside] / np.maximum(weight[inside], 1e-3)).astype(np.float32)
+
+
+def _nearest_peaks(magnitudes: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return for each bin of `magnitudes [frames, bins]` the nearest one that is larger than those beside it."""
+    bins = np.arange(magnitudes.shape[1])
+    beside = np.pad(magnitudes, ((0, 0), (1, 1)))
+    is_peak = (magnitudes > beside[:, :-2]) & (magnitudes >= beside[:, 2:])
+    below = np.maximum.accumulate(np.where(is_peak, bins, 0), axis=1)
+    above = np.minimum.accumulate(np.where(is_peak, bins, bins[-1])[:, ::-1], axis=1)[:, ::-1]
+    return np.where(bins - below <= above - bins, below, above)
+
+
+def colour(sound: Sound, sample_rate_hz: int, rng: np.random.Generator, range_db: float = 6.0) -> Sound:
+    """Pass the sound through a smooth random equaliser of five points within +-`range_db`."""
+    n_fft = fast_length(sound.shape[1])
+    spectrum = np.fft.rfft(sound, n_fft, axis=1)
+    points_hz = np.array([60.0, 250.0, 1000.0, 4000.0, 12000.0])
+    gains_db = rng.uniform(-range_db, range_db, len(points_hz))
+    frequencies_hz = np.linspace(0.0, sample_rate_hz / 2, spectrum.shape[1])
+    curve_db = np.interp(np.log(frequencies_hz + 1.0), np.log(points_hz), gains_db)
+    shaped = spectrum * (10.0 ** (curve_db / 20)).astype(np.float32)
+    return np.fft.irfft(shaped, n_fft, axis=1)[:, : sound.shape[1]].astype(np.float32)
+
+
+def fast_length(n_samples: int) -> int:
+    """Return a length not below `n_samples` whose Fourier transform is quick: a power of two times 1, 3, 5 or 9."""
+    return min(factor * 2 ** math.ceil(math.log2(max(n_samples / factor, 1))) for factor in (1, 3, 5, 9))

@@ -1,0 +1,1 @@
+"""Songs and clips made by rule and played with a soundfont."""

@@ -1,0 +1,1 @@
+"""The loop that every task goes through."""
