@@ -1,4 +1,4 @@
-# Everything starts here:  make demo   make test   make fuzz   make bench   make docs   make clean
+# Everything starts here:  make demo   make test   make fuzz   make bench   make docs   make dist   make clean
 #
 # VENV is the environment that is made once and kept; PYTHON makes it; OUT takes what is written. VENV_PLUGINS is a second one
 # of several gigabytes, for plugins whose libraries need another torch and NumPy; only `make test-plugins` makes it.
@@ -19,7 +19,7 @@ APART := unisep-torchaudio unisep-laion-clap unisep-audiosep
 DEFINITIONS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 SOURCES := unisep tests benchmarks examples plugins
 
-.PHONY: demo test test-plugins test-plugins-apart lint fuzz bench bench-all docs clean
+.PHONY: demo test test-plugins test-plugins-apart lint fuzz bench bench-all docs dist clean
 
 ## Isolate a text query and an example query from the recording in examples/audio, offline.
 demo: $(VENV)/.ready
@@ -76,6 +76,16 @@ bench-all: $(VENV)/.test-ready
 docs: $(VENV)/.docs-ready
 	$(BIN)/mkdocs build --strict --site-dir $(OUT)/docs
 
+## sdist and wheel of the core and of every plugin, checked; then unisep[all] installed from them alone, and tried out.
+dist: $(VENV)/.dist-ready
+	rm -rf $(OUT)/dist
+	for folder in . $(dir $(wildcard plugins/*/pyproject.toml)); do \
+	  $(BIN)/python -m build --no-isolation --outdir $(OUT)/dist $$folder || exit; \
+	done
+	$(BIN)/twine check --strict $(OUT)/dist/*
+	$(BIN)/python tests/packaging/check.py $(OUT)/dist
+	$(BIN)/python tests/packaging/install.py $(OUT)/dist
+
 clean:
 	rm -rf $(OUT) .pytest_cache .mypy_cache .ruff_cache
 
@@ -98,4 +108,8 @@ $(VENV_PLUGINS)/.ready: plugins/constraints.txt pyproject.toml $(APART:%=plugins
 
 $(VENV)/.docs-ready: $(VENV)/bin/python $(DEFINITIONS)
 	$(PIP) -e ".[docs]"
+	touch $@
+
+$(VENV)/.dist-ready: $(VENV)/bin/python $(DEFINITIONS)
+	$(PIP) -e ".[dist]"
 	touch $@

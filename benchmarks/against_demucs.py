@@ -51,7 +51,7 @@ COLUMNS = ("times_real_time", "ratio_to_demucs", "of_the_limit", "agreement_db",
 
 
 def segment_flops(scene: Scene) -> float:
-    """Operations of the products and convolutions of the model for one segment.
+    """Count the operations of the products and convolutions of the model for one segment.
 
     Counted with gradients and plain attention, where all of them are operators that torch's counter knows.
     """
@@ -64,36 +64,37 @@ def segment_flops(scene: Scene) -> float:
 
 
 def n_segments(load: str, scene: Scene) -> int:
-    """How many segments at 25 % overlap a load is for demucs."""
+    """Return how many segments at 25 % overlap a load is for demucs."""
+    if load == "segment":
+        return 1
     step_seconds = 0.75 * scene.segment_seconds
-    each = {"song": scene.song_seconds, "folder": scene.file_seconds}
-    count = 1 if load == "segment" else math.ceil(each[load] / step_seconds)
-    return count * (scene.n_files if load == "folder" else 1)
+    if load == "song":
+        return math.ceil(scene.song_seconds / step_seconds)
+    return scene.n_files * math.ceil(scene.file_seconds / step_seconds)
 
 
 def measure(load: str, scene: Scene, n_rounds: int, cpu_time: bool, memory: bool) -> dict[str, Any]:
-    """What everyone did with one load."""
+    """Measure what everyone does with one load."""
     now, runs = clock(cpu_time), competitors(load, scene)
     outputs = {name: run() for name, run in runs.items()}  # also warms up
     limits: dict[str, float] = dict.fromkeys(precisions(scene.device), 0.0)
     rounds = []
     for _ in range(n_rounds):
         for name in limits:
-            found = product_flops_per_second(DTYPES[name], scene.device, now)
-            limits[name] = max(limits[name], found)
+            limits[name] = max(limits[name], product_flops_per_second(DTYPES[name], scene.device, now))
         rounds += paired_rounds(runs, 1, now)
     flops, reference = segment_flops(scene) * n_segments(load, scene), outputs[REFERENCE]
     results: dict[str, dict[str, float]] = {}
     for name in runs:
-        taken, found_sources = median_of(rounds, name), outputs[name]
+        seconds, sources = median_of(rounds, name), outputs[name]
         results[name] = {
-            "times_real_time": scene.seconds(load) / taken,
+            "times_real_time": scene.seconds(load) / seconds,
             "ratio_to_demucs": ratio_of(rounds, name, REFERENCE),
         }
         if name != QUERY:
-            results[name]["of_the_limit"] = flops / limits[precision_of(name)] / taken
-        if name != REFERENCE and found_sources is not None and reference is not None:
-            results[name]["agreement_db"] = agreement_db(found_sources, reference)
+            results[name]["of_the_limit"] = flops / limits[precision_of(name)] / seconds
+        if name != REFERENCE and sources is not None and reference is not None:
+            results[name]["agreement_db"] = agreement_db(sources, reference)
         if memory and name not in RUNTIMES:  # their export alone would hold more
             results[name]["peak_memory_mib"] = peak_memory_mib(name, load, scene)
     facts = {"seconds": scene.seconds(load), "rounds": n_rounds, "clock": "processor" if cpu_time else "wall"}
@@ -102,9 +103,9 @@ def measure(load: str, scene: Scene, n_rounds: int, cpu_time: bool, memory: bool
 
 
 def peak_memory_mib(name: str, load: str, scene: Scene) -> float:
-    """The most memory that a process of its own held, which does the load once as `name` does."""
-    given = {**asdict(scene), "weights": str(scene.weights), "place": str(scene.place)}
-    command = [sys.executable, __file__, "--only", name, "--loads", load, "--scene", json.dumps(given)]
+    """Return the most memory that a process of its own held, which does the load once as `name` does."""
+    fields = {**asdict(scene), "weights": str(scene.weights), "place": str(scene.place)}
+    command = [sys.executable, __file__, "--only", name, "--loads", load, "--scene", json.dumps(fields)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -114,8 +115,8 @@ def run_only(name: str, load: str, scene: Scene) -> None:
     print(most_held_mib())
 
 
-def arguments_of_main(given: list[str] | None) -> argparse.Namespace:
-    """The command line's arguments."""
+def parse(words: list[str] | None) -> argparse.Namespace:
+    """Parse the command line's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=["segment"])
     parser.add_argument("--rounds", type=int, default=5)
@@ -130,11 +131,11 @@ def arguments_of_main(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the figures into this file too")
     parser.add_argument("--only", default="", help=argparse.SUPPRESS)
     parser.add_argument("--scene", type=json.loads, help=argparse.SUPPRESS)
-    return parser.parse_args(given)
+    return parser.parse_args(words)
 
 
-def shown(load: str, figures: dict[str, Any]) -> str:
-    """The figures of one load as a table."""
+def table(load: str, figures: dict[str, Any]) -> str:
+    """Return the figures of one load as a table."""
     products = ", ".join(f"{name} {value:.0f}" for name, value in figures["product_gflop_per_second"].items())
     lines = [
         f"{load}: {figures['seconds']:g} s of audio, {figures['rounds']} rounds, {figures['clock']} time; "
@@ -147,9 +148,9 @@ def shown(load: str, figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(given: list[str] | None = None) -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure and print."""
-    arguments = arguments_of_main(given)
+    arguments = parse(words)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.only:
@@ -172,7 +173,7 @@ def main(given: list[str] | None = None) -> None:
             here = replace(scene, place=place)
             started = time.monotonic()
             figures["loads"][load] = measure(load, here, arguments.rounds, arguments.cpu_time, not arguments.no_memory)
-            print(f"\n{shown(load, figures['loads'][load])}\n({time.monotonic() - started:.0f} s)", flush=True)
+            print(f"\n{table(load, figures['loads'][load])}\n({time.monotonic() - started:.0f} s)", flush=True)
         if arguments.json:
             arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

@@ -35,7 +35,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Scene:
-    """What is separated where. weights: a folder that holds `htdemucs`; place: for files that are written."""
+    """What is separated where: `weights` is a folder that holds `htdemucs`, `place` is for files that are written."""
 
     weights: Path
     place: Path
@@ -46,24 +46,24 @@ class Scene:
     file_seconds: float
 
     def seconds(self, load: str) -> float:
-        """How much audio a load is."""
+        """Return how much audio a load is."""
         return {"segment": self.segment_seconds, "song": self.song_seconds,
                 "folder": self.n_files * self.file_seconds}[load]  # fmt: skip
 
 
 def precisions(device: str) -> list[str]:
-    """Float32, and the faster types that the device computes in."""
+    """List float32 and the faster types that the device computes in."""
     fast = ("bfloat16",) if device == "cpu" else ("bfloat16", "float16")
     return ["float32", *(name for name in fast if has_fast(DTYPES[name], device))]
 
 
 def precision_of(name: str) -> str:
-    """The precision of a competitor of ours; float32 for the others."""
-    return next((each for each in DTYPES if name == f"unisep {each}"), "float32")
+    """Return the precision of a competitor of ours; float32 for the others."""
+    return next((precision for precision in DTYPES if name == f"unisep {precision}"), "float32")
 
 
 def competitors(load: str, scene: Scene, only: str = "") -> dict[str, Run]:
-    """Everyone who can do `load` here, by name, or `only` one of them, the others not even loaded.
+    """Return everyone who can do `load` here, by name, or `only` one of them, the others not even loaded.
 
     A call does the load once, and returns the four sources if it is one song.
     """
@@ -97,18 +97,18 @@ def _song(scene: Scene) -> dict[str, Maker]:
         separator = _demucs(scene)
 
         def run() -> Sources:
-            found = separator.separate_tensor(torch.from_numpy(song.copy()))[1]
-            return np.stack([found[stem].cpu().numpy() for stem in STEMS])
+            sources = separator.separate_tensor(torch.from_numpy(song.copy()))[1]
+            return np.stack([sources[stem].cpu().numpy() for stem in STEMS])
 
         return run
 
     def unisep(precision: str) -> Run:
-        given: dict[str, Any] = {"weights": scene.weights, "device": scene.device, "offline": True}
-        separator = Separator("htdemucs", precision=precision, **given)
+        options: dict[str, Any] = {"weights": scene.weights, "device": scene.device, "offline": True}
+        separator = Separator("htdemucs", precision=precision, **options)
 
         def run() -> Sources:
-            found = separator.separate(audio)
-            return np.stack([found[stem].samples for stem in STEMS])
+            separation = separator.separate(audio)
+            return np.stack([separation[stem].samples for stem in STEMS])
 
         return run
 
@@ -124,7 +124,7 @@ def _song(scene: Scene) -> dict[str, Maker]:
 
 
 def _folder(scene: Scene) -> dict[str, Maker]:
-    """A batch of files, models loaded and results written: demucs in a loop, unisep by its command line."""
+    """Separate a batch of files, models loaded and results written: demucs in a loop, unisep by its command line."""
     files = [scene.place / f"{index}.wav" for index in range(scene.n_files)]
     for index, file in enumerate(files):
         soundfile.write(file, noise(scene.file_seconds, index).T, RATE_HZ, subtype="FLOAT")
@@ -132,8 +132,8 @@ def _folder(scene: Scene) -> dict[str, Maker]:
     def demucs() -> None:
         separator = _demucs(scene)
         for file in files:
-            for stem, found in separator.separate_audio_file(file)[1].items():
-                soundfile.write(scene.place / f"{file.stem} {stem}.wav", found.cpu().numpy().T, RATE_HZ)
+            for stem, samples in separator.separate_audio_file(file)[1].items():
+                soundfile.write(scene.place / f"{file.stem} {stem}.wav", samples.cpu().numpy().T, RATE_HZ)
 
     def unisep(precision: str) -> None:
         options = ["--backend", "htdemucs", "--weights", str(scene.weights), "--precision", precision]
@@ -147,13 +147,13 @@ def _folder(scene: Scene) -> dict[str, Maker]:
 
 
 def _ours(scene: Scene, make: Callable[[str], Run]) -> dict[str, Maker]:
-    return {f"unisep {each}": partial(make, each) for each in precisions(scene.device)}
+    return {f"unisep {precision}": partial(make, precision) for precision in precisions(scene.device)}
 
 
 @torch.inference_mode()
 def _of_model(model: Callable[[Tensor], Tensor], mixture: Tensor) -> Sources:
-    found: Sources = model(mixture)[0].float().cpu().numpy()
-    return found
+    sources: Sources = model(mixture)[0].float().cpu().numpy()
+    return sources
 
 
 def _mixture(scene: Scene) -> Tensor:
@@ -172,7 +172,7 @@ def _demucs(scene: Scene) -> Any:
 
 
 def auto_precision(device: str) -> str:
-    """What `precision="auto"` means for HT Demucs here."""
+    """Return what `precision="auto"` means for HT Demucs here."""
     from unisep_htdemucs.plugin import unisep_backends
 
     spec = next(iter(unisep_backends()))

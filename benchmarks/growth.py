@@ -47,7 +47,7 @@ VALUES: dict[tuple[str, str], tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement. value: along the axis; all else is 1, a segment, or torch's choice of threads."""
+    """One measurement: `value` is along the axis; all else is 1, a segment, or torch's choice of threads."""
 
     axis: str
     model: str
@@ -55,12 +55,12 @@ class Point:
     tiny: bool = False
 
     def of(self, axis: str) -> int:
-        """The value along `axis`: 1 on all but its own."""
+        """Return the value along `axis`: 1 on all but its own."""
         return self.value if axis == self.axis else 1
 
 
 def run_of(point: Point, folder: Path) -> Run:
-    """What is measured at a point."""
+    """Return what is measured at a point."""
     if point.axis == "length":
         return _from_disk_to_disk(point, folder)
     backend: Any = _embedded() if point.model == "embedded" else _htdemucs(point, folder)
@@ -110,7 +110,7 @@ def _htdemucs(point: Point, folder: Path) -> Any:
 
 
 def measured(point: Point) -> dict[str, float]:
-    """Seconds and peak memory of a point, in this process."""
+    """Measure seconds and peak memory of a point, in this process."""
     if point.axis == "threads":
         torch.set_num_threads(point.value)
     with tempfile.TemporaryDirectory() as name:
@@ -122,11 +122,11 @@ def measured(point: Point) -> dict[str, float]:
 
 
 def measured_apart(point: Point) -> dict[str, float]:
-    """Seconds and peak memory of a point, in a process of its own."""
+    """Measure seconds and peak memory of a point, in a process of its own."""
     command = [sys.executable, __file__, "--point", json.dumps(vars(point))]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    found: dict[str, float] = json.loads(lines[-1])
-    return found
+    figures: dict[str, float] = json.loads(lines[-1])
+    return figures
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
@@ -139,13 +139,13 @@ def draw(figures: dict[str, Any], path: Path) -> None:
 
     figure, places = pyplot.subplots(2, len(AXES), figsize=(12, 5.4), sharex="col", layout="constrained")
     for (upper, lower), axis in zip(places.T, AXES, strict=True):
-        points = [each for each in figures["points"] if each["axis"] == axis]
+        points = [point for point in figures["points"] if point["axis"] == axis]
         for colour, (model, name) in zip(("tab:blue", "tab:orange", "tab:green"), MODELS.items(), strict=True):
             line = sorted((p["value"], p["seconds"], p["peak_memory_mib"]) for p in points if p["model"] == model)
             values, seconds, mib = zip(*line, strict=True) if line else ((), (), ())
             upper.plot(values, seconds, color=colour, marker="o", label=name)
-            lower.plot(values, [each / 1024 for each in mib], color=colour, marker="o")
-        ticks = sorted({each["value"] for each in points})
+            lower.plot(values, [n_mib / 1024 for n_mib in mib], color=colour, marker="o")
+        ticks = sorted({point["value"] for point in points})
         upper.set(xscale="log", yscale="log")
         upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         upper.yaxis.set_major_formatter("{x:g}")
@@ -163,7 +163,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-def main(given: list[str] | None = None) -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -171,7 +171,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--draw", type=Path, help="write the picture here")
     parser.add_argument("--tiny", action="store_true", help="small models and two values an axis, to try this out")
     parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(words)
     if arguments.point:
         print(json.dumps(measured(Point(**arguments.point))))
         return
@@ -181,10 +181,10 @@ def main(given: list[str] | None = None) -> None:
         figures = {"machine": machine("cpu"), "points": []}
         for (axis, model), values in VALUES.items():
             for value in values[:2] if arguments.tiny else values:
-                found = measured_apart(Point(axis, model, value, arguments.tiny))
-                figures["points"].append({"axis": axis, "model": model, "value": value, **found})
-                print(f"{axis:8} {model:9} {value:4d}  {found['seconds']:8.2f} s  "
-                      f"{found['peak_memory_mib']:6.0f} MiB", flush=True)  # fmt: skip
+                point = measured_apart(Point(axis, model, value, arguments.tiny))
+                figures["points"].append({"axis": axis, "model": model, "value": value, **point})
+                print(f"{axis:8} {model:9} {value:4d}  {point['seconds']:8.2f} s  "
+                      f"{point['peak_memory_mib']:6.0f} MiB", flush=True)  # fmt: skip
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if arguments.draw:

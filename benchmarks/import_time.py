@@ -27,21 +27,21 @@ PROGRAMS = {
 
 
 def milliseconds(code: str) -> float:
-    """Wall time of one fresh process that runs `code`."""
+    """Return the wall time of one fresh process that runs `code`."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
     return (time.perf_counter() - started) * 1e3
 
 
 def measure(n_rounds: int) -> dict[str, dict[str, float]]:
-    """Median milliseconds of every program, and of what it takes beyond bare Python in the same round."""
+    """Return median milliseconds of every program, and of what it takes beyond bare Python in the same round."""
     for code in PROGRAMS.values():
         milliseconds(code)  # compiled modules and the disk's cache are warm from here on
     rounds = [{name: milliseconds(code) for name, code in PROGRAMS.items()} for _ in range(n_rounds)]
     return {
         name: {
-            "milliseconds": statistics.median(each[name] for each in rounds),
-            "beyond_bare_python": statistics.median(each[name] - each["bare python"] for each in rounds),
+            "milliseconds": statistics.median(times[name] for times in rounds),
+            "beyond_bare_python": statistics.median(times[name] - times["bare python"] for times in rounds),
         }
         for name in PROGRAMS
     }

@@ -1,4 +1,4 @@
-"""Clocks, rounds, agreement, memory and the machine: what every measurement here shares."""
+"""What every measurement here shares: clocks, rounds, agreement, memory and facts of the machine."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf
 
 
 def clock(cpu_time: bool) -> Clock:
-    """A clock of the processor time of this process, all its threads together, or of the wall."""
+    """Return a clock of the processor time of this process, all its threads together, or of the wall."""
     return time.process_time if cpu_time else time.perf_counter
 
 
 def seconds_of(run: Run, now: Clock) -> float:
-    """Seconds of one call by the clock `now`, finished on the accelerator too."""
+    """Return seconds of one call by the clock `now`, finished on the accelerator too."""
     started = now()
     run()
     if torch.cuda.is_available():
@@ -38,7 +38,7 @@ def seconds_of(run: Run, now: Clock) -> float:
 
 
 def paired_rounds(runs: Mapping[str, Run], n_rounds: int, now: Clock) -> list[dict[str, float]]:
-    """Seconds of every run in every round, one after the other, each round starting with the next of them."""
+    """Time every run in every round, one after the other, each round starting with the next of them."""
     names, rounds = list(runs), []
     for index in range(n_rounds):
         first = index % len(names)
@@ -47,28 +47,28 @@ def paired_rounds(runs: Mapping[str, Run], n_rounds: int, now: Clock) -> list[di
 
 
 def median_of(rounds: Sequence[Mapping[str, float]], name: str) -> float:
-    """The median over the rounds of what `name` took."""
-    return statistics.median(each[name] for each in rounds)
+    """Return the median over the rounds of what `name` took."""
+    return statistics.median(seconds[name] for seconds in rounds)
 
 
 def ratio_of(rounds: Sequence[Mapping[str, float]], name: str, base: str) -> float:
-    """How many times faster `name` was than `base`: the median of the rounds' ratios."""
-    return statistics.median(each[base] / each[name] for each in rounds)
+    """Return how many times faster `name` was than `base`: the median of the rounds' ratios."""
+    return statistics.median(seconds[base] / seconds[name] for seconds in rounds)
 
 
 def agreement_db(ours: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    """Energy of the reference over the energy of the difference to it, in decibels."""
+    """Return the energy of the reference over the energy of the difference to it, in decibels."""
     difference = float(np.sum((ours.astype(np.float64) - reference) ** 2))
     return 10 * float(np.log10(np.sum(reference.astype(np.float64) ** 2) / max(difference, 1e-30)))
 
 
 def noise(seconds: float, seed: int = 0) -> NDArray[np.float32]:
-    """Stereo noise `[2, samples]`: no part of it is silent, so nobody can leave a part out."""
+    """Return stereo noise `[2, samples]`: no part of it is silent, so nobody can leave a part out."""
     return np.random.default_rng(seed).normal(0, 0.1, (2, round(seconds * RATE_HZ))).astype(np.float32)
 
 
 def product_flops_per_second(dtype: torch.dtype, device: str, now: Clock, n: int = 2048) -> float:
-    """Operations a second of a large matrix product, by the fastest of the routes that torch has."""
+    """Return operations a second of a large matrix product, by the fastest of the routes that torch has."""
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     routes: list[Run] = [lambda: a @ b]
     if device == "cpu" and torch.backends.mkldnn.is_available():
@@ -83,16 +83,18 @@ def product_flops_per_second(dtype: torch.dtype, device: str, now: Clock, n: int
 
 
 def has_fast(dtype: torch.dtype, device: str) -> bool:
-    """Whether products in `dtype` are worth a measurement: at least a quarter as fast as in float32.
+    """Tell whether products in `dtype` are at least a quarter as fast as in float32, so worth a measurement.
 
     A processor without instructions for bfloat16 is a hundred times slower in it, which would take hours.
     """
-    speeds = [product_flops_per_second(each, device, time.perf_counter, 256) for each in (dtype, torch.float32)]
-    return speeds[0] > speeds[1] / 4
+    speed, speed_of_float32 = (
+        product_flops_per_second(kind, device, time.perf_counter, 256) for kind in (dtype, torch.float32)
+    )
+    return speed > speed_of_float32 / 4
 
 
 def most_held_mib() -> float:
-    """The most memory this process held so far; where Linux tells, without what its parent held before the start."""
+    """Return the most memory this process held; on Linux without what its parent held before the start."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     held_kib = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
@@ -100,11 +102,11 @@ def most_held_mib() -> float:
 
 
 def machine(device: str, distributions: Sequence[str] = ("torch", "demucs", "unisep")) -> dict[str, Any]:
-    """What the figures are measured on: processor or card, cores, threads, instructions, versions."""
-    told = _cpuinfo()
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else told.get("model name", "")
-    family = f"family {told['cpu family']}, model {told['model']}" if "cpu family" in told else ""
-    flags = set(f"{told.get('flags', '')} {told.get('Features', '')}".split())
+    """Return what the figures are measured on: processor or card, cores, threads, instructions, versions."""
+    cpu = _cpuinfo()
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else cpu.get("model name", "")
+    family = f"family {cpu['cpu family']}, model {cpu['model']}" if "cpu family" in cpu else ""
+    flags = set(f"{cpu.get('flags', '')} {cpu.get('Features', '')}".split())
     return {
         "device": device,
         "name": name or platform.processor() or platform.machine(),
@@ -113,12 +115,12 @@ def machine(device: str, distributions: Sequence[str] = ("torch", "demucs", "uni
         "threads": torch.get_num_threads(),
         "flags": [flag for flag in _FLAGS if flag in flags],
         "load_average": round(os.getloadavg()[0], 2),
-        "versions": {each: metadata.version(each) for each in distributions},
+        "versions": {distribution: metadata.version(distribution) for distribution in distributions},
     }
 
 
 def _cpuinfo() -> dict[str, str]:
-    """What Linux tells of the first processor; nothing elsewhere."""
+    """Read what Linux tells of the first processor; nothing elsewhere."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return {}

@@ -35,20 +35,20 @@ from unisep.testing import toy_plugin
 path, out, backend, query, stems = json.loads(sys.argv[1])
 with toy_plugin() if backend.startswith("toy") else nullcontext():
     chosen = {"query_backend": backend} if query else {"backend": backend}
-    asked = {"query": query, "stems": stems, "format": "wav", "subtype": "FLOAT"}
-    found = Separator(**chosen, offline=True).separate_file(path, out, **asked)
+    options = {"query": query, "stems": stems, "format": "wav", "subtype": "FLOAT"}
+    files = Separator(**chosen, offline=True).separate_file(path, out, **options)
 try:
     status = open("/proc/self/status").read()
     n_bytes = 1024 * int(status.split("VmHWM:")[1].split()[0])
 except OSError:
     import resource
     n_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-print(json.dumps({"peak_bytes": n_bytes, "n_samples": found.layout.n_samples, "results": list(map(str, found.paths))}))
+print(json.dumps({"peak_bytes": n_bytes, "n_samples": files.layout.n_samples, "results": list(map(str, files.paths))}))
 """
 
 
 def write_recording(path: Path, seconds: float, rate_hz: int = RATE_HZ) -> Path:
-    """The path of a recording of noise, written a minute at a time."""
+    """Write a recording of noise, a minute at a time, and return its path."""
     generator, n_samples = np.random.default_rng(0), round(seconds * rate_hz)
     block = generator.normal(0, 0.1, (2, min(n_samples, 60 * rate_hz))).astype(np.float32)
     with files.PartialFile(path, rate_hz, 2, Encoding("wav", "PCM_16"), n_samples) as file:
@@ -60,10 +60,10 @@ def write_recording(path: Path, seconds: float, rate_hz: int = RATE_HZ) -> Path:
 def peak_bytes(
     seconds: float, folder: Path, backend: str = TOY, query: str | None = None, stems: list[str] | None = None
 ) -> int:
-    """The most memory that a process held that separates a recording of this length, results checked and removed."""
+    """Return the most memory that a process held which separates a recording; results are checked and removed."""
     path = write_recording(folder / "recording.wav", seconds)
-    asked = json.dumps([str(path), str(folder / "out"), backend, query, stems])
-    child = subprocess.run([sys.executable, "-c", _CHILD, asked], check=True, capture_output=True, text=True)
+    arguments = json.dumps([str(path), str(folder / "out"), backend, query, stems])
+    child = subprocess.run([sys.executable, "-c", _CHILD, arguments], check=True, capture_output=True, text=True)
     answer = json.loads(child.stdout.splitlines()[-1])
     for result in map(Path, answer["results"]):
         assert files.probe(result).n_samples == answer["n_samples"] == round(seconds * RATE_HZ)
@@ -73,10 +73,10 @@ def peak_bytes(
 
 
 def measure(minutes: list[float], folder: Path, *how: Any) -> dict[str, Any]:
-    """Megabytes for each length, and by what fraction the largest is above the smallest."""
-    peaks = {each: peak_bytes(each * 60, folder, *how) for each in minutes}
+    """Return megabytes for each length, and by what fraction the largest is above the smallest."""
+    peaks = {length: peak_bytes(length * 60, folder, *how) for length in minutes}
     growth = max(peaks.values()) / min(peaks.values()) - 1
-    return {"megabytes": {each: round(peak / 1e6, 1) for each, peak in peaks.items()}, "growth": round(growth, 4)}
+    return {"megabytes": {length: round(peak / 1e6, 1) for length, peak in peaks.items()}, "growth": round(growth, 4)}
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ class BetweenTransforms(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
-        """Parts `[b, s, (c r), f, t]` and waves `[b, s, c, l]` of `x [b, (c r), f, t]` and `xt [b, c, l]`."""
+        """Map `x [b, (c r), f, t]` and `xt [b, c, l]` to parts `[b, s, (c r), f, t]` and waves `[b, s, c, l]`."""
         model, unused = self.model, x.new_zeros(1)
         skips, skips_t, n_freqs, lengths_t = [], [], [], []
         for index, (layer, layer_t) in enumerate(zip(model.encoder, model.tencoder, strict=True)):
@@ -50,16 +50,16 @@ class BetweenTransforms(nn.Module):
 
 
 def installed() -> list[str]:
-    """The runtimes that can be measured here; says on stderr which are left out."""
+    """List the runtimes that can be measured here; say on stderr which are left out."""
     exports = find_spec("onnx") and find_spec("onnxscript")
-    found = [name for name in RUNTIMES if exports and find_spec(name)]
-    for name in sorted(set(RUNTIMES) - set(found)):
+    names = [name for name in RUNTIMES if exports and find_spec(name)]
+    for name in sorted(set(RUNTIMES) - set(names)):
         print(f"{name} is left out: it, onnx or onnxscript is not installed.", file=sys.stderr)
-    return found
+    return names
 
 
 def segment_runs(model: HTDemucs, mixture: Tensor, folder: Path) -> dict[str, Run]:
-    """One segment by each runtime that is installed."""
+    """Return one segment's run by each runtime that is installed."""
     names = installed()
     if not names:
         return {}
@@ -73,13 +73,13 @@ def segment_runs(model: HTDemucs, mixture: Tensor, folder: Path) -> dict[str, Ru
 
 @torch.no_grad()
 def separated(model: HTDemucs, network: Network, mixture: Tensor) -> Tensor:
-    """The sources of one segment, with `network` between the transforms of `model`."""
+    """Separate one segment, with `network` between the transforms of `model`."""
     entering = normalised(model, mixture)
     return model.combine(*network(entering.x, entering.xt), entering)
 
 
 def normalised(model: HTDemucs, mixture: Tensor) -> Encoded:
-    """What enters the first encoder layers as `x` and `xt`, and what the last step needs."""
+    """Return what enters the first encoder layers as `x` and `xt`, and what the last step needs."""
     bins = spectrogram(mixture, model.config.nfft)
     parts = rearrange(torch.view_as_real(bins), "b c f t r -> b (c r) f t").contiguous()
     std, mean = torch.std_mean(parts, dim=(1, 2, 3), keepdim=True)
@@ -107,8 +107,8 @@ def _openvino(file: Path) -> Network:
     model = package.Core().compile_model(str(file), "CPU", {**options, "NUM_STREAMS": 1})
 
     def network(x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
-        found = model({"x": x.numpy(), "xt": xt.numpy()})
-        return torch.from_numpy(found["parts"]), torch.from_numpy(found["waves"])
+        outputs = model({"x": x.numpy(), "xt": xt.numpy()})
+        return torch.from_numpy(outputs["parts"]), torch.from_numpy(outputs["waves"])
 
     return network
 

@@ -23,7 +23,7 @@ TINY: dict[str, Any] = {
 
 
 def save_weights(folder: Path, shape: dict[str, Any]) -> Path:
-    """The file of a model of this shape: speed does not depend on the values of its parameters.
+    """Save a model of this shape and return its file: speed does not depend on the values of its parameters.
 
     LayerScales are drawn from 0.25-0.75: at their initial value the transformer would hardly count, and neither
     would its rounding in the agreement.

@@ -15,11 +15,11 @@ from unisep import Separator
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
 song = Path(__file__).parent / "audio" / "mixture.flac"
 
-with warnings.catch_warnings(record=True) as said:
+with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     stems = Separator(offline=True).separate(song)
 
-for warning in said:
+for warning in caught:
     print("note:", warning.message)
 for name, stem in stems.items():
     print(f"{name:8} {stem} by {stems.plan[name].backend}")

@@ -80,7 +80,7 @@ SUB_BASS_HZ = {"loop_breakbeat": 100.0}  # it drones on at 52 Hz, which no liste
 
 
 def drum_events() -> Iterator[Event]:
-    """Hi-hat and a tom fill in bar 1, then the loop doubled by a kick, a crash on every change, a last hit."""
+    """Play hi-hat and a tom fill in bar 1, then the loop doubled by a kick, a crash on every change, a last hit."""
     for eighth in range(4):
         yield Event("drum_cymbal_closed", 1 + eighth / 8, 0.5, gain_db=-3, pan=0.3)
     toms = [
@@ -101,7 +101,7 @@ def drum_events() -> Iterator[Event]:
 
 
 def bass_events() -> Iterator[Event]:
-    """Roots under the guitar's E minor: E, C, A, D and home; a push on the last eighth of each bar."""
+    """Play roots under the guitar's E minor: E, C, A, D and home; a push on the last eighth of each bar."""
     roots = {2: -8, 3: -8, 4: 0, 5: 0, 6: -3, 7: 2, 8: -8}  # bar: semitones from the sample's C2
     for bar, semitones in roots.items():
         for eighth, n_beats in ((0, 1.4), (3, 0.9), (5, 0.9), (7, 0.5)):
@@ -111,7 +111,7 @@ def bass_events() -> Iterator[Event]:
 
 
 def guitar_events() -> Iterator[Event]:
-    """A rolled E minor ninth chord and an E-B-F sharp figure in turn, each cut by the next; a last chord."""
+    """Play a rolled E minor ninth chord and an E-B-F sharp figure in turn, each cut by the next; a last chord."""
     for bar in range(0, 9):
         chord = "guit_em9" if bar % 2 == 0 else "guit_e_fifths"
         yield Event(chord, bar, BEATS_PER_BAR, gain_db=3, fade_seconds=0.03)
@@ -119,7 +119,7 @@ def guitar_events() -> Iterator[Event]:
 
 
 def choir_events() -> Iterator[Event]:
-    """A pad from bar 4 on: two voices a minor third apart, retuned to each bar's harmony."""
+    """Play a pad from bar 4 on: two voices a minor third apart, retuned to each bar's harmony."""
     # The sample sounds C and E flat, both half a semitone sharp.
     thirds = {4: 3.5, 5: -1.5, 6: -3.5, 7: 5.5, 8: 3.5, 9: 3.5}
     for bar, semitones in thirds.items():
@@ -133,7 +133,7 @@ CLIPS = {"example-electric-guitar": ("guit_e_slide", 4.3), "example-drums": ("lo
 
 
 def load(folder: Path, name: str) -> Samples:
-    """The sample `[2, samples]`; a mono sample is put on both channels."""
+    """Read a sample as `[2, samples]`; a mono sample is put on both channels."""
     samples, sample_rate_hz = sf.read(folder / f"{name}.flac", always_2d=True)
     if sample_rate_hz != SAMPLE_RATE_HZ:
         raise SystemExit(f"{name}.flac has {sample_rate_hz} Hz; the samples of sonic-pi-samples have 44100 Hz.")
@@ -141,14 +141,14 @@ def load(folder: Path, name: str) -> Samples:
 
 
 def retuned(samples: Samples, speed: float) -> Samples:
-    """Samples played `speed` times as fast, pitch and all, as on a tape."""
+    """Return samples played `speed` times as fast, pitch and all, as on a tape."""
     if speed == 1.0:
         return samples
     return soxr.resample(samples.T, speed * SAMPLE_RATE_HZ, SAMPLE_RATE_HZ, quality="VHQ").T
 
 
 def without_sub_bass(samples: Samples, lowest_hz: float) -> Samples:
-    """Samples of a loop with all below `lowest_hz` faded out over a third of an octave (circular, as a loop is)."""
+    """Fade out all below `lowest_hz` over a third of an octave of a loop (circular, as a loop is)."""
     spectrum = np.fft.rfft(samples)
     frequencies_hz = np.fft.rfftfreq(samples.shape[1], 1 / SAMPLE_RATE_HZ)
     octaves = np.log2(np.maximum(frequencies_hz, 1.0) / lowest_hz)
@@ -156,9 +156,9 @@ def without_sub_bass(samples: Samples, lowest_hz: float) -> Samples:
 
 
 def shaped(samples: Samples, event: Event) -> Samples:
-    """One event's samples: cut to its length, faded, panned (constant power) and scaled."""
-    wanted = round(event.n_beats * BEAT_SAMPLES)
-    out = samples[:, :wanted].copy()
+    """Return one event's samples: cut to its length, faded, panned (constant power) and scaled."""
+    n_samples = round(event.n_beats * BEAT_SAMPLES)
+    out = samples[:, :n_samples].copy()
     n_fade = min(round(event.fade_seconds * SAMPLE_RATE_HZ), out.shape[1] // 2)
     ramp = np.sin(np.linspace(0, np.pi / 2, n_fade)) ** 2
     out[:, out.shape[1] - n_fade :] *= ramp[::-1]
@@ -170,7 +170,7 @@ def shaped(samples: Samples, event: Event) -> Samples:
 
 
 def render(folder: Path, events: Iterator[Event]) -> Samples:
-    """A stem `[2, samples]`: the sum of its events."""
+    """Return a stem `[2, samples]`: the sum of its events."""
     stem = np.zeros((2, N_BARS * BEATS_PER_BAR * BEAT_SAMPLES))
     song_bpm = 60 * SAMPLE_RATE_HZ / BEAT_SAMPLES
     for event in events:
@@ -186,7 +186,7 @@ def render(folder: Path, events: Iterator[Event]) -> Samples:
 
 
 def write_vorbis(path: Path, samples: Samples) -> Samples:
-    """The samples as they decode again from the Ogg Vorbis file written at `path`."""
+    """Write samples as Ogg Vorbis to `path` and return them as they decode again."""
     with sf.SoundFile(
         path, "w", SAMPLE_RATE_HZ, samples.shape[0], "VORBIS", format="OGG", compression_level=VORBIS_COMPRESSION
     ) as file:

@@ -45,7 +45,7 @@ class Question:
 
 
 def questions(text: str, text_stem: str, clip: Path, clip_stem: str) -> list[Question]:
-    """The two questions of the demo: by name and by example."""
+    """Return the two questions of the demo: by name and by example."""
     return [
         Question(f'text "{text}"', Query(text=text, name=text), text_stem),
         Question(f"clip {clip.name}", Query(audio=clip, name=clip.stem), clip_stem),
@@ -53,7 +53,7 @@ def questions(text: str, text_stem: str, clip: Path, clip_stem: str) -> list[Que
 
 
 def read(path: Path) -> tuple[Samples, int]:
-    """Samples `[channels, samples]` and rate of an audio file."""
+    """Read samples `[channels, samples]` and rate of an audio file."""
     samples, sample_rate_hz = sf.read(path, dtype="float32", always_2d=True)
     return samples.T, sample_rate_hz
 
@@ -78,7 +78,7 @@ def report(question: Question, answer: Separation, mixture: Samples, stem: Sampl
 
 
 def spectrogram_db(samples: Samples, band_edges_hz: NDArray[np.float64], rate_hz: int) -> NDArray[np.float64]:
-    """Loudest level of each band over time `[bands, frames]`, mean of the channels, in dB of a full-scale sine."""
+    """Return the loudest level of each band over time `[bands, frames]`, in dB of a full-scale sine."""
     window = np.hanning(N_FFT)
     frames = np.lib.stride_tricks.sliding_window_view(samples, N_FFT, axis=1)[:, ::HOP_SAMPLES]
     amplitude = np.abs(np.fft.rfft(frames * window)) / (window.sum() / 2)

@@ -12,7 +12,7 @@ LEAST_DB = -30.0
 
 
 def gate(targets, mixture):
-    """The targets, each silent in windows where it lies more than 30 dB below the recording."""
+    """Return the targets, each silent in windows where it lies more than 30 dB below the recording."""
     return {name: _gated(target, mixture) for name, target in targets.items()}
 
 

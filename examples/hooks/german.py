@@ -16,7 +16,7 @@ ENGLISH = {
 
 
 def ask_in_english(question: Question) -> Direction | None:
-    """The English word for a German one; any other question is left to unisep."""
+    """Return the English word for a German one; any other question is left to unisep."""
     if len(question.texts) != 1 or question.texts[0].casefold() not in ENGLISH:
         return None
     word = question.texts[0]

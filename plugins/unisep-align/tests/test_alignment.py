@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from unisep_align import align, alignment, compose, fit_map, plugin, sounds
-from unisep_align.captions import captions
-from unisep_align.fit import fold_of
-from unisep_align.ridge import Pairs, RidgePath, agreement, predicted, unit
+from unisep_align import align, alignment, fit_map, plugin, sounds
+from unisep_align.captions import captions, compose
+from unisep_align.fit import Pairs, RidgePath, agreement, fold_of, predicted, unit
 
 from unisep import (
     Audio,
@@ -189,7 +188,7 @@ def only_map(tmp_path: Path) -> Path:
 
 def test_the_shipped_captions_are_those_that_the_rule_makes() -> None:
     shipped = captions()
-    assert list(shipped) == compose.compose()
+    assert list(shipped) == compose()
     assert len(shipped) >= 1_500
     assert len({caption.text for caption in shipped}) == len(shipped)
     assert len({caption.sound for caption in shipped}) >= 600
@@ -471,6 +470,10 @@ def test_a_folder_with_too_few_clips_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AudioFileError, match="holds 9 clips"):
         align("probe", clips=folder)
     assert not (tmp_path / "home").exists()
+    for path in folder.iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(AudioFileError, match="holds 0 clips"):
+        align("probe", clips=folder)
 
 
 # the cache

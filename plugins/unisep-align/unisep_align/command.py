@@ -1,4 +1,4 @@
-"""`unisep align`: fit a map from an encoder's space to the one that questions are answered in."""
+"""The command `unisep align`: fit a map from an encoder's space to the one that questions are answered in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the command's words."""
+    """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
         prog="unisep align",
         parents=[common_options()],
@@ -23,14 +23,10 @@ def parser() -> argparse.ArgumentParser:
         "captions held out, and keep it if it is fit. Then ask with --encoder as usual.",
         epilog="example: unisep align clap@laion/larger_clap_music --clips samples/",
     )
-    parser.add_argument(
-        "encoder",
-        metavar="ENCODER",
-        help="a name of `unisep plugins`; with weights of your own NAME@FOLDER or NAME@OWNER/REPOSITORY",
-    )
-    parser.add_argument(
-        "--clips", type=Path, metavar="FOLDER", help="recordings like those you will ask with, 10 at least"
-    )
+    encoder = "a name of `unisep plugins`; with weights of your own NAME@FOLDER or NAME@OWNER/REPOSITORY"
+    parser.add_argument("encoder", metavar="ENCODER", help=encoder)
+    clips = "recordings like those you will ask with, 10 at least"
+    parser.add_argument("--clips", type=Path, metavar="FOLDER", help=clips)
     parser.add_argument("--query-backend", metavar="NAME", help="whose space it must reach")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--offline", action="store_true", default=None, help="never download")
@@ -38,24 +34,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(words: list[str]) -> int:
-    """The exit code of `unisep align` with these words after it."""
+    """Run `unisep align` with these words after it, and return 0 when the map is fit and kept, 1 when it is unfit."""
     arguments = parser().parse_args(words)
     with Console(as_json=arguments.json, quiet=arguments.quiet) as console:
-        return align(arguments, console)
+        return _align(arguments, console)
 
 
-def align(arguments: Namespace, console: Console) -> int:
-    """0 when the map is fit and kept, 1 when it is unfit; prints what was measured."""
-    from unisep_align.alignment import align as fitted
+def _align(arguments: Namespace, console: Console) -> int:
+    from unisep_align.alignment import align
 
-    card = fitted(
-        arguments.encoder,
-        clips=arguments.clips,
-        query_backend=arguments.query_backend,
-        device=arguments.device,
-        offline=arguments.offline,
-        on_progress=console.progress(arguments.encoder),
-    )
+    card = align(
+        arguments.encoder, clips=arguments.clips, query_backend=arguments.query_backend, device=arguments.device,
+        offline=arguments.offline, on_progress=console.progress(arguments.encoder),
+    )  # fmt: skip
     console.data({**card.model_dump(), "is_fit": card.is_fit, "modalities": sorted(card.modalities)})
     console.lines([f"from {card.source}", f"to   {card.target}", *_table(card)])
     console.note(f"unisep: {_verdict(card, arguments.encoder)}")
@@ -65,11 +56,11 @@ def align(arguments: Namespace, console: Console) -> int:
 def _table(card: MapCard) -> list[str]:
     rows: list[tuple[str, ...]] = [("", "measured on", "top-1", "top-5", "cosine", "centred", "fit")]
     audio = f"clips ({card.clips})"
-    for kind, name, found in (("text", "captions held out", card.text), ("audio", audio, card.audio)):
-        if found is not None:
-            numbers = (found.top_1, found.top_5, found.cosine, found.centred_cosine)
+    for kind, name, agreement in (("text", "captions held out", card.text), ("audio", audio, card.audio)):
+        if agreement is not None:
+            numbers = (agreement.top_1, agreement.top_5, agreement.cosine, agreement.centred_cosine)
             fit = "yes" if kind in card.modalities else "no"
-            rows.append((kind, f"{found.n} {name}", *(f"{number:.3f}" for number in numbers), fit))
+            rows.append((kind, f"{agreement.n} {name}", *(f"{number:.3f}" for number in numbers), fit))
     return columns(rows)
 
 

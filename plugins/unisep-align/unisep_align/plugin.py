@@ -1,4 +1,4 @@
-"""What this plugin offers to unisep; light, since it is read whenever plugins are listed."""
+"""The hooks of this plugin. Imports nothing heavy, since it is read whenever plugins are listed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from unisep import CommandSpec, hookimpl
 
 @hookimpl
 def unisep_commands() -> Iterable[CommandSpec]:
-    """`unisep align`."""
-    return [
-        CommandSpec(
-            name="align", load="unisep_align.command:main", summary="let another encoder serve the query backend"
-        )
-    ]
+    """Declare `unisep align`."""
+    summary = "let another encoder serve the query backend"
+    return [CommandSpec(name="align", load="unisep_align.command:main", summary=summary)]

@@ -1,8 +1,8 @@
 """Clips on which the audio sides of two encoders are brought together: the user's, or some made by rule.
 
-Without the user's clips the matrix comes from captions alone; only the means of the audio sides are still
-missing. Where a map holds, any clips that both encoders hear give the right pair of means, so sounds made by
-rule will do: no recording has to be shipped. How well it holds for audio is measured on them, too.
+Without the user's clips the matrix comes from captions alone; only the means of the audio sides are still missing.
+Where a map holds, any clips that both encoders hear give the right pair of means, so sounds made by rule will do: no
+recording has to be shipped. How well the map holds for audio is measured on them, too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ N_MADE = 7 * len(_PITCHES_HZ) + 4 * len(_BANDS_HZ)
 
 
 def made_sounds() -> list[Audio]:
-    """All `N_MADE` clips of three seconds: tones, plucks, chords, sweeps, trills, bursts and bands of noise."""
+    """Make `N_MADE` clips of three seconds: tones, plucks, chords, sweeps, trills, bursts and bands of noise."""
     clips = [*_tones(), *_noises()]
     return [Audio((0.5 * clip / np.abs(clip).max()).astype(np.float32), SAMPLE_RATE_HZ) for clip in clips]
 
@@ -69,34 +69,33 @@ def _band(noise: NDArray[np.float64], low_hz: float, high_hz: float) -> NDArray[
 
 
 def clip_files(folder: str | Path) -> list[Path]:
-    """The audio files in a folder and in those below it, in order.
+    """List the audio files in a folder and in those below it, in order.
 
     Raises:
-        AudioFileError: no such folder, or fewer than ten files.
+        AudioFileError: There is no such folder, or it holds fewer than ten files.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise AudioFileError(f"There is no folder '{folder}'. Give one that holds audio files.")
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in READ_SUFFIXES and path.is_file()]
-    if len(found) < LEAST_CLIPS:
-        raise too_few(folder, len(found))
-    return found
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in READ_SUFFIXES and path.is_file()]
+    check_enough(folder, len(paths))
+    return paths
 
 
-def too_few(folder: str | Path, n_clips: int) -> AudioFileError:
-    """The error for a folder with fewer clips than can be measured on."""
-    return AudioFileError(
-        f"'{folder}' holds {n_clips} clips that can be read and are not silent; at least {LEAST_CLIPS} are needed, "
-        "better a hundred. Add some, or leave the folder out."
-    )
+def check_enough(folder: str | Path, n_clips: int) -> None:
+    """Raise AudioFileError for fewer clips than can be measured on."""
+    if n_clips < LEAST_CLIPS:
+        raise AudioFileError(
+            f"'{folder}' holds {n_clips} clips that can be read and are not silent; at least {LEAST_CLIPS} are needed, "
+            "better a hundred. Add some, or leave the folder out."
+        )
 
 
 def read_clip(path: Path) -> Audio | None:
-    """The first thirty seconds of a file; None where it cannot be read or is silent."""
+    """Read the first thirty seconds of a file; None where it cannot be read or is silent."""
     try:
         n_samples = round(LONGEST_SECONDS * files.probe(path).sample_rate_hz)
-        blocks = files.read_blocks(path, n_samples)
-        clip = next(blocks, None)
+        clip = next(files.read_blocks(path, n_samples), None)
     except AudioError:
         return None
     return clip if clip is not None and clip.samples.any() else None

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from unisep_audiosep.config import AudioSepConfig
-from unisep_audiosep.model import AudioSep
+from unisep_audiosep.model import AudioSep, AudioSepConfig
 
 SMALL = AudioSepConfig(widths=(4, 6, 8, 8, 10, 8, 8), query_dim=16, n_fft=256)
 

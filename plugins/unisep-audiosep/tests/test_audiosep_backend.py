@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from unisep_audiosep import plugin
-from unisep_audiosep.backend import AudioSepBackend, load
-from unisep_audiosep.exclusion import LEAST_GAIN, without
+from unisep_audiosep.backend import LEAST_GAIN, AudioSepBackend, load, without
 
 from unisep import Audio, Embedding, Separator
 from unisep.errors import AudioError, BackendError, EmbeddingError

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from unisep_audiosep.checkpoints import load_model
-from unisep_audiosep.config import AudioSepConfig
-from unisep_audiosep.model import AudioSep
+from unisep_audiosep.model import AudioSep, AudioSepConfig
 
 State = dict[str, Tensor]
 CPU = torch.device("cpu")

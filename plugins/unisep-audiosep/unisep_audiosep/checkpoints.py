@@ -1,4 +1,4 @@
-"""From a file on disk to an AudioSep model, without running anything that the file names."""
+"""Read an AudioSep checkpoint without running anything that the file names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import Tensor
 from unisep.errors import WeightsError
 from unisep.weights.checkpoints import filled, read_safetensors, read_torch_file
 
-from .config import BINS_MULTIPLE, N_ENCODERS, AudioSepConfig
-from .model import AudioSep, encoder_name
+from .model import BINS_MULTIPLE, N_ENCODERS, AudioSep, AudioSepConfig, encoder_name
 
 SUFFIXES = (".ckpt", ".safetensors", ".bin", ".pt", ".pth")
 _PREFIX = "ss_model."
@@ -21,22 +20,25 @@ _FIXED = ("base.stft.", "base.istft.")
 
 
 def find_file(weights: Path) -> Path:
-    """The one checkpoint that `weights`, a file or a folder, holds. Raises WeightsError for none or several."""
+    """Return the one checkpoint that `weights`, a file or a folder, holds.
+
+    Raises:
+        WeightsError: There is none, or several.
+    """
     if not weights.is_dir():
         return weights
-    found = sorted(path for path in weights.iterdir() if path.suffix in SUFFIXES)
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
+    paths = sorted(path for path in weights.iterdir() if path.suffix in SUFFIXES)
+    if len(paths) != 1:
+        names = ", ".join(path.name for path in paths) or "none"
         raise WeightsError(f"{weights} should hold one AudioSep checkpoint; found: {names}. Give the file itself.")
-    return found[0]
+    return paths[0]
 
 
 def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> AudioSep:
-    """The model of a checkpoint, ready to separate.
+    """Load the model of a checkpoint, ready to separate.
 
     Raises:
-        WeightsError: the file is missing, damaged, names anything but tensors and plain values, or holds
-            another model.
+        WeightsError: The file is missing, damaged, names anything but tensors and plain values, or holds another model.
     """
     state = read_state(path)
     config = _config(path, state)
@@ -45,27 +47,27 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> AudioSep
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The separator's parameters in a file, by the names they have in `AudioSep`."""
+    """Read the separator's parameters in a file, by the names they have in `AudioSep`."""
     if not path.is_file():
         raise WeightsError(f"No checkpoint at {path}. Give an AudioSep checkpoint: {', '.join(SUFFIXES)}.")
     # Mapped, so that the optimiser's state is never read.
-    held = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch_file(path, mapped=True)
-    stored = held.get("state_dict", held) if isinstance(held, Mapping) else None
+    content = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch_file(path, mapped=True)
+    stored = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(stored, Mapping):
         raise WeightsError(f"{path} holds no parameters by name, under 'state_dict' or without.")
-    own = {
+    state = {
         name.removeprefix(_PREFIX): value
         for name, value in stored.items()
         if isinstance(name, str) and name.startswith(_PREFIX) and isinstance(value, Tensor)
     }
-    state = {name: value for name, value in own.items() if not _is_idle(name)}
+    state = {name: value for name, value in state.items() if not _is_idle(name)}
     if not state:
         raise WeightsError(f"{path} is no AudioSep checkpoint: none of its parameters starts with {_PREFIX!r}.")
     return state
 
 
 def _is_idle(name: str) -> bool:
-    """Whether no output depends on this parameter of the published model."""
+    """Tell whether no output depends on this parameter of the published model."""
     in_decoder = name.startswith(("base.decoder_block", "film.decoder_block"))
     after = name.split(".")[2] if name.startswith("base.") and name.count(".") > 1 else ""
     second = after == "bn2" or (name.count("->") == 1 and "->beta2." in name)
@@ -73,7 +75,7 @@ def _is_idle(name: str) -> bool:
 
 
 def _config(path: Path, state: Mapping[str, Tensor]) -> AudioSepConfig:
-    """The sizes that the parameters' shapes tell."""
+    """Return the sizes that the parameters' shapes tell."""
     try:
         widths = tuple(
             state[f"base.{encoder_name(index)}.conv_block1.conv1.weight"].shape[0] for index in range(N_ENCODERS)
@@ -88,7 +90,7 @@ def _config(path: Path, state: Mapping[str, Tensor]) -> AudioSepConfig:
 
 
 def _placed(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A parameter on its device; counters stay whole numbers."""
+    """Copy a parameter to its device; counters stay whole numbers."""
     if not value.is_floating_point():
         return value.to(device)
     # A copy: the file may be mapped into memory, and is not to be held open or written to.

@@ -1,4 +1,4 @@
-"""What this plugin offers to unisep; light, since it is read whenever plugins are listed."""
+"""The hooks of this plugin. Imports nothing heavy, since it is read whenever plugins are listed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPACE = "music_speech_audioset_epoch_15_esc_89.98@51c68f12f9d7ea25fdaaccf741ec7f
 
 @hookimpl
 def unisep_backends() -> Iterable[BackendSpec]:
-    """AudioSep as published: queries only."""
+    """Declare AudioSep as published: queries only."""
     return [
         BackendSpec(
             name="audiosep",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from unisep_classic import centre, factors, harmonic, independent, repeating
+from unisep_classic import methods
 
 from unisep import Backend
 from unisep.testing import BackendContract
@@ -15,24 +15,24 @@ class TestHPSS(BackendContract):
     plugin_module = "unisep_classic.plugin"
 
     def load_backend(self) -> Backend:
-        return harmonic.load(**ARGUMENTS)
+        return methods.load_hpss(**ARGUMENTS)
 
 
 class TestRepetSim(BackendContract):
     def load_backend(self) -> Backend:
-        return repeating.load(**ARGUMENTS)
+        return methods.load_repet_sim(**ARGUMENTS)
 
 
 class TestStereoCentre(BackendContract):
     def load_backend(self) -> Backend:
-        return centre.load(**ARGUMENTS)
+        return methods.load_stereo_centre(**ARGUMENTS)
 
 
 class TestICA(BackendContract):
     def load_backend(self) -> Backend:
-        return independent.load(**ARGUMENTS)
+        return methods.load_ica(**ARGUMENTS)
 
 
 class TestNMF(BackendContract):
     def load_backend(self) -> Backend:
-        return factors.load(**ARGUMENTS)
+        return methods.load_nmf(**ARGUMENTS)

@@ -11,11 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from unisep_classic import plugin
-from unisep_classic.centre import Centre
-from unisep_classic.factors import Factors
-from unisep_classic.harmonic import HarmonicPercussive
-from unisep_classic.independent import Independent
-from unisep_classic.repeating import Repeating
+from unisep_classic.methods import Centre, Factors, HarmonicPercussive, Independent, Repeating
 
 from unisep import Audio, Separator
 from unisep.errors import AudioError, BackendError

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from unisep_demucs_classic import backend as backends
 from unisep_demucs_classic import plugin
-from unisep_demucs_classic.checkpoints import build_model, read_checkpoint
-from unisep_demucs_classic.released import PUBLISHED_SHA256, RELEASED
+from unisep_demucs_classic.backend import RELEASED
+from unisep_demucs_classic.checkpoints import PUBLISHED_SHA256, build_model, read_checkpoint
 
 from unisep import Audio, Separator
 from unisep.errors import AudioError, BackendError, OptionError, WeightsError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -12,29 +11,38 @@ import torch
 from demucs.demucs import Demucs
 from torch import Tensor, nn
 from torch.nn import functional
-from unisep_htdemucs.bags import find_bag, mean_of
+from unisep_htdemucs.bags import Bag, find_bag, mean_of
 
 from unisep import Backend, BackendInfo, Output
 from unisep.errors import OptionError, WeightsError
 
 from .checkpoints import build_model, read_checkpoint
-from .released import RELEASED
 
-ValidLength = Callable[[int], int]
 SHORTEST_HYBRID_SAMPLES = 4096
+# How much each model of `mdx` counts for drums, bass, other and vocals.
+_BY_STEM = ((1.0, 1.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 1.0), (1.0, 0.0, 1.0, 1.0))
+_SEGMENT_SECONDS = 44.0
+
+# The definitions of demucs 4.1.0. It lists the models of the last two twice each; once gives the same mean.
+RELEASED: dict[str, Bag] = {
+    "hdemucs_mmi": Bag(("75fc33f5",), (), _SEGMENT_SECONDS),
+    "mdx": Bag(("0d19c1c6", "7ecf8ec1", "c511e2ab", "7d865c68"), _BY_STEM, _SEGMENT_SECONDS),
+    "mdx_extra": Bag(("e51eebcc", "a1d90b5c", "5d2d6c55", "cfa93e08"), (), _SEGMENT_SECONDS),
+    "repro_mdx_a": Bag(("9a6b4851", "1ef250f1", "fa0cb7f9", "902315c2"), (), _SEGMENT_SECONDS),
+    "repro_mdx_a_hybrid_only": Bag(("fa0cb7f9", "902315c2"), (), _SEGMENT_SECONDS),
+    "repro_mdx_a_time_only": Bag(("9a6b4851", "1ef250f1"), (), _SEGMENT_SECONDS),
+}
 
 
 class DemucsBackend(Backend):
-    """One model of the demucs package, in segments.
+    """A backend that separates segments with one model of the demucs package.
 
     `separate` takes songs that the host has normalised as a whole (`info.normalisation`), as demucs does.
     """
 
-    def __init__(self, model: nn.Module, segment_samples: int, valid_length: ValidLength) -> None:
-        """`valid_length` says how many samples the model needs for so many, at least."""
+    def __init__(self, model: nn.Module, segment_samples: int) -> None:
         facts: Any = model
         self._model = model
-        self._valid_length = valid_length
         self.info = BackendInfo(
             sources=tuple(facts.sources),
             sample_rate_hz=int(facts.samplerate),
@@ -44,37 +52,34 @@ class DemucsBackend(Backend):
         )
 
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
-        """The sources of `mixture [batch, channels, samples]`, which is put in the middle of silence if it is short.
+        """Return the sources of `mixture [batch, channels, samples]`, which is put between silence if it is short.
 
-        Raises BackendError for queries, AudioError for a shape or length that the model does not take.
+        Raises:
+            BackendError: Queries are given.
+            AudioError: The model does not take this shape or length.
         """
         self.check_input(mixture, queries, negatives)
         n_samples = mixture.shape[-1]
-        n_missing = self._valid_length(n_samples) - n_samples
+        n_missing = _valid_length(self._model, n_samples) - n_samples
         before = n_missing // 2
         with torch.no_grad():
             sources = self._model(functional.pad(mixture, (before, n_missing - before)))
         return Output(sources[..., before : before + n_samples])
 
 
-def _of_hybrid(n_samples: int) -> int:
-    """The hybrid models take any length from a window of their spectrogram on."""
+def _valid_length(model: nn.Module, n_samples: int) -> int:
+    """Return what demucs's `apply_model` would fill a segment up to: only its time-domain models ask for more."""
+    if isinstance(model, Demucs):
+        return int(model.valid_length(n_samples))
     return max(n_samples, SHORTEST_HYBRID_SAMPLES)
 
 
-def _valid_length(model: nn.Module) -> ValidLength:
-    """What demucs's `apply_model` would fill a segment up to: only its time-domain models ask for more."""
-    if not isinstance(model, Demucs):
-        return _of_hybrid
-    asked: ValidLength = model.valid_length
-    return asked
-
-
 def _load(name: str, *, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The backend `name`.
+    """Load the backend `name` from a checkpoint, or from a folder with `name`.yaml or the released checkpoints.
 
-    weights: a checkpoint, or a folder with `name`.yaml and its checkpoints, or with the released ones.
-    Raises WeightsError for what is missing or cannot be used, OptionError for another precision than float32.
+    Raises:
+        WeightsError: A file is missing or cannot be used.
+        OptionError: Another precision than float32.
     """
     if dtype != torch.float32:
         raise OptionError(f"precision: {name} computes in float32 only. Give precision='float32'.")
@@ -86,7 +91,7 @@ def _load(name: str, *, weights: Path | None, device: torch.device, dtype: torch
 
 
 def _backends(models: list[nn.Module], bag_seconds: float | None) -> list[DemucsBackend]:
-    """The models as backends with segments of one length, of which no model has to fill up any.
+    """Make backends with segments of one length, of which no model has to fill up any.
 
     demucs fills a segment up with what lies around it in the song. A backend sees nothing around its segments, so
     these are as long as demucs would make them: 44.04 s instead of 44 with time-domain models among them.
@@ -95,8 +100,8 @@ def _backends(models: list[nn.Module], bag_seconds: float | None) -> list[Demucs
     for model in models:
         facts: Any = model
         seconds = Fraction(bag_seconds if bag_seconds is not None else facts.segment)
-        lengths.append(_valid_length(model)(int(seconds * int(facts.samplerate))))
-    return [DemucsBackend(model, max(lengths), _valid_length(model)) for model in models]
+        lengths.append(_valid_length(model, int(seconds * int(facts.samplerate))))
+    return [DemucsBackend(model, max(lengths)) for model in models]
 
 
 load_hdemucs_mmi = partial(_load, "hdemucs_mmi")

@@ -1,4 +1,4 @@
-"""What this plugin offers to unisep; light, since it is read whenever plugins are listed."""
+"""The hooks of this plugin. Imports nothing heavy, since it is read whenever plugins are listed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SUMMARIES = {
 
 @hookimpl
 def unisep_backends() -> Iterable[BackendSpec]:
-    """The models of Demucs v3 that are not quantised, by the names that demucs gives them."""
+    """Declare the models of Demucs v3 that are not quantised, by the names that demucs gives them."""
     return [
         BackendSpec(
             name=name,

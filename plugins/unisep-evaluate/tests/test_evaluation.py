@@ -25,8 +25,8 @@ from unisep_evaluate import (
     sdr_db,
     songs,
 )
-from unisep_evaluate.bsseval import museval_metrics
-from unisep_evaluate.results import median
+from unisep_evaluate.metrics import museval_metrics
+from unisep_evaluate.report import median
 
 from unisep import Embedding, Separator
 from unisep.cli import main
@@ -165,7 +165,7 @@ def test_bsseval_says_nothing_where_museval_could_not():
 
 def test_bsseval_without_museval_says_what_to_install(monkeypatch):
     museval_metrics.cache_clear()
-    monkeypatch.setattr("unisep_evaluate.bsseval.find_spec", lambda _name: None)
+    monkeypatch.setattr("unisep_evaluate.metrics.find_spec", lambda _name: None)
     with pytest.raises(OptionError, match=r"unisep\[evaluate\]"):
         Asking(bsseval=True)
 
@@ -391,7 +391,7 @@ def test_help_of_the_command_loads_no_torch():
 
 
 def test_separate_keeps_its_own_default_route():
-    from unisep_evaluate.arguments import parser
+    from unisep_evaluate.command import parser
 
     from unisep.cli.arguments import parse
 

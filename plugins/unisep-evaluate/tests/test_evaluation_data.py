@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 from unisep_evaluate import WindowOptions, open_dataset, query_items, songs
-from unisep_evaluate.examples import Examples
-from unisep_evaluate.material import levels_of, loudest, read_passages
+from unisep_evaluate.items import Examples
+from unisep_evaluate.passages import levels_of, loudest, read_passages
 from unisep_evaluate.windows import song_windows
 
 from unisep.errors import AudioFileError, DatasetError, OptionError

@@ -1,40 +1,100 @@
-"""`unisep evaluate`: how good separation is, on recordings whose stems are known."""
+"""The command `unisep evaluate`.
+
+What takes long to import is imported after the arguments were read, so that help comes at once.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
 from argparse import Namespace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import unisep
+from unisep.cli.arguments import common_options, names, shared_options
 from unisep.cli.console import Console
-from unisep.cli.separate import separator_of
 from unisep.errors import OptionError
-from unisep.files.paths import file_on_the_way
-from unisep.query.query import Embedding
 
 if TYPE_CHECKING:
+    from unisep import Embedding
     from unisep_evaluate import Dataset, Evaluation, Record, WindowOptions
+
+_NAMES: dict[str, Any] = {"type": names, "default": (), "metavar": "A,B"}
+
+
+def main(words: list[str]) -> int:
+    """Run `unisep evaluate` with these words after it, and return the exit code."""
+    arguments = parser().parse_args(words)
+    with Console(as_json=arguments.json, quiet=arguments.quiet) as console:
+        return evaluate(arguments, console)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="unisep evaluate",
+        parents=[common_options(), shared_options()],
+        description="Measure separation on recordings whose stems are known: by questions about windows of them, "
+        "or (--mode stems) the fixed stems of whole songs. Tables go to stdout, each figure with its formula.",
+        epilog="example: unisep evaluate musdb18hq --mode stems --bsseval --report musdb.json",
+    )
+    parser.set_defaults(route=None)
+    what = "song/stem.wav folders, MUSDB18-HQ, or a manifest.jsonl"
+    parser.add_argument("data", type=Path, metavar="FOLDER", help=what)
+    parser.add_argument("--mode", choices=["query", "stems"], default="query", help="(default: %(default)s)")
+    parser.add_argument("--bsseval", action="store_true", help="also BSSEval v4, by museval (slow)")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write everything as JSON, window by window")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the figures by class")
+    _add_data(parser)
+    _add_query_mode(parser)
+    group = parser.add_argument_group("fixed stems (--mode stems)")
+    group.add_argument("--stems", type=names, metavar="A,B", help="only these")
+    group.add_argument("--seconds", type=float, metavar="N", help="only the first N seconds of each song")
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument("--layout", choices=["auto", "folders", "musdb", "manifest"], default="auto")
+    group.add_argument("--subset", choices=["test", "train"], default="test", help="of MUSDB18-HQ (%(default)s)")
+    group.add_argument("--songs", **_NAMES, help="only these songs; examples come from the others")
+    group.add_argument("--kinds", **_NAMES, help="of single sounds, only these first folders")
+    hashed = "of single sounds, only paths whose md5 ends in one of these"
+    group.add_argument("--hashed", default="", metavar="DIGITS", help=hashed)
+
+
+def _add_query_mode(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("questions (--mode query)")
+    asks = ["text", "audio", "vector", "combined"]
+    group.add_argument("--ask", nargs="+", choices=asks, default=["text"], help="how, on the same windows")
+    group.add_argument("--classes", **_NAMES, help="only these names")
+    group.add_argument("--absent", **_NAMES, help="names to ask for where they are absent")
+    group.add_argument("--n-absent", type=int, default=24, metavar="N", help="absent windows in all (%(default)s)")
+    group.add_argument("--per-class", type=int, default=8, metavar="N", help="windows a class at most (%(default)s)")
+    group.add_argument("--window", type=float, default=6.0, metavar="SECONDS", help="length of windows (%(default)s)")
+    within = "target and rest at most so far apart; inf for any (%(default)s)"
+    group.add_argument("--within-db", type=float, default=10.0, metavar="DB", help=within)
+    vectors = "vectors to ask with: <class>.safetensors of `unisep embed`"
+    group.add_argument("--vectors", type=Path, metavar="FOLDER", help=vectors)
+    group.add_argument("--draw-seed", type=int, default=0, metavar="N", help="of all drawing of windows (%(default)s)")
 
 
 def evaluate(arguments: Namespace, console: Console) -> int:
-    """0; prints tables (or JSON), and writes the report and the picture that were asked for.
+    """Measure, print tables or JSON, write the report and the picture, and return 0.
 
     Raises:
-        OptionError: wrong usage, before any model is loaded.
-        UnisepError: the data cannot be used, or a separation failed.
+        OptionError: Wrong usage; told before any model is loaded.
+        UnisepError: The data cannot be used, or a separation failed.
     """
     from unisep_evaluate import lines, open_dataset
 
-    if arguments.plot is not None:
-        _check_plot(arguments.plot)
-    for option in ("report", "plot"):
-        _check_place(option, getattr(arguments, option))
+    _check_outputs(arguments)
     dataset = open_dataset(arguments.data, arguments.layout, arguments.subset)
     dataset = dataset.select(arguments.songs, arguments.kinds, arguments.hashed)
-    run = _stems if arguments.mode == "stems" else _queries
-    evaluation = run(arguments, console, dataset)
+    measure = _measure_stems if arguments.mode == "stems" else _measure_queries
+    evaluation = measure(arguments, console, dataset)
     console.data(evaluation.to_json())
     console.lines(lines(evaluation))
     if arguments.report is not None:
@@ -44,7 +104,8 @@ def evaluate(arguments: Namespace, console: Console) -> int:
     return 0
 
 
-def _queries(arguments: Namespace, console: Console, dataset: Dataset) -> Evaluation:
+def _measure_queries(arguments: Namespace, console: Console, dataset: Dataset) -> Evaluation:
+    from unisep.cli.separate import separator_of
     from unisep_evaluate import Asking, evaluate, query_items
 
     if arguments.stems or arguments.seconds:
@@ -57,7 +118,8 @@ def _queries(arguments: Namespace, console: Console, dataset: Dataset) -> Evalua
     )
 
 
-def _stems(arguments: Namespace, console: Console, dataset: Dataset) -> Evaluation:
+def _measure_stems(arguments: Namespace, console: Console, dataset: Dataset) -> Evaluation:
+    from unisep.cli.separate import separator_of
     from unisep_evaluate import WindowOptions, evaluate_stems, songs
 
     arguments.route = arguments.route or "auto"
@@ -83,52 +145,53 @@ def _window_options(arguments: Namespace) -> WindowOptions:
 
 
 def _vectors(folder: Path | None) -> dict[str, Embedding]:
+    from unisep import Embedding
+
     if folder is None:
         return {}
-    found = {path.stem.replace("_", " "): Embedding.load(path) for path in sorted(folder.glob("*.safetensors"))}
-    if not found:
+    vectors = {path.stem.replace("_", " "): Embedding.load(path) for path in sorted(folder.glob("*.safetensors"))}
+    if not vectors:
         raise OptionError(f"--vectors {folder} holds no <class>.safetensors. Make them with `unisep embed`.")
-    return found
+    return vectors
 
 
 def _about(arguments: Namespace, dataset: Dataset) -> dict[str, Any]:
-    """What was measured on, and how: enough to do it again."""
+    """Return what was measured on, and how: enough to do it again."""
     ignored = {"json", "quiet", "debug", "data", "report", "plot"}
-    options = {key: value for key, value in sorted(vars(arguments).items()) if key not in ignored}
     return {
         "unisep": unisep.__version__,
         "data": dataset.name,
         "songs": [track.name for track in dataset.tracks],
         "n_single_sounds": len(dataset.singles),
-        "options": options,
+        "options": {key: value for key, value in sorted(vars(arguments).items()) if key not in ignored},
     }
 
 
 def _progress(console: Console) -> Any:
-    """A callback that shows how many questions are answered; None where nobody looks."""
+    """Return a callback that shows how many questions are answered; None where nobody looks."""
     if not console.is_watched:
         return None
-    n_done = 0
+    numbers = count(1)
 
     def show(record: Record) -> None:
-        nonlocal n_done
-        n_done += 1
-        console.rewrite(f"{n_done} answered; {record.track}: {record.name} by {record.ask}")
+        console.rewrite(f"{next(numbers)} answered; {record.track}: {record.name} by {record.ask}")
 
     return show
 
 
-def _check_place(option: str, path: Path | None) -> None:
-    """Nothing. Raises OptionError where no file could be written, before anything is computed."""
-    if path is not None and (path.is_dir() or file_on_the_way(path.parent)):
-        raise OptionError(f"--{option} {path}: there is a folder, or a file on the way. Give the path of a file.")
+def _check_outputs(arguments: Namespace) -> None:
+    """Raise OptionError where the report or the picture could not be written."""
+    from unisep.files.paths import file_on_the_way
 
-
-def _check_plot(path: Path) -> None:
-    """Nothing. Raises OptionError where no picture could be drawn, before anything is computed."""
+    for option in ("report", "plot"):
+        path = getattr(arguments, option)
+        if path is not None and (path.is_dir() or file_on_the_way(path.parent)):
+            raise OptionError(f"--{option} {path}: there is a folder, or a file on the way. Give the path of a file.")
+    if arguments.plot is None:
+        return
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise OptionError('--plot needs matplotlib. Run: pip install "unisep[plot]", or leave it out.') from error
-    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise OptionError(f"--plot {path}: give a path that ends in .png, .pdf or .svg.")
+    if arguments.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise OptionError(f"--plot {arguments.plot}: give a path that ends in .png, .pdf or .svg.")

@@ -1,4 +1,4 @@
-"""What this plugin offers to unisep; light, since it is read whenever plugins are listed."""
+"""The hooks of this plugin. Imports nothing heavy, since it is read whenever plugins are listed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ from unisep import CommandSpec, hookimpl
 
 @hookimpl
 def unisep_commands() -> Iterable[CommandSpec]:
-    """`unisep evaluate`."""
-    return [
-        CommandSpec(
-            name="evaluate",
-            load="unisep_evaluate.arguments:main",
-            summary="measure separation on recordings whose stems are known",
-        )
-    ]
+    """Declare `unisep evaluate`."""
+    summary = "measure separation on recordings whose stems are known"
+    return [CommandSpec(name="evaluate", load="unisep_evaluate.command:main", summary=summary)]

@@ -1,4 +1,4 @@
-"""Asks a Separator about every item and measures the answers."""
+"""Ask a Separator about every item and measure the answers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from unisep.query.query import Embedding, Query
 from unisep.separation import Separation
 from unisep.separator import Separator
 from unisep_evaluate import metrics
-from unisep_evaluate.bsseval import bsseval_v4, museval_metrics
 from unisep_evaluate.items import Item, Song
-from unisep_evaluate.material import Samples, is_silence
-from unisep_evaluate.results import Evaluation, Record
+from unisep_evaluate.passages import Samples, is_silence
+from unisep_evaluate.report import Evaluation, Record
 
 ASKS = ("text", "audio", "vector", "combined")
 OnRecord = Callable[[Record], None]
@@ -33,13 +32,17 @@ _NAME = "target"
 class Asking:
     """How the questions are put.
 
-    asks: "text" (the class name), "audio" (the item's example), "vector" (an `Embedding`: that of `vectors`, else
-    of the class name, as `Separator.embed` makes it), "combined" (text and example, and the vector if `vectors` has
-    one). With "audio" or "combined" among them, items without an example are left out of all.
-    weights: of the parts of a combined question. route: as `Separator.separate` takes it. bsseval: also by museval.
+    Attributes:
+        asks: "text" (the class name), "audio" (the item's example), "vector" (that of `vectors`, else of the class
+            name), "combined" (text and example, and the vector if `vectors` has one). With "audio" or "combined" among
+            them, items without an example are left out of all.
+        vectors: Class name -> the vector to ask with.
+        weights: Weights of the parts of a combined question.
+        route: As `Separator.separate` takes it.
+        bsseval: Whether to measure by museval, too.
 
     Raises:
-        OptionError: an unknown or repeated way of asking, or BSSEval without museval.
+        OptionError: A way to ask is unknown or repeated, or museval is needed and not installed.
     """
 
     asks: tuple[str, ...] = ("text",)
@@ -55,7 +58,7 @@ class Asking:
         if not self.asks or len(set(self.asks)) != len(self.asks):
             raise OptionError(f"Name each way to ask once: {', '.join(ASKS)}.")
         if self.bsseval:
-            museval_metrics()
+            metrics.museval_metrics()
 
     @property
     def needs_example(self) -> bool:
@@ -71,18 +74,17 @@ def evaluate(
     about: Mapping[str, Any] | None = None,
     on_record: OnRecord | None = None,
 ) -> Evaluation:
-    """The figures of every item, asked in every way. The first question is put once before, to load the models.
+    """Measure every item, asked in every way. The first question is put once before, to load the models.
 
-    about: what else the report should state. on_record: called after each question.
+    `about` is what else the report should state; `on_record` is called after each question.
 
     Raises:
-        DatasetError: no item, or none with an example where examples are asked with.
-        UnisepError: what `Separator.separate` raises.
+        DatasetError: There is no item, or none with an example where examples are asked with.
+        UnisepError: As `Separator.separate` raises it.
     """
     asking = asking or Asking()
     records: list[Record] = []
-    n_left_out = 0
-    loading_seconds = math.nan
+    n_left_out, loading_seconds = 0, math.nan
     for item in items:
         if asking.needs_example and item.example is None:
             n_left_out += 1
@@ -92,8 +94,7 @@ def evaluate(
             separate = partial(separator.separate, item.mixture, query=query, route=asking.route)
             if not records:
                 loading_seconds = _timed(separate)[1]
-            separation, seconds = _timed(separate)
-            records.append(_record(item, ask, separation, seconds, asking))
+            records.append(_record(item, ask, *_timed(separate), asking))
             if on_record is not None:
                 on_record(records[-1])
     if not records:
@@ -112,31 +113,55 @@ def evaluate_stems(
     about: Mapping[str, Any] | None = None,
     on_record: OnRecord | None = None,
 ) -> Evaluation:
-    """The figures of the fixed stems of every song.
+    """Measure the fixed stems of every song. The first song is separated once before, to load the models.
 
-    A stem that the songs do not have by name counts to their "other", if they have one. The first song is
-    separated once before, to load the models. route: as `Separator.separate` takes it.
+    A stem that the songs do not have by name counts to their "other", if they have one. `route` is as
+    `Separator.separate` takes it; `about` is what else the report should state; `on_record` is called after each stem.
 
     Raises:
-        DatasetError: no song, or none with a stem of the backend's.
-        UnisepError: what `Separator.separate` raises.
+        DatasetError: There is no song, or none with a stem of the backend's.
+        UnisepError: As `Separator.separate` raises it.
     """
     if bsseval:
-        museval_metrics()
+        metrics.museval_metrics()
     records: list[Record] = []
     loading_seconds = math.nan
     for song in songs:
         separate = partial(separator.separate, song.mixture, stems=stems, route=route)
         if not records:
             loading_seconds = _timed(separate)[1]
-        separation, seconds = _timed(separate)
-        for record in _stem_records(song, separation, seconds, bsseval):
+        for record in _stem_records(song, *_timed(separate), bsseval):
             records.append(record)
             if on_record is not None:
                 on_record(record)
     if not records:
         raise DatasetError("There is nothing to measure: no song, or none with a stem that the backend gives.")
     return _evaluation("stems", records, loading_seconds, {"route": route, **(about or {})})
+
+
+def _timed(separate: Callable[[], Separation]) -> tuple[Separation, float]:
+    started = perf_counter()
+    separation = separate()
+    return separation, perf_counter() - started
+
+
+def _evaluation(mode: str, records: list[Record], loading_seconds: float, about: dict[str, Any]) -> Evaluation:
+    n_bytes, holder = _peak_memory()
+    facts = {"loading_seconds": round(loading_seconds, 3), "peak_memory_bytes": n_bytes, "peak_memory_of": holder}
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "platform": sys.platform}
+    return Evaluation(mode, tuple(records), {**about, **facts, **machine})
+
+
+def _peak_memory() -> tuple[int, str]:
+    """Return the most bytes held so far, and by what: torch on the accelerator, else the whole process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated()), torch.cuda.get_device_name()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0, "not known here"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "process"
 
 
 def _query(separator: Separator, item: Item, ask: str, asking: Asking) -> Query:
@@ -152,44 +177,39 @@ def _query(separator: Separator, item: Item, ask: str, asking: Asking) -> Query:
 
 def _record(item: Item, ask: str, separation: Separation, seconds: float, asking: Asking) -> Record:
     estimate, mixture = separation.target.samples, item.mixture.samples
-    present = item.group != "absent"
-    figures = _present(estimate, item.target, mixture) if present else _absent(estimate, item.target, mixture)
-    presence = separation.presence[_NAME]
-    if presence is not None:
+    is_present = item.group != "absent"
+    figures = (_present_figures if is_present else _absent_figures)(estimate, item.target, mixture)
+    if (presence := separation.presence[_NAME]) is not None:
         figures["presence"] = presence
     figures["residual_db"] = metrics.residual_db(mixture, [estimate, separation.rest.samples])
-    if present and asking.bsseval:
+    if is_present and asking.bsseval:
         references = {_NAME: item.target, "rest": mixture - item.target}
         estimates = {_NAME: estimate, "rest": separation.rest.samples}
-        figures |= bsseval_v4(estimates, references, item.mixture.sample_rate_hz)[_NAME]
-    choice = separation.plan[_NAME]
-    return Record(
-        item.track, item.name, item.group, ask, item.start_seconds, item.mixture.seconds, seconds, figures,
-        choice.backend, choice.encoder,
-    )  # fmt: skip
+        figures |= metrics.bsseval_v4(estimates, references, item.mixture.sample_rate_hz)[_NAME]
+    window = (item.track, item.name, item.group, ask, item.start_seconds, item.mixture.seconds)
+    return Record(*window, seconds, figures, separation.plan[_NAME].backend, separation.plan[_NAME].encoder)
 
 
-def _present(estimate: Samples, target: Samples, mixture: Samples) -> dict[str, float]:
+def _present_figures(estimate: Samples, target: Samples, mixture: Samples) -> dict[str, float]:
     sdr, mixture_sdr = metrics.sdr_db(estimate, target), metrics.sdr_db(mixture, target)
     si_sdr, mixture_si_sdr = metrics.si_sdr_db(estimate, target), metrics.si_sdr_db(mixture, target)
     return {
         "sdr_db": sdr,
         "mixture_sdr_db": mixture_sdr,
-        "sdri_db": _gain(sdr, mixture_sdr),
+        "sdri_db": _improvement(sdr, mixture_sdr),
         "si_sdr_db": si_sdr,
-        "si_sdri_db": _gain(si_sdr, mixture_si_sdr),
+        "si_sdri_db": _improvement(si_sdr, mixture_si_sdr),
         "nsdr_db": metrics.nsdr_db(estimate, target),
     }
 
 
-def _absent(estimate: Samples, target: Samples, mixture: Samples) -> dict[str, float]:
-    level = metrics.energy_ratio_db(estimate, mixture)
-    return {"absent_level_db": level, "nsdr_db": metrics.nsdr_db(estimate, target)}
+def _absent_figures(estimate: Samples, target: Samples, mixture: Samples) -> dict[str, float]:
+    level_db = metrics.energy_ratio_db(estimate, mixture)
+    return {"absent_level_db": level_db, "nsdr_db": metrics.nsdr_db(estimate, target)}
 
 
-def _gain(after_db: float, before_db: float) -> float:
-    """The improvement; none where both are infinite alike."""
-    return 0.0 if after_db == before_db else after_db - before_db
+def _improvement(after_db: float, before_db: float) -> float:
+    return 0.0 if after_db == before_db else after_db - before_db  # both may be infinite
 
 
 def _stem_records(song: Song, separation: Separation, seconds: float, bsseval: bool) -> Iterator[Record]:
@@ -197,59 +217,30 @@ def _stem_records(song: Song, separation: Separation, seconds: float, bsseval: b
     mixture = song.mixture.samples
     residual = metrics.residual_db(mixture, [*(a.samples for a in separation.values()), separation.rest.samples])
     sounding = {name: song.references[name] for name in estimates if not is_silence(song.references[name])}
-    bss = _bss(estimates, sounding, song, separation.rest) if bsseval and sounding else {}
+    bss = _stems_bsseval(estimates, sounding, song, separation.rest) if bsseval and sounding else {}
     for name, estimate in estimates.items():
-        reference = song.references[name]
-        judge = _present if name in sounding else _absent
-        figures = {**judge(estimate, reference, mixture), "residual_db": residual, **bss.get(name, {})}
-        backend = separation.plan[name].backend
-        group = "song" if name in sounding else "absent"
-        yield Record(
-            song.track, name, group, "stems", song.start_seconds, song.mixture.seconds, seconds, figures, backend, None
-        )
+        judge, group = (_present_figures, "song") if name in sounding else (_absent_figures, "absent")
+        figures = judge(estimate, song.references[name], mixture) | {"residual_db": residual} | bss.get(name, {})
+        window = (song.track, name, group, "stems", 0.0, song.mixture.seconds)
+        yield Record(*window, seconds, figures, separation.plan[name].backend, None)
 
 
-def _matched(found: dict[str, Samples], references: Mapping[str, Samples]) -> dict[str, Samples]:
-    """The estimates that have a reference; the others are part of "other", where there is one."""
-    matched = {name: samples for name, samples in found.items() if name in references}
-    unknown = [samples for name, samples in found.items() if name not in references]
+def _matched(estimates: dict[str, Samples], references: Mapping[str, Samples]) -> dict[str, Samples]:
+    """Return the estimates that have a reference; the others are part of "other", where there is one."""
+    matched = {name: samples for name, samples in estimates.items() if name in references}
+    unknown = [samples for name, samples in estimates.items() if name not in references]
     if "other" in matched and unknown:
         matched["other"] = np.sum([matched["other"], *unknown], axis=0, dtype=np.float32)
     return matched
 
 
-def _bss(
+def _stems_bsseval(
     estimates: Mapping[str, Samples], sounding: Mapping[str, Samples], song: Song, rest: Audio
 ) -> dict[str, dict[str, float]]:
-    """BSSEval of the stems that sound; where there are others, these are one more source, against the rest."""
-    found = {name: estimates[name] for name in sounding}
+    """Return BSSEval of the stems that sound; others of the song are one more source, estimated by the rest."""
+    judged = {name: estimates[name] for name in sounding}
     references = dict(sounding)
     if not all(name in sounding or is_silence(samples) for name, samples in song.references.items()):
         known = np.sum(list(sounding.values()), axis=0, dtype=np.float32)
-        found[""], references[""] = rest.samples, song.mixture.samples - known
-    return bsseval_v4(found, references, song.mixture.sample_rate_hz)
-
-
-def _timed(separate: Callable[[], Separation]) -> tuple[Separation, float]:
-    started = perf_counter()
-    separation = separate()
-    return separation, perf_counter() - started
-
-
-def _evaluation(mode: str, records: list[Record], loading_seconds: float, about: dict[str, Any]) -> Evaluation:
-    n_bytes, place = peak_memory()
-    facts = {"loading_seconds": round(loading_seconds, 3), "peak_memory_bytes": n_bytes, "peak_memory_of": place}
-    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "platform": sys.platform}
-    return Evaluation(mode, tuple(records), {**about, **facts, **machine})
-
-
-def peak_memory() -> tuple[int, str]:
-    """The most bytes held so far, and by what: torch on the accelerator, else the whole process."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return int(torch.cuda.max_memory_allocated()), torch.cuda.get_device_name()
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0, "not known here"
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "process"
+        judged[""], references[""] = rest.samples, song.mixture.samples - known
+    return metrics.bsseval_v4(judged, references, song.mixture.sample_rate_hz)

@@ -15,7 +15,7 @@ from demucs.apply import BagOfModels, apply_model
 from demucs.states import get_state
 from torch import Tensor
 from unisep_htdemucs.backend import HTDemucsBackend, load_htdemucs, load_htdemucs_6s, load_htdemucs_ft
-from unisep_htdemucs.bags import RELEASED, Bag, read_bag
+from unisep_htdemucs.bags import RELEASED, Bag, find_bag, read_bag
 
 from unisep import Output
 from unisep.engine.device import Options
@@ -222,6 +222,13 @@ def test_a_bag_definition_beside_the_files_is_followed(
     mixture = music(5000)
     expected = apply_model(BagOfModels(specialists[:2], weights), mixture, shifts=0, split=False)
     assert distance(backend.separate(mixture).sources, expected) <= 1e-4
+
+
+def test_a_bag_may_name_a_checkpoint_twice(tmp_path: Path) -> None:
+    (tmp_path / "htdemucs.yaml").write_text("models: ['a', 'a']\n")
+    (tmp_path / "a.safetensors").touch()
+    paths, bag = find_bag("htdemucs", tmp_path)
+    assert paths == (tmp_path / "a.safetensors",) * 2 and bag.signatures == ("a", "a")
 
 
 @pytest.mark.parametrize(

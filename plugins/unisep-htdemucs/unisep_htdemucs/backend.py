@@ -18,7 +18,7 @@ from .model import HTDemucs
 
 
 class HTDemucsBackend(Backend):
-    """Separates segments with one HT Demucs model.
+    """A backend that separates segments with one HT Demucs model.
 
     `separate` takes songs that the host has normalised as a whole, where the checkpoint says so (`info.normalisation`).
     """
@@ -34,7 +34,7 @@ class HTDemucsBackend(Backend):
         )
 
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
-        """The sources of `mixture [batch, channels, samples]`, in the order of `info.sources`.
+        """Return the sources of `mixture [batch, channels, samples]`, in the order of `info.sources`.
 
         A mixture shorter than a segment is put in the middle of one, between silence, as demucs does.
         """
@@ -47,7 +47,7 @@ class HTDemucsBackend(Backend):
         return Output(sources[..., before : before + n_samples])
 
     def for_sources(self, names: tuple[str, ...]) -> HTDemucsBackend:
-        """A backend that computes no source but `names`."""
+        """Return a backend that computes no source but `names`."""
         wanted = tuple(name for name in self.info.sources if name in names)
         if len(wanted) in (0, len(self.info.sources)) or not self.model.can_give_fewer:
             return self
@@ -55,17 +55,17 @@ class HTDemucsBackend(Backend):
 
 
 def load_htdemucs(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The `htdemucs` backend: four sources, one model."""
+    """Load the backend `htdemucs`: four sources, one model."""
     return _load("htdemucs", weights, device, dtype)
 
 
 def load_htdemucs_ft(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The `htdemucs_ft` backend: four specialists, one for each source."""
+    """Load the backend `htdemucs_ft`: four specialists, one for each source."""
     return _load("htdemucs_ft", weights, device, dtype)
 
 
 def load_htdemucs_6s(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The `htdemucs_6s` backend: guitar and piano besides the usual four."""
+    """Load the backend `htdemucs_6s`: guitar and piano besides the usual four."""
     return _load("htdemucs_6s", weights, device, dtype)
 
 
@@ -73,9 +73,9 @@ def _load(name: str, weights: Path | None, device: torch.device, dtype: torch.dt
     if weights is None:
         raise WeightsError(f"{name} has no weights here. Run `unisep models pull {name}`, or give a file.")
     paths, bag = find_bag(name, weights)
-    backends = [
-        HTDemucsBackend(build_model(each, device, dtype), each.normalisation) for each in map(read_checkpoint, paths)
-    ]
+    backends = []
+    for checkpoint in map(read_checkpoint, paths):
+        backends.append(HTDemucsBackend(build_model(checkpoint, device, dtype), checkpoint.normalisation))
     longest = backends[0].info.segment_seconds
     if bag.segment_seconds is not None and longest is not None and bag.segment_seconds < longest:
         raise WeightsError(

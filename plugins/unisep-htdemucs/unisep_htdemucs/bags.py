@@ -19,9 +19,12 @@ _FIELDS = frozenset({"models", "weights", "segment"})
 
 @dataclass(frozen=True)
 class Bag:
-    """Checkpoints by signature; `weights[model][source]` says how much each counts, () is equally.
+    """Checkpoints that together make a named model.
 
-    segment_seconds: instead of what the checkpoints say; None for what they say.
+    Attributes:
+        signatures: The checkpoints, by the first digits of their hash.
+        weights: `weights[model][source]` says how much each counts; () is equally.
+        segment_seconds: Instead of what the checkpoints say; None for what they say.
     """
 
     signatures: tuple[str, ...]
@@ -41,11 +44,13 @@ RELEASED: dict[str, Bag] = {
 
 
 def find_bag(name: str, weights: Path, released: Mapping[str, Bag] = RELEASED) -> tuple[tuple[Path, ...], Bag]:
-    """The checkpoint files of model `name` under `weights`, and the bag they make.
+    """Find the checkpoint files of model `name` under `weights`, and the bag they make.
 
-    `weights` is one checkpoint file, or a folder that holds either `name`.yaml and its checkpoints, the
-    released checkpoints of `name`, or a single checkpoint.
-    Raises WeightsError otherwise.
+    `weights` is one checkpoint file, or a folder that holds either `name`.yaml and its checkpoints, the released
+    checkpoints of `name`, or a single checkpoint.
+
+    Raises:
+        WeightsError: It is none of these.
     """
     if weights.is_file():
         return (weights,), Bag((weights.stem,))
@@ -53,23 +58,24 @@ def find_bag(name: str, weights: Path, released: Mapping[str, Bag] = RELEASED) -
         raise WeightsError(f"No weights at {weights}. Give a checkpoint file, or a folder that holds it.")
     definition = weights / f"{name}.yaml"
     bag = read_bag(definition) if definition.is_file() else released[name]
-    found = [_find(weights, signature) for signature in bag.signatures]
-    if all(found):
-        return tuple(path for path in found if path), bag
-    files = _checkpoints(weights)
+    paths = [_find(weights, signature) for signature in bag.signatures]
+    absent = [f"{s}.safetensors" for s, path in zip(bag.signatures, paths, strict=True) if path is None]
+    if not absent:
+        return tuple(path for path in paths if path), bag
+    files = sorted(path for path in weights.iterdir() if path.suffix in (".safetensors", ".th", ".ckpt"))
     if len(files) == 1 and not definition.is_file():
         return (files[0],), Bag((files[0].stem,))
-    absent = [signature for signature, path in zip(bag.signatures, found, strict=True) if path is None]
     raise WeightsError(
-        f"{weights} lacks {', '.join(f'{signature}.safetensors' for signature in absent)} of {name}. "
-        f"Run `unisep models pull {name}`, or give the checkpoint file itself."
+        f"{weights} lacks {', '.join(absent)} of {name}. Run `unisep models pull {name}`, or give the checkpoint file "
+        "itself."
     )
 
 
 def mean_of(backends: Sequence[Backend], bag: Bag) -> Backend:
-    """The models of a bag as one backend: the weighted mean for each source, of only those models that count for it.
+    """Make one backend of a bag: for each source the weighted mean of those models that count for it.
 
-    Raises WeightsError for models that differ in more than their parameters, or weights that do not fit them.
+    Raises:
+        WeightsError: The models differ in more than their parameters, or the weights do not fit them.
     """
     info, n_sources = backends[0].info, len(backends[0].info.sources)
     if any(backend.info != info for backend in backends):
@@ -89,7 +95,7 @@ def mean_of(backends: Sequence[Backend], bag: Bag) -> Backend:
 
 
 def read_bag(path: Path) -> Bag:
-    """The bag that a YAML file such as demucs's `htdemucs_ft.yaml` describes: `models`, `weights` and `segment`."""
+    """Read the bag in a YAML file such as demucs's `htdemucs_ft.yaml`: `models`, `weights` and `segment`."""
     try:
         fields = read_yaml(path)
         if not fields.keys() <= _FIELDS:
@@ -115,11 +121,7 @@ def _bag(fields: dict[str, Any]) -> Bag:
 
 
 def _find(folder: Path, signature: str) -> Path | None:
-    """The checkpoint with that signature: `signature.safetensors`, `signature-hash.th` or `signature.th`."""
+    """Find `signature.safetensors`, `signature.th` or `signature-hash.th` in a folder."""
     plain = [folder / f"{signature}.safetensors", folder / f"{signature}.th"]
     named = sorted(folder.glob(f"{signature}-*.th"))
     return next((path for path in (*plain, *named) if path.is_file()), None)
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".th", ".ckpt"))

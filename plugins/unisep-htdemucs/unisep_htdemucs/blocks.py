@@ -23,11 +23,11 @@ class LayerScale(nn.Module):
         self.scale = nn.Parameter(torch.full((channels,), float(init)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` scaled: `[b, c, t]`, or `[b, t, c]` with `channels_last`."""
+        """Scale `x`: `[b, c, t]`, or `[b, t, c]` with `channels_last`."""
         return x * self._factors()
 
     def added(self, stream: Tensor, branch: Tensor) -> Tensor:
-        """`stream` plus `branch` scaled, in one pass."""
+        """Return `stream` plus `branch` scaled, in one pass."""
         return torch.addcmul(stream, branch, self._factors())
 
     def _factors(self) -> Tensor:
@@ -56,7 +56,7 @@ class DConv(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` with every branch added; `[b, c, t]`, or `[b, c, f, t]` taken one frequency at a time."""
+        """Add every branch to `x`: `[b, c, t]`, or `[b, c, f, t]` taken one frequency at a time."""
         if x.dim() == 3:
             return self._added(x)
         y = self._added(rearrange(x, "b c f t -> (b f) c t"))
@@ -92,7 +92,7 @@ class ScaledEmbedding(nn.Module):
         weight.div_(self.scale)
 
     def forward(self) -> Tensor:
-        """All vectors, `[c, f]`."""
+        """Return all vectors, `[c, f]`."""
         return self.embedding.weight.t() * self.scale
 
 
@@ -151,7 +151,7 @@ class EncoderLayer(nn.Module):
         self.dconv = make.residual(channels_out, mode=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[b, c, f/stride, t]` from `[b, c, f, t]`, or `[b, c, ceil(t/stride)]` from `[b, c, t]`."""
+        """Map `[b, c, f, t]` to `[b, c, f/stride, t]`, or `[b, c, t]` to `[b, c, ceil(t/stride)]`."""
         if not self.over_frequency:
             x = F.pad(x, (0, -x.shape[-1] % self.stride))
         y = F.gelu(self.norm1(self.conv(x)))
@@ -184,7 +184,7 @@ class DecoderLayer(nn.Module):
         self.dconv = make.residual(channels_in, mode=2)
 
     def forward(self, x: Tensor, skip: Tensor, length: int) -> Tensor:
-        """The layer's upsampled output, cut to `length` (frequencies of `[b, c, f, t]`, else samples)."""
+        """Upsample `x + skip` and cut it to `length`: frequencies of `[b, c, f, t]`, else samples."""
         y = x + skip
         y = by_frequency(self._refined, y, self.n_widest, self.context) if self.in_parts else self._refined(y)
         z = self.norm2(transposed(self.conv_tr, y)).narrow(2, self.pad, length)

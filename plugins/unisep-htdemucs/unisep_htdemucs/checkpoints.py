@@ -1,4 +1,4 @@
-"""Published HT Demucs checkpoints: safetensors as demucs 4.1.0 reads them, the older `.th` packages, and `.ckpt` with a YAML."""
+"""Published HT Demucs checkpoints: safetensors as demucs 4.1.0 reads them, older `.th` packages, `.ckpt` with a YAML."""
 
 from __future__ import annotations
 
@@ -39,9 +39,13 @@ PUBLISHED_SHA256: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One model as files describe it: its options and its parameters, nothing built yet.
+    """One model as files describe it, nothing built yet.
 
-    normalisation: whether it wants songs normalised as a whole, as demucs's own models do.
+    Attributes:
+        path: The file.
+        config: The model's options.
+        state: The model's parameters.
+        normalisation: Whether it wants songs normalised as a whole, as demucs's own models do.
     """
 
     path: Path
@@ -51,10 +55,11 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in a `.safetensors` or `.th` file, or of a `.ckpt` with a YAML beside it; no model is made yet.
+    """Read a `.safetensors` or `.th` file, or a `.ckpt` with a YAML beside it; no model is built yet.
 
-    Raises WeightsError if the file is missing, damaged, unsafe, not the one its name promises, or describes
-    another model than HT Demucs.
+    Raises:
+        WeightsError: The file is missing, damaged, unsafe, not the one its name promises, or describes another model
+            than HT Demucs.
     """
     if not path.is_file():
         raise WeightsError(f"No checkpoint at {path}. Give the path of a .safetensors or .th file.")
@@ -69,12 +74,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> HTDemucs:
-    """The checkpoint's model, ready to separate, on `device` with parameters of `dtype`.
+    """Build the checkpoint's model, ready to separate, on `device` with parameters of `dtype`.
 
-    In bfloat16 on the CPU only the largest products take that dtype, see `of_products`; the rest is float32.
-    That agrees with float32 by 45 dB or more, all of it in bfloat16 by no more than 34 dB.
+    In bfloat16 on the CPU only the largest products take that dtype, see `of_products`; the rest is float32. That
+    agrees with float32 by 45 dB or more, all of it in bfloat16 by no more than 34 dB.
 
-    Raises WeightsError if names or shapes do not fit the options, or a parameter is not a finite number.
+    Raises:
+        WeightsError: Names or shapes do not fit the options, or a parameter is not a finite number.
     """
     keeps_sums = device.type == "cpu" and dtype == torch.bfloat16
 
@@ -91,7 +97,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
 
 
 def of_products(name: str) -> bool:
-    """Whether a parameter belongs to the largest products: the transformer's, and the decoders' gates.
+    """Tell whether a parameter belongs to the largest products: the transformer's, and the decoders' gates.
 
     Most of the arithmetic is theirs, and what they give is added to a stream or narrowed afterwards, so that
     rounding them is heard least; the encoders, the norms and the streams themselves are what agreement hangs on.
@@ -101,9 +107,10 @@ def of_products(name: str) -> bool:
 
 
 def check_name(path: Path, published: Mapping[str, str] = PUBLISHED_SHA256) -> None:
-    """Compare the file with the hash its name carries (`signature-hash.th`) or that was published for it.
+    """Compare a file with the sha256 that was published for its name, or whose digits its name carries.
 
-    published: sha256 by file name. Raises WeightsError for another file.
+    Raises:
+        WeightsError: It is another file.
     """
     match = re.fullmatch(r"[0-9a-f]{8}-([0-9a-f]{8,64})", path.stem)
     expected = published.get(path.name, match[1] if match else "")
@@ -122,11 +129,15 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise WeightsError(f"{path} is quantised in a way that no HT Demucs checkpoint is. Use the plain one.")
     if KEY in metadata:
         state = dequantised(path, metadata[KEY], state)
-    return _checkpoint(path, _decoded(path, metadata, "args", "[]"), _decoded(path, metadata, "kwargs", "{}"), state)
+    return _checkpoint(path, *stored_options(path, metadata), state)
 
 
-def _decoded(path: Path, metadata: Mapping[str, str], key: str, default: str) -> Any:
-    """JSON metadata, with `{"_type": "fraction", ...}` turned into a Fraction."""
+def stored_options(path: Path, metadata: Mapping[str, str]) -> tuple[Any, Any]:
+    """Decode the model's `args` and `kwargs` from the metadata of a file that demucs 4.1.0 wrote.
+
+    Raises:
+        WeightsError: They cannot be decoded.
+    """
 
     def restored(value: dict[str, Any]) -> Any:
         if value.get("_type") != "fraction":
@@ -134,9 +145,10 @@ def _decoded(path: Path, metadata: Mapping[str, str], key: str, default: str) ->
         return Fraction(int(value["numerator"]), int(value["denominator"]))
 
     try:
-        return json.loads(metadata.get(key, default), object_hook=restored)
+        args = json.loads(metadata.get("args", "[]"), object_hook=restored)
+        return args, json.loads(metadata.get("kwargs", "{}"), object_hook=restored)
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
-        raise WeightsError(f"{path} describes its {key} unreadably ({error}). Fetch it again.") from error
+        raise WeightsError(f"{path} describes its options unreadably ({error}). Fetch it again.") from error
 
 
 def _read_package(path: Path) -> Checkpoint:
@@ -150,7 +162,7 @@ def _read_package(path: Path) -> Checkpoint:
 
 
 def _read_described(path: Path) -> Checkpoint:
-    """What Music-Source-Separation-Training saves: bare parameters, and a YAML with the options of `htdemucs`."""
+    """Read what Music-Source-Separation-Training saves: bare parameters, and a YAML with their options."""
     description, parameters = find_described(path)
     try:
         values = read_yaml(description)
@@ -168,12 +180,12 @@ def _read_described(path: Path) -> Checkpoint:
             f"{description} does not describe an HT Demucs of Music-Source-Separation-Training ({error!r:.200}). Is it another "
             "model's?"
         ) from error
-    found = _checkpoint(parameters, (), kwargs, read_parameters(parameters))
-    return replace(found, normalisation="song" if is_normalised else "none")
+    checkpoint = _checkpoint(parameters, (), kwargs, read_parameters(parameters))
+    return replace(checkpoint, normalisation="song" if is_normalised else "none")
 
 
 def _number(value: Any) -> Any:
-    """`value`, or the number it writes: YAML 1.1 takes 1e-3 for a text."""
+    """Return the number that a text writes, other values as they are: YAML 1.1 takes 1e-3 for a text."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -181,7 +193,7 @@ def _number(value: Any) -> Any:
 
 
 def _checkpoint(path: Path, args: Any, kwargs: Any, state: Mapping[Any, Any]) -> Checkpoint:
-    """A checkpoint from what a file of either kind holds."""
+    """Check what a file of any kind holds."""
     if not isinstance(args, list | tuple) or not isinstance(kwargs, dict) or len(args) > len(_BY_PLACE):
         raise WeightsError(f"{path} describes its options in a way HT Demucs does not.")
     if any(not isinstance(key, str) for key in (*kwargs, *state)):

@@ -56,8 +56,8 @@ _MAY_BE_ZERO = frozenset({"context", "context_enc", "norm_starts", "bottom_chann
 class HTDemucsConfig:
     """The shape of one HT Demucs model; names and defaults are those of the published checkpoints.
 
-    The one field of our own is `t_layer_scale_init`: the published models start their transformer's
-    LayerScale at 1e-4, a model trained from nothing in a short time wants 1.0.
+    Only `t_layer_scale_init` is ours: the published models start their transformer's LayerScale at 1e-4, a model
+    trained from nothing in a short time wants 1.0.
 
     >>> HTDemucsConfig(sources=("drums", "rest"), channels=16, depth=3).encoder_channels
     (16, 32, 64)
@@ -106,25 +106,27 @@ class HTDemucsConfig:
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> HTDemucsConfig:
-        """A config from the keyword arguments a published checkpoint carries.
+        """Make a config from the keyword arguments that a published checkpoint carries.
 
-        Missing names take the defaults of demucs 4.1.0; names it does not know are dropped with a warning,
-        as it does itself. An option set to what this implementation lacks raises WeightsError.
+        Missing names take the defaults of demucs 4.1.0; names it does not know are dropped with a warning, as it does.
+
+        Raises:
+            WeightsError: An option is set to what this implementation lacks, or no model can have it.
         """
-        own = {field.name for field in dataclasses.fields(cls)} - {"t_layer_scale_init"}
+        known = {field.name for field in dataclasses.fields(cls)} - {"t_layer_scale_init"}
         for name, allowed in _FIXED.items():
             if name in kwargs and not any(kwargs[name] == value for value in allowed):
                 raise WeightsError(
                     f"The checkpoint asks for {name}={kwargs[name]!r}; this HT Demucs has only "
                     f"{name}={allowed[0]!r}, the value of all released models. Use a released checkpoint."
                 )
-        unknown = sorted(set(kwargs) - own - set(_FIXED) - _WITHOUT_EFFECT)
+        unknown = sorted(set(kwargs) - known - set(_FIXED) - _WITHOUT_EFFECT)
         if unknown:
             warnings.warn(f"Options no HT Demucs knows were dropped: {', '.join(unknown)}.", stacklevel=2)
         if "sources" not in kwargs:
             raise WeightsError("The checkpoint does not name its sources, so it is no HT Demucs model.")
         try:
-            return cls(**{name: value for name, value in kwargs.items() if name in own})
+            return cls(**{name: value for name, value in kwargs.items() if name in known})
         except (TypeError, ValueError, ArithmeticError) as error:
             raise WeightsError(f"The checkpoint's options make no model: {error}") from error
 

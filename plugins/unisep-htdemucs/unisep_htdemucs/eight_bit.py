@@ -20,7 +20,7 @@ _LARGEST = 127
 
 
 def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state with whole numbers, and their scales as tensors `NAME.scale8 [rows]` of their own."""
+    """Return the state as whole numbers, with their scales as tensors `NAME.scale8 [rows]` of their own."""
     out: dict[str, Tensor] = {}
     for name, value in state.items():
         if value.dim() < 2:
@@ -34,9 +34,10 @@ def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dequantised(path: Path, form: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a file in float32, where `form` is what its metadata say of it.
+    """Return the state of a file in float32; `form` is what its metadata say of it.
 
-    Raises WeightsError for another form, and for scales that are missing, superfluous, of another shape, or not finite.
+    Raises:
+        WeightsError: It has another form, or scales that are missing, superfluous, of another shape, or not finite.
     """
     if form != FORMAT:
         raise WeightsError(

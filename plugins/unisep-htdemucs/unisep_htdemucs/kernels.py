@@ -20,7 +20,7 @@ _MOST_SCORES = 1 << 20  # of one head, that training keeps for the way back
 
 
 def _fast_dtypes() -> tuple[torch.dtype, ...]:
-    """The dtypes in which oneDNN's product is there, and faster than torch's own choice.
+    """List the dtypes in which oneDNN's product is there, and faster than torch's own choice.
 
     The operator is not part of torch's public interface: it is tried, and done without where it is gone.
     """
@@ -38,18 +38,18 @@ def _fast_dtypes() -> tuple[torch.dtype, ...]:
 
 
 def computes_bfloat16() -> bool:
-    """Whether this processor computes in bfloat16; others imitate it, many times slower than float32."""
+    """Tell whether this processor computes in bfloat16; others imitate it, many times slower."""
     return torch.bfloat16 in _DTYPES
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x [..., in]` times `weight [out, in]`, plus `bias`, in the dtype of the weight."""
+    """Multiply `x [..., in]` by `weight [out, in]` and add `bias`, in the dtype of the weight."""
     x = x.to(weight.dtype)
     return _product(x, weight, bias) if _is_open(x) and x.dtype in _DTYPES else F.linear(x, weight, bias)
 
 
 def pointwise(convolution: nn.Module, x: Tensor) -> Tensor:
-    """`x [b, c, ...]` through a convolution, which for a single item is a product where its kernel is 1 wide."""
+    """Convolve `x [b, c, ...]`; for a single item and a kernel 1 wide this is a matrix product."""
     if (
         isinstance(convolution, nn.Conv1d | nn.Conv2d)
         and convolution.bias is not None
@@ -64,7 +64,7 @@ def pointwise(convolution: nn.Module, x: Tensor) -> Tensor:
 
 
 def transposed(convolution: nn.Module, x: Tensor) -> Tensor:
-    """A transposed convolution of `x [b, c, f, t]` or `[b, c, t]`, which oneDNN computes with channels last."""
+    """Apply a transposed convolution to `x [b, c, f, t]` or `[b, c, t]`; oneDNN takes channels last."""
     if isinstance(convolution, nn.ConvTranspose1d) and _is_open(x):
         weight, stride = convolution.weight[:, :, None], (1, *convolution.stride)
         return _channels_last(x[:, :, None], weight, convolution.bias, stride)[:, :, 0]
@@ -75,7 +75,7 @@ def transposed(convolution: nn.Module, x: Tensor) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """What queries `q [b, h, n, c]` find in values `v` by keys `k [b, h, m, c]`; a block of scores lives at a time."""
+    """Attend with queries `q [b, h, n, c]` to `v` by keys `k [b, h, m, c]`, one block of scores at a time."""
     if _learns_in_bfloat16(q) and not dropout and q.shape[-2] * k.shape[-2] <= _MOST_SCORES:
         return _by_head(q, k, v)
     if dropout or not (_is_open(q) and q.dtype in _DTYPES):
@@ -84,15 +84,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
     q = (q * shape[-1] ** -0.5).contiguous().flatten(0, 1)
     k, v = k.contiguous().flatten(0, 1), v.transpose(-1, -2).contiguous().flatten(0, 1)
     out = torch.empty_like(q)
-    for queries, keys, values, found in zip(q, k, v, out, strict=True):
-        for some, place in zip(queries.split(_N_ROWS), found.split(_N_ROWS), strict=True):
+    for queries, keys, values, attended in zip(q, k, v, out, strict=True):
+        for some, place in zip(queries.split(_N_ROWS), attended.split(_N_ROWS), strict=True):
             scores = _product(some, keys, None)
             place.copy_(_product(torch.softmax(scores, dim=-1, out=scores), values, None))
     return out.view(shape)
 
 
 def _by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention in plain products: in bfloat16, back and forth, three times faster than torch's fused one."""
+    """Attend in plain products: in bfloat16, back and forth, three times faster than torch's fused one."""
     shape = q.shape
     q, k, v = (q * shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
     heads = [torch.softmax(queries @ keys.t(), dim=-1) @ values for queries, keys, values in zip(q, k, v, strict=True)]
@@ -100,10 +100,13 @@ def _by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def by_frequency(layer: Callable[[Tensor], Tensor], x: Tensor, n_widest: int, context: int) -> Tensor:
-    """`layer(x)` for `x [b, c, f, t]`, some frequencies at a time where its buffers would be too large to keep.
+    """Apply `layer` to `x [b, c, f, t]`, some frequencies at a time where its buffers would be too large to keep.
 
-    layer: maps each frequency to one, from itself and `context` neighbours on either side; inside it has
-        `n_widest` channels.
+    Args:
+        layer: Maps each frequency to one, from itself and its neighbours.
+        x: What it is applied to.
+        n_widest: The most channels inside the layer.
+        context: How many neighbours on either side the layer looks at.
     """
     n_numbers = x.shape[0] * n_widest * x.shape[2] * x.shape[3]
     if n_numbers <= _LARGEST_KEPT or not _is_open(x):
@@ -119,19 +122,19 @@ def by_frequency(layer: Callable[[Tensor], Tensor], x: Tensor, n_widest: int, co
 
 
 def _is_open(x: Tensor) -> bool:
-    """Whether `x` may take the short cuts: on the CPU, with no gradient to be kept."""
+    """Tell whether `x` may take the short cuts: on the CPU, with no gradient to be kept."""
     is_fast = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and computes_bfloat16())
     return x.device.type == "cpu" and is_fast and not torch.is_grad_enabled()
 
 
 def _learns_in_bfloat16(x: Tensor) -> bool:
-    """Whether `x` is on a CPU that computes in bfloat16, with a gradient to be kept."""
+    """Tell whether `x` is on a CPU that computes in bfloat16, with a gradient to be kept."""
     of_cpu = x.device.type == "cpu" and x.dtype == torch.bfloat16
     return of_cpu and x.requires_grad and torch.is_grad_enabled() and computes_bfloat16()
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.linear` by oneDNN."""
+    """Compute `F.linear` by oneDNN."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
 

@@ -48,7 +48,7 @@ class Encoded:
 
 
 class HTDemucs(nn.Module):
-    """Separates a mixture into `config.sources`; parameter names are those of the published checkpoints.
+    """A model that separates a mixture into `config.sources`; parameters are named as in published checkpoints.
 
     Axes: b batch, s sources, c audio channels, r real and imaginary part, f frequencies, t frames, l samples.
     Between `encode` and `combine` a batch may grow to n items for each encoded one (one for each query, say),
@@ -91,7 +91,7 @@ class HTDemucs(nn.Module):
         return self.config.encoder_channels[::-1]
 
     def encode(self, mixture: Tensor) -> Encoded:
-        """Both encoders' outputs for `mixture [b, c, l]` of any length, each branch normalised on its own."""
+        """Encode `mixture [b, c, l]` of any length by both encoders, each branch normalised on its own."""
         dtype = next(self.parameters()).dtype
         bins = spectrogram(mixture.float(), self.config.nfft)
         parts = rearrange(torch.view_as_real(bins), "b c f t r -> b (c r) f t").contiguous()
@@ -112,19 +112,19 @@ class HTDemucs(nn.Module):
                        mean, std, mean_t, std_t, bins, mixture.shape[-1])  # fmt: skip
 
     def bottleneck(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
-        """Both branches `[b, c, f, t]`, `[b, c, s]` after the cross-transformer and its 1x1 convolutions."""
+        """Apply the cross-transformer and its 1x1 convolutions to both branches `[b, c, f, t]`, `[b, c, s]`."""
         if self.crosstransformer is None:
             return x, xt
         return self.narrowed(*self.crosstransformer(*self.widened(x, xt)))
 
     def widened(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
-        """Both branches with as many channels as the cross-transformer has."""
+        """Return both branches with as many channels as the cross-transformer has."""
         if not self.config.bottom_channels:
             return x, xt
         return _flat(self.channel_upsampler, x), pointwise(self.channel_upsampler_t, xt)
 
     def narrowed(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
-        """Both branches with as many channels as the encoders gave."""
+        """Return both branches with as many channels as the encoders gave."""
         if not self.config.bottom_channels:
             return x, xt
         return _flat(self.channel_downsampler, x), pointwise(self.channel_downsampler_t, xt)
@@ -137,7 +137,7 @@ class HTDemucs(nn.Module):
         on_freq: BeforeLayer | None = None,
         on_time: BeforeLayer | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Raw outputs of the decoders, normalised: spectrogram parts `[b, s, (c r), f, t]`, waves `[b, s, c, l]`.
+        """Decode both branches, still normalised: spectrogram parts `[b, s, (c r), f, t]`, waves `[b, s, c, l]`.
 
         `on_freq` and `on_time` are called with (index, x, skip) before each layer and return x and skip.
         """
@@ -157,7 +157,7 @@ class HTDemucs(nn.Module):
         return parts, rearrange(xt, "b (s c) l -> b s c l", s=n_sources)
 
     def combine(self, parts: Tensor, waves: Tensor, encoded: Encoded) -> Tensor:
-        """Sources `[b, s, c, l]`: both branches brought back to the mixture's scale and summed."""
+        """Bring both branches back to the mixture's scale and sum them: sources `[b, s, c, l]`."""
         std, mean = _repeated(encoded.std, parts), _repeated(encoded.mean, parts)
         std_t, mean_t = _repeated(encoded.std_t, waves)[:, None], _repeated(encoded.mean_t, waves)[:, None]
         heard = []  # one source at a time: all of them together would make the largest buffers of the model
@@ -174,13 +174,14 @@ class HTDemucs(nn.Module):
         on_freq: BeforeLayer | None = None,
         on_time: BeforeLayer | None = None,
     ) -> Tensor:
-        """Sources `[b, s, c, l]` from the bottom of both branches: `decode_branches`, then `combine`."""
+        """Return sources `[b, s, c, l]` from the bottom of both branches: `decode_branches`, then `combine`."""
         return self.combine(*self.decode_branches(x, xt, encoded, on_freq, on_time), encoded)
 
     def padded(self, mixture: Tensor) -> Tensor:
-        """`mixture` with silence after it up to the length the model was trained on; as it is in training.
+        """Pad `mixture` with silence to the length that the model was trained on; in training leave it as it is.
 
-        Raises AudioError for a mixture longer than that: cut it into segments first.
+        Raises:
+            AudioError: The mixture is longer than that: cut it into segments first.
         """
         if self.training or not self.config.use_train_segment:
             return mixture
@@ -195,10 +196,10 @@ class HTDemucs(nn.Module):
     @property
     def can_give_fewer(self) -> bool:
         """Whether each source has channels of its own to the very end, as in all released models."""
-        return all(isinstance(each[-1].norm2, nn.Identity) for each in (self.decoder, self.tdecoder))
+        return all(isinstance(branch[-1].norm2, nn.Identity) for branch in (self.decoder, self.tdecoder))
 
     def giving(self, sources: tuple[str, ...]) -> HTDemucs:
-        """This model for some of its sources, sharing the parameters: its last layers compute no others.
+        """Return this model for some of its sources, sharing the parameters: its last layers compute no others.
 
         Ask `can_give_fewer` first.
         """
@@ -206,27 +207,27 @@ class HTDemucs(nn.Module):
         state = self.state_dict()
         for name in (f"{branch}.{self.config.depth - 1}.conv_tr" for branch in ("decoder", "tdecoder")):
             for kind, axis in (("weight", 1), ("bias", 0)):
-                of_each = state[f"{name}.{kind}"].chunk(len(self.config.sources), dim=axis)
-                state[f"{name}.{kind}"] = torch.cat([of_each[row] for row in rows], dim=axis)
+                parts = state[f"{name}.{kind}"].chunk(len(self.config.sources), dim=axis)
+                state[f"{name}.{kind}"] = torch.cat([parts[row] for row in rows], dim=axis)
         with torch.device("meta"):
             model = HTDemucs(replace(self.config, sources=sources))
         model.load_state_dict(state, assign=True)
         return model.train(self.training).requires_grad_(False)
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Sources `[b, s, c, l]` of `mixture [b, c, l]`; when not training, `l` is a segment at most."""
+        """Separate `mixture [b, c, l]` into `[b, s, c, l]`; when not training, `l` is a segment at most."""
         encoded = self.encode(self.padded(mixture))
         sources = self.decode(*self.bottleneck(encoded.x, encoded.xt), encoded)
         return sources[..., : mixture.shape[-1]]
 
 
 def _flat(convolution: nn.Module, x: Tensor) -> Tensor:
-    """A 1-wide 1-D convolution applied to `x [b, c, f, t]`."""
+    """Apply a 1-wide 1-D convolution to `x [b, c, f, t]`."""
     flat = pointwise(convolution, rearrange(x, "b c f t -> b c (f t)"))
     return rearrange(flat, "b c (f t) -> b c f t", f=x.shape[2])
 
 
 def _repeated(value: Tensor, like: Tensor) -> Tensor:
-    """`value [b, ...]` as `[(b n), ...]`, as many items as `like` has."""
+    """Repeat `value [b, ...]` to `[(b n), ...]`, as many items as `like` has."""
     n = like.shape[0] // value.shape[0]
     return value if n == 1 else repeat(value, "b ... -> (b n) ...", n=n)

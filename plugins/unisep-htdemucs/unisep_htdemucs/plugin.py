@@ -1,4 +1,4 @@
-"""What this plugin offers to unisep; light, since it is read whenever plugins are listed."""
+"""The hooks of this plugin. Imports nothing heavy, since it is read whenever plugins are listed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _spec(name: str, summary: str, stems: tuple[str, ...]) -> BackendSpec:
 
 @hookimpl
 def unisep_backends() -> Iterable[BackendSpec]:
-    """The three released HT Demucs models."""
+    """Declare the three released HT Demucs models."""
     return [
         _spec("htdemucs", "HT Demucs: drums, bass, other, vocals", _FOUR),
         _spec("htdemucs_ft", "HT Demucs, four specialists: better, four times slower", _FOUR),

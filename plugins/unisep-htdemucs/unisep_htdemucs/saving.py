@@ -1,4 +1,4 @@
-"""Checkpoints written in the form that this plugin, and demucs 4.1.0, read: safetensors with the options beside them.
+"""Write checkpoints in the form that this plugin and demucs 4.1.0 read: safetensors with the options beside them.
 
     python -m unisep_htdemucs.saving 955717e8-8726e21a.th smaller.safetensors --bits 8
 
@@ -28,10 +28,12 @@ _DTYPES = {32: torch.float32, 16: torch.float16}
 
 
 def save_checkpoint(path: Path, config: HTDemucsConfig, state: Mapping[str, Tensor], bits: int = 32) -> Path:
-    """The `.safetensors` file written, complete or not at all.
+    """Write a `.safetensors` file, complete or not at all, and return its path.
 
-    bits: of each number, 32, 16, or 8 for whole numbers with scales (`unisep_htdemucs.eight_bit`).
-    Raises OptionError for others, and for another suffix.
+    Numbers get 32 or 16 bits, or 8 as whole numbers with scales (`unisep_htdemucs.eight_bit`).
+
+    Raises:
+        OptionError: Another number of bits, or another suffix.
     """
     if bits not in (8, *_DTYPES) or path.suffix != ".safetensors":
         raise OptionError(f"bits={bits}, {path.name}: give 8, 16 or 32 bits and a name that ends in .safetensors.")
@@ -46,7 +48,7 @@ def save_checkpoint(path: Path, config: HTDemucsConfig, state: Mapping[str, Tens
 
 
 def _kwargs(config: HTDemucsConfig) -> dict[str, object]:
-    """The options as published checkpoints name them; how a new model is drawn is none of them."""
+    """Return the options as published checkpoints name them; how a new model is drawn is none of them."""
     return {name: value for name, value in dataclasses.asdict(config).items() if name != "t_layer_scale_init"}
 
 
@@ -56,13 +58,13 @@ def _fraction(value: object) -> dict[str, object]:
     return {"_type": "fraction", "numerator": value.numerator, "denominator": value.denominator}
 
 
-def main(given: list[str] | None = None) -> None:
+def main(words: list[str] | None = None) -> None:
     """Write a checkpoint again, smaller."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help=".safetensors or .th")
     parser.add_argument("out", type=Path, help="a name that ends in .safetensors")
     parser.add_argument("--bits", type=int, choices=[8, 16, 32], default=8)
-    args = parser.parse_args(given)
+    args = parser.parse_args(words)
     try:
         checkpoint = read_checkpoint(args.checkpoint)
         written = save_checkpoint(args.out, checkpoint.config, checkpoint.state, args.bits)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def spectrogram(waveform: Tensor, nfft: int) -> Tensor:
-    """The complex spectrogram `[..., nfft/2, ceil(samples / hop)]`, hop = nfft/4, without the Nyquist bin.
+    """Compute the complex spectrogram `[..., nfft/2, ceil(samples / hop)]`, hop = nfft/4, without Nyquist bin.
 
     Frame k is centred on the middle of samples [k hop, (k+1) hop), reflected at both ends, so that a
     frame stands for exactly one hop of signal (Hann window, normalised by sqrt(nfft)).
@@ -28,7 +28,7 @@ def spectrogram(waveform: Tensor, nfft: int) -> Tensor:
 
 
 def waveform(bins: Tensor, n_samples: int) -> Tensor:
-    """The waveform `[..., n_samples]` of a spectrogram made by `spectrogram`."""
+    """Return the waveform `[..., n_samples]` of a spectrogram made by `spectrogram`."""
     nfft, n_frames = 2 * bins.shape[-2], bins.shape[-1]
     hop_samples = nfft // 4
     # Four squared Hann windows a quarter apart add up to 1.5 everywhere.
@@ -42,7 +42,7 @@ def waveform(bins: Tensor, n_samples: int) -> Tensor:
 
 
 def _reflected(signal: Tensor, left: int, right: int) -> Tensor:
-    """`signal [rows, samples]` with its ends mirrored; a signal too short to mirror gets zeros first."""
+    """Mirror the ends of `signal [rows, samples]`; a signal too short to mirror gets zeros first."""
     missing = max(0, max(left, right) - signal.shape[-1] + 1)
     if missing:
         signal = F.pad(signal, (0, missing))

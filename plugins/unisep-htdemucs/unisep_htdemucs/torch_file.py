@@ -1,9 +1,9 @@
-"""Reads a `.th` checkpoint without running anything that the file names.
+"""Read a `.th` checkpoint without running anything that the file names.
 
-Both of torch's formats are pickles beside raw numbers. Every opcode and every name in a pickle is looked at
-before the pickle is loaded; then it can only build plain values, `Fraction`, `OrderedDict` and tensors whose
-numbers lie in the file. The model's class becomes a marker that cannot be called, and numbers of NumPy, the scores that demucs's
-released files keep, become nothing.
+Both of torch's formats are pickles beside raw numbers. Every opcode and every name in a pickle is looked at before the
+pickle is loaded; then it can only build plain values, `Fraction`, `OrderedDict` and tensors whose numbers lie in the
+file. The model's class becomes a marker that cannot be called, and numbers of NumPy, the scores that demucs's released
+files keep, become nothing.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _Score:
     __slots__ = ()
 
     def __setstate__(self, state: object) -> None:
-        """Takes and keeps nothing."""
+        """Ignore the state."""
 
 
 HTDEMUCS = Marker()
@@ -83,11 +83,12 @@ Classes = Mapping[str, Marker]
 
 
 def read_torch_file(path: Path, classes: Classes = _ONLY_HTDEMUCS) -> Any:
-    """The object stored in a `.th` file, with a marker in the place of the model's class.
+    """Read the object stored in a `.th` file, with a marker in the place of the model's class.
 
-    classes: what may stand there, "module name" to its marker.
+    `classes` maps each "module name" that may stand there to its marker.
 
-    Raises WeightsError for a damaged file and for one that names anything else than these and the names above.
+    Raises:
+        WeightsError: The file is damaged, or names anything else than these and the names above.
     """
     try:
         with path.open("rb") as file:
@@ -103,7 +104,7 @@ def read_torch_file(path: Path, classes: Classes = _ONLY_HTDEMUCS) -> Any:
 
 
 def _read_zip(file: BinaryIO, classes: Classes) -> Any:
-    """The object of torch's format since 1.6: a zip of one pickle and a member for each storage."""
+    """Read torch's format since 1.6: a zip of one pickle and a member for each storage."""
     size = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         members = {member.filename: member for member in archive.infolist()}
@@ -126,7 +127,7 @@ def _read_zip(file: BinaryIO, classes: Classes) -> Any:
 
 
 def _root(members: dict[str, zipfile.ZipInfo]) -> str:
-    """The folder inside the zip that everything lies in."""
+    """Return the folder inside the zip that everything lies in."""
     roots = [name.removesuffix("/data.pkl") for name in members if name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise WeightsError("it is a zip file, but not one of torch's checkpoints.")
@@ -134,7 +135,7 @@ def _root(members: dict[str, zipfile.ZipInfo]) -> str:
 
 
 def _read_legacy(file: BinaryIO, classes: Classes) -> Any:
-    """The object of torch's format before 1.6: five pickles, then the numbers of every storage."""
+    """Read torch's format before 1.6: five pickles, then the numbers of every storage."""
     left = file.seek(0, io.SEEK_END)
     file.seek(0)
     storages: dict[str, Tensor] = {}
@@ -171,7 +172,7 @@ def _fill(tensor: Tensor, file: BinaryIO, key: str) -> None:
 
 
 def _plain(file: BinaryIO) -> Any:
-    """The next pickle of a legacy file, which may hold plain values only."""
+    """Read the next pickle of a legacy file, which may hold plain values only."""
 
     def refuse(key: str, dtype: torch.dtype, n: int) -> Tensor:
         raise WeightsError("it has tensors where none belong.")
@@ -180,7 +181,7 @@ def _plain(file: BinaryIO) -> Any:
 
 
 def _checked(file: BinaryIO, classes: Classes) -> io.BytesIO:
-    """The next pickle in `file`, every opcode of it found harmless; `file` stands behind it afterwards."""
+    """Return the next pickle in `file`, every opcode of it found harmless; `file` stands behind it afterwards."""
     start = file.tell()
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "GLOBAL" and argument not in _NAMES and argument not in classes:
@@ -200,7 +201,7 @@ def _checked(file: BinaryIO, classes: Classes) -> io.BytesIO:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Loads a checked pickle; `storage(key, dtype, n)` gives the numbers behind a tensor."""
+    """Loader of a checked pickle; `storage(key, dtype, n)` gives the numbers behind a tensor."""
 
     def __init__(self, file: io.BytesIO, storage: Callable[[str, torch.dtype, int], Tensor], classes: Classes) -> None:
         super().__init__(file, encoding="utf-8")
@@ -209,7 +210,7 @@ class _Unpickler(pickle.Unpickler):
         self._storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name in the file: never the thing of that name itself, but for OrderedDict."""
+        """Return what stands for a name in the file: never that thing itself, but for OrderedDict."""
         full = f"{module} {name}"
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
@@ -229,7 +230,7 @@ class _Unpickler(pickle.Unpickler):
         return known[full]
 
     def persistent_load(self, pid: Any) -> Tensor | Marker:
-        """The storage that a tensor refers to, as a flat tensor; or the marker of the model's class.
+        """Return the storage that a tensor refers to, as a flat tensor; or the marker of the model's class.
 
         The legacy format stores a module's class beside its source text; that text is not looked at.
         """
@@ -248,7 +249,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _view(flat: Any, offset: Any, size: Any, stride: Any) -> Tensor:
-    """A tensor over numbers of `flat`, all of which exist."""
+    """Return a tensor over numbers of `flat`, all of which exist."""
     numbers = (offset, *size, *stride)
     if not isinstance(flat, Tensor) or len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
         raise WeightsError("it describes a tensor in a way torch does not.")
@@ -262,7 +263,7 @@ def _view(flat: Any, offset: Any, size: Any, stride: Any) -> Tensor:
 
 
 def _fraction(*parts: Any) -> Fraction:
-    """A fraction from two whole numbers, or from text like "39/5" as older Pythons stored it."""
+    """Return a fraction from two whole numbers, or from text like "39/5" as older Pythons stored it."""
     if len(parts) == 1 and isinstance(parts[0], str):
         match = re.fullmatch(r"(-?\d{1,15})(?:/(\d{1,15}))?", parts[0], flags=re.ASCII)
         if match:

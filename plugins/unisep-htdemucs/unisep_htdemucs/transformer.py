@@ -33,7 +33,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, queries: Tensor, context: Tensor | None = None) -> Tensor:
-        """`[b, queries, c]`: what `queries` take from `context [b, keys, c]`, or from themselves without one."""
+        """Attend with `queries [b, queries, c]` to `context [b, keys, c]`, or to themselves without one."""
         if context is None:
             q, k, v = linear(queries, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         else:
@@ -41,15 +41,15 @@ class Attention(nn.Module):
             q = linear(queries, self.in_proj_weight[:n], self.in_proj_bias[:n])
             k, v = linear(context, self.in_proj_weight[n:], self.in_proj_bias[n:]).chunk(2, dim=-1)
         q, k, v = (rearrange(x, "b s (h c) -> b h s c", h=self.n_heads) for x in (q, k, v))
-        found = attention(q, k, v, self.dropout if self.training else 0.0)
-        return linear(rearrange(found, "b h s c -> b s (h c)"), self.out_proj.weight, self.out_proj.bias)
+        attended = attention(q, k, v, self.dropout if self.training else 0.0)
+        return linear(rearrange(attended, "b h s c -> b s (h c)"), self.out_proj.weight, self.out_proj.bias)
 
 
 class TokenGroupNorm(nn.GroupNorm):
     """Group normalisation of tokens `[b, s, c]` over all their steps and channels together."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` normalised, same shape; the layout stays, unlike on a way through `[b, c, s]`."""
+        """Normalise `x`; the layout stays, unlike on a way through `[b, c, s]`."""
         y = F.layer_norm(x, x.shape[1:], eps=self.eps)
         return torch.addcmul(self.bias, y, self.weight)
 
@@ -72,7 +72,7 @@ class TransformerLayer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
-        """`x [b, s, c]` after the layer; `other` holds the tokens of the other branch."""
+        """Apply the layer to `x [b, s, c]`; `other` holds the tokens of the other branch."""
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         hidden = self.dropout(F.gelu(linear(x, self.linear1.weight, self.linear1.bias)))
@@ -94,7 +94,7 @@ class SelfLayer(TransformerLayer):
         self.self_attn = Attention(config.transformer_channels, config.t_heads, config.t_dropout)
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
-        """`x [b, s, c]` after the layer; `other` is not looked at."""
+        """Apply the layer to `x [b, s, c]`; `other` is not looked at."""
         x = x + self.gamma_1(self.dropout(self.self_attn(self.norm1(x))))
         x = x + self.gamma_2(self._feed_forward(self.norm2(x)))
         out: Tensor = self.norm_out(x)
@@ -110,7 +110,7 @@ class CrossLayer(TransformerLayer):
         self.norm3 = nn.LayerNorm(config.transformer_channels)
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
-        """`x [b, s, c]` after the layer, having looked at `other [b, s', c]`."""
+        """Apply the layer to `x [b, s, c]`, which looks at `other [b, s', c]`."""
         x = x + self.gamma_1(self.dropout(self.cross_attn(self.norm1(x), self.norm2(other))))
         x = x + self.gamma_2(self._feed_forward(self.norm3(x)))
         out: Tensor = self.norm_out(x)
@@ -135,7 +135,7 @@ class CrossTransformer(nn.Module):
         self.layers_t = nn.ModuleList(kind(config) for kind in kinds)
 
     def begin(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens `[b, (t f), c]` and `[b, s, c]`, with positions, from `x [b, c, f, t]` and `xt [b, c, s]`."""
+        """Make tokens `[b, (t f), c]` and `[b, s, c]`, with positions, of `x [b, c, f, t]` and `xt [b, c, s]`."""
         _, channels, n_freqs, n_frames = x.shape
         plane = plane_positions(channels, n_freqs, n_frames, self.max_period, x)
         line = line_positions(channels, xt.shape[-1], self.max_period, xt)
@@ -144,15 +144,15 @@ class CrossTransformer(nn.Module):
         return tokens + self.position_weight * plane, tokens_t + self.position_weight * line
 
     def layer(self, index: int, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
-        """Both streams of tokens after the pair of layers `index`; each sees the other as it was before."""
+        """Apply the pair of layers `index` to both streams; each sees the other as it was before."""
         return self.layers[index](x, xt), self.layers_t[index](xt, x)
 
     def end(self, x: Tensor, xt: Tensor, n_freqs: int) -> tuple[Tensor, Tensor]:
-        """`[b, c, f, t]` and `[b, c, s]` from the tokens."""
+        """Return `[b, c, f, t]` and `[b, c, s]` of the tokens."""
         return rearrange(x, "b (t f) c -> b c f t", f=n_freqs), rearrange(xt, "b s c -> b c s")
 
     def forward(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
-        """Both branches `[b, c, f, t]`, `[b, c, s]` after all layers."""
+        """Apply all layers to both branches `[b, c, f, t]`, `[b, c, s]`."""
         n_freqs = x.shape[2]
         x, xt = self.begin(x, xt)
         for index in range(len(self.layers)):
@@ -161,7 +161,7 @@ class CrossTransformer(nn.Module):
 
 
 def line_positions(channels: int, n_steps: int, max_period: float, like: Tensor) -> Tensor:
-    """Positions `[s, c]` on a line: cosines, then sines, of geometrically spaced frequencies."""
+    """Return positions `[s, c]` on a line: cosines, then sines, of geometrically spaced frequencies."""
     half = channels // 2
     steps = torch.arange(n_steps, device=like.device, dtype=torch.float32)
     exponents = torch.arange(half, device=like.device, dtype=torch.float32) / (half - 1)
@@ -170,7 +170,7 @@ def line_positions(channels: int, n_steps: int, max_period: float, like: Tensor)
 
 
 def plane_positions(channels: int, n_freqs: int, n_frames: int, max_period: float, like: Tensor) -> Tensor:
-    """Positions `[(t f), c]` on a plane: half of the channels say when, the other half at what frequency."""
+    """Return positions `[(t f), c]` on a plane: half of the channels say when, the rest at what frequency."""
     half = channels // 2
     rates = torch.exp(torch.arange(0, half, 2, device=like.device) * (-math.log(max_period) / half))
 

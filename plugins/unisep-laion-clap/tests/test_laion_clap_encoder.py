@@ -157,8 +157,7 @@ class TestContract(EncoderContract):
 def test_answers_audiosep_behind_a_separator(peer, tmp_path):
     """A text goes through laion-clap into AudioSep, the whole way: both with random parameters and a space of their own."""
     backend = pytest.importorskip("unisep_audiosep.backend")
-    from unisep_audiosep.config import AudioSepConfig
-    from unisep_audiosep.model import AudioSep
+    from unisep_audiosep.model import AudioSep, AudioSepConfig
 
     from unisep import BackendSpec, hookimpl
     from unisep.plugins.registry import registered

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from unisep_laion_clap import network, plugin
+from unisep_laion_clap import checkpoints, plugin
 from unisep_laion_clap.checkpoints import find, read_state
-from unisep_laion_clap.clips import SAMPLE_RATE_HZ, WINDOW_SAMPLES, windows
-from unisep_laion_clap.encoder import N_TOKENS, load, read_tokenizer
+from unisep_laion_clap.encoder import N_TOKENS, SAMPLE_RATE_HZ, WINDOW_SAMPLES, load, read_tokenizer, windows
 
 from unisep import Audio
 from unisep.errors import EncoderError, WeightsError
@@ -125,7 +124,7 @@ def test_the_space_is_the_files_name_and_hash(tmp_path, write_tokenizer):
 def test_without_laion_clap_it_says_what_to_install(tmp_path, write_tokenizer, monkeypatch):
     write_tokenizer(tmp_path / "tokenizer.json")
     saved(tmp_path, published())
-    monkeypatch.setattr(network, "find_spec", lambda name: None)
+    monkeypatch.setattr(checkpoints, "find_spec", lambda name: None)
     with pytest.raises(EncoderError, match=r"needs the package laion-clap.*pip install"):
         load(weights=tmp_path, device=torch.device("cpu"))
 

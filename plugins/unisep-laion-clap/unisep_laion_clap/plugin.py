@@ -1,4 +1,4 @@
-"""What this plugin offers to unisep; light, since it is read whenever plugins are listed."""
+"""The hooks of this plugin. Imports nothing heavy, since it is read whenever plugins are listed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _spec(name: str, space: str, summary: str) -> EncoderSpec:
 
 @hookimpl
 def unisep_encoders() -> Iterable[EncoderSpec]:
-    """The larger CLAP for music, and the one for music, speech and sounds that AudioSep listens to."""
+    """Declare the larger CLAP for music, and the one for music, speech and sounds that AudioSep listens to."""
     return [
         _spec("laion-clap", MUSIC_SPACE, "LAION CLAP, larger, trained for music: text and audio"),
         _spec("laion-clap-speech", SPEECH_SPACE, "LAION CLAP, larger, music, speech and sounds: AudioSep's"),

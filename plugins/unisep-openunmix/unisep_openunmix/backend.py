@@ -21,13 +21,12 @@ _SEGMENT_SECONDS = 30.0
 
 
 class OpenUnmixBackend(Backend):
-    """Separates with one network for each source and, for more than one, the Wiener filter over all of them.
+    """A backend with one network for each source and, for more than one, the Wiener filter over all of them.
 
     Legend: b batch, n sources, c channels, f bins, t frames.
     """
 
     def __init__(self, models: dict[str, OpenUnmix], framing: Framing) -> None:
-        """A backend that gives a source for each of `models`, all of the same sizes of spectrogram."""
         shapes = {(model.shape.n_bins, model.shape.n_channels) for model in models.values()}
         if len(shapes) != 1:
             raise WeightsError("The networks differ in bins or channels. Keep those of one model in a folder.")
@@ -44,7 +43,7 @@ class OpenUnmixBackend(Backend):
         )
 
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
-        """The sources of `mixture [batch, channels, samples]`, in the order of `info.sources`."""
+        """Return the sources of `mixture [batch, channels, samples]`, in the order of `info.sources`."""
         self.check_input(mixture, queries, negatives)
         with torch.no_grad():
             return Output(self._sources(mixture))
@@ -54,23 +53,21 @@ class OpenUnmixBackend(Backend):
         # Both ends are mirrored by half a window, which needs one sample more than that.
         padded = F.pad(mixture.float(), (0, max(0, self.framing.nfft // 2 + 1 - n_samples)))
         spectra = self._spectra(padded)
-        heard = spectra.abs()
-        estimates = torch.stack([model(heard) for model in self.models.values()], dim=1)
+        magnitudes = spectra.abs()
+        estimates = torch.stack([model(magnitudes) for model in self.models.values()], dim=1)
         iterations = 1 if len(self.models) > 1 else 0
-        found = [
-            wiener(estimate, spectrum, iterations=iterations)
-            for estimate, spectrum in zip(estimates, spectra, strict=True)
-        ]
-        return self._waveforms(torch.stack(found), padded.shape[-1])[..., :n_samples]
+        pairs = zip(estimates, spectra, strict=True)
+        filtered = torch.stack([wiener(estimate, mixed, iterations=iterations) for estimate, mixed in pairs])
+        return self._waveforms(filtered, padded.shape[-1])[..., :n_samples]
 
     def _spectra(self, signal: Tensor) -> Tensor:
-        """The complex spectrograms `[b, c, f, t]`."""
+        """Return the complex spectrograms `[b, c, f, t]`."""
         rows = rearrange(signal, "b c samples -> (b c) samples")
         bins = torch.stft(rows, self.framing.nfft, self.framing.nhop, window=self._window, return_complex=True)
         return rearrange(bins, "(b c) f t -> b c f t", b=len(signal))
 
     def _waveforms(self, spectra: Tensor, n_samples: int) -> Tensor:
-        """Signals `[b, n, c, samples]` of spectrograms `[b, n, c, f, t]`."""
+        """Return signals `[b, n, c, samples]` of spectrograms `[b, n, c, f, t]`."""
         n_batch, n_sources = spectra.shape[:2]
         rows = rearrange(spectra, "b n c f t -> (b n c) f t")
         signal = torch.istft(rows, self.framing.nfft, self.framing.nhop, window=self._window, length=n_samples)
@@ -78,7 +75,7 @@ class OpenUnmixBackend(Backend):
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The backend of any Open-Unmix model: a folder with a .pth for each source, or one such file."""
+    """Load any Open-Unmix model: a folder with a .pth for each source, or one such file."""
     if weights is None:
         raise WeightsError(
             "Open-Unmix has no weights here. Run `unisep models pull umxhq`, or give a folder of .pth files."

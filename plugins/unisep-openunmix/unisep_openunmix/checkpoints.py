@@ -29,7 +29,7 @@ _ALWAYS_FLOAT32 = frozenset({"input_mean", "input_scale", "output_mean", "output
 
 
 class Framing(BaseModel):
-    """How the models' spectrograms are made; a `separator.json` has it under these names."""
+    """The rate, window and hop of the models' spectrograms, named as in a `separator.json`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -56,29 +56,31 @@ class Checkpoint:
 
 
 def find_files(place: Path) -> dict[str, Path]:
-    """The `.pth` file of each source in a folder, or the one that `place` is, in the usual order of sources.
+    """Find the `.pth` file of each source in a folder, or the one that `place` is, in the usual order of sources.
 
-    Raises WeightsError where there is none, or two for one source.
+    Raises:
+        WeightsError: There is none, or two for one source.
     """
     paths = sorted(place.glob("*.pth")) if place.is_dir() else [place]
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in paths:
         match = _NAME.fullmatch(path.name)
         if match is None:
             raise WeightsError(f"{path} is not named after its source, as 'vocals.pth' or 'vocals-b62c91ce.pth'.")
-        if match["target"] in found:
+        if match["target"] in files:
             raise WeightsError(f"{place} holds two networks for {match['target']!r}. Keep one of them there.")
-        found[match["target"]] = path
-    if not found or not all(path.is_file() for path in found.values()):
+        files[match["target"]] = path
+    if not files or not all(path.is_file() for path in files.values()):
         raise WeightsError(f"{place} holds no .pth file. Give the folder with one for each source.")
-    known = [name for name in _ORDER if name in found]
-    return {name: found[name] for name in (*known, *sorted(set(found) - set(known)))}
+    known = [name for name in _ORDER if name in files]
+    return {name: files[name] for name in (*known, *sorted(set(files) - set(known)))}
 
 
 def read_checkpoint(target: str, path: Path) -> Checkpoint:
-    """One network's file, checked; nothing that it names is run.
+    """Read one network's file; nothing that it names is run.
 
-    Raises WeightsError for a file that is not what its name promises, damaged, unsafe, or no such network.
+    Raises:
+        WeightsError: The file is not what its name promises, damaged, unsafe, or no such network.
     """
     _check_name(path)
     stored = only_tensors(path, read_torch_file(path))
@@ -91,9 +93,10 @@ def read_checkpoint(target: str, path: Path) -> Checkpoint:
 
 
 def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> OpenUnmix:
-    """The checkpoint's network, ready to separate, on `device` with parameters of `dtype`.
+    """Build the checkpoint's network, ready to separate, on `device` with parameters of `dtype`.
 
-    Raises WeightsError if names or shapes do not fit together, or a parameter is not a finite number.
+    Raises:
+        WeightsError: Names or shapes do not fit together, or a parameter is not a finite number.
     """
 
     def placed(name: str, value: Tensor) -> Tensor:
@@ -112,9 +115,10 @@ def build_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
 
 
 def read_framing(place: Path, n_fft: int) -> Framing:
-    """How spectrograms of `n_fft` samples are made: as a `separator.json` there says, or as published.
+    """Return how spectrograms of `n_fft` samples are made: as a `separator.json` at `place` says, or as published.
 
-    Raises WeightsError for a file that says otherwise, or where neither is known.
+    Raises:
+        WeightsError: The file says otherwise, or neither is known.
     """
     path = (place if place.is_dir() else place.parent) / "separator.json"
     if path.is_file():
@@ -139,7 +143,7 @@ def read_framing(place: Path, n_fft: int) -> Framing:
 
 
 def _shape(state: Mapping[str, Tensor]) -> Shape:
-    """The sizes of the network that has these parameters. Raises an error of Python's own if there is none."""
+    """Return the sizes of the network that has these parameters, or raise an error of Python's own."""
     (n_input_bins,), (n_bins,) = state["input_mean"].shape, state["output_mean"].shape
     n_out, hidden = state["fc3.weight"].shape
     n_channels, left = divmod(n_out, n_bins)

@@ -17,7 +17,13 @@ from torch.nn import functional as F
 class Shape:
     """The sizes of one network.
 
-    n_bins: frequencies of the spectrogram. n_input_bins: how many of them, from the lowest, are looked at.
+    Attributes:
+        n_bins: Frequencies of the spectrogram.
+        n_input_bins: How many of them, from the lowest, are looked at.
+        n_channels: Channels of the mixture.
+        hidden: Width of the layers.
+        n_layers: Recurrent layers.
+        bidirectional: Whether they also run backwards.
     """
 
     n_bins: int
@@ -34,7 +40,7 @@ class Shape:
 
 
 class OpenUnmix(nn.Module):
-    """Estimates one source's magnitudes from the mixture's.
+    """A network that estimates one source's magnitudes from the mixture's.
 
     Legend: b batch, c channels, f bins, t frames, h hidden.
     """
@@ -57,7 +63,7 @@ class OpenUnmix(nn.Module):
         self.output_scale = nn.Parameter(torch.ones(shape.n_bins))
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """The source's magnitudes `[b, c, f, t]`, in float32, for the mixture's `[b, c, f, t]`."""
+        """Return the source's magnitudes `[b, c, f, t]`, in float32, for the mixture's `[b, c, f, t]`."""
         n_batch, _, _, n_frames = mixture.shape
         seen = rearrange(mixture[:, :, : self.shape.n_input_bins], "b c f t -> t b c f")
         scaled = (seen + self.input_mean) * self.input_scale

@@ -1,4 +1,4 @@
-"""What this plugin offers to unisep; light, since it is read whenever plugins are listed."""
+"""The hooks of this plugin. Imports nothing heavy, since it is read whenever plugins are listed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _spec(name: str, summary: str, stems: tuple[str, ...], licence: str) -> Back
 
 @hookimpl
 def unisep_backends() -> Iterable[BackendSpec]:
-    """The published models; with `weights=` each name opens any other folder of Open-Unmix networks."""
+    """Declare the published models; with `weights=` each name opens any other folder of Open-Unmix networks."""
     four = ("vocals", "drums", "bass", "other")
     return [
         _spec("umxhq", "Open-Unmix trained on MUSDB18-HQ: four stems", four, "MIT"),

@@ -17,14 +17,15 @@ _LOUDEST = 10.0
 
 
 def wiener(magnitudes: Tensor, mixture: Tensor, *, iterations: int = 1, stretch_frames: int | None = 300) -> Tensor:
-    """The sources' complex spectrograms `[n, c, f, t]`.
-
-    magnitudes: first estimates `[n, c, f, t]`, which get the mixture's phase.
-    mixture: complex spectrogram `[c, f, t]` of one or two channels.
-    iterations: steps of expectation maximisation; 0 keeps the first estimates.
-    stretch_frames: for how long positions in space are taken to stay; None for all the time.
+    """Filter the mixture: return the sources' complex spectrograms `[n, c, f, t]`.
 
     Computed in double precision: sources of one channel's worth leave the covariances nearly singular.
+
+    Args:
+        magnitudes: First estimates `[n, c, f, t]`, which get the mixture's phase.
+        mixture: Complex spectrogram `[c, f, t]` of one or two channels.
+        iterations: Steps of expectation maximisation; 0 keeps the first estimates.
+        stretch_frames: For how long positions in space are taken to stay; None for all the time.
     """
     # mps has no doubles, not even to copy from
     place = torch.device("cpu") if mixture.device.type == "mps" else mixture.device
@@ -42,7 +43,7 @@ def wiener(magnitudes: Tensor, mixture: Tensor, *, iterations: int = 1, stretch_
 
 
 def _filtered(magnitudes: Tensor, mixture: Tensor, iterations: int) -> Tensor:
-    """The filter over one stretch."""
+    """Filter one stretch."""
     sources = torch.polar(magnitudes, mixture.angle().expand_as(magnitudes))
     if not iterations:
         return sources
@@ -54,7 +55,7 @@ def _filtered(magnitudes: Tensor, mixture: Tensor, iterations: int) -> Tensor:
 
 
 def _step(sources: Tensor, mixture: Tensor) -> Tensor:
-    """One step of expectation maximisation: better estimates from `sources [n, c, f, t]`.
+    """Take one step of expectation maximisation: better estimates from `sources [n, c, f, t]`.
 
     Legend: n sources, c and d channels, f bins, t frames.
     """
@@ -69,7 +70,7 @@ def _step(sources: Tensor, mixture: Tensor) -> Tensor:
 
 
 def _solve(matrices: Tensor, vectors: Tensor) -> Tensor:
-    """The solutions `[..., c]` of matrices `[..., c, c]` and vectors `[..., c]`, in closed form for c of 1 or 2.
+    """Solve matrices `[..., c, c]` for vectors `[..., c]`, in closed form for c of 1 or 2.
 
     There are as many matrices as spectrogram bins: a general solver takes many times as long.
     """

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from unisep_roformer.checkpoints import build_model, read_checkpoint
+from unisep_roformer.checkpoints import build_model, read_checkpoint, read_description
 from unisep_roformer.config import STANDARD_BANDS, RoformerConfig
-from unisep_roformer.description import read_description
 
 from unisep.errors import WeightsError
 from unisep.weights.checkpoints import find_described, read_yaml

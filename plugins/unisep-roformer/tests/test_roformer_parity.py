@@ -11,9 +11,8 @@ import pytest
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from unisep_roformer.bands import mel_bands
 from unisep_roformer.config import STANDARD_BANDS, RoformerConfig
-from unisep_roformer.model import Roformer
+from unisep_roformer.model import Roformer, mel_bands
 
 Compared = Callable[..., tuple[Tensor, Tensor]]
 Options = Callable[[str], dict[str, Any]]

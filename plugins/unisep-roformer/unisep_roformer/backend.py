@@ -10,19 +10,17 @@ from torch import Tensor
 from unisep import Backend, BackendInfo, Output
 from unisep.errors import WeightsError
 
-from .checkpoints import build_model, read_checkpoint
-from .description import Description
+from .checkpoints import Description, build_model, read_checkpoint
 from .model import Roformer
 
 
 class RoformerBackend(Backend):
-    """Separates segments with one RoFormer.
+    """A backend that separates segments with one RoFormer, into all sources of its description or some of them.
 
     A model of one target out of two gives the other as well: the mixture less the target.
     """
 
     def __init__(self, model: Roformer, description: Description, sources: tuple[str, ...] | None = None) -> None:
-        """A backend of `model` that gives `sources`, by default all that the description names."""
         self.model = model
         self.description = description
         kept = description.sources if sources is None else sources
@@ -36,19 +34,19 @@ class RoformerBackend(Backend):
         )
 
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
-        """The sources of `mixture [batch, channels, samples]`, in the order of `info.sources`."""
+        """Return the sources of `mixture [batch, channels, samples]`, in the order of `info.sources`."""
         self.check_input(mixture, queries, negatives)
         remainder = self.description.remainder
         with torch.no_grad():
-            found = self.model(mixture, self._stems)
+            computed = self.model(mixture, self._stems)
         if remainder is None:
-            return Output(found)
-        target = found[:, 0]
-        each = [mixture - target if name == remainder else target for name in self.info.sources]
-        return Output(torch.stack(each, dim=1))
+            return Output(computed)
+        target = computed[:, 0]
+        sources = [mixture - target if name == remainder else target for name in self.info.sources]
+        return Output(torch.stack(sources, dim=1))
 
     def for_sources(self, names: tuple[str, ...]) -> RoformerBackend:
-        """A backend with the masks of `names` only; the network before them is shared by all."""
+        """Return a backend with the masks of `names` only; the network before them is shared by all."""
         wanted = tuple(name for name in self.info.sources if name in names)
         if self.description.remainder is not None or len(wanted) in (0, len(self.info.sources)):
             return self
@@ -56,7 +54,7 @@ class RoformerBackend(Backend):
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The backend of any RoFormer checkpoint: the folder with its .yaml and .ckpt, or one of the two."""
+    """Load any RoFormer checkpoint: the folder with its .yaml and .ckpt, or one of the two."""
     if weights is None:
         raise WeightsError(
             "A RoFormer has no weights here. Run `unisep models pull NAME`, or give a folder with .yaml and .ckpt."

@@ -30,8 +30,8 @@ _Many = Annotated[int, Field(strict=True, ge=1, le=1 << 15)]
 class RoformerConfig(BaseModel):
     """The shape of one model; names and defaults are those of the published checkpoints.
 
-    freqs_per_bands: widths of adjoining bands in bins (Band-Split); empty for Mel-Band.
-    num_bands: number of overlapping bands on the mel scale (Mel-Band); 0 for Band-Split.
+    `freqs_per_bands` are widths of adjoining bands in bins (Band-Split), empty for Mel-Band. `num_bands` is the number
+    of overlapping bands on the mel scale (Mel-Band), 0 for Band-Split.
 
     >>> RoformerConfig(dim=64, depth=2, stereo=True, num_bands=60).kind
     'mel-band'
@@ -66,10 +66,10 @@ class RoformerConfig(BaseModel):
         if not isinstance(values, dict):
             return values
         is_mel = bool(values.get("num_bands"))
-        kind = {"mask_estimator_depth": 1} if is_mel else {"mask_estimator_depth": 2}
+        defaults: dict[str, Any] = {"mask_estimator_depth": 1 if is_mel else 2}
         if not is_mel and not values.get("freqs_per_bands"):
-            kind["freqs_per_bands"] = STANDARD_BANDS  # type: ignore[assignment]
-        return {**kind, **{key: value for key, value in values.items() if value is not None}}
+            defaults["freqs_per_bands"] = STANDARD_BANDS
+        return {**defaults, **{key: value for key, value in values.items() if value is not None}}
 
     @model_validator(mode="after")
     def _consistent(self) -> RoformerConfig:
@@ -91,7 +91,7 @@ class RoformerConfig(BaseModel):
 
     @property
     def kind(self) -> Literal["band-split", "mel-band"]:
-        """Which of the two families the model is of."""
+        """The family that the model is of."""
         return "mel-band" if self.num_bands else "band-split"
 
     @property
@@ -111,13 +111,14 @@ class RoformerConfig(BaseModel):
 
     @classmethod
     def from_options(cls, options: Mapping[Any, Any]) -> RoformerConfig:
-        """The config in a YAML file's section `model`.
+        """Make the config from the section `model` of a YAML file.
 
-        Raises WeightsError for options that are out of range, or ask for what this implementation lacks.
+        Raises:
+            WeightsError: Options are out of range, or ask for what this implementation lacks.
         """
-        own = {name: value for name, value in options.items() if name in cls.model_fields}
+        known = {name: value for name, value in options.items() if name in cls.model_fields}
         # An option that is off asks for nothing, whatever it is.
-        rest = {name: value for name, value in options.items() if value and name not in own}
+        rest = {name: value for name, value in options.items() if value and name not in known}
         foreign = sorted(str(name) for name in rest if name not in _WITHOUT_EFFECT)
         if foreign:
             raise WeightsError(
@@ -125,6 +126,6 @@ class RoformerConfig(BaseModel):
                 "Band-Split and Mel-Band RoFormers; use a checkpoint of those."
             )
         try:
-            return cls(**own)
+            return cls(**known)
         except ValidationError as error:
             raise WeightsError(f"The model's options cannot be right: {reasons(error)}.") from error

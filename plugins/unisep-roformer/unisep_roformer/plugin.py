@@ -1,4 +1,4 @@
-"""What this plugin offers to unisep; light, since it is read whenever plugins are listed."""
+"""The hooks of this plugin. Imports nothing heavy, since it is read whenever plugins are listed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _spec(name: str, summary: str, stems: tuple[str, ...]) -> BackendSpec:
 
 @hookimpl
 def unisep_backends() -> Iterable[BackendSpec]:
-    """Three published checkpoints; with `weights=` each name opens any other checkpoint of the family."""
+    """Declare three published checkpoints; with `weights=` each name opens any other of the family."""
     four = ("drums", "bass", "other", "vocals")
     six = ("bass", "drums", "other", "vocals", "guitar", "piano")
     return [

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from unisep_torchaudio import hybrid_demucs, speakers
+from unisep_torchaudio import backend as backends
 from unisep_torchaudio.plugin import STEMS
 
 from unisep import Audio, Separator
@@ -58,16 +58,16 @@ def tasnet_file(tmp_path_factory) -> Path:
 
 
 def test_rates_and_files_are_those_of_the_bundles():
-    assert HDEMUCS_HIGH_MUSDB_PLUS.sample_rate == hybrid_demucs.SAMPLE_RATE_HZ
+    assert HDEMUCS_HIGH_MUSDB_PLUS.sample_rate == backends.HDEMUCS_RATE_HZ
     assert HDEMUCS_HIGH_MUSDB_PLUS._model_path == "models/hdemucs_high_trained.pt"
-    assert CONVTASNET_BASE_LIBRI2MIX.sample_rate == speakers.SAMPLE_RATE_HZ
+    assert CONVTASNET_BASE_LIBRI2MIX.sample_rate == backends.TASNET_RATE_HZ
     assert CONVTASNET_BASE_LIBRI2MIX._model_path == "models/conv_tasnet_base_libri2mix.pt"
 
 
 def test_hybrid_demucs_equals_torchaudios_model(demucs_file):
     theirs = hdemucs_high(list(STEMS))
     theirs.load_state_dict(torch.load(demucs_file, weights_only=True))
-    backend = hybrid_demucs.load(weights=demucs_file.parent, device=CPU, dtype=torch.float32)
+    backend = backends.load_hdemucs(weights=demucs_file.parent, device=CPU, dtype=torch.float32)
     mixture = music(1.5, 44_100, 2)
     with torch.inference_mode():
         wanted = theirs.eval()(mixture)
@@ -95,7 +95,7 @@ def test_a_song_equals_torchaudios_recipe(demucs_file):
 def test_conv_tasnet_equals_torchaudios_model(tasnet_file):
     theirs = conv_tasnet_base(2)
     theirs.load_state_dict(torch.load(tasnet_file, weights_only=True))
-    backend = speakers.load(weights=tasnet_file, device=CPU, dtype=torch.float32)
+    backend = backends.load_conv_tasnet(weights=tasnet_file, device=CPU, dtype=torch.float32)
     mixture = music(1.0, 8000, 1)
     with torch.inference_mode():
         wanted = theirs.eval()(mixture)
@@ -113,7 +113,7 @@ def test_conv_tasnet_behind_a_separator(tasnet_file):
 
 def test_a_file_of_the_other_model_is_refused(tasnet_file):
     with pytest.raises(WeightsError, match="does not fit"):
-        hybrid_demucs.load(weights=tasnet_file, device=CPU, dtype=torch.float32)
+        backends.load_hdemucs(weights=tasnet_file, device=CPU, dtype=torch.float32)
 
 
 class TestHybridDemucs(BackendContract):
@@ -125,7 +125,7 @@ class TestHybridDemucs(BackendContract):
 
     def load_backend(self):
         torch.manual_seed(0)
-        return hybrid_demucs.HybridDemucsBackend(telling(HDemucs(list(STEMS), channels=4, nfft=4096, depth=6)))
+        return backends.HybridDemucsBackend(telling(HDemucs(list(STEMS), channels=4, nfft=4096, depth=6)))
 
 
 class TestConvTasNet(BackendContract):
@@ -135,4 +135,4 @@ class TestConvTasNet(BackendContract):
 
     def load_backend(self):
         torch.manual_seed(0)
-        return speakers.ConvTasNetBackend(telling(conv_tasnet_base(2)))
+        return backends.ConvTasNetBackend(telling(conv_tasnet_base(2)))

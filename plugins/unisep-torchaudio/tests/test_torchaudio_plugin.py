@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from unisep_torchaudio import bundles, hybrid_demucs, plugin, speakers
-from unisep_torchaudio.bundles import build
+from unisep_torchaudio import backend as backends
+from unisep_torchaudio import plugin
+from unisep_torchaudio.backend import build
 
 from unisep.errors import AudioError, BackendError, OptionError, WeightsError
 from unisep.testing import BackendContract
@@ -41,12 +42,12 @@ def test_cards_agree_with_specs(name, tmp_path):
     assert callable(getattr(import_module(module), function))
 
 
-@pytest.mark.parametrize("load", [hybrid_demucs.load, speakers.load])
+@pytest.mark.parametrize("load", [backends.load_hdemucs, backends.load_conv_tasnet])
 def test_a_torchaudio_that_cannot_be_imported_is_said_plainly(load, monkeypatch):
     def broken(name: str) -> None:
         raise OSError("libtorchaudio.so: undefined symbol")
 
-    monkeypatch.setattr(bundles, "import_module", broken)
+    monkeypatch.setattr(backends, "import_module", broken)
     with pytest.raises(BackendError, match=r"needs torchaudio.*undefined symbol.*fits torch"):
         load(weights=None, device=CPU, dtype=torch.float32)
 
@@ -125,7 +126,7 @@ class Unordered(nn.Module):
 
 def test_long_recordings_keep_their_speakers_in_one_order():
     model = Unordered()
-    backend = speakers.ConvTasNetBackend(model, part_seconds=1.0, overlap_seconds=0.25)
+    backend = backends.ConvTasNetBackend(model, part_seconds=1.0, overlap_seconds=0.25)
     mixture = torch.randn(2, 1, 30_000, generator=torch.Generator().manual_seed(1))
     found = backend.separate(mixture).sources
     assert torch.allclose(found[:, 0], mixture.clamp_min(0), atol=1e-6)
@@ -143,10 +144,10 @@ class TestHost(BackendContract):
             def forward(self, mixture):
                 return torch.stack([mixture[:, 0] * 0.25, mixture[:, 0] * 0.75], dim=1)
 
-        return speakers.ConvTasNetBackend(Halves(), part_seconds=0.2, overlap_seconds=0.05)
+        return backends.ConvTasNetBackend(Halves(), part_seconds=0.2, overlap_seconds=0.05)
 
 
-@pytest.mark.parametrize("backend", [speakers.ConvTasNetBackend, hybrid_demucs.HybridDemucsBackend])
+@pytest.mark.parametrize("backend", [backends.ConvTasNetBackend, backends.HybridDemucsBackend])
 def test_queries_and_wrong_shapes_are_refused(backend):
     loaded = backend(nn.Identity())
     with pytest.raises(BackendError):

@@ -1,4 +1,4 @@
-"""What this plugin offers to unisep; light, since it is read whenever plugins are listed."""
+"""The hooks of this plugin. Imports nothing heavy, since it is read whenever plugins are listed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SPEAKERS = ("speaker-1", "speaker-2")
 
 @hookimpl
 def unisep_backends() -> Iterable[BackendSpec]:
-    """Two of torchaudio's pretrained separators."""
+    """Declare two of torchaudio's pretrained separators."""
     return [
         BackendSpec(
             name="hdemucs-high",
-            load="unisep_torchaudio.hybrid_demucs:load",
+            load="unisep_torchaudio.backend:load_hdemucs",
             summary="Hybrid Demucs of torchaudio: drums, bass, other, vocals",
             stems=STEMS,
             licence="not stated",
@@ -24,7 +24,7 @@ def unisep_backends() -> Iterable[BackendSpec]:
         ),
         BackendSpec(
             name="conv-tasnet",
-            load="unisep_torchaudio.speakers:load",
+            load="unisep_torchaudio.backend:load_conv_tasnet",
             summary="Conv-TasNet of torchaudio: two people speaking at once, 8 kHz mono",
             stems=SPEAKERS,
             licence="not stated",
