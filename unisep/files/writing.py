@@ -134,13 +134,10 @@ def write(
     subtype: str | None = None,
     bitrate_kbps: int | None = None,
 ) -> Path:
-    """Write one file and return its path; folders are made as needed.
+    """Write one file, by default in the format of its suffix, and return its path; folders are made as needed.
 
-    The format is that of the suffix unless given. Warns when an integer format would clip and the audio is
-    scaled to fit; `write_all` reports the gain.
-
-    Raises:
-        AudioFileError: Format, subtype, bitrate or rate do not go together, or the disk is full.
+    Warns when an integer format would clip and the audio is scaled to fit; `write_all` reports the gain.
+    Raises AudioFileError where format, subtype, bitrate or rate do not go together, or the disk is full.
     """
     report = write_all({Path(path): audio}, format=format, subtype=subtype, bitrate_kbps=bitrate_kbps)
     if report.gain != 1.0:
@@ -179,7 +176,6 @@ def commit_all(partials: Sequence[PartialFile]) -> tuple[Path, ...]:
 
     What they replace keeps a second, hidden name until the last one is in its place. So, where the file
     system knows links, no name is ever without a file, however the process ends.
-    Raises AudioFileError as `write` does.
     """
     for partial in partials:
         partial.finish()
@@ -204,10 +200,7 @@ class FileSet(AbstractContextManager["FileSet"]):
 
     One gain keeps all of them from clipping, and it is known only at the end. So integer formats are spooled
     as float, beside the targets, in files without a name, which the system removes however the process ends.
-
-    Raises:
-        DiskSpaceError: There is not enough room; nothing was written.
-        AudioFileError: A folder cannot be written to.
+    Raises DiskSpaceError, before anything is written, where there is not enough room.
     """
 
     def __init__(
@@ -245,10 +238,7 @@ class FileSet(AbstractContextManager["FileSet"]):
             file.write(blocks[name])
 
     def commit(self, between_blocks: Callable[[], None] = lambda: None) -> WriteReport:
-        """Complete all files and put them in their places.
-
-        `between_blocks` is called while spools are copied; what it raises ends the work, and no file appears.
-        """
+        """Complete all files and put them in their places, unless `between_blocks`, called while copying, raises."""
         peak = max((spool.peak for spool in self._spools.values()), default=0.0)
         gain = fitting_gain(peak, self._encoding.subtype)
         for name, spool in self._spools.items():
@@ -286,16 +276,12 @@ class _Spool:
         """Yield what was written, from the start."""
         with file_errors(self.path):
             self._file.seek(0)
-        while data := self._read(_COPY_VALUES * _SPOOL_BYTES * self._n_channels):
-            yield np.frombuffer(data, dtype=np.float32).reshape(-1, self._n_channels).T
+            while data := self._file.read(_COPY_VALUES * _SPOOL_BYTES * self._n_channels):
+                yield np.frombuffer(data, dtype=np.float32).reshape(-1, self._n_channels).T
 
     def close(self) -> None:
         with suppress(OSError):  # what is left to be flushed is of no use any more
             self._file.close()
-
-    def _read(self, n_bytes: int) -> bytes:
-        with file_errors(self.path):
-            return self._file.read(n_bytes)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from unisep.errors import DownloadError, WeightsError
-from unisep.files.atomic import write_whole
+from unisep.files.paths import write_whole
 from unisep.weights import hub
 from unisep.weights.cards import Card, CardFile, package_folder, read_card
 from unisep.weights.download import Request, fetch

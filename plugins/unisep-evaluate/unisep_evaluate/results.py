@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unisep.errors import OptionError
-from unisep.files.atomic import write_whole
+from unisep.files.paths import write_whole
 from unisep_evaluate.metrics import METRICS, RUN_METRICS, roc_auc
 
 ALL = "all"
