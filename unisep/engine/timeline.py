@@ -157,9 +157,7 @@ class TargetTrack:
     def note(self, presence: Presence, says_presence: bool) -> None:
         """Keep how surely the target is there in one segment, if that touches the time range.
 
-        Args:
-            presence: of the segment; it may begin before the recording.
-            says_presence: whether the backend says presence at all, as far as is known.
+        `says_presence` tells whether the backend says presence at all, as far as is known.
         """
         self._says_presence = says_presence
         start, stop = presence.start_seconds * self._rate_hz, presence.stop_seconds * self._rate_hz
