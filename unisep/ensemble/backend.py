@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import final, get_args
 
 import torch
@@ -23,10 +24,7 @@ HOP_SAMPLES = 1024
 
 def waveform_mean(estimates: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Return the mean of estimates `[batch, channels, samples]`, sample by sample; `weights` sum to 1."""
-    total = estimates[0] * weights[0]
-    for estimate, weight in zip(estimates[1:], weights[1:], strict=True):
-        total = total + estimate * weight
-    return total
+    return reduce(torch.add, (estimate * weight for estimate, weight in zip(estimates, weights, strict=True)))
 
 
 def spectrogram_mean(estimates: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -85,9 +83,10 @@ class EnsembleBackend(Backend):
     """Weighted means of what the parts give, stem by stem.
 
     It works at the highest rate of its parts and in stereo if one of them does; others are converted for, there and
-    back. A stem for which no part counts is an EnsembleError. Segments are as long as the longest that a part takes; a part that takes less is given shorter ones,
+    back. Segments are as long as the longest that a part takes; a part that takes less is given shorter ones,
     overlapping by a quarter. If all parts want the song normalised, the host does it. If only some do, recordings are
-    taken whole (`info.needs_whole`), since only then their statistics are known here, and each part works as it does alone.
+    taken whole (`info.needs_whole`), since only then their statistics are known here, and each part works as alone.
+    Raises EnsembleError for a stem for which no part counts.
 
     Args:
         parts: the loaded members.
@@ -121,15 +120,13 @@ class EnsembleBackend(Backend):
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """Return the means, `[batch, sources, channels, samples]`. Raises as `check_input` does."""
         self.check_input(mixture, queries, negatives)
-        estimates: dict[str, list[Tensor]] = {stem: [] for stem in self._sources}
-        weights: dict[str, list[float]] = {stem: [] for stem in self._sources}
+        terms: dict[str, list[tuple[Tensor, float]]] = {stem: [] for stem in self._sources}
         for part in self._parts:
             sources = self._estimate(part, mixture)
             for stem, weight in part.weights.items():
-                estimates[stem].append(sources[:, part.backend.info.sources.index(part.own_stem(stem))])
-                weights[stem].append(weight)
+                terms[stem].append((sources[:, part.backend.info.sources.index(part.own_stem(stem))], weight))
         mean = waveform_mean if self._domain == "waveform" else spectrogram_mean
-        return Output(torch.stack([mean(estimates[stem], weights[stem]) for stem in self._sources], dim=1))
+        return Output(torch.stack([mean(*zip(*terms[stem], strict=True)) for stem in self._sources], dim=1))
 
     def for_sources(self, names: tuple[str, ...]) -> EnsembleBackend:
         """Return an ensemble of only those parts that count for `names`, giving only those."""

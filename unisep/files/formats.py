@@ -9,9 +9,8 @@ import numpy as np
 
 from unisep.errors import AudioFileError, suggest
 
-INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 MAX_RIFF_BYTES = 2**32 - 2**16  # larger wav files become RF64; aiff has no such way
-_BYTES_PER_VALUE = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 _LOSSLESS_ELSEWHERE = {"ape", "au", "dsf", "tak", "tta", "wv"}
 _MP3_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
@@ -85,7 +84,7 @@ class Encoding:
         kbps = FORMATS[self.format].kbps
         if kbps is not None:
             return n_samples * (self.bitrate_kbps or kbps[1]) * 125 // sample_rate_hz
-        return n_samples * n_channels * _BYTES_PER_VALUE[self.subtype]
+        return n_samples * n_channels * INTEGER_BITS.get(self.subtype, 32) // 8
 
     def settings(self, sample_rate_hz: int, n_channels: int) -> dict[str, object]:
         """Return what `soundfile.SoundFile` is told to reach the bitrate; nothing for the default.

@@ -13,9 +13,8 @@ from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
-from unisep.audio import MAX_CHANNELS, Audio, as_samples, checked_rate
+from unisep.audio import MAX_CHANNELS, Audio, Samples, as_samples, checked_rate
 from unisep.errors import AudioError, AudioFileError
 from unisep.files import ffmpeg
 from unisep.files.containers import claimed_end_bytes
@@ -50,7 +49,7 @@ class OpenFile:
         """Return the error for a file that no longer is what it was when it was opened."""
         return AudioFileError(f"{self.label} changed while it was read. Try again once no program writes to it.")
 
-    def blocks(self, block_samples: int, start: int = 0) -> Iterator[NDArray[np.float32]]:
+    def blocks(self, block_samples: int, start: int = 0) -> Iterator[Samples]:
         """Yield the samples from `start` on, in blocks `[channels, block_samples]`, the last one shorter.
 
         Raises AudioFileError where the file changed since it was opened, or is damaged, once that is reached.
@@ -103,7 +102,7 @@ class OpenFile:
             raise self._damaged(0) from error
         return n_skipped
 
-    def _next_block(self, sound: soundfile.SoundFile, block_samples: int, n_read: int) -> NDArray[np.float32]:
+    def _next_block(self, sound: soundfile.SoundFile, block_samples: int, n_read: int) -> Samples:
         try:
             frames = sound.read(block_samples, dtype="float32", always_2d=True)
         except _REFUSALS as error:
@@ -266,7 +265,7 @@ class Opened:
     `name` is that of the file without its suffix; `info` is None for audio that came as an array or a file object.
     """
 
-    content: Audio | NDArray[np.float32]
+    content: Audio | Samples
     name: str = "audio"
     info: AudioFileInfo | None = None
     path: Path | None = None

@@ -14,18 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
-from unisep.audio import Audio
+from unisep.audio import Audio, Samples
 from unisep.errors import AudioFileError, DiskSpaceError
 from unisep.files.containers import take_out_stamps
 from unisep.files.formats import FORMATS, INTEGER_BITS, MAX_RIFF_BYTES, Encoding, checked_subtype, find_format, lossy
 from unisep.files.tags import Tags, write_tags
 
-Samples = NDArray[np.float32]
 _BLOCK_SAMPLES = 2**16
 _TAIL_SAMPLES = 2**12
-_FRAME_HEAD_BYTES = 64
 _SPOOL_BYTES = 4
 _COPY_VALUES = 2**20
 
@@ -351,7 +348,7 @@ def _claimed_mp3_bytes(path: Path) -> int | None:
         if head[:3] == b"ID3":  # seven bits a byte
             start = 10 + sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:10])))
         file.seek(start)
-        frame = file.read(_FRAME_HEAD_BYTES)
+        frame = file.read(64)
     at = max(frame.find(b"Xing"), frame.find(b"Info"))
     if at < 0 or len(frame) < at + 16 or not frame[at + 7] & 2:
         return None
