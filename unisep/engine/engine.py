@@ -103,6 +103,7 @@ class BackendPass:
         self._to_source = StreamResampler(info.sample_rate_hz, rate_hz, len(self.tracks) * n_channels)
         self._n_to_skip = stretch.start - self._plan.span.start * rate_hz // info.sample_rate_hz
         self._n_to_find = self._plan.span.length
+        self.says_presence = False
 
     def extent(self, n_samples: int, source_rate_hz: int) -> tuple[int, float]:
         """Return how many segments of a recording of `n_samples` are computed, and how many seconds they bring."""
@@ -137,11 +138,10 @@ class BackendPass:
         self._put(self._averager.take(), is_last)
 
     def _note(self, output: SegmentOutput, segments: Sequence[Span]) -> None:
-        rate_hz = self._info.sample_rate_hz
+        self.says_presence, rate_hz = output.says_presence, self._info.sample_rate_hz
         for segment, row in zip(segments, output.presence.tolist(), strict=True):
             for track, presence in zip(self.tracks.values(), row, strict=True):
-                entry = Presence(segment.start / rate_hz, segment.stop / rate_hz, presence)
-                track.note(entry, output.says_presence)
+                track.note(Presence(segment.start / rate_hz, segment.stop / rate_hz, presence))
 
     def _put(self, outputs: Samples | None, is_last: bool) -> None:
         """Bring outputs `[n, channels, samples]` to the recording's rate and, from the stretch on, into the tracks."""
@@ -215,7 +215,11 @@ class Engine:
     @property
     def presence(self) -> dict[str, tuple[Presence, ...]]:
         """How surely each result is there in each segment so far; empty where the backend does not say."""
-        return {name: track.presence for name, track in self._tracks.items()}
+        return {
+            name: track.presence if one.says_presence else ()
+            for one in self._passes
+            for name, track in one.tracks.items()
+        }
 
     def forget_presence_before(self, seconds: float) -> None:
         """Drop the presence of segments that ended by this time."""

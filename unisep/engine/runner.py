@@ -78,16 +78,8 @@ class BackendRunner:
     """Runs one backend on the segments of a recording. Used by one thread.
 
     A batch for which the memory of the device is too small is halved until it fits, and later ones too. If one segment
-    alone is too much, or the device lacks an operator, the rest is computed on the CPU, with a warning.
-
-    Args:
-        backend: is loaded on `device`.
-        name: of the backend, for messages.
-        conditions: the query vectors; None asks for the fixed sources.
-        outputs: which of the backend's outputs to keep, in order.
-        device: where batches are computed, and where outputs are.
-        scale: brings a batch on the scale that the backend hears it on.
-        on_cpu: loads the same backend on the CPU; None where there is no other place to go.
+    alone is too much, or the device lacks an operator, the rest is computed on the CPU, with a warning, by the backend
+    that `on_cpu` loads. Without `conditions` it is asked for fixed sources; `outputs` are those to keep, in order.
     """
 
     def __init__(
