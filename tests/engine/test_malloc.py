@@ -60,7 +60,7 @@ def test_told_after_a_separation_that_failed(library: Library, monkeypatch: pyte
     with toy_plugin(), Separator("toy-pan") as separator:
         separator.separate(noise(2.0))
         library.told.clear()
-        monkeypatch.setattr("unisep.engine.runner.BackendRunner._answer", lambda *_: 1 / 0)
+        monkeypatch.setattr("unisep.engine.runner.BackendRunner._kept", lambda *_: 1 / 0)
         with pytest.raises(BackendError, match="ZeroDivisionError"):
             separator.separate(noise(2.0))
         assert library.told == KEPT + USUAL

@@ -22,12 +22,8 @@ Batch = tuple[Tensor, list[Span]]
 class SegmentPlan:
     """How a backend goes through a part of a recording, in samples at the backend's rate.
 
-    Attributes:
-        segment_samples: the length of a segment; None takes everything at once.
-        overlap_fraction: how much of a segment the next one covers too, 0 to 0.5.
-        span: the samples that are wanted; only segments that touch it are computed.
-        leads: samples of silence in front of the recording, one number for each time it is separated.
-        batch_segments: how many segments the backend gets at once.
+    Without `segment_samples` it takes everything at once. Only segments that touch `span` are computed. `leads` are the
+    samples of silence in front of the recording, one number for each time it is separated.
     """
 
     segment_samples: int | None
@@ -63,11 +59,7 @@ class SegmentPlan:
 
 
 def context(segment: Span, segment_samples: int) -> Span:
-    """Return the stretch of `segment_samples` that the backend hears for a segment.
-
-    A short segment lies in the middle of it: what fits before is the real recording, and only what lies beyond the
-    recording's ends is zero.
-    """
+    """Return the stretch of `segment_samples` that the backend hears for a segment: a short one lies in the middle."""
     start = segment.start - (segment_samples - segment.length) // 2
     return Span(start, start + segment_samples)
 

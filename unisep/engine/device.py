@@ -22,16 +22,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True)
 class Options:
-    """Checked options: see `Separator`.
-
-    Attributes:
-        device: where backends compute.
-        seed: of the shifts.
-        overlap_fraction: how much of a segment the next one covers too, 0 to 0.5.
-        segment_seconds: the length of a segment; None leaves it to the backend.
-        shifts: how often a recording is separated on shifted grids; 0 is once, without a shift.
-        batch_segments: how many segments go through a backend at once; None leaves it to the device.
-    """
+    """Checked options: see `Separator`. None leaves segments to the backend, and batches to the device."""
 
     device: torch.device
     seed: int = 0
@@ -66,7 +57,7 @@ class Options:
         """How many segments a backend gets at once: one on the CPU, where more would only cost memory.
 
         On a GPU as many as its memory has room for, all of it and not what happens to be free, so that the same
-        recording gives the same samples next time. What does not fit after all is halved when it fails.
+        recording gives the same samples next time.
         """
         if self.batch_segments is not None:
             return self.batch_segments
@@ -78,15 +69,12 @@ class Options:
     def segment_samples(self, info: BackendInfo, backend: str) -> int | None:
         """Return the samples per segment for the backend of this name; None where it gets a recording in one piece.
 
-        Raises:
-            OptionError: the segment asked for is longer than the backend takes, or it needs the whole recording.
+        Raises OptionError where the segment asked for is longer than the backend takes, or it needs the whole recording.
         """
-        if info.needs_whole and self.segment_seconds is not None:
-            raise OptionError(f"'{backend}' must hear a recording in one piece: leave out segment_seconds.")
-        if info.needs_whole:
-            return None
         if self.segment_seconds is None:
-            return info.segment_samples
+            return None if info.needs_whole else info.segment_samples
+        if info.needs_whole:
+            raise OptionError(f"'{backend}' must hear a recording in one piece: leave out segment_seconds.")
         if info.segment_seconds is not None and self.segment_seconds > info.segment_seconds:
             raise OptionError(
                 f"segment_seconds={self.segment_seconds}: '{backend}' takes at most {info.segment_seconds} s at once. "
@@ -100,11 +88,7 @@ def _is_number(value: object) -> bool:
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is cuda, then mps, then cpu, whichever is there.
-
-    Raises:
-        OptionError: not a device, or one that this machine or this build of torch does not have.
-    """
+    """Return the device called `name`; "auto" is cuda, then mps, then cpu. Raises OptionError if it is not there."""
     has_mps = torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
@@ -122,16 +106,10 @@ def find_device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision asked for on one device, checked.
+    """The precision asked for on one device, checked: "float32", "bfloat16", "float16", or "auto".
 
-    Attributes:
-        name: "float32", "bfloat16" or "float16" for every backend; "auto" leaves it to each backend: the faster type
-            that its spec vouches for on this kind of device (`BackendSpec.auto_precision`), where the device
-            computes in it, else float32.
-        device: where backends compute.
-
-    Raises:
-        OptionError: an unknown name, or a type that the processor does not compute in.
+    "auto" leaves it to each backend: the faster type that its spec vouches for on this kind of device
+    (`BackendSpec.auto_precision`), where the device computes in it, else float32.
     """
 
     name: str

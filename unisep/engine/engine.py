@@ -30,13 +30,9 @@ MAX_SHIFT_SECONDS = 0.5
 
 @dataclass(frozen=True, eq=False)
 class LoadedTask:
-    """A task whose backend is loaded and whose queries are encoded.
+    """A task whose backend is loaded and whose queries are encoded; without `conditions` it is for fixed sources.
 
-    Attributes:
-        task: which targets are wanted of which backend.
-        backend: the loaded backend.
-        conditions: the encoded queries; None asks for fixed sources.
-        on_cpu: loads the same backend on the CPU, should the device's memory run out.
+    `on_cpu` loads the same backend on the CPU, should the device's memory run out.
     """
 
     task: BackendTask
@@ -45,15 +41,9 @@ class LoadedTask:
     on_cpu: Callable[[], Backend] | None = None
 
     def plan(self, span: Span, source_rate_hz: int, options: Options) -> SegmentPlan:
-        """Return how the backend goes through `span` of a recording at `source_rate_hz`.
-
-        The leads of shifts come from a generator of their own, seeded anew for every recording.
-
-        Raises:
-            OptionError: the backend does not take segments as long as asked for.
-        """
+        """Return how the backend goes through `span` of a recording. Raises OptionError as `segment_samples` does."""
         rate_hz = self.backend.info.sample_rate_hz
-        generator = random.Random(options.seed)
+        generator = random.Random(options.seed)  # of its own, seeded anew for every recording
         most = int(MAX_SHIFT_SECONDS * rate_hz)
         return SegmentPlan(
             segment_samples=options.segment_samples(self.backend.info, self.task.backend.name),
@@ -64,11 +54,7 @@ class LoadedTask:
         )
 
     def runner(self, indices: Sequence[int], options: Options, statistics: Statistics | None) -> BackendRunner:
-        """Return the runner that gives the targets at `indices`, in that order.
-
-        Raises:
-            BackendError: the backend does not give what its plugin declares.
-        """
+        """Return the runner that gives the targets at `indices`. Raises BackendError where the backend has none."""
         info, name = self.backend.info, self.task.backend.name
         if self.conditions is None:
             conditions, stems = None, [self.task.targets[index].stem for index in indices]
@@ -89,10 +75,7 @@ class LoadedTask:
 
 
 class BackendPass:
-    """Takes one stretch of a recording through one backend, into the tracks of its targets.
-
-    Push the blocks of the recording from its beginning, then call `finish`.
-    """
+    """Takes one stretch of a recording, pushed in blocks from its beginning, into the tracks of its targets."""
 
     def __init__(
         self,
@@ -120,6 +103,7 @@ class BackendPass:
         self._to_source = StreamResampler(info.sample_rate_hz, rate_hz, len(self.tracks) * n_channels)
         self._n_to_skip = stretch.start - self._plan.span.start * rate_hz // info.sample_rate_hz
         self._n_to_find = self._plan.span.length
+        self.says_presence = False
 
     def extent(self, n_samples: int, source_rate_hz: int) -> tuple[int, float]:
         """Return how many segments of a recording of `n_samples` are computed, and how many seconds they bring."""
@@ -154,12 +138,10 @@ class BackendPass:
         self._put(self._averager.take(), is_last)
 
     def _note(self, output: SegmentOutput, segments: Sequence[Span]) -> None:
-        """Keep how surely each target is there in each segment."""
-        rate_hz = self._info.sample_rate_hz
+        self.says_presence, rate_hz = output.says_presence, self._info.sample_rate_hz
         for segment, row in zip(segments, output.presence.tolist(), strict=True):
             for track, presence in zip(self.tracks.values(), row, strict=True):
-                entry = Presence(segment.start / rate_hz, segment.stop / rate_hz, presence)
-                track.note(entry, output.says_presence)
+                track.note(Presence(segment.start / rate_hz, segment.stop / rate_hz, presence))
 
     def _put(self, outputs: Samples | None, is_last: bool) -> None:
         """Bring outputs `[n, channels, samples]` to the recording's rate and, from the stretch on, into the tracks."""
@@ -193,18 +175,9 @@ class Engine:
     Feed blocks `[channels, samples]`, then call `end`. `ready` says up to which sample everything is known, and `take`
     gives it, piece by piece. A whole recording, a file and a stream all go this way, so they give the same bits.
 
-    Args:
-        loaded: who answers what.
-        layout: of the recording.
-        options: of the Separator.
-        statistics: of the recording, for backends that normalise by them; None gives each segment a scale of its own.
-        on_segment: called after each segment.
-        cancel: looked at before each batch of segments.
-
-    Raises:
-        BackendError: a backend failed or broke its contract; the message names it and the time.
-        Cancelled: `cancel` was set.
-        QueryError: a time range outside the recording.
+    Without `statistics` backends that normalise by them give each segment a scale of its own. `on_segment` is called after
+    each segment, `cancel` is looked at before each batch of them. Raises QueryError for a time range outside the
+    recording, and BackendError where a backend fails or breaks its contract.
     """
 
     def __init__(
@@ -216,8 +189,7 @@ class Engine:
         on_segment: Callable[[], None] = lambda: None,
         cancel: CancelFlag | None = None,
     ) -> None:
-        self._layout = layout
-        self._cancel = cancel
+        self._layout, self._cancel = layout, cancel
         self._passes: list[BackendPass] = []
         for task in loaded:
             wanted = _wanted(task, layout)
@@ -226,8 +198,7 @@ class Engine:
                 self._passes.append(one)
         self._tracks = {name: track for one in self._passes for name, track in one.tracks.items()}
         self._mixture = SampleQueue()
-        self.n_in = 0
-        self._n_out = 0
+        self.n_in = self._n_out = 0
         self._has_ended = False
 
     def announce(self, reporter: ProgressReporter) -> None:
@@ -244,7 +215,11 @@ class Engine:
     @property
     def presence(self) -> dict[str, tuple[Presence, ...]]:
         """How surely each result is there in each segment so far; empty where the backend does not say."""
-        return {name: track.presence for name, track in self._tracks.items()}
+        return {
+            name: track.presence if one.says_presence else ()
+            for one in self._passes
+            for name, track in one.tracks.items()
+        }
 
     def forget_presence_before(self, seconds: float) -> None:
         """Drop the presence of segments that ended by this time."""
@@ -296,11 +271,7 @@ def pieces(blocks: Iterable[Samples], engine: Engine) -> Iterator[Piece]:
 
 
 def delay_samples(loaded: Sequence[LoadedTask], sample_rate_hz: int, options: Options) -> int:
-    """Return after how many more samples one that was fed is ready, at the latest: a segment, and the resamplers.
-
-    Raises:
-        OptionError: a backend takes any length at once, so that nothing would come before the end.
-    """
+    """Return after how many more samples one that was fed is ready, at the latest: a segment, and the resamplers."""
     seconds = []
     for one in loaded:
         info, name = one.backend.info, one.task.backend.name

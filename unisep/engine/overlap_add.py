@@ -81,10 +81,7 @@ class ShiftAverager:
 def separate_chunks(mixture: Tensor, call: Callable[[Tensor], Tensor], plan: SegmentPlan) -> Tensor:
     """Return the separation `[n, channels, samples]` of a mixture `[channels, samples]`, batch by batch.
 
-    Args:
-        mixture: is not modified.
-        call: takes `[batch, channels, samples]` and returns `[batch, n, channels, samples]`.
-        plan: how the mixture is cut.
+    `call` takes `[batch, channels, samples]` and returns `[batch, n, channels, samples]`.
     """
     chunker, adder = Chunker(plan), OverlapAdd(plan)
     pieces = [

@@ -23,13 +23,7 @@ BLOCK_SAMPLES = 2**17
 
 @dataclass(frozen=True)
 class Layout:
-    """The shape of a recording in time.
-
-    Attributes:
-        sample_rate_hz: of the recording.
-        n_channels: 1 or 2.
-        n_samples: its length; None while it goes on.
-    """
+    """The shape of a recording in time; `n_samples` is None while it goes on."""
 
     sample_rate_hz: int
     n_channels: int

@@ -16,20 +16,12 @@ _DELAY_SAMPLES = 2048  # of the lower rate
 
 
 def to_model(samples: Samples, source_rate_hz: int, model_rate_hz: int, channels: int) -> Samples:
-    """Return `samples [channels, n]` as the model takes them, float32 at its rate.
-
-    Mono is duplicated for a stereo model; stereo is averaged for a mono one. The input is not modified; where nothing
-    has to change, it is returned itself.
-    """
+    """Return `samples [channels, n]` as the model takes them, float32 at its rate; the same where nothing changes."""
     return resample(with_channels(samples, channels), source_rate_hz, model_rate_hz)
 
 
 def to_source(samples: Samples, model_rate_hz: int, source_rate_hz: int, n_channels: int, n_samples: int) -> Samples:
-    """Return a model's outputs `[..., channels, n]` as float32 `[..., n_channels, n_samples]` at the source's rate.
-
-    The way back of `to_model`. A mono model heard only the average of a stereo recording, so its estimate is given to
-    both channels.
-    """
+    """Return a model's outputs `[..., channels, n]` as float32 `[..., n_channels, n_samples]` at the source's rate."""
     result = resample(with_channels(samples, n_channels), model_rate_hz, source_rate_hz)
     return _with_length(result, n_samples)
 

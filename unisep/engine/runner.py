@@ -67,33 +67,19 @@ def segment_scale(batch: Tensor, segments: Sequence[Span]) -> Scaled:
 
 
 class SegmentOutput(NamedTuple):
-    """What a batch of segments gave.
+    """What a batch of segments gave: float32 sources on the scale of the recording, and presence, 0 in silence."""
 
-    Attributes:
-        sources: `[batch, targets, channels, samples]`, float32, on the scale of the recording.
-        presence: `[batch, targets]`, how surely each target is there; 0 in digital silence.
-        says_presence: whether the backend says presence, as far as is known; if not, `presence` means nothing.
-    """
-
-    sources: Tensor
-    presence: Tensor
-    says_presence: bool
+    sources: Tensor  # [batch, targets, channels, samples]
+    presence: Tensor  # [batch, targets]
+    says_presence: bool  # as far as is known; if not, `presence` means nothing
 
 
 class BackendRunner:
     """Runs one backend on the segments of a recording. Used by one thread.
 
     A batch for which the memory of the device is too small is halved until it fits, and later ones too. If one segment
-    alone is too much, or the device lacks an operator, the rest is computed on the CPU, with a warning.
-
-    Args:
-        backend: is loaded on `device`.
-        name: of the backend, for messages.
-        conditions: the query vectors; None asks for the fixed sources.
-        outputs: which of the backend's outputs to keep, in order.
-        device: where batches are computed, and where outputs are.
-        scale: brings a batch on the scale that the backend hears it on.
-        on_cpu: loads the same backend on the CPU; None where there is no other place to go.
+    alone is too much, or the device lacks an operator, the rest is computed on the CPU, with a warning, by the backend
+    that `on_cpu` loads. Without `conditions` it is asked for fixed sources; `outputs` are those to keep, in order.
     """
 
     def __init__(
@@ -107,25 +93,17 @@ class BackendRunner:
         scale: Scale = no_scale,
         on_cpu: Callable[[], Backend] | None = None,
     ) -> None:
-        self._backend = backend
-        self._name = name
+        self._backend, self._name, self._scale, self._on_cpu = backend, name, scale, on_cpu
         self._conditions = None if conditions is None else conditions.to(device)
         self._outputs = list(outputs)
         self._device = self._backend_device = device
-        self._scale = scale
-        self._on_cpu = on_cpu
         self._n_at_once = ENDLESS
         self._says_presence = conditions is not None  # until it has answered
 
     def run(self, batch: Tensor, segments: Sequence[Span]) -> SegmentOutput:
-        """Return the kept outputs of a batch; only what is not digital silence is computed.
+        """Return the kept outputs of a batch `[batch, channels, samples]`; only what is not digital silence is computed.
 
-        Args:
-            batch: `[batch, channels, samples]`, with zeros for what lies beyond the recording.
-            segments: where each lies in the recording.
-
-        Raises:
-            BackendError: the backend failed or broke its contract; the message names it and the time.
+        Raises BackendError, which names the backend and the time, where it failed or broke its contract.
         """
         sounding = [index for index, samples in enumerate(batch) if not is_silent(samples)]
         if len(sounding) == len(segments):
@@ -154,7 +132,8 @@ class BackendRunner:
     def _attempt(self, batch: Tensor, segments: Sequence[Span]) -> SegmentOutput | None:
         """Return the kept outputs; None when that failed, and there is more room now."""
         try:
-            return self._kept(self._answer(batch), batch, segments)
+            queries = () if self._conditions is None else (self._conditions.queries, self._conditions.negatives)
+            return self._kept(self._backend.separate(batch, *queries), batch, segments)
         except UnisepError:
             raise
         except FAILURES as error:
@@ -181,11 +160,6 @@ class BackendRunner:
             self._go_to_cpu(f"{where}, with a single segment: '{self._name}'", advice)
         return None
 
-    def _answer(self, batch: Tensor) -> Output:
-        if self._conditions is None:
-            return self._backend.separate(batch)
-        return self._backend.separate(batch, self._conditions.queries, self._conditions.negatives)
-
     def _go_to_cpu(self, what: str, advice: str = "") -> None:
         assert self._on_cpu is not None
         warnings.warn(f"{what} goes on on the CPU, which is slower. {advice}".strip(), stacklevel=2)
@@ -209,8 +183,8 @@ class BackendRunner:
         return SegmentOutput(sources, presence, self._says_presence)
 
     def _not_finite(self, sources: Tensor, segments: Sequence[Span]) -> str:
-        """Return what is wrong with sources that are not all finite, or ""."""
-        if _is_finite(sources):
+        """Return what is wrong with sources that are not all finite, or "". They are if their sum is: quicker to know."""
+        if sources.sum(dtype=torch.float32).isfinite() or sources.isfinite().all():
             return ""
         index, _, _, sample = (~torch.isfinite(sources)).nonzero()[0].tolist()
         segment = segments[index]
@@ -262,11 +236,6 @@ def _unreal(value: object) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
     return "" if value.is_floating_point() else str(value.dtype)
-
-
-def _is_finite(samples: Tensor) -> bool:
-    """Tell whether all samples are finite: so they are if their sum is, which is quicker to know."""
-    return bool(torch.isfinite(samples.sum(dtype=torch.float32))) or bool(torch.isfinite(samples).all())
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -139,7 +139,6 @@ class TargetTrack:
         self._n_channels = n_channels
         self._inside = SampleQueue()
         self._presence: list[Presence] = []
-        self._says_presence = False
 
     @property
     def ready(self) -> int:
@@ -148,20 +147,12 @@ class TargetTrack:
 
     @property
     def presence(self) -> tuple[Presence, ...]:
-        """How surely the target is there, segment by segment, in order; empty where the backend does not say."""
-        if not self._says_presence:
-            return ()
+        """How surely the target is there, segment by segment, in order."""
         in_order = sorted(self._presence, key=lambda entry: entry[:2])  # those of several shifts are mixed
         return tuple(entry._replace(start_seconds=max(0.0, entry.start_seconds)) for entry in in_order)
 
-    def note(self, presence: Presence, says_presence: bool) -> None:
-        """Keep how surely the target is there in one segment, if that touches the time range.
-
-        Args:
-            presence: of the segment; it may begin before the recording.
-            says_presence: whether the backend says presence at all, as far as is known.
-        """
-        self._says_presence = says_presence
+    def note(self, presence: Presence) -> None:
+        """Keep how surely the target is there in one segment, if that touches the time range."""
         start, stop = presence.start_seconds * self._rate_hz, presence.stop_seconds * self._rate_hz
         if start < self._wanted.stop and stop > self._wanted.start:
             self._presence.append(presence)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
-from unisep.ensemble.definition import Ensemble, EnsembleMember, normalised
+from unisep.ensemble.definition import Ensemble, EnsembleMember, check_stems, normalised
 from unisep.errors import EnsembleError, PluginError, WeightsError, suggest
 from unisep.files.paths import is_there
 from unisep.plugins.backend import Backend
@@ -20,7 +20,7 @@ from unisep.weights.cards import Card, read_card
 
 @dataclass(frozen=True)
 class InstalledMember:
-    """A member that is installed: its entry in the catalog, its weights by the ensemble's stems, and what it loads."""
+    """A member in the catalog: its weights by the ensemble's stems, and what it loads instead of its own card."""
 
     entry: BackendEntry
     weights: dict[str, float]
@@ -61,11 +61,9 @@ class Assembly:
     def backend(
         self, stems: tuple[str, ...], load: Callable[[BackendEntry, tuple[str, ...]], Backend]
     ) -> EnsembleBackend:
-        """Return the backend that gives `stems`, of only those members that count for one of them.
+        """Return the backend that gives `stems`, or all without, of only those members that count for one of them.
 
-        Args:
-            stems: of the ensemble; none asks for all.
-            load: gives the loaded backend of an entry, ready for its stems of these names.
+        `load` gives the loaded backend of an entry, ready for its stems of these names.
         """
         wanted = stems or self.entry.spec.stems
         parts = []
@@ -77,20 +75,13 @@ class Assembly:
 
 
 def assemble(ensemble: Ensemble, catalog: Catalog) -> Assembly:
-    """Find the members of an ensemble in the catalog. Nothing is loaded or downloaded.
-
-    Raises:
-        EnsembleError: a member that is not installed or does not have what it counts for, a file that is not
-            there, or a stem for which nobody counts.
-    """
+    """Find the members of an ensemble in the catalog, loading nothing. Raises EnsembleError for what cannot be had."""
     members = [_installed(member, ensemble, catalog) for member in ensemble.members]
     rows = [member.weights for member in members]
     sources = ensemble.sources or tuple(dict.fromkeys(stem for row in rows for stem in row))
-    reserved = [stem for stem in sources if is_reserved(stem)]
-    if reserved:
+    if reserved := [stem for stem in sources if is_reserved(stem)]:
         raise EnsembleError(f"{reserved[0]!r} is what unisep calls a result of its own. Give the stem another name.")
-    shares = normalised(rows, sources)
-    members = [replace(member, weights=share) for member, share in zip(members, shares, strict=True)]
+    normalised(rows, sources)  # so that a stem for which nobody counts is an error now
     licences = dict.fromkeys(member.entry.spec.licence or "not stated" for member in members if member.weights)
     spec = BackendSpec(
         name=ensemble.name,
@@ -115,26 +106,19 @@ def _installed(member: EnsembleMember, ensemble: Ensemble, catalog: Catalog) -> 
     weights = member.weights_among(entry.spec.stems)
     if ensemble.sources:
         weights = {stem: weight for stem, weight in weights.items() if stem in ensemble.sources}
+    path, card = None, None
     if member.path:
         path = ensemble.folder / os.path.expanduser(member.path)
         if not is_there(path):
-            raise EnsembleError(
-                f"The member '{member.backend}' has path={member.path!r:.300}: there is no {str(path)!r:.300}."
-            )
+            raise EnsembleError(f"The member '{member.backend}' has a path where nothing is: {str(path)!r:.300}.")
         path = path.resolve()
         entry = replace(entry, place=str(path), weights="local")
-        return InstalledMember(entry, weights, member.stems, path=path)
-    if member.card:
+    elif member.card:
+        card = _card_of_one_file(member, catalog)
         entry = replace(entry, place=f"{member.card}/{member.file}", weights="local")
-        return InstalledMember(entry, weights, member.stems, card=_card_of_one_file(member, catalog))
-    names = {stem: member.stems.get(stem, stem) for stem in weights}
-    lacking = [stem for stem, name in names.items() if name not in entry.spec.stems]
-    if lacking and entry.spec.stems:
-        raise EnsembleError(
-            f"The member '{member.backend}' counts for '{lacking[0]}' and has no such stem. "
-            f"{suggest(names[lacking[0]], entry.spec.stems)}"
-        )
-    return InstalledMember(entry, weights, member.stems)
+    elif entry.spec.stems:
+        check_stems(member.backend, weights, member.stems, entry.spec.stems)
+    return InstalledMember(entry, weights, member.stems, path, card)
 
 
 def _card_of_one_file(member: EnsembleMember, catalog: Catalog) -> Card:
@@ -143,8 +127,7 @@ def _card_of_one_file(member: EnsembleMember, catalog: Catalog) -> Card:
         card = read_card(catalog.backend(member.card).spec.card)
     except (PluginError, WeightsError) as error:
         raise EnsembleError(f"The member '{member.backend}' has card={member.card!r}: {error}") from error
-    files = tuple(file for file in card.files if file.name == member.file)
-    if not files:
-        names = [file.name for file in card.files]
-        raise EnsembleError(f"The card {member.card!r} has no file {member.file!r}. {suggest(member.file, names)}")
-    return card.model_copy(update={"files": files})
+    files = {file.name: file for file in card.files}
+    if member.file not in files:
+        raise EnsembleError(f"The card {member.card!r} has no file {member.file!r}. {suggest(member.file, files)}")
+    return card.model_copy(update={"files": (files[member.file],)})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import final
+from functools import reduce
+from typing import final, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from unisep.engine.chunking import SegmentPlan
 from unisep.engine.overlap_add import separate_chunks
 from unisep.engine.resample import to_model, to_source
 from unisep.engine.runner import no_scale, segment_scale, wrong_sources
-from unisep.ensemble.definition import Domain, normalised
+from unisep.ensemble.definition import Domain, check_stems, normalised
 from unisep.errors import BackendError, EnsembleError
 from unisep.plugins.backend import Backend, BackendInfo, Output
 
@@ -23,10 +24,7 @@ HOP_SAMPLES = 1024
 
 def waveform_mean(estimates: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Return the mean of estimates `[batch, channels, samples]`, sample by sample; `weights` sum to 1."""
-    total = estimates[0] * weights[0]
-    for estimate, weight in zip(estimates[1:], weights[1:], strict=True):
-        total = total + estimate * weight
-    return total
+    return reduce(torch.add, (estimate * weight for estimate, weight in zip(estimates, weights, strict=True)))
 
 
 def spectrogram_mean(estimates: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -48,12 +46,6 @@ def spectrogram_mean(estimates: Sequence[Tensor], weights: Sequence[float]) -> T
     return samples.unflatten(0, estimates[0].shape[:2])
 
 
-_MEANS: dict[Domain, Callable[[Sequence[Tensor], Sequence[float]], Tensor]] = {
-    "waveform": waveform_mean,
-    "spectrogram": spectrogram_mean,
-}
-
-
 @dataclass(frozen=True)
 class EnsemblePart:
     """A loaded member.
@@ -71,13 +63,8 @@ class EnsemblePart:
     name: str = "a member"
 
     def __post_init__(self) -> None:
-        sources = self.backend.info.sources
-        lacking = [stem for stem, weight in self.weights.items() if weight > 0 and self.own_stem(stem) not in sources]
-        if lacking:
-            raise EnsembleError(
-                f"'{self.name}' counts for '{lacking[0]}' and gives no '{self.own_stem(lacking[0])}'. It gives: "
-                f'{", ".join(sources) or "no fixed stems"}. Where names differ: stems = {{ {lacking[0]} = "its name" }}'
-            )
+        counted = [stem for stem, weight in self.weights.items() if weight > 0]
+        check_stems(self.name, counted, self.stems, self.backend.info.sources)
 
     def own_stem(self, stem: str) -> str:
         """Return what the backend calls the ensemble's `stem`."""
@@ -86,8 +73,7 @@ class EnsemblePart:
     def separate(self, mixture: Tensor) -> Tensor:
         """Return the sources that the backend gives, checked, in float32."""
         output = self.backend.separate(mixture)
-        wrong = wrong_sources(output, len(self.backend.info.sources), mixture)
-        if wrong:
+        if wrong := wrong_sources(output, len(self.backend.info.sources), mixture):
             raise BackendError(f"'{self.name}' of an ensemble returned {wrong}")
         return output.sources.float()
 
@@ -96,26 +82,23 @@ class EnsemblePart:
 class EnsembleBackend(Backend):
     """Weighted means of what the parts give, stem by stem.
 
-    It works at the highest rate of its parts and in stereo if one of them does; a part of another rate or of one
-    channel is converted for, there and back. It takes segments as long as the longest that a part takes; a part that
-    takes less is given shorter ones, overlapping by a quarter. If all parts want the song normalised, the host does
-    it. If only some do, recordings are taken whole (`info.needs_whole`), since only then their statistics are known here:
-    each part then works exactly as it does alone, but progress is told and memory used as for one segment.
+    It works at the highest rate of its parts and in stereo if one of them does; others are converted for, there and
+    back. Segments are as long as the longest that a part takes; a part that takes less is given shorter ones,
+    overlapping by a quarter. If all parts want the song normalised, the host does it. If only some do, recordings are
+    taken whole (`info.needs_whole`), since only then their statistics are known here, and each part works as alone.
+    Raises EnsembleError for a stem for which no part counts.
 
     Args:
         parts: the loaded members.
         sources: the stems, in order; without, all that a part counts for, in that order.
         domain: how the mean is taken, "waveform" or "spectrogram".
-
-    Raises:
-        EnsembleError: a stem for which no part counts.
     """
 
     def __init__(
         self, parts: Sequence[EnsemblePart], sources: tuple[str, ...] = (), domain: Domain = "waveform"
     ) -> None:
-        if domain not in _MEANS:
-            raise EnsembleError(f"domain={domain!r}: give {' or '.join(map(repr, _MEANS))}.")
+        if domain not in get_args(Domain):
+            raise EnsembleError(f"domain={domain!r}: give 'waveform' or 'spectrogram'.")
         counted = (stem for part in parts for stem, weight in part.weights.items() if weight > 0)
         self._sources = sources or tuple(dict.fromkeys(counted))
         shares = normalised([part.weights for part in parts], self._sources)
@@ -123,23 +106,30 @@ class EnsembleBackend(Backend):
         self._domain: Domain = domain
         infos = [part.backend.info for part in self._parts]
         self._is_mixed = len({info.normalisation for info in infos}) > 1
-        self.info = _common(infos, self._sources, self._is_mixed)
+        needs_whole = self._is_mixed or any(info.needs_whole for info in infos)
+        seconds = [] if needs_whole else [info.segment_seconds for info in infos if info.segment_seconds is not None]
+        self.info = BackendInfo(
+            sources=self._sources,
+            sample_rate_hz=max(info.sample_rate_hz for info in infos),
+            channels=max(info.channels for info in infos),
+            segment_seconds=max(seconds, default=None),
+            normalisation="none" if self._is_mixed else infos[0].normalisation,
+            needs_whole=needs_whole,
+        )
 
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """Return the means, `[batch, sources, channels, samples]`. Raises as `check_input` does."""
         self.check_input(mixture, queries, negatives)
-        estimates: dict[str, list[Tensor]] = {stem: [] for stem in self._sources}
-        weights: dict[str, list[float]] = {stem: [] for stem in self._sources}
+        terms: dict[str, list[tuple[Tensor, float]]] = {stem: [] for stem in self._sources}
         for part in self._parts:
             sources = self._estimate(part, mixture)
             for stem, weight in part.weights.items():
-                estimates[stem].append(sources[:, part.backend.info.sources.index(part.own_stem(stem))])
-                weights[stem].append(weight)
-        mean = _MEANS[self._domain]
-        return Output(torch.stack([mean(estimates[stem], weights[stem]) for stem in self._sources], dim=1))
+                terms[stem].append((sources[:, part.backend.info.sources.index(part.own_stem(stem))], weight))
+        mean = waveform_mean if self._domain == "waveform" else spectrogram_mean
+        return Output(torch.stack([mean(*zip(*terms[stem], strict=True)) for stem in self._sources], dim=1))
 
     def for_sources(self, names: tuple[str, ...]) -> EnsembleBackend:
-        """Return an ensemble of only those parts that count for `names`, giving only those sources."""
+        """Return an ensemble of only those parts that count for `names`, giving only those."""
         wanted = tuple(stem for stem in self._sources if stem in names)
         if wanted in ((), self._sources):
             return self
@@ -156,7 +146,7 @@ class EnsembleBackend(Backend):
             part.backend.close()
 
     def _estimate(self, part: EnsemblePart, mixture: Tensor) -> Tensor:
-        """Return what one part gives, `[batch, its sources, channels, samples]` like the mixture."""
+        """Return what one part gives, `[batch, its sources, channels, samples]`, like the mixture."""
         info, rate_hz = part.backend.info, self.info.sample_rate_hz
         is_short = info.segment_samples is None or mixture.shape[-1] <= info.segment_samples
         is_plain = info.normalisation == "none" or not self._is_mixed
@@ -171,17 +161,3 @@ class EnsembleBackend(Backend):
             back = to_source(sources.float().cpu().numpy(), info.sample_rate_hz, rate_hz, *recording.shape)
             estimates.append(torch.from_numpy(back))
         return torch.stack(estimates).to(mixture.device)
-
-
-def _common(infos: Sequence[BackendInfo], sources: tuple[str, ...], is_mixed: bool) -> BackendInfo:
-    """Return the facts of an ensemble of backends of these."""
-    seconds = [info.segment_seconds for info in infos if info.segment_seconds is not None]
-    needs_whole = is_mixed or any(info.needs_whole for info in infos)
-    return BackendInfo(
-        sources=sources,
-        sample_rate_hz=max(info.sample_rate_hz for info in infos),
-        channels=max(info.channels for info in infos),
-        segment_seconds=None if needs_whole or not seconds else max(seconds),
-        normalisation="none" if is_mixed else infos[0].normalisation,
-        needs_whole=needs_whole,
-    )

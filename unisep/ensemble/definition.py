@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,8 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
+    """A model in which fields that are unknown, cannot be used or do not go together are an EnsembleError."""
+
     model_config = ConfigDict(frozen=True)
 
     def __init__(self, **fields: Any) -> None:
@@ -43,9 +45,6 @@ class EnsembleMember(_Strict):
         path: a file or folder with weights of your own, from where the TOML file lies.
         card: instead of `path`, the backend of whose published weights `file` is one.
         file: the name of that file.
-
-    Raises:
-        EnsembleError: fields that are unknown, negative, not finite, or do not go together.
     """
 
     backend: Annotated[str, Field(min_length=1)]
@@ -64,14 +63,9 @@ class EnsembleMember(_Strict):
         return self
 
     def weights_among(self, stems: tuple[str, ...]) -> dict[str, float]:
-        """Return the weight for each of the ensemble's stems that the member counts for.
+        """Return the weight for each of the ensemble's stems that the member, whose backend declares `stems`, counts for.
 
-        Args:
-            stems: those that the backend declares.
-
-        Raises:
-            EnsembleError: one number stands for all stems, and the backend declares none, or the member's `stems`
-                renames what the backend does not have, or into what it has too.
+        Raises EnsembleError where one number stands for all stems, and they are not declared or wrongly renamed.
         """
         if isinstance(self.weights, dict):
             return {stem: weight for stem, weight in self.weights.items() if weight > 0}
@@ -103,9 +97,6 @@ class Ensemble(_Strict):
         summary: one line for lists of backends.
         folder: what a relative `path` of a member starts from.
 
-    Raises:
-        EnsembleError: fields that are unknown or cannot be used.
-
     >>> both = Ensemble(members=[{"backend": "htdemucs", "weights": {"vocals": 3}}, {"backend": "mdx_extra"}])
     >>> both.members[0].weights, both.domain
     ({'vocals': 3.0}, 'waveform')
@@ -122,25 +113,20 @@ class Ensemble(_Strict):
     def _consistent(self) -> Ensemble:
         if len(set(self.sources)) < len(self.sources):
             raise ValueError("sources names one twice")
-        for member in self.members if self.sources else ():
-            unknown = set(member.weights) - set(self.sources) if isinstance(member.weights, dict) else ()
-            if unknown:
+        for member in self.members:
+            named = member.weights if self.sources and isinstance(member.weights, dict) else ()
+            if unknown := set(named) - set(self.sources):
                 raise ValueError(f"weights of '{member.backend}' name {min(unknown)!r}, which is not in sources")
         return self
 
 
 def read_ensemble(path: Path) -> Ensemble:
-    """Return the ensemble that a TOML file describes.
-
-    Raises:
-        EnsembleError: no such file, no TOML, or not what an ensemble is made of; the message names the file.
-    """
+    """Return the ensemble that a TOML file describes. Raises EnsembleError that names the file where it does not."""
     try:
         if path.stat().st_size > _LARGEST_FILE_BYTES:
             raise EnsembleError(f"the file is larger than {_LARGEST_FILE_BYTES} bytes")
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        reserved = {"name", "folder"} & set(values)
-        if reserved:
+        if reserved := {"name", "folder"} & set(values):
             raise EnsembleError(f"unknown field {min(reserved)!r}; an ensemble is named by its file")
         return Ensemble(**values, folder=path.resolve().parent)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
@@ -150,14 +136,10 @@ def read_ensemble(path: Path) -> Ensemble:
 
 
 def as_ensemble(backend: object) -> Ensemble | None:
-    """Return the ensemble that was given as such, or as "ensemble@file.toml"; None for anything else.
-
-    Raises:
-        EnsembleError: as `read_ensemble` does, and for a name that ends in the @.
-    """
+    """Return the ensemble that was given as such, or as "ensemble@file.toml"; None for anything else."""
     if isinstance(backend, Ensemble):
         return backend
-    if not isinstance(backend, str) or not backend.startswith(AT):
+    if not (isinstance(backend, str) and backend.startswith(AT)):
         return None
     if backend == AT:
         raise EnsembleError("backend='ensemble@' is incomplete. Write 'ensemble@file.toml'.")
@@ -166,15 +148,20 @@ def as_ensemble(backend: object) -> Ensemble | None:
 
 
 def normalised(rows: Sequence[Mapping[str, float]], sources: tuple[str, ...]) -> list[dict[str, float]]:
-    """Divide the weights of each stem, a row a member, by their sum; those of 0 are left out.
-
-    Raises:
-        EnsembleError: nobody counts for a stem.
-    """
+    """Divide the weights of each stem, a row a member, by their sum. Raises EnsembleError if nobody counts for one."""
     sums = {stem: sum(max(0.0, row.get(stem, 0.0)) for row in rows) for stem in sources}
-    empty = [stem for stem, total in sums.items() if not 0 < total < math.inf]
     if not sources:
         raise EnsembleError("No member counts for anything: give weights above 0.")
-    if empty:
+    if empty := [stem for stem, total in sums.items() if not 0 < total < math.inf]:
         raise EnsembleError(f"No member counts for '{empty[0]}': give one of them a weight above 0 there.")
     return [{stem: row[stem] / sums[stem] for stem in sources if row.get(stem, 0.0) > 0} for row in rows]
+
+
+def check_stems(member: str, weighted: Iterable[str], names: Mapping[str, str], sources: tuple[str, ...]) -> None:
+    """Raise EnsembleError unless the backend of a member, with these `sources`, gives all stems it counts for."""
+    for stem in weighted:
+        if (name := names.get(stem, stem)) not in sources:
+            raise EnsembleError(
+                f"'{member}' counts for '{stem}' and gives no '{name}'. It gives: "
+                f'{", ".join(sources) or "no fixed stems"}. Where names differ: stems = {{ {stem} = "its name" }}'
+            )

@@ -1,7 +1,7 @@
 """Decode with the ffmpeg program, where it is installed, what libsndfile cannot read.
 
-The program runs apart, reads one local file only (no network, no playlists, no lists of files), and is
-held to a time and a size; no block of memory that it takes at once is larger than half a gigabyte.
+It runs apart, reads one local file only (no network, no playlists, no lists of files), and is held to limits of time,
+size, and the memory it takes at once.
 """
 
 from __future__ import annotations
@@ -24,30 +24,23 @@ DEMUXERS = (
 
 
 def program() -> str | None:
-    """Return the path of the ffmpeg program, or None where it is not installed."""
+    """Return the path of the ffmpeg program, or None."""
     return shutil.which("ffmpeg")
 
 
 def decode(source: Path, target: Path) -> None:
     """Write the first audio stream of `source` to `target` as 32 bit float wav (RF64 above 4 GiB).
 
-    Rate and channels stay those of the source. Raises AudioFileError where ffmpeg is missing, cannot decode the file, or
-    met a limit of time or size.
+    Raises AudioFileError where ffmpeg is missing, cannot decode the file, or met a limit of time or size.
     """
     ffmpeg = program()
     if ffmpeg is None:
         raise AudioFileError("the ffmpeg program, which reads more formats, is not installed")
     max_bytes = min(MAX_DECODED_BYTES, int(0.9 * shutil.disk_usage(target.parent).free))
+    command, nothing = _command(ffmpeg, source, target, max_bytes), subprocess.DEVNULL
     with tempfile.TemporaryFile() as log:
         try:
-            done = subprocess.run(
-                _command(ffmpeg, source, target, max_bytes),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                timeout=TIMEOUT_SECONDS,
-                check=False,
-            )
+            done = subprocess.run(command, stdin=nothing, stdout=nothing, stderr=log, timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise AudioFileError(f"ffmpeg was stopped after {TIMEOUT_SECONDS:.0f} s") from error
         except OSError as error:
@@ -60,12 +53,18 @@ def decode(source: Path, target: Path) -> None:
 
 def _command(ffmpeg: str, source: Path, target: Path, max_bytes: int) -> list[str]:
     quiet = [ffmpeg, "-nostdin", "-hide_banner", "-loglevel", "error", "-y"]
-    limits = ["-max_alloc", str(MAX_ALLOCATED_BYTES)]
-    limits += ["-protocol_whitelist", "file,pipe", "-format_whitelist", DEMUXERS]
+    allowed = [
+        "-protocol_whitelist",
+        "file,pipe",
+        "-format_whitelist",
+        DEMUXERS,
+        "-max_alloc",
+        str(MAX_ALLOCATED_BYTES),
+    ]
     only_audio = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-map_metadata", "-1"]
     # Not w64: libsndfile reads some bytes of the header of ffmpeg 5.1's as samples.
     output = ["-c:a", "pcm_f32le", "-fs", str(max_bytes), "-rf64", "auto", "-f", "wav", f"file:{target}"]
-    return [*quiet, *limits, "-i", f"file:{source.absolute()}", *only_audio, *output]
+    return [*quiet, *allowed, "-i", f"file:{source.absolute()}", *only_audio, *output]
 
 
 def _last_line(log: IO[bytes]) -> str:

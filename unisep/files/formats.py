@@ -9,9 +9,8 @@ import numpy as np
 
 from unisep.errors import AudioFileError, suggest
 
-INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 MAX_RIFF_BYTES = 2**32 - 2**16  # larger wav files become RF64; aiff has no such way
-_BYTES_PER_VALUE = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 _LOSSLESS_ELSEWHERE = {"ape", "au", "dsf", "tak", "tta", "wv"}
 _MP3_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
@@ -20,12 +19,9 @@ _VORBIS_KBPS = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 500)  # of the qu
 
 @dataclass(frozen=True)
 class AudioFileInfo:
-    """The facts in a file's header.
+    """The facts in a file's header: `format` as unisep names it ("wav", "m4a"), `subtype` as libsndfile does ("PCM_16").
 
-    Attributes:
-        n_samples: Samples a channel, or None where the header does not say.
-        format: Lower case, as unisep names formats ("wav", "flac", "ogg", "opus", "mp3", "m4a", ...).
-        subtype: How samples are stored, as libsndfile names it ("PCM_16", "FLOAT", "VORBIS", ...).
+    `n_samples` are those of a channel, None where the header does not say.
     """
 
     sample_rate_hz: int
@@ -42,13 +38,9 @@ class AudioFileInfo:
 
 @dataclass(frozen=True)
 class Format:
-    """One format that unisep writes.
+    """One format that unisep writes: `subtypes`, the first by default, at `rates_hz`, or any up to `max_rate_hz`.
 
-    Attributes:
-        subtypes: How it can store samples; the first is the default.
-        max_rate_hz: The highest rate it holds, where `rates_hz` is empty.
-        rates_hz: The only rates it holds.
-        kbps: Lowest and highest bitrate that can be asked for; None for a lossless format.
+    `kbps` are the lowest and highest bitrate that can be asked for; None for a lossless format.
     """
 
     name: str
@@ -58,16 +50,6 @@ class Format:
     max_rate_hz: int = 768_000
     rates_hz: tuple[int, ...] = ()
     kbps: tuple[int, int] | None = None
-
-    def check_rate(self, sample_rate_hz: int) -> None:
-        """Raise AudioFileError for a sample rate that the format cannot hold."""
-        fits = sample_rate_hz in self.rates_hz if self.rates_hz else sample_rate_hz <= self.max_rate_hz
-        if not fits:
-            possible = ", ".join(map(str, self.rates_hz)) or f"up to {self.max_rate_hz}"
-            raise AudioFileError(
-                f"{self.name} files cannot hold {sample_rate_hz} Hz (possible: {possible} Hz). "
-                "Write wav or flac, which keep the rate of the recording."
-            )
 
 
 FORMATS = {
@@ -102,17 +84,21 @@ class Encoding:
         kbps = FORMATS[self.format].kbps
         if kbps is not None:
             return n_samples * (self.bitrate_kbps or kbps[1]) * 125 // sample_rate_hz
-        return n_samples * n_channels * _BYTES_PER_VALUE[self.subtype]
+        return n_samples * n_channels * INTEGER_BITS.get(self.subtype, 32) // 8
 
     def settings(self, sample_rate_hz: int, n_channels: int) -> dict[str, object]:
         """Return what `soundfile.SoundFile` is told to reach the bitrate; nothing for the default.
 
         mp3 keeps the bitrate throughout, opus reaches it on average. So does ogg in stereo at 44.1 and 48 kHz; its encoder
-        is told a quality, which takes half as much in mono, and more or less at other rates.
-        Raises AudioFileError where the format cannot hold the rate or the bitrate.
+        is told a quality. Raises AudioFileError where the format cannot hold the rate or the bitrate.
         """
         known, bitrate_kbps = FORMATS[self.format], self.bitrate_kbps
-        known.check_rate(sample_rate_hz)
+        if sample_rate_hz not in (known.rates_hz or range(known.max_rate_hz + 1)):
+            possible = ", ".join(map(str, known.rates_hz)) or f"up to {known.max_rate_hz}"
+            raise AudioFileError(
+                f"{known.name} files cannot hold {sample_rate_hz} Hz (possible: {possible} Hz). "
+                "Write wav or flac, which keep the rate of the recording."
+            )
         if bitrate_kbps is None:
             return {}
         if known.kbps is None:
@@ -191,10 +177,7 @@ def checked_subtype(known: Format, subtype: str | None) -> str:
 def choose_encoding(
     source: AudioFileInfo, *, format: str | None = None, subtype: str | None = None, bitrate_kbps: int | None = None
 ) -> Encoding:
-    """Return how to write results of a file: as the arguments say, and like the file where they do not.
-
-    Raises AudioFileError where format, subtype, bitrate and rate do not go together.
-    """
+    """Return how to write results of a file: as the arguments say, like the file where they do not, and checked."""
     known = find_format(Path(), default_format(source) if format is None else format)
     subtype = default_subtype(known.name, source) if subtype is None else subtype
     encoding = Encoding(known.name, checked_subtype(known, subtype), bitrate_kbps)

@@ -1,11 +1,12 @@
-"""Names and places of results: safe file names, templates, recordings that must not be replaced."""
+"""Names and places of results: safe file names, templates, what must not be replaced, small files written whole."""
 
 from __future__ import annotations
 
+import os
 import string
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -69,36 +70,52 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write `content` to `path`, or to where it links to, and return `path`. The old file stays until all is on the disk.
+
+    Raises OSError, also where `path` is something that is no file, and ValueError where it is no name of a file.
+    """
+    place = Path(os.path.realpath(path))
+    if place.exists() and not place.is_file():
+        raise OSError(f"{path} is there, and no file")
+    partial = place.with_name(f".{os.urandom(16).hex()}.part")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(place)
+    finally:
+        with suppress(OSError):
+            partial.unlink()  # what failed left it; otherwise it is gone
+    return path
+
+
 @dataclass(frozen=True)
 class Template:
     """Where results go in the output folder.
 
+    The pattern is a path with {track} (the input's name without suffix), {trackext} (its suffix without dot), {folder}
+    (the name of its folder), {stem} (the name of the result, needed) and {ext} (the suffix of the format written).
+
     >>> Template("{stem}/{track}.{ext}").place(Path("in/song.mp3"), ["lead vocal"], "flac")
     {'lead vocal': PosixPath('lead vocal/song.flac')}
-
-    Attributes:
-        pattern: A path with {track} (the input's name without suffix), {trackext} (its suffix without dot), {folder}
-            (the name of its folder), {stem} (the name of the result) and {ext} (the suffix of the format written).
-
-    Raises:
-        OptionError: An unknown field, no {stem}, or a pattern that leaves the output folder.
     """
 
     pattern: str
 
     def __post_init__(self) -> None:
         if not isinstance(self.pattern, str) or "\0" in self.pattern:
-            raise OptionError(
-                f"filename {self.pattern!r:.200} is no template: give a text such as {DEFAULT_TEMPLATE!r}."
-            )
+            raise OptionError(f"filename {self.pattern!r:.200} is no template such as {DEFAULT_TEMPLATE!r}.")
         try:
             fields = [field for field in string.Formatter().parse(self.pattern) if field[1] is not None]
         except ValueError as error:
             raise OptionError(f"filename {self.pattern!r} is no template: {error}.") from error
         for _, name, format_spec, conversion in fields:
             if name not in FIELDS or format_spec or conversion:
-                what = f"has no field {name!r}" if name not in FIELDS else "has a field with a format"
-                raise OptionError(f"filename {self.pattern!r} {what}. Fields: {', '.join(FIELDS)}.")
+                raise OptionError(
+                    f"filename {self.pattern!r}: {name!r} is no field, or has a format. Use {', '.join(FIELDS)}."
+                )
         if "stem" not in (name for _, name, _, _ in fields):
             raise OptionError(f"filename {self.pattern!r} would give every result one name. Put {{stem}} in it.")
         path = PurePosixPath(self.pattern.replace("\\", "/"))
@@ -113,14 +130,11 @@ class Template:
             "folder": safe_name(source.resolve().parent.name),
             "ext": ext,
         }
-        files = safe_names(stems)
-        return {stem: Path(self.pattern.format(**fields, stem=file)) for stem, file in zip(stems, files, strict=True)}
+        names = zip(stems, safe_names(stems), strict=True)
+        return {stem: Path(self.pattern.format(**fields, stem=name)) for stem, name in names}
 
     def paths(self, folder: Path, source: Path, stems: Sequence[str], ext: str) -> dict[str, Path]:
-        """Return the whole path of each result.
-
-        Raises OptionError where `folder` cannot be the name of a folder, OverwriteError as `check_recordings_stay` does.
-        """
+        """Return the whole path of each result. Raises OverwriteError as `check_recordings_stay` does."""
         if "\0" in str(folder):
             raise OptionError(f"{str(folder)!r:.200} is the name of no folder.")
         paths = {stem: folder / place for stem, place in self.place(source, stems, ext).items()}

@@ -13,9 +13,8 @@ from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
-from unisep.audio import MAX_CHANNELS, Audio, as_samples, checked_rate
+from unisep.audio import MAX_CHANNELS, Audio, Samples, as_samples, checked_rate
 from unisep.errors import AudioError, AudioFileError
 from unisep.files import ffmpeg
 from unisep.files.containers import claimed_end_bytes
@@ -36,12 +35,9 @@ _REPAIR = "save what can be read first, for example with: ffmpeg -i INPUT -c:a p
 
 @dataclass(frozen=True)
 class OpenFile:
-    """A file whose header was read and found good.
+    """A file whose header was read and found good; messages call it `label`.
 
-    Attributes:
-        label: What messages call it.
-        path: What libsndfile reads: the file itself, or what ffmpeg made of it.
-        stamp: Size and time of change of `path` when it was opened.
+    libsndfile reads `path`, the file itself or what ffmpeg made of it; `stamp` is its size and time when opened.
     """
 
     label: str
@@ -53,7 +49,7 @@ class OpenFile:
         """Return the error for a file that no longer is what it was when it was opened."""
         return AudioFileError(f"{self.label} changed while it was read. Try again once no program writes to it.")
 
-    def blocks(self, block_samples: int, start: int = 0) -> Iterator[NDArray[np.float32]]:
+    def blocks(self, block_samples: int, start: int = 0) -> Iterator[Samples]:
         """Yield the samples from `start` on, in blocks `[channels, block_samples]`, the last one shorter.
 
         Raises AudioFileError where the file changed since it was opened, or is damaged, once that is reached.
@@ -94,10 +90,7 @@ class OpenFile:
         return Audio(samples[:, :n_read], self.info.sample_rate_hz)
 
     def _skip(self, sound: soundfile.SoundFile, n_samples: int) -> int:
-        """Pass over samples, and return how many. Where a decoder must have heard what comes before, they are read.
-
-        So are they where libsndfile cannot seek at all, not even to the start: in GSM 6.10 and G.72x, of telephones.
-        """
+        """Pass over samples, and return how many; read them where a decoder must hear them, or cannot seek at all."""
         is_exact = self.info.format in _EXACT_FORMATS or self.info.subtype == FFMPEG
         n_skipped = 0
         try:
@@ -109,7 +102,7 @@ class OpenFile:
             raise self._damaged(0) from error
         return n_skipped
 
-    def _next_block(self, sound: soundfile.SoundFile, block_samples: int, n_read: int) -> NDArray[np.float32]:
+    def _next_block(self, sound: soundfile.SoundFile, block_samples: int, n_read: int) -> Samples:
         try:
             frames = sound.read(block_samples, dtype="float32", always_2d=True)
         except _REFUSALS as error:
@@ -131,10 +124,7 @@ class OpenFile:
 
 @contextmanager
 def opened(source: Source) -> Iterator[OpenFile]:
-    """Open a file and read its header; what ffmpeg had to decode is kept until the end of the block.
-
-    Raises AudioFileError as `read` does, but for damage beyond the header.
-    """
+    """Open a file and read its header; what ffmpeg had to decode is kept until the end of the block."""
     with tempfile.TemporaryDirectory(prefix="unisep-") as folder:
         path, label = _as_path(source, Path(folder))
         n_bytes, claimed_bytes = path.stat().st_size, claimed_end_bytes(path) or 0
@@ -162,31 +152,26 @@ def opened(source: Source) -> Iterator[OpenFile]:
 def read(source: Source) -> Audio:
     """Read a whole recording, at its own rate and channels, from a path, bytes or a file object in binary mode.
 
-    Raises:
-        AudioFileError: Missing, a folder, empty, damaged, no audio, three or more channels, NaN, or
-            too long to hold in memory.
+    Raises AudioFileError for what is missing, empty, damaged, no audio, of three or more channels, NaN, or too long.
     """
     return read_with_info(source)[0]
 
 
 def read_with_info(source: Source) -> tuple[Audio, AudioFileInfo]:
-    """Read a whole recording, and what its header says. Raises AudioFileError as `read` does."""
+    """Read a whole recording, and what its header says."""
     with opened(source) as file:
         return file.whole(), file.info
 
 
 def read_blocks(source: Source, block_samples: int) -> Iterator[Audio]:
-    """Read a recording in blocks of `block_samples`, the last one shorter; memory stays constant.
-
-    The file is opened at the first block. Raises AudioFileError as `read` does, for damage when it is reached.
-    """
+    """Read a recording in blocks of `block_samples`, the last one shorter; damage is an error when it is reached."""
     with opened(source) as file:
         for block in file.blocks(max(1, block_samples)):
             yield Audio(block, file.info.sample_rate_hz)
 
 
 def probe(source: Source) -> AudioFileInfo:
-    """Read what a file's header says, without the audio. Raises AudioFileError as `read` does."""
+    """Read what a file's header says, without the audio."""
     with opened(source) as file:
         return file.info
 
@@ -275,16 +260,12 @@ class _FileObject(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """Checked audio, and what is known of the file it came from.
+    """Checked audio, or samples `[channels, samples]` of a bare array without a rate, and what is known of its file.
 
-    Attributes:
-        content: `Audio`, or samples `[channels, samples]` where the caller gave a bare array and no rate.
-        name: The file's name without its suffix, or "audio".
-        info: What the file's header says; None for audio that came as an array or a file object.
-        path: Of the file, if it came from one.
+    `name` is that of the file without its suffix; `info` is None for audio that came as an array or a file object.
     """
 
-    content: Audio | NDArray[np.float32]
+    content: Audio | Samples
     name: str = "audio"
     info: AudioFileInfo | None = None
     path: Path | None = None
@@ -295,15 +276,12 @@ class Opened:
 
 
 def open_audio(source: Any, sample_rate_hz: int | None = None) -> Opened:
-    """Read and check the audio that `source` holds.
+    """Read and check the audio that `source` holds. Raises AudioError and AudioFileError as `Audio` and `read` do.
 
     Args:
         source: A path (str or Path), bytes, a binary file object, `Audio`, or an array `[channels, samples]` or
             `[samples]` (NumPy, torch or nested sequences).
         sample_rate_hz: Rate of a bare array; files and `Audio` state their own.
-
-    Raises:
-        AudioError, AudioFileError: As `Audio` and `read` say.
     """
     if sample_rate_hz is not None:
         sample_rate_hz = checked_rate(sample_rate_hz)

@@ -1,7 +1,6 @@
 """Tags and cover art, carried from a recording to its results.
 
-mutagen reads and writes them. It is an extra of its own (`pip install "unisep[tags]"`) since its licence is the GPL.
-Without it, files are written without tags.
+mutagen, an extra of its own (`pip install "unisep[tags]"`) under the GPL, reads and writes them; without it none are.
 """
 
 from __future__ import annotations
@@ -87,7 +86,8 @@ def _read(file: Any) -> Tags:
     tags = file.tags
     if isinstance(tags, id3.ID3):
         blocks = tags.getall("APIC")
-        texts = _easy_texts(tags, {**EasyID3.Get, "comment": _id3_comments})
+        comments = [text for frame in tags.getall("COMM") if not frame.desc for text in frame.text]
+        texts = _easy_texts(tags, {**EasyID3.Get, "comment": lambda *_: comments})
     elif isinstance(tags, mp4.MP4Tags):
         mimes = {mp4.MP4Cover.FORMAT_PNG: "image/png"}
         covers = [Picture(bytes(c), mimes.get(c.imageformat, "image/jpeg")) for c in tags.get("covr", [])]
@@ -109,10 +109,6 @@ def _easy_texts(tags: Any, getters: Mapping[str, Callable[[Any, str], list[str]]
     return texts
 
 
-def _id3_comments(frames: Any, _: str) -> list[str]:
-    return [text for frame in frames.getall("COMM") if not frame.desc for text in frame.text]
-
-
 def _write(path: Path, format: str, tags: Tags) -> None:
     from mutagen import aiff, flac, mp3, oggopus, oggvorbis, wave
 
@@ -124,12 +120,18 @@ def _write(path: Path, format: str, tags: Tags) -> None:
         _fill_id3(file.tags, tags)
     else:
         file.update(tags.texts)
-        blocks = [_flac_picture(picture) for picture in tags.pictures]
-        if format == "flac":
-            for block in blocks:
+        for picture in tags.pictures:
+            block = flac.Picture()
+            block.data, block.mime, block.type, block.desc = (
+                picture.data,
+                picture.mime,
+                picture.kind,
+                picture.description,
+            )
+            if format == "flac":
                 file.add_picture(block)
-        elif blocks:
-            file[_OGG_PICTURE] = [base64.b64encode(block.write()).decode("ascii") for block in blocks]
+            else:
+                file[_OGG_PICTURE] = [*file.get(_OGG_PICTURE, []), base64.b64encode(block.write()).decode("ascii")]
     file.save()
 
 
@@ -145,11 +147,3 @@ def _fill_id3(frames: Any, tags: Tags) -> None:
     for n, p in enumerate(tags.pictures):
         description = p.description or (str(n) if n else "")  # two of one description would be one
         frames.add(id3.APIC(id3.Encoding.UTF8, mime=p.mime, type=p.kind, desc=description, data=p.data))
-
-
-def _flac_picture(picture: Picture) -> Any:
-    from mutagen.flac import Picture as Block
-
-    block = Block()
-    block.data, block.mime, block.type, block.desc = picture.data, picture.mime, picture.kind, picture.description
-    return block

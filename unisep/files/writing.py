@@ -14,18 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
-from unisep.audio import Audio
+from unisep.audio import Audio, Samples
 from unisep.errors import AudioFileError, DiskSpaceError
 from unisep.files.containers import take_out_stamps
 from unisep.files.formats import FORMATS, INTEGER_BITS, MAX_RIFF_BYTES, Encoding, checked_subtype, find_format, lossy
 from unisep.files.tags import Tags, write_tags
 
-Samples = NDArray[np.float32]
 _BLOCK_SAMPLES = 2**16
 _TAIL_SAMPLES = 2**12
-_FRAME_HEAD_BYTES = 64
 _SPOOL_BYTES = 4
 _COPY_VALUES = 2**20
 
@@ -134,13 +131,10 @@ def write(
     subtype: str | None = None,
     bitrate_kbps: int | None = None,
 ) -> Path:
-    """Write one file and return its path; folders are made as needed.
+    """Write one file, by default in the format of its suffix, and return its path; folders are made as needed.
 
-    The format is that of the suffix unless given. Warns when an integer format would clip and the audio is
-    scaled to fit; `write_all` reports the gain.
-
-    Raises:
-        AudioFileError: Format, subtype, bitrate or rate do not go together, or the disk is full.
+    Warns when an integer format would clip and the audio is scaled to fit; `write_all` reports the gain.
+    Raises AudioFileError where format, subtype, bitrate or rate do not go together, or the disk is full.
     """
     report = write_all({Path(path): audio}, format=format, subtype=subtype, bitrate_kbps=bitrate_kbps)
     if report.gain != 1.0:
@@ -179,7 +173,6 @@ def commit_all(partials: Sequence[PartialFile]) -> tuple[Path, ...]:
 
     What they replace keeps a second, hidden name until the last one is in its place. So, where the file
     system knows links, no name is ever without a file, however the process ends.
-    Raises AudioFileError as `write` does.
     """
     for partial in partials:
         partial.finish()
@@ -204,10 +197,7 @@ class FileSet(AbstractContextManager["FileSet"]):
 
     One gain keeps all of them from clipping, and it is known only at the end. So integer formats are spooled
     as float, beside the targets, in files without a name, which the system removes however the process ends.
-
-    Raises:
-        DiskSpaceError: There is not enough room; nothing was written.
-        AudioFileError: A folder cannot be written to.
+    Raises DiskSpaceError, before anything is written, where there is not enough room.
     """
 
     def __init__(
@@ -245,10 +235,7 @@ class FileSet(AbstractContextManager["FileSet"]):
             file.write(blocks[name])
 
     def commit(self, between_blocks: Callable[[], None] = lambda: None) -> WriteReport:
-        """Complete all files and put them in their places.
-
-        `between_blocks` is called while spools are copied; what it raises ends the work, and no file appears.
-        """
+        """Complete all files and put them in their places, unless `between_blocks`, called while copying, raises."""
         peak = max((spool.peak for spool in self._spools.values()), default=0.0)
         gain = fitting_gain(peak, self._encoding.subtype)
         for name, spool in self._spools.items():
@@ -286,16 +273,12 @@ class _Spool:
         """Yield what was written, from the start."""
         with file_errors(self.path):
             self._file.seek(0)
-        while data := self._read(_COPY_VALUES * _SPOOL_BYTES * self._n_channels):
-            yield np.frombuffer(data, dtype=np.float32).reshape(-1, self._n_channels).T
+            while data := self._file.read(_COPY_VALUES * _SPOOL_BYTES * self._n_channels):
+                yield np.frombuffer(data, dtype=np.float32).reshape(-1, self._n_channels).T
 
     def close(self) -> None:
         with suppress(OSError):  # what is left to be flushed is of no use any more
             self._file.close()
-
-    def _read(self, n_bytes: int) -> bytes:
-        with file_errors(self.path):
-            return self._file.read(n_bytes)
 
 
 @contextmanager
@@ -365,7 +348,7 @@ def _claimed_mp3_bytes(path: Path) -> int | None:
         if head[:3] == b"ID3":  # seven bits a byte
             start = 10 + sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:10])))
         file.seek(start)
-        frame = file.read(_FRAME_HEAD_BYTES)
+        frame = file.read(64)
     at = max(frame.find(b"Xing"), frame.find(b"Info"))
     if at < 0 or len(frame) < at + 16 or not frame[at + 7] & 2:
         return None

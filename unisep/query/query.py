@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from unisep.audio import Audio
 from unisep.errors import EmbeddingError, QueryError, UnisepError
-from unisep.files.atomic import write_whole
+from unisep.files.paths import write_whole
 
 Modality = Literal["text", "audio", "embedding"]
 

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unisep.errors import WeightsError
-from unisep.files.atomic import write_whole
-from unisep.files.paths import safe_name
+from unisep.files.paths import safe_name, write_whole
 from unisep.weights.store import default_folder
 
 Modality = Literal["text", "audio"]

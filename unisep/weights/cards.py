@@ -11,16 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from unisep.errors import WeightsError, reasons
 
@@ -52,10 +43,8 @@ _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,149}$")]
 class CardFile(BaseModel):
     """One file of a card: downloaded from `url`, or embedded at `resource` inside the package.
 
-    Attributes:
-        revision: On a model hub, the commit or branch that `url` names.
-        sha256: Over the whole file; empty where it is recorded at the first download.
-        n_bytes: Its size, 0 where it is not known.
+    `revision` is the commit or branch of a model hub that `url` names; `sha256` is empty where it is recorded at the
+    first download, and `n_bytes` 0 where it is not known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,22 +64,17 @@ class CardFile(BaseModel):
         if self.url:
             checked_url(self.url)
         elif resource.is_absolute() or ".." in resource.parts or "\\" in self.resource:
-            raise ValueError(
-                f"{self.resource!r} leaves the package: give a path in it, such as 'weights/a.safetensors'"
-            )
+            raise ValueError(f"{self.resource!r} leaves the package: give a path in it, such as 'weights/a.bin'")
         elif resource.name != self.name:
             raise ValueError(f"the resource {self.resource!r} must end in the file's name {self.name!r}")
         return self
 
 
 class Card(BaseModel):
-    """What is known of a set of weights.
+    """What is known of a set of weights, 0 and "" where the card does not say.
 
-    Attributes:
-        sources: The model's outputs in order; empty for query models and encoders.
-        sample_rate_hz: Of the model; 0 where the card does not say, as for `segment_seconds` and `n_parameters`.
-        measured: Figures of quality and speed, free keys to numbers, texts or tables of them.
-        package: Where the card was found; not part of the TOML.
+    `sources` are the model's outputs in order, none for query models and encoders; `measured` holds figures of quality
+    and speed, free keys to numbers, texts or tables of them; `package`, where the card was found, is not in the TOML.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,7 +86,7 @@ class Card(BaseModel):
     source: str = ""
     sources: tuple[str, ...] = ()
     sample_rate_hz: NonNegativeInt = 0
-    segment_seconds: NonNegativeFloat = 0.0
+    segment_seconds: Annotated[float, Field(ge=0)] = 0.0
     n_parameters: NonNegativeInt = 0
     notes: str = ""
     measured: Annotated[dict[str, Any], AfterValidator(_checked_measures)] = Field(default_factory=dict)
@@ -125,19 +109,12 @@ class Card(BaseModel):
     @property
     def n_bytes(self) -> int:
         """Size of all files together; 0 where one is not known."""
-        sizes = [file.n_bytes for file in self.files]
-        return sum(sizes) if all(sizes) else 0
+        return sum(file.n_bytes for file in self.files) if all(file.n_bytes for file in self.files) else 0
 
 
 def read_card(spec: str) -> Card:
-    """Read the card at "package:path/to/card.toml". The package is found, not imported.
-
-    Raises:
-        WeightsError: No such package or file, or a card that does not hold what a card must.
-    """
-    package, separator, resource = spec.partition(":")
-    if not separator:
-        raise WeightsError(f"{spec!r} names no card. Write it as 'package:path/to/card.toml'.")
+    """Read the card at "package:path/to/card.toml". Raises WeightsError if it is not there or not valid."""
+    package, _, resource = spec.partition(":")
     path = package_folder(package) / resource
     try:
         return parse_card(path.read_text(encoding="utf-8"), spec, package)
@@ -148,26 +125,21 @@ def read_card(spec: str) -> Card:
 def parse_card(text: str, label: str, package: str = "") -> Card:
     """Read a card written in TOML. Raises WeightsError that names `label`, and says which key is wrong, and why."""
     if len(text) > MAX_CARD_CHARACTERS:
-        raise WeightsError(
-            f"The card {label!r} has {len(text):,} characters; at most {MAX_CARD_CHARACTERS:,} are read."
-        )
+        raise WeightsError(f"The card {label!r} has {len(text):,} characters; {MAX_CARD_CHARACTERS:,} are the most.")
     try:
-        values = tomllib.loads(text)
-        if "package" in values:
-            raise WeightsError(f"The card {label!r} has the unknown key 'package'.")
-        return Card(**values, package=package)
+        return Card(**tomllib.loads(text), package=package)
     except ValidationError as error:
         raise WeightsError(f"The card {label!r} is not valid: {reasons(error, 'card')}.") from error
-    except (ValueError, TypeError, RecursionError) as error:  # of tomllib: too many digits, or too deep
+    except (ValueError, TypeError, RecursionError) as error:  # too many digits, "package" as a key, too deep
         raise WeightsError(f"The card {label!r} is no TOML: {error}.") from error
 
 
 def package_folder(package: str) -> Path:
-    """Return the folder of an installed package, without importing it. Raises WeightsError where there is none."""
+    """Return the folder of an installed package, without importing it."""
     try:
         spec = find_spec(package)
-    except (ImportError, ValueError) as error:
-        raise WeightsError(f"The package {package!r} of a card cannot be found ({error}).") from error
+    except (ImportError, ValueError):
+        spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise WeightsError(f"The package {package!r} of a card is not installed.")
+        raise WeightsError(f"The package {package!r} of a card is not installed. Cards are 'package:path/card.toml'.")
     return Path(next(iter(spec.submodule_search_locations)))

@@ -1,10 +1,13 @@
-"""Read checkpoints without running what they name: safetensors, torch files, YAML descriptions."""
+"""Read checkpoints without running what they name: safetensors, torch files, YAML descriptions.
+
+Whatever is missing, damaged, of another kind or ambiguous is a WeightsError.
+"""
 
 from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +20,6 @@ from torch import Tensor, nn
 from unisep.errors import WeightsError
 
 _LARGEST_DESCRIPTION_BYTES = 1 << 20
-_LARGEST_HEADER_BYTES = 1 << 24
-_N_NAMED = 3
 _DESCRIPTION = ("description (.yaml)", frozenset({".yaml", ".yml"}))
 _CHECKPOINT = ("checkpoint (.ckpt)", frozenset({".ckpt", ".chpt", ".pth", ".pt", ".th", ".bin", ".safetensors"}))
 _INNER = ("state", "state_dict", "model_state_dict", "model")  # where training programs keep the parameters
@@ -32,8 +33,8 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 class _PlainLoader(yaml.SafeLoader):
     """PyYAML's safe loader, and tuples, which these files tag `!!python/tuple`.
 
-    All other `!!python/...` tags stay unknown, so that a file naming a function or class is refused. References
-    are refused too: none of these files needs them, and a few lines of them can stand for gigabytes.
+    All other `!!python/...` tags stay unknown, so a file naming a function or class is refused. So are references,
+    which none of these files needs: a few lines of them can stand for gigabytes.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -49,10 +50,7 @@ _PlainLoader.add_constructor(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read the mapping in a YAML file, of plain values and tuples only.
-
-    Raises WeightsError for a file that is missing, too large, damaged, no mapping, or names anything to be made.
-    """
+    """Read the mapping in a YAML file, of plain values and tuples only. Raises WeightsError for anything else."""
     try:
         if path.stat().st_size > _LARGEST_DESCRIPTION_BYTES:
             raise WeightsError(f"{path} is larger than any description of a model. Do not use it.")
@@ -69,10 +67,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def find_described(place: Path) -> tuple[Path, Path]:
-    """Return the YAML file and the parameters' file that `place`, a folder or either of them, means.
-
-    Raises WeightsError where one is missing, or several could be meant.
-    """
+    """Return the YAML file and the parameters' file that `place`, a folder or either of them, means."""
     if place.is_dir():
         return _only(place, _DESCRIPTION), _only(place, _CHECKPOINT)
     if not place.is_file():
@@ -89,8 +84,7 @@ def find_described(place: Path) -> tuple[Path, Path]:
 def _only(folder: Path, kind: tuple[str, frozenset[str]], partner: Path | None = None) -> Path:
     """Return the one file of a kind in `folder` that has the name of `partner`, or is the only one."""
     label, suffixes = kind
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and path.is_file()]
-    files = [path for path in files if not path.name.startswith(".")]
+    files = [path for path in sorted(folder.glob("[!.]*")) if path.suffix.lower() in suffixes and path.is_file()]
     namesakes = [path for path in files if partner is not None and _bare_names(path) & _bare_names(partner)]
     if len(namesakes) == 1:
         return namesakes[0]
@@ -111,37 +105,22 @@ def _bare_names(path: Path) -> set[str]:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors of a safetensors file by name, on the CPU and mapped from the disk, and its metadata.
-
-    Raises WeightsError for a file that is missing, cut short or damaged.
-    """
+    """Read the tensors of a safetensors file by name, on the CPU and mapped from the disk, and its metadata."""
     try:
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-        if header_bytes > min(path.stat().st_size - 8, _LARGEST_HEADER_BYTES):
-            raise WeightsError(
-                f"{path} is cut short, damaged or no safetensors file: its header claims {header_bytes} bytes."
-            )
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise WeightsError(
-            f"{path} cannot be read as safetensors ({error}): it is missing or damaged. Fetch it again."
+            f"{path} cannot be read as safetensors ({error}): it is missing, cut short or damaged. Fetch it again."
         ) from error
 
 
 def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
     """Read a file with torch's restricted loader: tensors, plain values and containers, on the CPU.
 
-    Numbers of NumPy, such as the scores that training programs keep beside the parameters, become nothing.
-
-    Args:
-        path: The file.
-        mapped: Leave numbers on the disk until they are used, in files of torch 1.6 or later: for one that holds much
-            else, such as an optimiser's state. Damage to the numbers is then not noticed.
-
-    Raises:
-        WeightsError: Missing, damaged, names anything else, or claims more numbers than it has.
+    Numbers of NumPy, such as the scores that training programs keep beside the parameters, become nothing. `mapped`
+    leaves numbers on the disk until they are used, for a file that holds much else, such as an optimiser's state;
+    damage to them is then not noticed. Raises WeightsError for a file that is missing, damaged or holds anything else.
     """
     try:
         with _without_scores(), path.open("rb") as file:
@@ -174,10 +153,7 @@ def only_tensors(path: Path, content: object) -> dict[str, Tensor]:
 
 
 def read_parameters(path: Path) -> dict[str, Tensor]:
-    """Read the parameters in a file of torch or safetensors, taken out of what training programs wrap them in.
-
-    Raises WeightsError as the readers do, and for a file that holds none.
-    """
+    """Read the parameters in a file of torch or safetensors, taken out of what training programs wrap them in."""
     content: Any = read_safetensors(path)[0] if path.suffix.lower() == ".safetensors" else read_torch_file(path)
     for name in _INNER:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
@@ -197,7 +173,7 @@ def check_parameters(
     described_by: str = "its own options",
     advice: str = "It is damaged or for another version.",
 ) -> None:
-    """Raise WeightsError unless the parameters in a file are those of a model.
+    """Raise WeightsError unless the parameters `found` in a file are those `wanted` by a model, on "meta" perhaps.
 
     It counts and names what is missing, unknown, of another shape, or whole numbers instead of real ones.
 
@@ -205,41 +181,35 @@ def check_parameters(
     >>> check_parameters(Path("model.pt"), {"a": torch.ones(2)}, {"a": torch.ones(3), "b": torch.ones(1)})
     Traceback (most recent call last):
     unisep.errors.WeightsError: model.pt does not fit its own options: 1 parameters missing (b), 1 of another shape (a ...
-
-    Args:
-        path: The file.
-        found: Its parameters.
-        wanted: Those of the model, such as its state on "meta".
-        described_by: What says how the model is made.
-        advice: Ends the message.
     """
     both = sorted(found.keys() & wanted.keys())
-    shapes = [
-        f"{name:.80} has shape {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
-        for name in both
-        if found[name].shape != wanted[name].shape
-    ]
-    kinds = [name for name in both if found[name].is_floating_point() != wanted[name].is_floating_point()]
     differences = {
         "parameters missing": sorted(wanted.keys() - found.keys()),
         "unknown": sorted(found.keys() - wanted.keys()),
-        "of another shape": shapes,
-        "of another kind of number": kinds,
+        "of another shape": [
+            f"{name:.80} has shape {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
+            for name in both
+            if found[name].shape != wanted[name].shape
+        ],
+        "of another kind of number": [
+            name for name in both if found[name].is_floating_point() != wanted[name].is_floating_point()
+        ],
     }
-    counts = [f"{len(names)} {what} ({_some(names)})" for what, names in differences.items() if names]
+    counts = [
+        f"{len(names)} {what} ({', '.join(name[:200] for name in names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in differences.items()
+        if names
+    ]
     if counts:
         raise WeightsError(f"{path} does not fit {described_by}: {', '.join(counts)}. {advice}")
 
 
 def check_finite(path: Path, parameters: Mapping[str, Tensor]) -> None:
-    """Raise WeightsError that names the first parameter in which a number is NaN or infinite.
-
-    Best asked of parameters in the dtype they will have, since a large float32 is infinite in float16.
-    """
+    """Raise WeightsError for NaN or infinity. Give parameters as they will be used: float16 holds less than float32."""
     for name, value in parameters.items():
         if not bool(value.isfinite().all()):
             raise WeightsError(
-                f"{path}: {name:.200} holds numbers that are not finite in {value.dtype}. Fetch the file again."
+                f"{path}: {name:.200} holds numbers that are not finite in {value.dtype}. Fetch it again."
             )
 
 
@@ -253,17 +223,9 @@ def filled(
 ) -> ModuleT:
     """Make a model and fill it with the parameters of a file, in evaluation mode.
 
-    Args:
-        path: The file.
-        make: Makes the model, with "meta" as torch's device, so that it costs neither memory nor random numbers; a
-            buffer that is in no file is to be made on the CPU.
-        state: The parameters of the file.
-        placed: Turns a name and its parameter into what the model gets, on its device and in its number type.
-        described_by: As in `check_parameters`.
-        advice: As in `check_parameters`.
-
-    Raises:
-        WeightsError: As `check_parameters` and `check_finite` say.
+    `make` is called with "meta" as torch's device, so that it costs neither memory nor random numbers; a buffer that is
+    in no file is to be made on the CPU. `placed` turns a name and its parameter into what the model gets, on its device
+    and in its number type. Raises WeightsError as `check_parameters` and `check_finite` do.
     """
     with torch.device("meta"):
         model = make()
@@ -272,11 +234,6 @@ def filled(
     check_finite(path, parameters)
     nn.Module.load_state_dict(model, parameters, strict=True, assign=True)
     return model.eval()
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(f"{name:.200}" for name in names[:_N_NAMED])
-    return shown + (", ..." if len(names) > _N_NAMED else "")
 
 
 class _Score:
@@ -298,11 +255,8 @@ def _without_scores() -> AbstractContextManager[object]:
 
 
 def _tensors(content: object) -> Iterator[Tensor]:
-    """Yield every tensor in what a file held, however deep."""
     if isinstance(content, Tensor):
         yield content
-    elif isinstance(content, Mapping):
-        yield from _tensors(list(content.values()))
-    elif isinstance(content, list | tuple):
-        for value in content:
+    elif isinstance(content, Mapping | list | tuple):
+        for value in content.values() if isinstance(content, Mapping) else content:
             yield from _tensors(value)

@@ -24,15 +24,7 @@ TIMEOUT_SECONDS = 30.0
 PAUSE_SECONDS = 1.0
 _PIECE_BYTES = 2**18
 
-OnBytes = Callable[[int, int | None], None]
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """The sha256 of the whole file and, from a model hub, the commit it belongs to."""
-
-    sha256: str
-    commit: str
+OnBytes = Callable[[int, int | None], None]  # bytes so far, bytes in all or None
 
 
 @dataclass(frozen=True)
@@ -45,20 +37,11 @@ class Request:
     token: str = ""
 
 
-def fetch(request: Request, target: Path, on_bytes: OnBytes | None = None) -> Fetched:
-    """Fetch a file and put it at `target`, whole and in one step.
+def fetch(request: Request, target: Path, on_bytes: OnBytes = lambda n_done, n_all: None) -> tuple[str, str]:
+    """Put a file at `target`, whole and in one step; return its sha256 and, from a model hub, its commit.
 
-    A `.part` beside it is resumed, by the server's entity tag or where the sha256 is known, and is
-    kept when the connection fails.
-
-    Args:
-        request: Which file.
-        target: Where to put it.
-        on_bytes: Called with (bytes so far, bytes in all or None).
-
-    Raises:
-        DownloadError: Not found, refused, or the connection failed repeatedly.
-        WeightsError: What arrived has another size or sha256; it is removed.
+    A `.part` beside it is resumed, by the server's entity tag or where the sha256 is known. It is kept when the
+    connection fails (DownloadError), and removed when its size or sha256 is another than expected (WeightsError).
     """
     part = target.with_name(f".{target.name}.part")
     is_resumed = part.is_file()
@@ -74,7 +57,7 @@ def fetch(request: Request, target: Path, on_bytes: OnBytes | None = None) -> Fe
         )
     part.replace(target)
     _forget(part)
-    return Fetched(sha256, hub.commit)
+    return sha256, hub.commit
 
 
 @dataclass(eq=False)
@@ -104,7 +87,7 @@ class _Hub(urllib.request.HTTPRedirectHandler):
         return onward
 
 
-def _receive_in_attempts(request: Request, part: Path, on_bytes: OnBytes | None) -> _Hub:
+def _receive_in_attempts(request: Request, part: Path, on_bytes: OnBytes) -> _Hub:
     problem: Exception | None = None
     for n_failed in range(N_ATTEMPTS):
         if n_failed:
@@ -119,7 +102,7 @@ def _receive_in_attempts(request: Request, part: Path, on_bytes: OnBytes | None)
             if error.code == 416:  # the part is longer than the file
                 _forget(part)
             elif error.code not in (408, 429) and error.code < 500:
-                raise _refused(request.url, error.code) from error
+                raise DownloadError(f"{request.url} {_refusal(error.code)}") from error
             problem = error
         except (OSError, http.client.HTTPException) as error:
             problem = error
@@ -130,8 +113,8 @@ def _receive_in_attempts(request: Request, part: Path, on_bytes: OnBytes | None)
     ) from problem
 
 
-def _receive(request: Request, part: Path, on_bytes: OnBytes | None) -> _Hub:
-    hub, tag_file = _Hub(), _tag_file(part)
+def _receive(request: Request, part: Path, on_bytes: OnBytes) -> _Hub:
+    hub, tag_file = _Hub(), Path(f"{part}.etag")
     tag = tag_file.read_text() if tag_file.is_file() else ""
     n_have = part.stat().st_size if part.is_file() and (tag or request.sha256) else 0
     if n_have and n_have == request.n_bytes:
@@ -152,7 +135,7 @@ def _receive(request: Request, part: Path, on_bytes: OnBytes | None) -> _Hub:
     return hub
 
 
-def _copy(response: http.client.HTTPResponse, file: IO[bytes], request: Request, on_bytes: OnBytes | None) -> None:
+def _copy(response: http.client.HTTPResponse, file: IO[bytes], request: Request, on_bytes: OnBytes) -> None:
     n_have, length = file.tell(), response.headers.get("Content-Length", "")
     n_all = n_have + int(length) if length.isdecimal() else request.n_bytes or None
     if n_all is not None and (n_all > MAX_BYTES or (request.n_bytes and n_all != request.n_bytes)):
@@ -163,27 +146,22 @@ def _copy(response: http.client.HTTPResponse, file: IO[bytes], request: Request,
         n_have += file.write(piece)
         if n_have > limit:
             raise WeightsError(f"{request.url} sends more than the {limit:,} bytes expected. Nothing of it is used.")
-        if on_bytes is not None:
-            on_bytes(n_have, n_all)
+        on_bytes(n_have, n_all)
     if n_all is not None and n_have < n_all:
         raise ConnectionError(f"the connection ended after {n_have:,} of {n_all:,} bytes")
 
 
-def _tag_file(part: Path) -> Path:
-    return part.with_name(f"{part.name}.etag")
-
-
 def _forget(part: Path) -> None:
     part.unlink(missing_ok=True)
-    _tag_file(part).unlink(missing_ok=True)
+    Path(f"{part}.etag").unlink(missing_ok=True)
 
 
-def _refused(url: str, status: int) -> DownloadError:
+def _refusal(status: int) -> str:
     if status in (401, 403):
-        return DownloadError(
-            f"{url} is not open to everybody (status {status}). Accept the terms on the model's page, if it has any, "
+        return (
+            f"is not open to everybody (status {status}). Accept the terms on the model's page, if it has any, "
             "and log in with `hf auth login`, or set HF_TOKEN to your access token."
         )
     if status < 400:
-        return DownloadError(f"{url} sends on to an address that is not safe, or in circles (status {status}).")
-    return DownloadError(f"{url} is not there (status {status}). Check for a newer version of its plugin.")
+        return f"sends on to an address that is not safe, or in circles (status {status})."
+    return f"is not there (status {status}). Check for a newer version of its plugin."

@@ -27,15 +27,11 @@ def remember(path: Path, sha256: str) -> str:
 
 
 def content_sha256(place: Path) -> str:
-    """Return the sha256 of a file, or over all files in a folder as `joint_sha256`.
-
-    Hidden files do not count: they are what editors, caches and unfinished copies leave.
-    """
+    """Return the sha256 of a file, or over all files in a folder; hidden ones, as caches leave, do not count."""
     if place.is_file():
         return known_sha256(place)
     files = {path.relative_to(place): path for path in place.rglob("*") if path.is_file()}
-    hidden = {name for name in files if any(part.startswith(".") for part in name.parts)}
-    return joint_sha256({name.as_posix(): path for name, path in files.items() if name not in hidden})
+    return joint_sha256({name.as_posix(): path for name, path in files.items() if "/." not in f"/{name.as_posix()}"})
 
 
 def joint_sha256(files: Mapping[str, Path]) -> str:

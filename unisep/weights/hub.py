@@ -17,7 +17,6 @@ HUB = "https://huggingface.co"
 _FILE = re.compile(rf"{re.escape(HUB)}/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>[^?#]+)")
 _REPOSITORY = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w.-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_LOCAL_STARTS = (".", "/", "~", "\\")
 
 
 def offline_by_environment() -> bool:
@@ -28,10 +27,7 @@ def offline_by_environment() -> bool:
 
 
 def cached_file(url: str) -> Path | None:
-    """Return the file of an address on the hub, if the hub's own cache holds it at that revision.
-
-    It lies somewhere below a folder that is named after the commit.
-    """
+    """Return the file of an address on the hub, if the hub's own cache holds it at that revision."""
     file = _FILE.match(url)
     if file is None or ".." in file["path"].split("/"):
         return None
@@ -40,9 +36,9 @@ def cached_file(url: str) -> Path | None:
 
 
 def cached_snapshot(repo: str, revision: str = "") -> Path | None:
-    """Return the folder that the hub's cache holds of a repository "owner/name"; it is named after the commit.
+    """Return the folder, named after the commit, that the hub's cache holds of a repository "owner/name".
 
-    `revision` is a commit, branch or tag; without one it is `main`, or the only commit that is there.
+    Without a `revision` (commit, branch or tag) it is `main`, or the only commit that is there.
     """
     from huggingface_hub import constants
 
@@ -50,14 +46,13 @@ def cached_snapshot(repo: str, revision: str = "") -> Path | None:
     reference = cache / "refs" / (revision or "main")
     commit = reference.read_text().strip() if reference.is_file() else revision
     snapshots = {path.name: path for path in (cache / "snapshots").glob("*") if _COMMIT.fullmatch(path.name)}
-    if commit not in snapshots and not revision and len(snapshots) == 1:
-        return next(iter(snapshots.values()))
-    return snapshots.get(commit)
+    only = next(iter(snapshots.values())) if len(snapshots) == 1 and not revision else None
+    return snapshots.get(commit, only)
 
 
 def commit_of(cached: Path) -> str:
-    """Return the commit that a file in the hub's cache belongs to."""
-    return next((part for part in reversed(cached.parts[:-1]) if _COMMIT.fullmatch(part)), "")
+    """Return the commit that a file in the hub's cache belongs to, after which a folder above it is named."""
+    return next(part for part in cached.parts if _COMMIT.fullmatch(part))
 
 
 def address(url: str, commit: str = "") -> str:
@@ -81,45 +76,32 @@ def token(url: str) -> str:
     try:
         return get_token() or ""
     except Exception as error:  # a file that cannot be read, or a login over the network that fails
-        raise DownloadError(
-            f"The login token of the hub cannot be had ({error}). Log in again, or set HF_TOKEN."
-        ) from error
+        raise DownloadError(f"The hub's login token cannot be had ({error}). Log in again, or set HF_TOKEN.") from error
 
 
 def split_place(encoder: str) -> tuple[str, str]:
-    """Split an encoder's name and the place of its weights, "" without one.
+    """Split an encoder's name and the place of its weights, "" without one. Raises OptionError for neither.
 
     >>> split_place("clap@laion/larger_clap_music"), split_place("clap-mini")
     (('clap', 'laion/larger_clap_music'), ('clap-mini', ''))
-
-    Raises:
-        OptionError: Not a text, or nothing on one side of the @.
     """
     if not isinstance(encoder, str):
-        raise OptionError(
-            f"encoder={encoder!r}: name the encoder that reads these weights, such as encoder='clap@{encoder}'."
-        )
+        raise OptionError(f"encoder={encoder!r}: name who reads these weights, such as encoder='clap@{encoder}'.")
     name, at, place = encoder.partition("@")
     if not name or (at and not place):
-        raise OptionError(
-            f"encoder={encoder!r} is incomplete. Write a name, or name@place: 'clap@./folder', 'clap@owner/name'."
-        )
+        raise OptionError(f"encoder={encoder!r} is incomplete. Write a name, 'clap@./folder' or 'clap@owner/name'.")
     return name, place
 
 
 def find_place(place: str, *, offline: bool) -> Path:
     """Return what the encoder's loader gets: the path of a file or folder, or the name of a repository as it is.
 
-    Offline, a repository `owner/name[@revision]` is pinned to the commit that the hub's cache holds.
-
-    Raises:
-        WeightsError: No such file or folder, and no name of a repository.
-        DownloadError: Offline, and the cache does not hold the repository.
+    Offline, a repository `owner/name[@revision]` is pinned to the commit that the hub's cache holds, or refused.
     """
     local = Path(os.path.expanduser(place))
     if is_there(local):
         return local.resolve()
-    name = None if place.startswith(_LOCAL_STARTS) else _REPOSITORY.fullmatch(place)
+    name = None if place.startswith((".", "/", "~", "\\")) else _REPOSITORY.fullmatch(place)
     if name is None:
         raise WeightsError(
             f"There is no file or folder {place!r}. Give one that exists, or a repository on the hub: owner/name."

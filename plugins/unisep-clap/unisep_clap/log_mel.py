@@ -54,8 +54,9 @@ class LogMel(nn.Module):
     def __init__(self, config: LogMelConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("window", torch.hann_window(config.window_samples), persistent=False)
-        self.register_buffer("filters", mel_filters(config), persistent=False)
+        with torch.device("cpu"):  # these are in no file of weights: real ones, also in a model on "meta"
+            self.register_buffer("window", torch.hann_window(config.window_samples), persistent=False)
+            self.register_buffer("filters", mel_filters(config), persistent=False)
         self.window: Tensor
         self.filters: Tensor
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unisep import Audio, QueryEncoder
 from unisep.errors import QueryError, WeightsError
-from unisep.weights.checkpoints import check_finite, check_parameters, read_safetensors
+from unisep.weights.checkpoints import filled, read_safetensors
 from unisep_clap.audio_tower import AudioTower, AudioTowerConfig
 from unisep_clap.text_tower import TextTower, TextTowerConfig, pad
 from unisep_clap.windows import loud_windows
@@ -87,13 +87,18 @@ def load_mini(weights: Path | None = None, device: torch.device | str = "cpu") -
     pieces = _pieces(beside if beside.is_file() else folder / VOCABULARY_FILE)
     tokens = WordPiece(pieces)
     state = read_safetensors(file)[0]
-    text, audio = TextTower(TextTowerConfig(n_pieces=len(pieces))), AudioTower(AudioTowerConfig())
-    towers: dict[str, nn.Module] = {"text.": text, "audio.": audio}
-    wanted = {prefix + name: value for prefix, tower in towers.items() for name, value in tower.state_dict().items()}
-    check_parameters(file, state, wanted, "clap-mini", "Leave out the file to use the embedded ones.")
-    check_finite(file, state)
-    for prefix, tower in towers.items():
-        tower.load_state_dict(_part(state, prefix))
+
+    def towers() -> nn.ModuleDict:
+        return nn.ModuleDict(
+            {"text": TextTower(TextTowerConfig(n_pieces=len(pieces))), "audio": AudioTower(AudioTowerConfig())}
+        )
+
+    def placed(_name: str, value: Tensor) -> Tensor:
+        return value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+
+    model = filled(file, towers, state, placed, "clap-mini", "Leave out the file to use the embedded ones.")
+    text, audio = model["text"], model["audio"]
+    assert isinstance(text, TextTower) and isinstance(audio, AudioTower)
     return MiniEncoder(tokens, text, audio, torch.device(device))
 
 
@@ -107,7 +112,3 @@ def _pieces(vocabulary: Path) -> list[str]:
         return vocabulary.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise WeightsError(f"{vocabulary} is no vocabulary, a piece of a word on each line: {error}.") from error
-
-
-def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unisep.errors import OptionError
-from unisep.files.atomic import write_whole
+from unisep.files.paths import write_whole
 from unisep_evaluate.metrics import METRICS, RUN_METRICS, roc_auc
 
 if TYPE_CHECKING:
