@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from unisep_align.alignment import keep_map
 
 from unisep import (
     Audio,
@@ -151,7 +152,7 @@ def test_a_map_that_was_fitted_anew_is_used_at_once(tmp_path: Path, monkeypatch:
     with toy_plugin(), plugins.registered(module, "other"):
         separator, found = Separator(query_backend="toy", encoder="other"), []
         for matrix in (np.eye(4), np.eye(4)[::-1]):
-            MapStore().save(card, SpaceMap(matrix.astype(np.float32), {"text": (zero, zero)}))
+            keep_map(MapStore(), card, SpaceMap(matrix.astype(np.float32), {"text": (zero, zero)}))
             found.append(separator.embed("bass").vector)
         again = Separator(query_backend="toy", encoder="other").embed("bass").vector
     assert np.array_equal(found[1], again)

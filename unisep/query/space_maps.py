@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unisep.errors import WeightsError
-from unisep.files.paths import safe_name, write_whole
+from unisep.files.paths import safe_name
 from unisep.weights.store import default_folder
 
 Modality = Literal["text", "audio"]
@@ -33,7 +33,7 @@ LEAST_CENTRED_COSINE = 0.65
 LEAST_TOP_5 = 0.8
 
 
-_RECORD = "map.json"
+RECORD = "map.json"
 
 
 class _Record(BaseModel):
@@ -144,7 +144,7 @@ class MapStore:
 
     def card(self, source: str, target: str) -> MapCard | None:
         """Read the card of a map; None where none was fitted. Raise WeightsError for a damaged one."""
-        path = self.place(source, target) / _RECORD
+        path = self.place(source, target) / RECORD
         if not path.is_file():
             return None
         try:
@@ -165,43 +165,6 @@ class MapStore:
         if hashlib.sha256(content).hexdigest() != card.tensors_sha256:
             raise _damaged(path, "its sha256 differs")
         return _parsed(content, path)
-
-    def save(self, card: MapCard, space_map: SpaceMap) -> MapCard:
-        """Save a map in place of an older one and return its card; tensors are kept only where it is fit.
-
-        Raises:
-            WeightsError: the folder cannot be written.
-        """
-        from filelock import FileLock
-        from safetensors.numpy import save
-
-        if card.is_fit:
-            content = save(_tensors(space_map))
-            digest = hashlib.sha256(content).hexdigest()
-            named = {"tensors": f"{digest[:16]}.safetensors", "tensors_sha256": digest}
-            card = card.model_copy(update=named)
-        folder = self.place(card.source, card.target)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock"):
-                if card.is_fit:
-                    write_whole(folder / card.tensors, content)
-                write_whole(folder / _RECORD, card.model_dump_json(indent=1).encode())
-                for old in folder.glob("*.safetensors"):
-                    if old.name != card.tensors:
-                        old.unlink(missing_ok=True)
-        except OSError as error:
-            raise WeightsError(
-                f"The map cannot be kept in {folder} ({error}). Free some space, or set UNISEP_HOME."
-            ) from error
-        return card
-
-
-def _tensors(space_map: SpaceMap) -> dict[str, NDArray[np.float32]]:
-    tensors = {"matrix": space_map.matrix}
-    for modality, (source_mean, target_mean) in space_map.means.items():
-        tensors |= {f"{modality}.source_mean": source_mean, f"{modality}.target_mean": target_mean}
-    return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
 
 
 def _parsed(content: bytes, path: Path) -> SpaceMap:

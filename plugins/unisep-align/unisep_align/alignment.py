@@ -9,16 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from unisep import __version__
 from unisep.audio import Audio
 from unisep.engine.device import Precision, find_device
-from unisep.errors import OptionError
+from unisep.errors import OptionError, WeightsError
+from unisep.files.paths import write_whole
 from unisep.plugins.encoder import QueryEncoder
 from unisep.progress import OnProgress, Progress, ProgressReporter
 from unisep.query.encode import call_encoder
 from unisep.query.parsed import parse_queries
-from unisep.query.space_maps import MapCard, MapStore, SpaceMap
+from unisep.query.space_maps import RECORD, MapCard, MapStore, SpaceMap
 from unisep.routing.catalog import EncoderEntry
 from unisep.routing.router import resolve
 from unisep.routing.types import Request
@@ -75,7 +79,7 @@ def align(
             card, space_map = fit_map(source, target, clips=clips, hears=hears, on_progress=on_progress)
     finally:
         pool.close()
-    return MapStore().save(card, space_map)
+    return keep_map(MapStore(), card, space_map)
 
 
 def _trained_with(pool: ModelPool, query_backend: str | None) -> tuple[EncoderEntry, str]:
@@ -175,3 +179,37 @@ def _encode_clips(
 def _vectors(encoder: QueryEncoder, method: str, call: Callable[..., torch.Tensor], items: list) -> Matrix:
     vectors: Matrix = call_encoder(encoder, method, call, items).numpy().astype(np.float64)
     return vectors
+
+
+def keep_map(store: MapStore, card: MapCard, space_map: SpaceMap) -> MapCard:
+    """Save a map in place of an older one and return its card; tensors are kept only where it is fit.
+
+    Raises:
+        WeightsError: the folder cannot be written.
+    """
+    if card.is_fit:
+        content = save(_tensors(space_map))
+        digest = hashlib.sha256(content).hexdigest()
+        card = card.model_copy(update={"tensors": f"{digest[:16]}.safetensors", "tensors_sha256": digest})
+    folder = store.place(card.source, card.target)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if card.is_fit:
+                write_whole(folder / card.tensors, content)
+            write_whole(folder / RECORD, card.model_dump_json(indent=1).encode())
+            for old in folder.glob("*.safetensors"):
+                if old.name != card.tensors:
+                    old.unlink(missing_ok=True)
+    except OSError as error:
+        raise WeightsError(
+            f"The map cannot be kept in {folder} ({error}). Free some space, or set UNISEP_HOME."
+        ) from error
+    return card
+
+
+def _tensors(space_map: SpaceMap) -> dict[str, NDArray[np.float32]]:
+    tensors = {"matrix": space_map.matrix}
+    for modality, (source_mean, target_mean) in space_map.means.items():
+        tensors |= {f"{modality}.source_mean": source_mean, f"{modality}.target_mean": target_mean}
+    return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}

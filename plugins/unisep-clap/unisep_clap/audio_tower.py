@@ -67,11 +67,11 @@ class AudioTower(nn.Module):
         self.head = nn.Linear(config.pooled_width, config.n_dims)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Unit vectors [batch, n_dims]."""
+        """Return unit vectors `[batch, n_dims]`."""
         return self.from_mel(self.log_mel(waveforms))
 
     def from_mel(self, mel: Tensor) -> Tensor:
-        """Unit vectors of log-mel spectrograms [batch, 1, bands, frames]."""
+        """Encode log-mel spectrograms `[batch, 1, bands, frames]` to unit vectors."""
         x = rearrange(self.band_norm(rearrange(mel, "b 1 m t -> b m t")), "b m t -> b 1 m t")
         for stage in self.stages:
             x = stage(x)

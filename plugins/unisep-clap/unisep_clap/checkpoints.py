@@ -30,7 +30,7 @@ class Checkpoint:
 
 
 def find(asked: Path | None) -> Checkpoint:
-    """The checkpoint of a folder, of a hub name `owner/name[@revision]`, or (None) the default one.
+    """Return the checkpoint of a folder, of a hub name `owner/name[@revision]`, or (None) the default one.
 
     Raises WeightsError for something that is neither, DownloadError where the hub cannot help.
     """
@@ -60,7 +60,7 @@ def _from_folder(folder: Path) -> Checkpoint:
 
 
 def _from_hub(name: str, revision: str) -> Checkpoint:
-    """Fetched into the hub's cache (HF_HOME) unless it is there already; HF_HUB_OFFLINE is honoured."""
+    """Fetch into the hub's cache (HF_HOME) unless it is there already; HF_HUB_OFFLINE is honoured."""
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError

@@ -54,7 +54,7 @@ class ClapEncoder(QueryEncoder):
 
     @torch.inference_mode()
     def encode_text(self, texts: list[str]) -> Tensor:
-        """Unit vectors [n, dim], one text at a time, so that company changes nothing.
+        """Return unit vectors `[n, dim]`, one text at a time, so that company changes nothing.
 
         Raises QueryError for a text without a letter or digit.
         """
@@ -63,7 +63,7 @@ class ClapEncoder(QueryEncoder):
 
     @torch.inference_mode()
     def encode_audio(self, clips: Sequence[Audio]) -> Tensor:
-        """Unit vectors [n, dim]: windows of ten seconds, averaged where the clip sounds."""
+        """Return unit vectors `[n, dim]`: windows of ten seconds, averaged where the clip sounds."""
         rows = [self._encode_clip(clip) for clip in clips]
         return torch.stack(rows) if rows else torch.empty(0, self.dim, device=self._device)
 
@@ -96,7 +96,7 @@ class ClapEncoder(QueryEncoder):
         return self._unit(self._model.get_audio_features(input_features=mel, is_longer=longer))
 
     def _unit(self, features: Any) -> Tensor:
-        """Unit rows; transformers returned a bare tensor before version 5 and a structure since."""
+        """Return unit rows; transformers returned a bare tensor before version 5 and a structure since."""
         vectors = features if isinstance(features, Tensor) else features.pooler_output
         if not torch.isfinite(vectors).all():
             raise EncoderError(f"The encoder of {self.space} gave values that are not finite: its weights are damaged.")
@@ -104,7 +104,7 @@ class ClapEncoder(QueryEncoder):
 
 
 def load(*, weights: Path | None, device: torch.device) -> QueryEncoder:
-    """What unisep calls: the CLAP of a folder, of a hub name `owner/name[@revision]`, or the default.
+    """Load the CLAP of a folder, of a hub name `owner/name[@revision]`, or the default.
 
     Raises WeightsError where the checkpoint is missing or does not fit, DownloadError where it cannot be
     fetched, EncoderError without transformers.
@@ -131,7 +131,7 @@ def load(*, weights: Path | None, device: torch.device) -> QueryEncoder:
 
 
 def _model(kind: Any, checkpoint: Checkpoint) -> ClapModel:
-    """The model with every weight filled from the file: one that is missing would be random."""
+    """Build the model with every weight filled from the file: one that is missing would be random."""
     model: ClapModel
     report: dict[str, Any]
     model, report = kind.from_pretrained(

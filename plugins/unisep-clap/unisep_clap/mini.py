@@ -46,7 +46,7 @@ class MiniEncoder(QueryEncoder):
 
     @torch.inference_mode()
     def encode_text(self, texts: list[str]) -> Tensor:
-        """Unit vectors [n, dim], one phrase at a time, so that company changes nothing.
+        """Return unit vectors `[n, dim]`, one phrase at a time, so that company changes nothing.
 
         Raises QueryError for a text without a letter or digit.
         """
@@ -55,7 +55,7 @@ class MiniEncoder(QueryEncoder):
 
     @torch.inference_mode()
     def encode_audio(self, clips: Sequence[Audio]) -> Tensor:
-        """Unit vectors [n, dim]: windows of three seconds, averaged where the clip sounds."""
+        """Return unit vectors `[n, dim]`: windows of three seconds, averaged where the clip sounds."""
         rows = [self._encode_clip(clip.samples.mean(0), clip.sample_rate_hz) for clip in clips]
         return torch.stack(rows) if rows else torch.empty(0, self.dim, device=self._device)
 
@@ -74,7 +74,7 @@ class MiniEncoder(QueryEncoder):
 
 
 def load_mini(weights: Path | None = None, device: torch.device | str = "cpu") -> MiniEncoder:
-    """The encoder with the embedded weights, or with those of a file or folder given.
+    """Build the encoder with the embedded weights, or with those of a file or folder given.
 
     The vocabulary is the one beside the weights, or the embedded one where there is none.
 
@@ -103,7 +103,7 @@ def load_mini(weights: Path | None = None, device: torch.device | str = "cpu") -
 
 
 def load(*, weights: Path | None, device: torch.device) -> QueryEncoder:
-    """What unisep calls: clap-mini on the device."""
+    """Load clap-mini on the device."""
     return load_mini(weights, device)
 
 

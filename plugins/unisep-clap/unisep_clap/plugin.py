@@ -12,7 +12,7 @@ _CLAP_SPACE = "laion/clap-htsat-unfused@8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a
 
 @hookimpl
 def unisep_encoders() -> Iterable[EncoderSpec]:
-    """The embedded encoder, and the door to every LAION CLAP."""
+    """Offer the embedded encoder, and the door to every LAION CLAP."""
     return [
         EncoderSpec(
             name="clap-mini",

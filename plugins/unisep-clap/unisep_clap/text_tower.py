@@ -78,7 +78,7 @@ class TextTower(nn.Module):
         self.head = nn.Linear(config.width, config.n_dims) if config.n_dims else nn.Identity()
 
     def forward(self, ids: Tensor, present: Tensor) -> Tensor:
-        """Unit vectors; `present` [batch, tokens] is False at padding."""
+        """Return unit vectors; `present` `[batch, tokens]` is False at padding."""
         x = self.widen(self.words(ids)) + self.positions.weight[: ids.shape[1]]
         x = self.input_norm(x)
         attend = rearrange(present, "b t -> b 1 1 t")

@@ -21,7 +21,7 @@ class FilmBackend(Backend):
     """Isolates one target for each query vector; all queries of a call share one run of the encoders."""
 
     def __init__(self, model: FilmHTDemucs, space: str | None = None) -> None:
-        """A backend around `model` for vectors of `space`, by default the first it understands."""
+        """Answer with `model` for vectors of `space`, by default the first it understands."""
         shape = model.config.separator
         self.model = model
         self.space = space or next(iter(model.config.spaces))
@@ -35,7 +35,7 @@ class FilmBackend(Backend):
         )
 
     def for_space(self, space: str) -> FilmBackend:
-        """The same model for vectors of another space. Raises EmbeddingError for one it does not understand."""
+        """Return the same model for vectors of another space. Raise EmbeddingError for one it does not understand."""
         self.model.projectors.of(space)
         return FilmBackend(self.model, space)
 
@@ -69,7 +69,7 @@ class FilmBackend(Backend):
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The backend with the weights in a file, or in a folder that holds `unisep_film.safetensors`."""
+    """Load the backend with the weights in a file, or in a folder that holds `unisep_film.safetensors`."""
     if weights is None:
         raise WeightsError("FiLM HT Demucs needs weights: a file, or the folder of the embedded ones.")
     file = weights / WEIGHTS_FILE if weights.is_dir() else weights

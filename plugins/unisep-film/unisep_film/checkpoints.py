@@ -21,7 +21,7 @@ MAX_CONFIG_CHARACTERS = 100_000
 
 
 def save_model(path: Path, model: FilmHTDemucs, dtype: torch.dtype = torch.float16, *, in_8_bits: bool = False) -> Path:
-    """The file written, at `dtype`, complete or not at all.
+    """Write the file at `dtype`, complete or not at all.
 
     in_8_bits: tensors with two axes or more as whole numbers with scales (`unisep_htdemucs.eight_bit`); `dtype` then
         is that of the rest.
@@ -39,7 +39,7 @@ def save_model(path: Path, model: FilmHTDemucs, dtype: torch.dtype = torch.float
 
 
 def load_model(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> FilmHTDemucs:
-    """The model in a file made by `save_model`, in evaluation mode; numbers of 8 bits become `dtype` again.
+    """Read the model in a file made by `save_model`, in evaluation mode; numbers of 8 bits become `dtype` again.
 
     Raises:
         WeightsError: not a file of this format, damaged, of other parameters than its config says, or not finite.
@@ -54,7 +54,7 @@ def load_model(path: Path, device: torch.device | str = "cpu", dtype: torch.dtyp
 
 
 def from_htdemucs(separator: HTDemucs, spaces: dict[str, int], condition_channels: int = 256) -> FilmHTDemucs:
-    """A new model around `separator`, of which it keeps every parameter; until trained it hears no query."""
+    """Build a new model around `separator`, of which it keeps every parameter; until trained it hears no query."""
     config = FilmConfig(
         demucs=_as_json(separator), output="spectrogram", spaces=spaces, condition_channels=condition_channels
     )

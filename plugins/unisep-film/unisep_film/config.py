@@ -75,12 +75,12 @@ class FilmConfig(BaseModel):
         return sum(n // merged for n, merged in self.bands) or self.separator.nfft // 2
 
     def core_config(self) -> HTDemucsConfig:
-        """The HT Demucs shape that tiles the merged bands instead of the bins (for "mask")."""
+        """Return the HT Demucs shape that tiles the merged bands instead of the bins (for "mask")."""
         return dataclasses.replace(self.separator, nfft=2 * self.n_bands)
 
     @classmethod
     def from_json(cls, text: str) -> FilmConfig:
-        """The config in a weights file's metadata. Raises WeightsError when it describes no model."""
+        """Parse the config in a weights file's metadata. Raise WeightsError when it describes no model."""
         try:
             return cls.model_validate_json(text)
         except (ValidationError, ValueError) as error:
@@ -88,7 +88,7 @@ class FilmConfig(BaseModel):
 
 
 def _seconds(value: object) -> Fraction:
-    """A length like 6, "39/5" or 7.8; an exponent could ask for more digits than there is memory."""
+    """Parse a length like 6, "39/5" or 7.8; an exponent could ask for more digits than there is memory."""
     if not re.fullmatch(r"\d{1,9}(?:/\d{1,9}|\.\d{1,9})?", str(value), flags=re.ASCII):
         raise ValueError(f"segment={value!s:.80} is not a number of seconds")
     return Fraction(str(value))

@@ -28,7 +28,7 @@ class Core(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, mixture: Tensor) -> Any:
-        """What the encoders make of `mixture [b, c, l]`: a frozen value with `x` and `xt`, the two bottoms."""
+        """Return what the encoders make of `mixture [b, c, l]`: a frozen value with `x` and `xt`, the two bottoms."""
 
     @abstractmethod
     def widened(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,7 @@ class Projectors(nn.Module):
         self.each = nn.ModuleList(Projector(n_dims, condition_channels) for n_dims in spaces.values())
 
     def of(self, space: str) -> Projector:
-        """The projector of `space`. Raises EmbeddingError when the model does not understand it."""
+        """Return the projector of `space`. Raise EmbeddingError when the model does not understand it."""
         if space not in self.spaces:
             raise EmbeddingError(
                 f"These weights do not understand vectors of the space {space!r}, only {', '.join(self.spaces)}. "

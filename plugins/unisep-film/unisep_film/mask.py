@@ -117,7 +117,7 @@ class MaskHTDemucs(Core):
 
 
 def analysis_fade(bins: Tensor, n_samples: int) -> Tensor:
-    """What is left of a constant `[n_samples]` after `spectrogram`, as it made `bins`, and `waveform`.
+    """Return what is left of a constant `[n_samples]` after `spectrogram`, as it made `bins`, and `waveform`.
 
     `spectrogram` leaves out the frames that lie mostly beyond the ends, so that `waveform` fades there (HT Demucs
     fills in from its time branch).
@@ -127,7 +127,7 @@ def analysis_fade(bins: Tensor, n_samples: int) -> Tensor:
 
 
 def resynthesised(bins: Tensor, fade: Tensor) -> Tensor:
-    """The waveform `[..., samples]` of masked `bins`; unmasked ones give the recording back, ends included.
+    """Return the waveform `[..., samples]` of masked `bins`; unmasked ones give the recording back, ends included.
 
     fade: `[samples]`, see `analysis_fade`.
     """
@@ -162,7 +162,7 @@ def merge_bins(x: Tensor, bands: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def split_bins(x: Tensor, bands: Sequence[tuple[int, int]]) -> Tensor:
-    """The reverse of `merge_bins`: every bin takes the value of its group."""
+    """Reverse `merge_bins`: every bin takes the value of its group."""
     parts = x.split([n // size for n, size in bands], dim=2)
     split = [
         part if size == 1 else repeat(part, "b c f t -> b c (f g) t", g=size)
@@ -172,5 +172,5 @@ def split_bins(x: Tensor, bands: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def polar_mask(odds: Tensor, angle: Tensor) -> Tensor:
-    """A complex mask of magnitude 2 sigmoid(odds), turned by `angle`; zeros give the identity."""
+    """Return a complex mask of magnitude 2 sigmoid(odds), turned by `angle`; zeros give the identity."""
     return torch.polar(2 * torch.sigmoid(odds), angle)

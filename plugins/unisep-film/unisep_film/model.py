@@ -130,7 +130,7 @@ class FilmHTDemucs(nn.Module):
         return self.film_inputs[place](x, condition), self.film_skips[place](skip, condition)
 
     def _presence_of_level(self, targets: Tensor, mixture: Tensor) -> Tensor:
-        """What the targets' energy against the mixture's adds to the log-odds `[b, n]`: what is silent is not there."""
+        """Return what the targets' energy against the mixture's adds to the log-odds `[b, n]`: what is silent is not there."""
         energy = reduce(targets.detach().float().square(), "b n c l -> b n", "mean")
         of_mixture = reduce(mixture.float().square(), "b c l -> b 1", "mean")
         level = torch.log10((energy + 1e-16) / (of_mixture + 1e-16)).clamp(-6, 1)

@@ -9,7 +9,7 @@ from unisep import BackendSpec, hookimpl
 
 @hookimpl
 def unisep_backends() -> Iterable[BackendSpec]:
-    """The query-conditioned HT Demucs with its embedded weights."""
+    """Offer the query-conditioned HT Demucs with its embedded weights."""
     return [
         BackendSpec(
             name="htdemucs-film",
