@@ -62,7 +62,7 @@ def run(
     recording = InMemory(mixture)
     engine = Engine(tasks, recording.layout, options, recording.statistics, reporter.step, cancel)
     engine.announce(reporter)
-    found = [piece.found for piece in pieces(recording.blocks(), engine)]
+    found = [piece.targets for piece in pieces(recording.blocks(), engine)]
     return {
         name: Estimate(
             Audio(np.concatenate([each[name] for each in found], axis=1), mixture.sample_rate_hz),

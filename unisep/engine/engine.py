@@ -166,7 +166,7 @@ class Piece:
     """The same stretch of the mixture and of each result, `[channels, samples]`, like the recording's own."""
 
     mixture: Samples
-    found: dict[str, Samples]
+    targets: dict[str, Samples]
 
 
 class Engine:

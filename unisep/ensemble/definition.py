@@ -81,7 +81,7 @@ class EnsembleMember(_Strict):
             raise EnsembleError(
                 f"The member '{self.backend}' has {wrong[0]}. It gives: {', '.join(stems)}. Change `stems`, or name the weights."
             )
-        names = {stem: [name for name, own in self.stems.items() if own == stem] or [stem] for stem in stems}
+        names = {stem: [name for name, its_stem in self.stems.items() if its_stem == stem] or [stem] for stem in stems}
         return {name: self.weights for stem in stems for name in names[stem] if self.weights > 0}
 
 

@@ -30,7 +30,7 @@ REST = "rest"
 
 def compose(piece: Piece, route: Route) -> dict[str, Samples]:
     """Return the targets of a piece in the order of the plan, and last what is left of the mixture, as `rest`."""
-    results = dict(piece.found)
+    results = dict(piece.targets)
     if route.remainder:
         results[route.remainder] = difference(piece.mixture, results.values())
     targets = {name: results[name] for name in route.plan}

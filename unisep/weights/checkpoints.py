@@ -168,12 +168,12 @@ def read_parameters(path: Path) -> dict[str, Tensor]:
 
 def check_parameters(
     path: Path,
-    found: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
     described_by: str = "its own options",
     advice: str = "It is damaged or for another version.",
 ) -> None:
-    """Raise WeightsError unless the parameters `found` in a file are those `wanted` by a model, on "meta" perhaps.
+    """Raise WeightsError unless the parameters `state` of a file are those `wanted` by a model, on "meta" perhaps.
 
     It counts and names what is missing, unknown, of another shape, or whole numbers instead of real ones.
 
@@ -182,17 +182,17 @@ def check_parameters(
     Traceback (most recent call last):
     unisep.errors.WeightsError: model.pt does not fit its own options: 1 parameters missing (b), 1 of another shape (a ...
     """
-    both = sorted(found.keys() & wanted.keys())
+    both = sorted(state.keys() & wanted.keys())
     differences = {
-        "parameters missing": sorted(wanted.keys() - found.keys()),
-        "unknown": sorted(found.keys() - wanted.keys()),
+        "parameters missing": sorted(wanted.keys() - state.keys()),
+        "unknown": sorted(state.keys() - wanted.keys()),
         "of another shape": [
-            f"{name:.80} has shape {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
+            f"{name:.80} has shape {tuple(state[name].shape)}, not {tuple(wanted[name].shape)}"
             for name in both
-            if found[name].shape != wanted[name].shape
+            if state[name].shape != wanted[name].shape
         ],
         "of another kind of number": [
-            name for name in both if found[name].is_floating_point() != wanted[name].is_floating_point()
+            name for name in both if state[name].is_floating_point() != wanted[name].is_floating_point()
         ],
     }
     counts = [
