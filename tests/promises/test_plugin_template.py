@@ -158,8 +158,6 @@ def test_the_command_prints_what_it_wrote(tmp_path, capsys):
     written = json.loads(capsys.readouterr().out)
     assert written["folder"] == str(tmp_path / "unisep-mine")
     assert all(Path(path).is_file() for path in written["files"])
-    with pytest.raises(OptionError, match=r"kind='command' is unknown. Possible: backend, encoder"):
-        write_plugin("mine", tmp_path, "command")
 
 
 def test_nothing_is_overwritten(tmp_path):

@@ -59,10 +59,7 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def parse(argv: Sequence[str] | None = None, plugin_commands: Sequence[tuple[str, str]] = ()) -> argparse.Namespace:
-    """Return the parsed arguments; `command` holds the words of the command. Exits after printing help or an error.
-
-    `plugin_commands` are the names and summaries of the commands of plugins, for the help.
-    """
+    """Return the parsed arguments, or exit after printing an error or the help, in which `plugin_commands` are listed."""
     arguments = _parser(plugin_commands).parse_args(argv)
     arguments.debug = arguments.debug or debug_by_environment()
     return arguments
@@ -146,8 +143,14 @@ def _parser(plugin_commands: Sequence[tuple[str, str]]) -> argparse.ArgumentPars
     )
     parser.add_argument("--version", action="version", version=f"unisep {unisep.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for declare in (_separate, _plugins, _models, _embed, _doctor, _explain, _new_plugin):
-        declare(commands)
+    _separate(commands)
+    listing = _command(commands, "plugins", help="list what is installed, and what is broken")
+    listing.add_argument("-v", "--verbose", action="store_true", help="with the traceback of what is broken")
+    _models(commands)
+    _embed(commands)
+    _command(commands, "doctor", help="check this installation and say what to do")
+    _explain(commands)
+    _new_plugin(commands)
     claims = [*commands.choices, *(name for name, _ in plugin_commands)]
     for name, summary in plugin_commands:
         if claims.count(name) == 1:
@@ -175,8 +178,8 @@ def _separate(commands: Any) -> None:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio files, folders, or patterns such as '*.flac'")
     parser.add_argument("-r", "--recursive", action="store_true", help="also take what is in folders of folders")
     _add_questions(parser)
-    add = parser.add_argument_group("files").add_argument
     fields = "with {track}, {trackext}, {folder}, {stem}, {ext} (default: %(default)s)"
+    add = parser.add_argument_group("files").add_argument
     add("-o", "--out", type=Path, default=Path("separated"), help="output folder (default: %(default)s)")
     add("--format", help="wav, flac, ogg, opus, mp3, ... (default: that of the input; flac if lossy)")
     add("--subtype", help="how samples are stored: PCM_16, PCM_24, FLOAT, ...")
@@ -186,23 +189,18 @@ def _separate(commands: Any) -> None:
     add("--resume", action="store_true", help="skip inputs that were completed before, and verify them")
 
 
-def _plugins(commands: Any) -> None:
-    parser = _command(commands, "plugins", help="list what is installed, and what is broken")
-    parser.add_argument("-v", "--verbose", action="store_true", help="with the traceback of what is broken")
-
-
 def _models(commands: Any) -> None:
     parser = commands.add_parser("models", help="list, fetch and check weights")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for action, n_names, about in (
-        ("list", None, "what there is, and whether it is here"),
+        ("list", "", "what there is, and whether it is here"),
         ("pull", "+", "download and verify"),
         ("verify", "*", "check every file against its sha256 (without names: all that is here)"),
         ("card", 1, "data, licence and measured quality"),
     ):
         sub = _command(actions, action, help=about, description=about)
         sub.set_defaults(command=f"models {action}")
-        if n_names is not None:
+        if n_names:
             sub.add_argument("names", nargs=n_names, metavar="NAME", help="a model of `unisep models list`")
 
 
@@ -223,10 +221,6 @@ def _embed(commands: Any) -> None:
     add("--query-backend", metavar="NAME", help="whose space it must be in")
     add("--device", default="auto", help="auto, cpu, cuda, mps")
     add("--offline", action="store_true", default=None, help="never download")
-
-
-def _doctor(commands: Any) -> None:
-    _command(commands, "doctor", help="check this installation and say what to do")
 
 
 def _explain(commands: Any) -> None:

@@ -24,7 +24,7 @@ PACKAGES = ("numpy", "torch", "soundfile", "soxr", "safetensors", "pydantic", "p
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: a "note" means less than there could be, "broken" that separating fails; both have advice."""
+    """One thing looked at: "note" means less than there could be, "broken" that separating fails; both have advice."""
 
     what: str
     state: Literal["ok", "note", "broken"]
@@ -110,12 +110,11 @@ def _weights() -> Iterator[Finding]:
         what, pull = f"weights {model.spec.name}", f"unisep models pull {model.spec.name}"
         reinstall = f"Reinstall {model.plugin.distribution}."
         try:
-            card = model.card
+            state, checks = store.state(model.card), store.verify(model.card)
         except UnisepError as error:
             yield Finding(what, "broken", str(error), reinstall)
             continue
-        state = store.state(card)
-        damaged = [check.name for check in store.verify(card) if not is_intact(check)]
+        damaged = [check.name for check in checks if not is_intact(check)]
         if state == "missing":
             yield Finding(what, "note", state, f"To have it: {pull}")
         elif damaged:

@@ -19,11 +19,11 @@ def explain(arguments: Namespace, console: Console) -> int:
             "explain loads nothing, so it cannot look into weights of your own: "
             "leave out --weights, --query-weights and NAME@PLACE."
         )
-    seconds = None
+    song, seconds = None, None
     if arguments.input is not None:
         from unisep import files
 
-        seconds = files.probe(arguments.input).seconds
+        song, seconds = str(arguments.input), files.probe(arguments.input).seconds
     explanation = explanation_of(
         questions(arguments),
         backend=arguments.backend,
@@ -33,7 +33,6 @@ def explain(arguments: Namespace, console: Console) -> int:
         route=arguments.route,
         offline=arguments.offline,
     )
-    song = None if arguments.input is None else str(arguments.input)
     console.data({"input": song, "seconds": seconds, **explanation.to_json()})
     console.lines(_lines(explanation, seconds, verbose=arguments.verbose))
     return 0
@@ -57,11 +56,10 @@ def _answer_lines(names: str, answer: Answer, seconds: float | None, *, verbose:
     lines = [f"{names}: {_who(answer.chosen)}", f"  why: {answer.chosen.reason}", *_part_lines(answer.chosen, seconds)]
     for candidate in answer.others:
         lines += [f"  could also: {_who(candidate)}", *(f"  {line}" for line in _part_lines(candidate, None))]
-    if verbose:
-        for candidate in answer.unable:
-            first_sentence = candidate.reason.split(". ")[0].rstrip(".")
-            lines.append(f"  cannot: {_who(candidate)}: {first_sentence}.")
-    elif answer.unable:
+    for candidate in answer.unable if verbose else ():
+        first_sentence = candidate.reason.split(". ")[0].rstrip(".")
+        lines.append(f"  cannot: {_who(candidate)}: {first_sentence}.")
+    if answer.unable and not verbose:
         lines.append(f"  cannot: {len(answer.unable)} others; --verbose says why")
     return lines
 

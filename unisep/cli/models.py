@@ -35,13 +35,10 @@ class Model:
         """The card of the weights. Raises WeightsError where it cannot be read."""
         return read_card(self.spec.card)
 
-    def state(self, store: WeightsStore) -> str:
-        """Return "embedded", "present", "missing", or "broken" where the card cannot be read."""
-        return store.state_at(self.spec.card)
-
     def to_json(self, store: WeightsStore) -> dict[str, Any]:
-        """Return the model as plain values."""
-        values = {"name": self.spec.name, "distribution": self.plugin.distribution, "state": self.state(store)}
+        """Return the model as plain values; the state is "broken" where the card cannot be read."""
+        state = store.state_at(self.spec.card)
+        values = {"name": self.spec.name, "distribution": self.plugin.distribution, "state": state}
         try:
             card = self.card
         except WeightsError as error:
@@ -66,17 +63,11 @@ def show_list(arguments: Namespace, console: Console) -> int:
     store = WeightsStore()
     listed = [model.to_json(store) for model in models()]
     console.data(listed)
-    rows = [
-        (
-            values["name"],
-            values["state"],
-            _size(values.get("n_bytes")),
-            values.get("licence", ""),
-            values.get("summary", ""),
-        )
-        for values in listed
-    ]
-    console.lines(columns([_HEADS, *rows]) if rows else ["No model with weights is installed."])
+    rows = [_HEADS]
+    for values in listed:
+        size, about = _size(values.get("n_bytes")), (values.get("licence", ""), values.get("summary", ""))
+        rows.append((values["name"], values["state"], size, *about))
+    console.lines(columns(rows) if listed else ["No model with weights is installed."])
     for values in listed:
         if values["error"]:
             console.say(f"unisep: {values['error']}")
@@ -106,20 +97,15 @@ def verify(arguments: Namespace, console: Console) -> int:
     store = WeightsStore()
 
     def verify_one(model: Model) -> dict[str, Any]:
-        checks = store.verify(model.card)
-        console.lines(columns([(model.spec.name, check.name, check.state, check.sha256) for check in checks]))
+        name, checks = model.spec.name, store.verify(model.card)
+        console.lines(columns([(name, check.name, check.state, check.sha256) for check in checks]))
         error = None
         if not all(map(is_intact, checks)):
-            error = f"{model.spec.name} is not intact. Fetch it again with: unisep models pull {model.spec.name}"
+            error = f"{name} is not intact. Fetch it again with: unisep models pull {name}"
             console.say(f"unisep: error: {error}")
-        return {
-            "name": model.spec.name,
-            "ok": error is None,
-            "files": [asdict(check) for check in checks],
-            "error": error,
-        }
+        return {"name": name, "ok": error is None, "files": [asdict(check) for check in checks], "error": error}
 
-    here = [model.key for model in models() if model.state(store) != "missing"]
+    here = [model.key for model in models() if store.state_at(model.spec.card) != "missing"]
     return _for_each(arguments.names or here, console, verify_one)
 
 
@@ -156,9 +142,8 @@ def _find(name: str) -> Model:
         owners = [(model.plugin.distribution, model.plugin.name) for model in matches]
         raise PluginError(clash("model", matches[0].spec.name, owners))
     if not matches:
-        raise PluginError(
-            f"No model named {name!r} is installed. {suggest(name, (model.spec.name for model in every))}"
-        )
+        advice = suggest(name, (model.spec.name for model in every))
+        raise PluginError(f"No model named {name!r} is installed. {advice}")
     return matches[0]
 
 
@@ -167,22 +152,20 @@ def _size(n_bytes: int | None) -> str:
 
 
 def _measured(values: dict[str, Any], indent: str) -> list[str]:
-    """Return lines for figures: plain ones, then tables of those that have the same columns."""
-    plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    lines = [f"{indent}{key}: {_figure(value)}" for key, value in plain.items()]
-    rows = {key: value for key, value in values.items() if _is_row(value)}
+    """Return lines for figures: plain ones, then a table of those one level below, then what is deeper."""
+    lines, rows, deeper = [], {}, []
+    for key, value in values.items():
+        if not isinstance(value, dict):
+            lines.append(f"{indent}{key}: {_figure(value)}")
+        elif any(isinstance(figure, dict) for figure in value.values()):
+            deeper += [f"{indent}{key}:", *_measured(value, indent + "  ")]
+        else:
+            rows[key] = value
     if rows:
         heads = list(dict.fromkeys(head for row in rows.values() for head in row))
         table = [("", *heads), *((key, *(_figure(row.get(head, "-")) for head in heads)) for key, row in rows.items())]
         lines += [f"{indent}{line}" for line in columns(table)]
-    for key, value in values.items():
-        if key not in plain and key not in rows:
-            lines += [f"{indent}{key}:", *_measured(value, indent + "  ")]
-    return lines
-
-
-def _is_row(value: Any) -> bool:
-    return isinstance(value, dict) and not any(isinstance(figure, dict) for figure in value.values())
+    return lines + deeper
 
 
 def _figure(value: Any) -> str:

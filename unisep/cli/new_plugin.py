@@ -9,7 +9,6 @@ from argparse import Namespace
 from pathlib import Path
 from string import Template
 
-from unisep.cli.arguments import PLUGIN_KINDS
 from unisep.cli.console import Console
 from unisep.errors import OptionError
 
@@ -26,18 +25,10 @@ def new_plugin(arguments: Namespace, console: Console) -> int:
 
 
 def write_plugin(name: str, parent: Path, kind: str = "backend") -> tuple[Path, list[Path]]:
-    """Write the distribution unisep-`name` in the folder `parent`, complete or not at all.
-
-    Args:
-        name: With or without "unisep-" before it.
-        parent: Where the folder of the distribution is made.
-        kind: "backend" or "encoder".
-
-    Returns:
-        The folder of the distribution, and the files in it, in order.
+    """Write the distribution unisep-`name` in the folder `parent`, complete or not at all; return its folder and files.
 
     Raises:
-        OptionError: A name that cannot be one, an unknown kind, or a folder that is there already.
+        OptionError: A name that cannot be one, or a folder that is there already or cannot be written.
     """
     short = name.removeprefix("unisep-")
     if not _NAME.fullmatch(short) or len(short) > 50:
@@ -45,8 +36,6 @@ def write_plugin(name: str, parent: Path, kind: str = "backend") -> tuple[Path, 
             f"{name!r} cannot be the name of a plugin: lower-case letters, digits and single '-' between them, "
             "beginning with a letter, such as 'my-model'."
         )
-    if kind not in PLUGIN_KINDS:
-        raise OptionError(f"kind={kind!r} is unknown. Possible: {', '.join(PLUGIN_KINDS)}.")
     folder = parent / f"unisep-{short}"
     if folder.exists() or folder.is_symlink():
         raise OptionError(f"{folder} is there already, and is left as it is. Choose another name or --folder.")
@@ -67,9 +56,8 @@ def write_plugin(name: str, parent: Path, kind: str = "backend") -> tuple[Path, 
 def rendered(short: str, kind: str) -> dict[str, str]:
     """Return the texts of the distribution unisep-`short`, by their paths in it."""
     root = Path(__file__).with_name("templates") / kind
-    texts = {
-        file.relative_to(root).as_posix(): file.read_text(encoding="utf-8") for file in sorted(root.rglob("*.txt"))
-    }
+    places = sorted(root.rglob("*.txt"))
+    texts = {place.relative_to(root).as_posix(): place.read_text(encoding="utf-8") for place in places}
     name = short.replace("-", "_")
     class_name = "".join(part.capitalize() for part in short.split("-"))
     if keyword.iskeyword(class_name) or any(re.search(rf"\b{class_name}\b", text) for text in texts.values()):
