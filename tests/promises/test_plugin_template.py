@@ -15,7 +15,7 @@ import pytest
 
 from unisep.cli import main
 from unisep.cli.arguments import PLUGIN_KINDS
-from unisep.cli.new_plugin import rendered, write_plugin
+from unisep.cli.plugins import rendered, write_plugin
 from unisep.errors import OptionError
 
 ROOT = Path(__file__).parents[2]

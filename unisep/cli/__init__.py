@@ -37,7 +37,7 @@ _COMMANDS = {
     "embed": "unisep.cli.questions:embed",
     "doctor": "unisep.cli.doctor:doctor",
     "explain": "unisep.cli.explain:explain",
-    "new-plugin": "unisep.cli.new_plugin:new_plugin",
+    "new-plugin": "unisep.cli.plugins:new_plugin",
 }
 _OWN = {name.split()[0] for name in _COMMANDS}
 _DISTRIBUTIONS = {"align": "unisep-align", "evaluate": "unisep-evaluate"}  # of unisep, in plugins of their own

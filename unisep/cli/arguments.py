@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import unisep
 
 PLUGIN_KINDS = ("backend", "encoder")  # that `new-plugin` can write
 
-_RANGE = re.compile(r"([\d.:]+)\s*-\s*([\d.:]+)")
 _SEVERAL: dict[str, Any] = {"action": "append", "default": []}
 
 
@@ -31,12 +30,11 @@ def seconds(text: str) -> float:
 
 def time_range(text: str) -> tuple[float, float]:
     """Return start and end in seconds of "30-60" or "0:30-1:00"."""
-    match = _RANGE.fullmatch(text.strip())
     try:
-        start, end = (seconds(part) for part in match.groups()) if match else (0.0, 0.0)
+        start, end = map(seconds, text.split("-"))
     except ValueError:
         start = end = 0.0
-    if not start < end:
+    if not start < end < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no range; write start-end in seconds, such as 30-60")
     return start, end
 
@@ -160,6 +158,7 @@ def _parser(plugin_commands: Sequence[tuple[str, str]]) -> argparse.ArgumentPars
 
 
 def _command(commands: Any, name: str, *parents: argparse.ArgumentParser, **texts: str) -> argparse.ArgumentParser:
+    texts.setdefault("description", texts["help"])
     parser: argparse.ArgumentParser = commands.add_parser(name, parents=[common_options(), *parents], **texts)
     parser.set_defaults(command=name)
     return parser
@@ -198,20 +197,15 @@ def _models(commands: Any) -> None:
         ("verify", "*", "check every file against its sha256 (without names: all that is here)"),
         ("card", 1, "data, licence and measured quality"),
     ):
-        sub = _command(actions, action, help=about, description=about)
+        sub = _command(actions, action, help=about)
         sub.set_defaults(command=f"models {action}")
         if n_names:
             sub.add_argument("names", nargs=n_names, metavar="NAME", help="a model of `unisep models list`")
 
 
 def _embed(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "embed",
-        help="save a question as a vector",
-        description="Save a question as a portable vector: unisep embed 'electric guitar' -o guitar.safetensors",
-    )
-    add = parser.add_argument
+    example = "example: unisep embed 'electric guitar' -o guitar.safetensors"
+    add = _command(commands, "embed", help="save a question as a portable vector", epilog=example).add_argument
     add("text", nargs="*", metavar="TEXT", help="the sound by name; several are averaged")
     add("-o", "--out", type=Path, required=True, metavar="FILE", help="the file to write")
     add("--audio", type=Path, metavar="FILE", help="the sound by an example clip")
@@ -224,28 +218,17 @@ def _embed(commands: Any) -> None:
 
 
 def _explain(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "explain",
-        _model_options(),
-        help="say who would answer, why, and who else could; nothing is run",
-        description="Say which backend and encoder would answer, why, what else could, their licences and their cost. "
-        "Nothing is loaded, downloaded or run.",
-        epilog='example: unisep explain song.mp3 -q "electric guitar"',
-    )
+    about = "say who would answer, why, and who else could, under which licences and at what cost; nothing is run"
+    example = 'example: unisep explain song.mp3 -q "electric guitar"'
+    parser = _command(commands, "explain", _model_options(), help=about, epilog=example)
     parser.add_argument("input", nargs="?", type=Path, metavar="INPUT", help="a recording, to reckon the work")
     parser.add_argument("-v", "--verbose", action="store_true", help="also who cannot answer, and why")
     _add_questions(parser)
 
 
 def _new_plugin(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "new-plugin",
-        help="write a plugin to start from",
-        description="Write the distribution unisep-NAME: hooks, a model that works, and tests that pass.",
-    )
-    add = parser.add_argument
+    about = "write a plugin to start from: the distribution unisep-NAME, with a model that works and tests that pass"
+    add = _command(commands, "new-plugin", help=about).add_argument
     add("name", metavar="NAME", help="lower-case letters, digits and '-', such as my-model")
     add("--folder", type=Path, default=Path(), metavar="FOLDER", help="where unisep-NAME is made (default: here)")
     add("--kind", choices=PLUGIN_KINDS, default="backend", help="what it offers (default: %(default)s)")

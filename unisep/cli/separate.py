@@ -54,9 +54,9 @@ def separate(arguments: Namespace, console: Console) -> int:
     console.data({"files": files, **{f"n_{state}": count for state, count in counts.items()}})
     if len(inputs) > 1:
         console.note("unisep: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
-        for result in results:
-            if result.state == "failed":
-                console.say(f"unisep: failed: {_printable(result.input)}: {_printable(result.error)}")
+        for file in files:
+            if file["state"] == "failed":
+                console.say(f"unisep: failed: {file['input']}: {file['error']}")
     return 1 if counts["failed"] else 0
 
 
@@ -64,20 +64,12 @@ def separator_of(arguments: Namespace) -> Separator:
     """Return the Separator with the options of the command line."""
     from unisep.separator import Separator
 
-    return Separator(
-        arguments.backend,
-        query_backend=arguments.query_backend,
-        encoder=arguments.encoder,
-        weights=arguments.weights,
-        query_weights=arguments.query_weights,
-        device=arguments.device,
-        precision=arguments.precision,
-        seed=arguments.seed,
-        overlap_fraction=arguments.overlap,
-        segment_seconds=arguments.segment,
-        shifts=arguments.shifts,
-        offline=arguments.offline,
-    )
+    names = (
+        "backend", "query_backend", "encoder", "weights", "query_weights",
+        "device", "precision", "seed", "shifts", "offline",
+    )  # fmt: skip
+    options = {name: getattr(arguments, name) for name in names}
+    return Separator(**options, overlap_fraction=arguments.overlap, segment_seconds=arguments.segment)
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,9 @@ class ToyBackend(Backend):
 
     def _bands(self, mixture: Tensor) -> Tensor:
         """Return `[batch, bands, channels, samples]`, from low to high."""
-        n_samples = mixture.shape[-1]
+        n_samples, delay = mixture.shape[-1], N_TAPS // 2
         n_fft = n_samples + N_TAPS - 1
         spectra = torch.fft.rfft(mixture, n_fft)[:, None] * torch.fft.rfft(self._filters, n_fft)[:, None]
-        delay = N_TAPS // 2
         lows = torch.fft.irfft(spectra, n_fft)[..., delay : delay + n_samples]
         steps = [torch.zeros_like(mixture), *lows.unbind(1), mixture]
         return torch.stack([upper - lower for lower, upper in pairwise(steps)], dim=1)
