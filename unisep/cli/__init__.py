@@ -152,7 +152,6 @@ def _run_command(arguments: Namespace, console: Console) -> int:
 
 
 def _run_of_plugin(arguments: Namespace, console: Console) -> int:
-    """Run the command of a plugin, and return the exit code that it returns or exits with."""
     try:
         code = load_function(arguments.command)(arguments.words)
     except SystemExit as exit:  # of the command's own argparse, say

@@ -103,18 +103,18 @@ def _plugins() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     from unisep.cli.models import is_intact, models
+    from unisep.weights.cards import read_card
     from unisep.weights.store import WeightsStore
 
     store = WeightsStore()
-    for model in models():
-        what, pull = f"weights {model.spec.name}", f"unisep models pull {model.spec.name}"
+    for model in models(store):
+        what, state, pull = f"weights {model.spec.name}", model.state, f"unisep models pull {model.spec.name}"
         reinstall = f"Reinstall {model.plugin.distribution}."
         try:
-            state, checks = store.state(model.card), store.verify(model.card)
+            damaged = [check.name for check in store.verify(read_card(model.spec.card)) if not is_intact(check)]
         except UnisepError as error:
             yield Finding(what, "broken", str(error), reinstall)
             continue
-        damaged = [check.name for check in checks if not is_intact(check)]
         if state == "missing":
             yield Finding(what, "note", state, f"To have it: {pull}")
         elif damaged:

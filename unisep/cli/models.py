@@ -12,7 +12,7 @@ from unisep.errors import PluginError, UnisepError, WeightsError, suggest
 from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import clash, installed
 from unisep.plugins.specs import ModelSpec
-from unisep.weights.cards import Card, read_card
+from unisep.weights.cards import read_card
 from unisep.weights.store import FileCheck, FileProgress, WeightsStore
 
 _HEADS = ("NAME", "STATE", "SIZE", "LICENCE", "WHAT")
@@ -20,36 +20,22 @@ _HEADS = ("NAME", "STATE", "SIZE", "LICENCE", "WHAT")
 
 @dataclass(frozen=True)
 class Model:
-    """A backend or encoder with weights, and the plugin that offers it."""
+    """A backend or encoder with weights, the plugin that offers it, and the state of the weights, as `state_at` tells it."""
 
     plugin: Plugin
     spec: ModelSpec
+    state: str
 
     @property
     def key(self) -> str:
         """The name that no other distribution can claim."""
         return f"{self.plugin.distribution}:{self.spec.name}"
 
-    @property
-    def card(self) -> Card:
-        """The card of the weights. Raises WeightsError where it cannot be read."""
-        return read_card(self.spec.card)
 
-    def to_json(self, store: WeightsStore) -> dict[str, Any]:
-        """Return the model as plain values; the state is "broken" where the card cannot be read."""
-        state = store.state_at(self.spec.card)
-        values = {"name": self.spec.name, "distribution": self.plugin.distribution, "state": state}
-        try:
-            card = self.card
-        except WeightsError as error:
-            return {**values, "error": str(error)}
-        about = {key: getattr(card, key) for key in ("summary", "licence", "source", "n_bytes")}
-        return {**values, "error": None, "path": str(store.path(card)), **about}
-
-
-def models() -> list[Model]:
+def models(store: WeightsStore) -> list[Model]:
     """Return every model of the plugins that work, by name."""
-    every = [Model(plugin, spec) for plugin in installed() for spec in plugin.specs_of(ModelSpec) if spec.card]
+    pairs = [(plugin, spec) for plugin in installed() for spec in plugin.specs_of(ModelSpec) if spec.card]
+    every = [Model(plugin, spec, store.state_at(spec.card)) for plugin, spec in pairs]
     return sorted(every, key=lambda model: model.spec.name)
 
 
@@ -61,7 +47,7 @@ def is_intact(check: FileCheck) -> bool:
 def show_list(arguments: Namespace, console: Console) -> int:
     """Print a line for each model, and return 0."""
     store = WeightsStore()
-    listed = [model.to_json(store) for model in models()]
+    listed = [_to_json(model, store) for model in models(store)]
     console.data(listed)
     rows = [_HEADS]
     for values in listed:
@@ -74,6 +60,16 @@ def show_list(arguments: Namespace, console: Console) -> int:
     return 0
 
 
+def _to_json(model: Model, store: WeightsStore) -> dict[str, Any]:
+    values = {"name": model.spec.name, "distribution": model.plugin.distribution, "state": model.state}
+    try:
+        card = read_card(model.spec.card)
+    except WeightsError as error:
+        return {**values, "error": str(error)}
+    about = {key: getattr(card, key) for key in ("summary", "licence", "source", "n_bytes")}
+    return {**values, "error": None, "path": str(store.path(card)), **about}
+
+
 def pull(arguments: Namespace, console: Console) -> int:
     """Download and verify models; return 0 when all are here, else 1. One that fails does not stop the others."""
     store = WeightsStore()
@@ -83,13 +79,13 @@ def pull(arguments: Namespace, console: Console) -> int:
         console.rewrite(f"{progress.card}: {progress.file} {_size(progress.n_bytes_done)}{whole}")
 
     def pull_one(model: Model) -> dict[str, Any]:
-        card = model.card
+        card = read_card(model.spec.card)
         console.note(f"unisep: {model.spec.name}: licence {card.licence}; source {card.source or 'not stated'}")
         folder = store.ensure(card, show if console.is_watched else None)
         console.lines([str(folder)])
         return {"name": model.spec.name, "ok": True, "path": str(folder), "licence": card.licence, "error": None}
 
-    return _for_each(arguments.names, console, pull_one)
+    return _for_each(_find(arguments.names, store), console, pull_one)
 
 
 def verify(arguments: Namespace, console: Console) -> int:
@@ -97,7 +93,7 @@ def verify(arguments: Namespace, console: Console) -> int:
     store = WeightsStore()
 
     def verify_one(model: Model) -> dict[str, Any]:
-        name, checks = model.spec.name, store.verify(model.card)
+        name, checks = model.spec.name, store.verify(read_card(model.spec.card))
         console.lines(columns([(name, check.name, check.state, check.sha256) for check in checks]))
         error = None
         if not all(map(is_intact, checks)):
@@ -105,14 +101,14 @@ def verify(arguments: Namespace, console: Console) -> int:
             console.say(f"unisep: error: {error}")
         return {"name": name, "ok": error is None, "files": [asdict(check) for check in checks], "error": error}
 
-    here = [model.key for model in models() if store.state_at(model.spec.card) != "missing"]
-    return _for_each(arguments.names or here, console, verify_one)
+    here = [model for model in models(store) if model.state != "missing"]
+    return _for_each(_find(arguments.names, store) if arguments.names else here, console, verify_one)
 
 
 def show_card(arguments: Namespace, console: Console) -> int:
     """Print what is known of one model, and return 0."""
-    card = _find(arguments.names[0]).card
-    state = WeightsStore().state(card)
+    (model,) = _find(arguments.names, WeightsStore())
+    card, state = read_card(model.spec.card), model.state
     console.data({**card.model_dump(mode="json"), "state": state})
     facts = [("name", card.name), ("what", card.summary), ("licence", card.licence), ("source", card.source)]
     facts += [("outputs", ", ".join(card.sources)), ("state", state), ("size", _size(card.n_bytes))]
@@ -123,9 +119,9 @@ def show_card(arguments: Namespace, console: Console) -> int:
     return 0
 
 
-def _for_each(names: Iterable[str], console: Console, action: Callable[[Model], dict[str, Any]]) -> int:
+def _for_each(chosen: Iterable[Model], console: Console, action: Callable[[Model], dict[str, Any]]) -> int:
     results = []
-    for model in [_find(name) for name in dict.fromkeys(names)]:
+    for model in chosen:
         try:
             results.append(action(model))
         except UnisepError as error:
@@ -135,16 +131,19 @@ def _for_each(names: Iterable[str], console: Console, action: Callable[[Model], 
     return 0 if all(result["ok"] for result in results) else 1
 
 
-def _find(name: str) -> Model:
-    every = models()
-    matches = [model for model in every if name in (model.spec.name, model.key)]
-    if len(matches) > 1:
-        owners = [(model.plugin.distribution, model.plugin.name) for model in matches]
-        raise PluginError(clash("model", matches[0].spec.name, owners))
-    if not matches:
-        advice = suggest(name, (model.spec.name for model in every))
-        raise PluginError(f"No model named {name!r} is installed. {advice}")
-    return matches[0]
+def _find(names: Iterable[str], store: WeightsStore) -> list[Model]:
+    """Return the models called so, or "distribution:name", each once. Raises PluginError for none, or two of one name."""
+    every, chosen = models(store), []
+    for name in dict.fromkeys(names):
+        matches = [model for model in every if name in (model.spec.name, model.key)]
+        if not matches:
+            advice = suggest(name, (model.spec.name for model in every))
+            raise PluginError(f"No model named {name!r} is installed. {advice}")
+        if len(matches) > 1:
+            owners = [(model.plugin.distribution, model.plugin.name) for model in matches]
+            raise PluginError(clash("model", matches[0].spec.name, owners))
+        chosen += matches
+    return chosen
 
 
 def _size(n_bytes: int | None) -> str:
