@@ -142,13 +142,11 @@ def _parser(plugin_commands: Sequence[tuple[str, str]]) -> argparse.ArgumentPars
     parser.add_argument("--version", action="version", version=f"unisep {unisep.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _separate(commands)
-    listing = _command(commands, "plugins", help="list what is installed, and what is broken")
-    listing.add_argument("-v", "--verbose", action="store_true", help="with the traceback of what is broken")
-    _models(commands)
-    _embed(commands)
-    _command(commands, "doctor", help="check this installation and say what to do")
     _explain(commands)
-    _new_plugin(commands)
+    _embed(commands)
+    _models(commands)
+    _plugins(commands)
+    _command(commands, "doctor", help="check this installation and say what to do")
     claims = [*commands.choices, *(name for name, _ in plugin_commands)]
     for name, summary in plugin_commands:
         if claims.count(name) == 1:
@@ -165,15 +163,9 @@ def _command(commands: Any, name: str, *parents: argparse.ArgumentParser, **text
 
 
 def _separate(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "separate",
-        shared_options(),
-        help="isolate sounds from recordings",
-        description="Isolate what you ask for; without a question, drums, bass, other and vocals. "
-        "What is asked and the rest are written to OUT; the paths go to stdout.",
-        epilog='example: unisep separate song.mp3 -q "electric guitar" -o out/',
-    )
+    about = "isolate sounds from recordings: what you ask for, or else drums, bass, other and vocals; and the rest"
+    example = 'example: unisep separate song.mp3 -q "electric guitar" -o out/'
+    parser = _command(commands, "separate", shared_options(), help=about, epilog=example)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio files, folders, or patterns such as '*.flac'")
     parser.add_argument("-r", "--recursive", action="store_true", help="also take what is in folders of folders")
     _add_questions(parser)
@@ -226,7 +218,9 @@ def _explain(commands: Any) -> None:
     _add_questions(parser)
 
 
-def _new_plugin(commands: Any) -> None:
+def _plugins(commands: Any) -> None:
+    add = _command(commands, "plugins", help="list what is installed, and what is broken").add_argument
+    add("-v", "--verbose", action="store_true", help="with the traceback of what is broken")
     about = "write a plugin to start from: the distribution unisep-NAME, with a model that works and tests that pass"
     add = _command(commands, "new-plugin", help=about).add_argument
     add("name", metavar="NAME", help="lower-case letters, digits and '-', such as my-model")

@@ -121,9 +121,8 @@ class BatchProgress:
     def __init__(
         self, console: Console, inputs: Sequence[Path | None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._console = console
+        self._console, self._clock = console, clock
         self._sizes_bytes = [os.path.getsize(path) if path and os.path.isfile(path) else 0 for path in inputs]
-        self._clock = clock
         self._n_bytes_done = 0
         self._started: float | None = None
 

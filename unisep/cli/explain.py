@@ -24,15 +24,9 @@ def explain(arguments: Namespace, console: Console) -> int:
         from unisep import files
 
         song, seconds = str(arguments.input), files.probe(arguments.input).seconds
-    explanation = explanation_of(
-        questions(arguments),
-        backend=arguments.backend,
-        query_backend=arguments.query_backend,
-        encoder=arguments.encoder,
-        stems=arguments.stems,
-        route=arguments.route,
-        offline=arguments.offline,
-    )
+    names = ("backend", "query_backend", "encoder", "stems", "route", "offline")
+    options = {name: getattr(arguments, name) for name in names}
+    explanation = explanation_of(questions(arguments), **options)
     console.data({"input": song, "seconds": seconds, **explanation.to_json()})
     console.lines(_lines(explanation, seconds, verbose=arguments.verbose))
     return 0

@@ -105,10 +105,8 @@ def rendered(short: str, kind: str) -> dict[str, str]:
     if keyword.iskeyword(class_name) or any(re.search(rf"\b{class_name}\b", text) for text in texts.values()):
         class_name += "Model"  # what the templates import keeps its name
     fields = {"name": short, "package": f"unisep_{name}", "Class": class_name}
-    renamed = {"package/": f"unisep_{name}/", "test_name": f"test_{name}", ".txt": ""}
-    rendered_texts = {}
-    for path, text in texts.items():
-        for placeholder, value in renamed.items():
-            path = path.replace(placeholder, value)
-        rendered_texts[path] = Template(text).substitute(fields)
-    return rendered_texts
+
+    def renamed(path: str) -> str:
+        return path.replace("package/", f"unisep_{name}/").replace("test_name", f"test_{name}").removesuffix(".txt")
+
+    return {renamed(path): Template(text).substitute(fields) for path, text in texts.items()}

@@ -13,6 +13,7 @@ from unisep.query.parsed import ParsedQuery, is_file, parse_queries
 from unisep.query.query import Embedding, Query
 from unisep.weights.hashes import sha256_of
 
+_FLAGS = {"exclude": "--exclude", "time_range": "--time-range", "weights": "--mix"}
 _UNDECIDING = {  # arguments that change nothing in a result
     "command", "debug", "inputs", "json", "offline", "out", "quiet", "recursive", "resume", "strict_plugins",
 }  # fmt: skip
@@ -27,8 +28,8 @@ def questions(arguments: Namespace) -> tuple[ParsedQuery, ...] | None:
     if parts and arguments.stems:
         raise OptionError("--stems and --two-stems choose among the fixed stems; leave them out with a question.")
     if modifiers and not parts:
-        flags = "--exclude, --exclude-audio, --time-range and --mix"
-        raise OptionError(f"{flags} need something to isolate: add -q TEXT, --query-audio or --embedding.")
+        flags = ", ".join(_FLAGS[key] for key in modifiers)
+        raise OptionError(f"{flags} needs something to isolate: add -q TEXT, --query-audio or --embedding.")
     if not parts:
         return None
     return parse_queries([Query(**part, **modifiers) for part in parts])  # once for all recordings

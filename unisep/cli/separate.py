@@ -171,14 +171,12 @@ class _Batch:
         for answer, names in names_by_answer.items():
             note(f"unisep:   {', '.join(names)}: {answer}")
         if files.gain != 1.0:
-            note(
-                f"unisep:   all files are scaled by {files.gain:.4f}, so that none clips; "
-                "--format wav --subtype FLOAT keeps the level"
-            )
+            advice = "--format wav --subtype FLOAT keeps the level"
+            note(f"unisep:   all files are scaled by {files.gain:.4f}, so that none clips; {advice}")
 
 
 def _printable(name: str | Path) -> str:
-    """Return the name as it can be printed, with escapes for bytes that are not UTF-8."""
+    """Return the name with escapes for bytes that are not UTF-8."""
     return str(name).encode(errors="backslashreplace").decode()
 
 

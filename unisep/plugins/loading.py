@@ -62,10 +62,9 @@ def load_function(spec: Spec) -> Callable[..., Any]:
         for part in path.split("."):
             value = getattr(value, part)
     except FAILURES as error:
-        raise PluginError(
-            f"Cannot load '{spec.name}' from '{spec.load}': {type(error).__name__}: {error}. "
-            "Reinstall or upgrade the plugin; `unisep plugins` shows its distribution."
-        ) from error
+        advice = "Reinstall or upgrade the plugin; `unisep plugins` shows its distribution."
+        complaint = f"Cannot load '{spec.name}' from '{spec.load}': {type(error).__name__}: {error}"
+        raise PluginError(f"{complaint}. {advice}") from error
     if not callable(value):
         raise PluginError(f"'{spec.load}' of '{spec.name}' is not a function that can be called.")
     return value  # type: ignore[no-any-return]
@@ -94,10 +93,8 @@ def wrong_facts(info: Any) -> str:
 
 def _checked(backend: Any, name: str, origin: str) -> Backend:
     if not isinstance(backend, Backend):
-        raise BackendError(
-            f"{origin} returned {type(backend).__name__}, not a Backend. "
-            "Tell its author to test it with unisep.testing.BackendContract."
-        )
+        advice = "Tell its author to test it with unisep.testing.BackendContract."
+        raise BackendError(f"{origin} returned {type(backend).__name__}, not a Backend. {advice}")
     try:
         wrong = wrong_facts(backend.info)
     except FAILURES as error:

@@ -102,10 +102,8 @@ def _table(file: Path, values: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the table of this name, empty where there is none."""
     table = values.get(name, {})
     if not isinstance(table, dict):
-        raise PluginError(
-            f"{file}: {name!r} is {table!r:.80}, not a table. Entry points are lines such as "
-            f'mine = "package.module" below [project.entry-points.{GROUP}].'
-        )
+        advice = f'Entry points are lines such as mine = "package.module" below [project.entry-points.{GROUP}].'
+        raise PluginError(f"{file}: {name!r} is {table!r:.80}, not a table. {advice}")
     return table
 
 
@@ -119,10 +117,8 @@ def _load_from(root: Path, point: EntryPoint) -> Any:
         sys.path.remove(str(root))
     place = getattr(sys.modules[point.module], "__file__", None) or ""
     if not Path(place).resolve().is_relative_to(root):
-        raise PluginError(
-            f"{point.module} is loaded already, from {place}. Uninstall that one, or install this one: "
-            f"pip install -e {root}"
-        )
+        advice = f"Uninstall that one, or install this one: pip install -e {root}"
+        raise PluginError(f"{point.module} is loaded already, from {place}. {advice}")
     return loaded
 
 

@@ -42,13 +42,12 @@ def installed(also: Sequence[Plugin] = (), *, strict: bool | None = None) -> tup
             _listed[choice] = _read_installed(choice)
         by_hand = [plugin for plugins in _used for plugin in plugins]
         plugins = _merged((*_listed[choice], *by_hand, *also))
-    if is_strict() if strict is None else strict:
-        sentences = problems(plugins)
-        if sentences:
-            raise PluginError(
-                f"Plugins are held strictly ({STRICT} or --strict-plugins), and there are problems: "
-                f"{'; '.join(sentences)}. Mend or uninstall them, or leave them out with {CHOICE}=-name."
-            )
+    must_work = is_strict() if strict is None else strict
+    if must_work and (sentences := problems(plugins)):
+        raise PluginError(
+            f"Plugins are held strictly ({STRICT} or --strict-plugins), and there are problems: "
+            f"{'; '.join(sentences)}. Mend or uninstall them, or leave them out with {CHOICE}=-name."
+        )
     return plugins
 
 
@@ -66,10 +65,8 @@ def given(plugins: Any) -> tuple[Plugin, ...]:
     read_plugins = _read_given(plugins)
     for plugin in read_plugins:
         if plugin.state != "ok":
-            raise PluginError(
-                f"The plugin '{plugin.name}' is {plugin.state}: {plugin.complaint} "
-                "`unisep plugins --verbose` with the same --plugin shows the whole traceback."
-            )
+            advice = "`unisep plugins --verbose` with the same --plugin shows the whole traceback."
+            raise PluginError(f"The plugin '{plugin.name}' is {plugin.state}: {plugin.complaint} {advice}")
     return read_plugins
 
 
@@ -117,17 +114,15 @@ def is_strict() -> bool:
     return _strict[-1] or os.environ.get(STRICT, "").strip() not in ("", "0")
 
 
-def problems(plugins: Iterable[Plugin]) -> list[str]:
+def problems(plugins: Sequence[Plugin]) -> list[str]:
     """Return a sentence for each plugin that does not work, name that two claim, and name that UNISEP_PLUGINS has wrong."""
-    plugins = list(plugins)
     sentences = [f"'{p.name}' of {p.distribution} is {p.state}: {p.complaint}" for p in plugins if p.is_faulty]
-    owners: dict[tuple[str, str], list[str]] = defaultdict(list)
+    owners: dict[str, list[str]] = defaultdict(list)
     for plugin in plugins:
         for spec in plugin.specs:
-            owners[spec.kind, spec.name].append(plugin.distribution)
-    for (kind, name), claimants in owners.items():
-        if len(claimants) > 1:
-            sentences.append(f"the {kind} '{name}' is claimed by {' and '.join(claimants)}")
+            owners[f"{spec.kind} '{spec.name}'"].append(plugin.distribution)
+    shared = {claim: places for claim, places in owners.items() if len(places) > 1}
+    sentences += [f"the {claim} is claimed by {' and '.join(places)}" for claim, places in shared.items()]
     unknown = _unknown_name(_choice(), plugins)
     return [*sentences, unknown] if unknown else sentences
 
