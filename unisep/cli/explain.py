@@ -39,10 +39,8 @@ def _lines(explanation: Explanation, seconds: float | None, *, verbose: bool) ->
         groups.setdefault((answer.chosen, answer.others), []).append(answer)
     for answers in groups.values():
         lines += _answer_lines(", ".join(answer.name for answer in answers), answers[0], seconds, verbose=verbose)
-    if explanation.rules:
-        lines.append(f"rules asked first: {', '.join(explanation.rules)}")
-    if explanation.steps:
-        lines.append(f"results go through: {', '.join(explanation.steps)}")
+    more = {"rules asked first": explanation.rules, "results go through": explanation.steps}
+    lines += [f"{head}: {', '.join(titles)}" for head, titles in more.items() if titles]
     return lines + ([f"warning: {explanation.warning}"] if explanation.warning else [])
 
 

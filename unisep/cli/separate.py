@@ -92,7 +92,9 @@ class _Result:
 class _Batch:
     """What all inputs of one call share; the models are loaded for the first one that needs them."""
 
-    def __init__(self, arguments: Namespace, console: Console, ledger: Ledger, inputs: Inputs) -> None:
+    def __init__(
+        self, arguments: Namespace, console: Console, ledger: Ledger, inputs: list[Path | MissingInput]
+    ) -> None:
         self._arguments, self._console, self._ledger, self._inputs = arguments, console, ledger, inputs
         self._progress = BatchProgress(console, [path if isinstance(path, Path) else None for path in inputs])
         stems, route = arguments.stems, arguments.route
@@ -205,10 +207,7 @@ class MissingInput:
     error: AudioFileError
 
 
-Inputs = list[Path | MissingInput]
-
-
-def expand(texts: Sequence[str], *, recursive: bool, skip: Callable[[Path], bool]) -> Inputs:
+def expand(texts: Sequence[str], *, recursive: bool, skip: Callable[[Path], bool]) -> list[Path | MissingInput]:
     """Return the audio files that `texts` (files, folders, patterns) stand for, each once, in order.
 
     A folder gives its audio files, without those that `skip` knows as results of an earlier run. What stands for no file

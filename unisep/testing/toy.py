@@ -49,11 +49,9 @@ class ToyBackend(Backend):
         if queries is None:
             halves = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]).to(bands)
             return Output(torch.einsum("nk,bkcs->bncs", halves, bands))
-        if queries.shape[1] != N_BANDS:
-            raise EmbeddingError(
-                f"Embeddings of the space '{SPACE}' have {N_BANDS} values, this one has {queries.shape[1]}. "
-                "Make it again with the encoder 'toy'."
-            )
+        if (dim := queries.shape[1]) != N_BANDS:
+            complaint = f"Embeddings of the space '{SPACE}' have {N_BANDS} values, this one has {dim}"
+            raise EmbeddingError(f"{complaint}. Make it again with the encoder 'toy'.")
         gains = _gains(queries) if negatives is None else _gains(queries) * (1 - _gains(negatives))
         sources = torch.einsum("nk,bkcs->bncs", gains.to(bands), bands)
         energy, whole = sources.square().mean((2, 3)), mixture.square().mean((1, 2))
