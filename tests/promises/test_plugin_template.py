@@ -15,7 +15,7 @@ import pytest
 
 from unisep.cli import main
 from unisep.cli.arguments import PLUGIN_KINDS
-from unisep.cli.new_plugin import rendered, write_plugin
+from unisep.cli.plugins import rendered, write_plugin
 from unisep.errors import OptionError
 
 ROOT = Path(__file__).parents[2]
@@ -158,8 +158,6 @@ def test_the_command_prints_what_it_wrote(tmp_path, capsys):
     written = json.loads(capsys.readouterr().out)
     assert written["folder"] == str(tmp_path / "unisep-mine")
     assert all(Path(path).is_file() for path in written["files"])
-    with pytest.raises(OptionError, match=r"kind='command' is unknown. Possible: backend, encoder"):
-        write_plugin("mine", tmp_path, "command")
 
 
 def test_nothing_is_overwritten(tmp_path):

@@ -37,9 +37,9 @@ _COMMANDS = {
     "embed": "unisep.cli.questions:embed",
     "doctor": "unisep.cli.doctor:doctor",
     "explain": "unisep.cli.explain:explain",
-    "new-plugin": "unisep.cli.new_plugin:new_plugin",
+    "new-plugin": "unisep.cli.plugins:new_plugin",
 }
-_OWN = {command.split()[0] for command in _COMMANDS}
+_OWN = {name.split()[0] for name in _COMMANDS}
 _DISTRIBUTIONS = {"align": "unisep-align", "evaluate": "unisep-evaluate"}  # of unisep, in plugins of their own
 _INSPECTING = ("plugins", "doctor")  # these show a plugin that does not work instead of refusing to start
 
@@ -72,13 +72,12 @@ def exit_code(error: Exception) -> int:
 def _parse(words: list[str], stack: ExitStack) -> Namespace:
     """Return the arguments; the plugins that they name are in force until `stack` is closed.
 
-    Installed plugins are listed only if their commands matter. Options on plugins may be shortened, but not for the commands
-    of plugins, where a short one may be the command's own.
+    Installed plugins are listed only if their commands matter.
     """
     options, rest = plugin_options().parse_known_args(words)
-    if rest and (rest[0] in _OWN or rest[0] in _DISTRIBUTIONS):
-        options, rest = plugin_options(allow_abbrev=True).parse_known_args(words)
     name = rest[0] if rest else "--help"
+    if name in _OWN or name in _DISTRIBUTIONS:  # a shortened option of another command may be the command's own
+        options, rest = plugin_options(allow_abbrev=True).parse_known_args(words)
     if options.plugin:
         stack.enter_context(using(*options.plugin, must_work=name not in _INSPECTING))
     if options.strict_plugins:
@@ -105,12 +104,11 @@ def _parse(words: list[str], stack: ExitStack) -> Namespace:
 
 def _how_to_get(name: str) -> str:
     """Return what to say of a command of unisep whose plugin does not work, or is not installed."""
+    distribution = _DISTRIBUTIONS[name]
     for plugin in installed():
-        if plugin.distribution == _DISTRIBUTIONS[name] and plugin.state != "ok":
-            return (
-                f"`unisep {name}` is of the plugin {plugin.distribution}, which is {plugin.state}: {plugin.complaint}"
-            )
-    return f"`unisep {name}` is a plugin of its own, and it is not installed. Run: pip install {_DISTRIBUTIONS[name]}"
+        if plugin.distribution == distribution and plugin.state != "ok":
+            return f"`unisep {name}` is of the plugin {distribution}, which is {plugin.state}: {plugin.complaint}"
+    return f"`unisep {name}` is a plugin of its own, and it is not installed. Run: pip install {distribution}"
 
 
 def _run(arguments: Namespace) -> int:
@@ -154,11 +152,6 @@ def _run_command(arguments: Namespace, console: Console) -> int:
 
 
 def _run_of_plugin(arguments: Namespace, console: Console) -> int:
-    """Run the command of a plugin, and return the exit code that it returns or exits with.
-
-    Raises:
-        PluginError: It cannot be loaded, or failed in a way that it did not foresee; when debugging, that error itself.
-    """
     try:
         code = load_function(arguments.command)(arguments.words)
     except SystemExit as exit:  # of the command's own argparse, say
@@ -187,15 +180,14 @@ class _Terminated(BaseException):
 @contextmanager
 def _terminated_in_order() -> Iterator[None]:
     """A `with` block that a SIGTERM leaves in order, so that files being written are removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def stop(*_: object) -> None:
         raise _Terminated
 
-    before = signal.signal(signal.SIGTERM, stop)
+    may_handle = threading.current_thread() is threading.main_thread()  # Python allows it nowhere else
+    before = signal.signal(signal.SIGTERM, stop) if may_handle else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if may_handle:
+            signal.signal(signal.SIGTERM, before)

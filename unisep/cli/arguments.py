@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import unisep
 
 PLUGIN_KINDS = ("backend", "encoder")  # that `new-plugin` can write
 
-_RANGE = re.compile(r"([\d.:]+)\s*-\s*([\d.:]+)")
 _SEVERAL: dict[str, Any] = {"action": "append", "default": []}
 
 
@@ -31,12 +30,11 @@ def seconds(text: str) -> float:
 
 def time_range(text: str) -> tuple[float, float]:
     """Return start and end in seconds of "30-60" or "0:30-1:00"."""
-    match = _RANGE.fullmatch(text.strip())
     try:
-        start, end = (seconds(part) for part in match.groups()) if match else (0.0, 0.0)
+        start, end = map(seconds, text.split("-"))
     except ValueError:
         start = end = 0.0
-    if not start < end:
+    if not start < end < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no range; write start-end in seconds, such as 30-60")
     return start, end
 
@@ -59,10 +57,7 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def parse(argv: Sequence[str] | None = None, plugin_commands: Sequence[tuple[str, str]] = ()) -> argparse.Namespace:
-    """Return the parsed arguments; `command` holds the words of the command. Exits after printing help or an error.
-
-    `plugin_commands` are the names and summaries of the commands of plugins, for the help.
-    """
+    """Return the parsed arguments, or exit after printing an error or the help, in which `plugin_commands` are listed."""
     arguments = _parser(plugin_commands).parse_args(argv)
     arguments.debug = arguments.debug or debug_by_environment()
     return arguments
@@ -146,8 +141,12 @@ def _parser(plugin_commands: Sequence[tuple[str, str]]) -> argparse.ArgumentPars
     )
     parser.add_argument("--version", action="version", version=f"unisep {unisep.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for declare in (_separate, _plugins, _models, _embed, _doctor, _explain, _new_plugin):
-        declare(commands)
+    _separate(commands)
+    _explain(commands)
+    _embed(commands)
+    _models(commands)
+    _plugins(commands)
+    _command(commands, "doctor", help="check this installation and say what to do")
     claims = [*commands.choices, *(name for name, _ in plugin_commands)]
     for name, summary in plugin_commands:
         if claims.count(name) == 1:
@@ -157,26 +156,21 @@ def _parser(plugin_commands: Sequence[tuple[str, str]]) -> argparse.ArgumentPars
 
 
 def _command(commands: Any, name: str, *parents: argparse.ArgumentParser, **texts: str) -> argparse.ArgumentParser:
+    texts.setdefault("description", texts["help"])
     parser: argparse.ArgumentParser = commands.add_parser(name, parents=[common_options(), *parents], **texts)
     parser.set_defaults(command=name)
     return parser
 
 
 def _separate(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "separate",
-        shared_options(),
-        help="isolate sounds from recordings",
-        description="Isolate what you ask for; without a question, drums, bass, other and vocals. "
-        "What is asked and the rest are written to OUT; the paths go to stdout.",
-        epilog='example: unisep separate song.mp3 -q "electric guitar" -o out/',
-    )
+    about = "isolate sounds from recordings: what you ask for, or else drums, bass, other and vocals; and the rest"
+    example = 'example: unisep separate song.mp3 -q "electric guitar" -o out/'
+    parser = _command(commands, "separate", shared_options(), help=about, epilog=example)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio files, folders, or patterns such as '*.flac'")
     parser.add_argument("-r", "--recursive", action="store_true", help="also take what is in folders of folders")
     _add_questions(parser)
-    add = parser.add_argument_group("files").add_argument
     fields = "with {track}, {trackext}, {folder}, {stem}, {ext} (default: %(default)s)"
+    add = parser.add_argument_group("files").add_argument
     add("-o", "--out", type=Path, default=Path("separated"), help="output folder (default: %(default)s)")
     add("--format", help="wav, flac, ogg, opus, mp3, ... (default: that of the input; flac if lossy)")
     add("--subtype", help="how samples are stored: PCM_16, PCM_24, FLOAT, ...")
@@ -186,34 +180,24 @@ def _separate(commands: Any) -> None:
     add("--resume", action="store_true", help="skip inputs that were completed before, and verify them")
 
 
-def _plugins(commands: Any) -> None:
-    parser = _command(commands, "plugins", help="list what is installed, and what is broken")
-    parser.add_argument("-v", "--verbose", action="store_true", help="with the traceback of what is broken")
-
-
 def _models(commands: Any) -> None:
     parser = commands.add_parser("models", help="list, fetch and check weights")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for action, n_names, about in (
-        ("list", None, "what there is, and whether it is here"),
+        ("list", "", "what there is, and whether it is here"),
         ("pull", "+", "download and verify"),
         ("verify", "*", "check every file against its sha256 (without names: all that is here)"),
         ("card", 1, "data, licence and measured quality"),
     ):
-        sub = _command(actions, action, help=about, description=about)
+        sub = _command(actions, action, help=about)
         sub.set_defaults(command=f"models {action}")
-        if n_names is not None:
+        if n_names:
             sub.add_argument("names", nargs=n_names, metavar="NAME", help="a model of `unisep models list`")
 
 
 def _embed(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "embed",
-        help="save a question as a vector",
-        description="Save a question as a portable vector: unisep embed 'electric guitar' -o guitar.safetensors",
-    )
-    add = parser.add_argument
+    example = "example: unisep embed 'electric guitar' -o guitar.safetensors"
+    add = _command(commands, "embed", help="save a question as a portable vector", epilog=example).add_argument
     add("text", nargs="*", metavar="TEXT", help="the sound by name; several are averaged")
     add("-o", "--out", type=Path, required=True, metavar="FILE", help="the file to write")
     add("--audio", type=Path, metavar="FILE", help="the sound by an example clip")
@@ -225,33 +209,20 @@ def _embed(commands: Any) -> None:
     add("--offline", action="store_true", default=None, help="never download")
 
 
-def _doctor(commands: Any) -> None:
-    _command(commands, "doctor", help="check this installation and say what to do")
-
-
 def _explain(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "explain",
-        _model_options(),
-        help="say who would answer, why, and who else could; nothing is run",
-        description="Say which backend and encoder would answer, why, what else could, their licences and their cost. "
-        "Nothing is loaded, downloaded or run.",
-        epilog='example: unisep explain song.mp3 -q "electric guitar"',
-    )
+    about = "say who would answer, why, and who else could, under which licences and at what cost; nothing is run"
+    example = 'example: unisep explain song.mp3 -q "electric guitar"'
+    parser = _command(commands, "explain", _model_options(), help=about, epilog=example)
     parser.add_argument("input", nargs="?", type=Path, metavar="INPUT", help="a recording, to reckon the work")
     parser.add_argument("-v", "--verbose", action="store_true", help="also who cannot answer, and why")
     _add_questions(parser)
 
 
-def _new_plugin(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "new-plugin",
-        help="write a plugin to start from",
-        description="Write the distribution unisep-NAME: hooks, a model that works, and tests that pass.",
-    )
-    add = parser.add_argument
+def _plugins(commands: Any) -> None:
+    add = _command(commands, "plugins", help="list what is installed, and what is broken").add_argument
+    add("-v", "--verbose", action="store_true", help="with the traceback of what is broken")
+    about = "write a plugin to start from: the distribution unisep-NAME, with a model that works and tests that pass"
+    add = _command(commands, "new-plugin", help=about).add_argument
     add("name", metavar="NAME", help="lower-case letters, digits and '-', such as my-model")
     add("--folder", type=Path, default=Path(), metavar="FOLDER", help="where unisep-NAME is made (default: here)")
     add("--kind", choices=PLUGIN_KINDS, default="backend", help="what it offers (default: %(default)s)")

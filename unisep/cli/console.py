@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 import warnings
@@ -21,10 +22,7 @@ if TYPE_CHECKING:
 class Console:
     """The terminal, as a context manager in which warnings and log lines appear as plain lines on stderr.
 
-    Inside another one, as a plugin's command has it, this one alone speaks.
-
-    Attributes:
-        as_json: Whether `data` prints JSON and `lines` nothing.
+    Inside another one, as a plugin's command has it, this one alone speaks. With `as_json`, `data` prints and `lines` does not.
     """
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
@@ -118,23 +116,18 @@ class _Handler(logging.Handler):
 
 
 class BatchProgress:
-    """Shows the fraction and the remaining time of each input and of the batch.
-
-    An input counts by the size of its file, which is known without opening it. What was skipped, or failed, is taken out of
-    the sum, so that it does not make the rest look quick.
-    """
+    """Shows the fraction and the remaining time of each input and of the batch, in which it counts by its size in bytes."""
 
     def __init__(
         self, console: Console, inputs: Sequence[Path | None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._console = console
-        self._sizes_bytes = [_size_bytes(path) for path in inputs]
-        self._clock = clock
+        self._console, self._clock = console, clock
+        self._sizes_bytes = [os.path.getsize(path) if path and os.path.isfile(path) else 0 for path in inputs]
         self._n_bytes_done = 0
         self._started: float | None = None
 
     def label(self, index: int) -> str:
-        """Return the place of an input in the batch, to put before what is said of it; "" in a batch of one."""
+        """Return the place of an input in the batch, such as "[1/3] "; "" in a batch of one."""
         return f"[{index + 1}/{len(self._sizes_bytes)}] " if len(self._sizes_bytes) > 1 else ""
 
     def of(self, index: int, name: str) -> OnProgress | None:
@@ -142,7 +135,7 @@ class BatchProgress:
         return self._console.progress(f"{self.label(index)}{name}", lambda progress: self._of_all(index, progress))
 
     def ended(self, index: int, *, computed: bool) -> None:
-        """Count an input as over; one that was not `computed` no longer belongs to the sum."""
+        """Count an input as over; one that was not `computed` leaves the sum, so that the rest does not look quick."""
         if computed:
             self._n_bytes_done += self._sizes_bytes[index]
         else:
@@ -155,16 +148,10 @@ class BatchProgress:
         self._started = now if self._started is None else self._started
         n_bytes_done = self._n_bytes_done + progress.fraction * self._sizes_bytes[index]
         fraction = n_bytes_done / max(1, sum(self._sizes_bytes))
-        if not 0 < fraction <= 1 or now <= self._started:
-            return f"; all: {fraction:4.0%}"
-        return f"; all: {fraction:4.0%}, {duration((now - self._started) * (1 / fraction - 1))} left"
-
-
-def _size_bytes(path: Path | None) -> int:
-    try:
-        return 0 if path is None else path.stat().st_size
-    except OSError:
-        return 0
+        left = (
+            f", {duration((now - self._started) * (1 / fraction - 1))} left" if fraction and now > self._started else ""
+        )
+        return f"; all: {fraction:4.0%}{left}"
 
 
 def describe(error: Exception) -> str:
@@ -175,8 +162,7 @@ def describe(error: Exception) -> str:
         return "There is not enough memory. Use a shorter --segment, or cut the recording."
     if isinstance(error, OSError):
         return f"{error}. Check the disk and the permissions."
-    advice = "Run again with --debug to see where, and please report it."
-    return f"unexpected {type(error).__name__}: {error}. {advice}"
+    return f"unexpected {type(error).__name__}: {error}. Run again with --debug to see where, and please report it."
 
 
 def duration(seconds: float) -> str:

@@ -24,7 +24,7 @@ PACKAGES = ("numpy", "torch", "soundfile", "soxr", "safetensors", "pydantic", "p
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: a "note" means less than there could be, "broken" that separating fails; both have advice."""
+    """One thing looked at: "note" means less than there could be, "broken" that separating fails; both have advice."""
 
     what: str
     state: Literal["ok", "note", "broken"]
@@ -103,19 +103,18 @@ def _plugins() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     from unisep.cli.models import is_intact, models
+    from unisep.weights.cards import read_card
     from unisep.weights.store import WeightsStore
 
     store = WeightsStore()
-    for model in models():
-        what, pull = f"weights {model.spec.name}", f"unisep models pull {model.spec.name}"
+    for model in models(store):
+        what, state, pull = f"weights {model.spec.name}", model.state, f"unisep models pull {model.spec.name}"
         reinstall = f"Reinstall {model.plugin.distribution}."
         try:
-            card = model.card
+            damaged = [check.name for check in store.verify(read_card(model.spec.card)) if not is_intact(check)]
         except UnisepError as error:
             yield Finding(what, "broken", str(error), reinstall)
             continue
-        state = store.state(card)
-        damaged = [check.name for check in store.verify(card) if not is_intact(check)]
         if state == "missing":
             yield Finding(what, "note", state, f"To have it: {pull}")
         elif damaged:

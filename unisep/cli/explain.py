@@ -19,21 +19,14 @@ def explain(arguments: Namespace, console: Console) -> int:
             "explain loads nothing, so it cannot look into weights of your own: "
             "leave out --weights, --query-weights and NAME@PLACE."
         )
-    seconds = None
+    song, seconds = None, None
     if arguments.input is not None:
         from unisep import files
 
-        seconds = files.probe(arguments.input).seconds
-    explanation = explanation_of(
-        questions(arguments),
-        backend=arguments.backend,
-        query_backend=arguments.query_backend,
-        encoder=arguments.encoder,
-        stems=arguments.stems,
-        route=arguments.route,
-        offline=arguments.offline,
-    )
-    song = None if arguments.input is None else str(arguments.input)
+        song, seconds = str(arguments.input), files.probe(arguments.input).seconds
+    names = ("backend", "query_backend", "encoder", "stems", "route", "offline")
+    options = {name: getattr(arguments, name) for name in names}
+    explanation = explanation_of(questions(arguments), **options)
     console.data({"input": song, "seconds": seconds, **explanation.to_json()})
     console.lines(_lines(explanation, seconds, verbose=arguments.verbose))
     return 0
@@ -46,10 +39,8 @@ def _lines(explanation: Explanation, seconds: float | None, *, verbose: bool) ->
         groups.setdefault((answer.chosen, answer.others), []).append(answer)
     for answers in groups.values():
         lines += _answer_lines(", ".join(answer.name for answer in answers), answers[0], seconds, verbose=verbose)
-    if explanation.rules:
-        lines.append(f"rules asked first: {', '.join(explanation.rules)}")
-    if explanation.steps:
-        lines.append(f"results go through: {', '.join(explanation.steps)}")
+    more = {"rules asked first": explanation.rules, "results go through": explanation.steps}
+    lines += [f"{head}: {', '.join(titles)}" for head, titles in more.items() if titles]
     return lines + ([f"warning: {explanation.warning}"] if explanation.warning else [])
 
 
@@ -57,11 +48,10 @@ def _answer_lines(names: str, answer: Answer, seconds: float | None, *, verbose:
     lines = [f"{names}: {_who(answer.chosen)}", f"  why: {answer.chosen.reason}", *_part_lines(answer.chosen, seconds)]
     for candidate in answer.others:
         lines += [f"  could also: {_who(candidate)}", *(f"  {line}" for line in _part_lines(candidate, None))]
-    if verbose:
-        for candidate in answer.unable:
-            first_sentence = candidate.reason.split(". ")[0].rstrip(".")
-            lines.append(f"  cannot: {_who(candidate)}: {first_sentence}.")
-    elif answer.unable:
+    for candidate in answer.unable if verbose else ():
+        first_sentence = candidate.reason.split(". ")[0].rstrip(".")
+        lines.append(f"  cannot: {_who(candidate)}: {first_sentence}.")
+    if answer.unable and not verbose:
         lines.append(f"  cannot: {len(answer.unable)} others; --verbose says why")
     return lines
 

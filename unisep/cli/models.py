@@ -12,7 +12,7 @@ from unisep.errors import PluginError, UnisepError, WeightsError, suggest
 from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import clash, installed
 from unisep.plugins.specs import ModelSpec
-from unisep.weights.cards import Card, read_card
+from unisep.weights.cards import read_card
 from unisep.weights.store import FileCheck, FileProgress, WeightsStore
 
 _HEADS = ("NAME", "STATE", "SIZE", "LICENCE", "WHAT")
@@ -20,39 +20,22 @@ _HEADS = ("NAME", "STATE", "SIZE", "LICENCE", "WHAT")
 
 @dataclass(frozen=True)
 class Model:
-    """A backend or encoder with weights, and the plugin that offers it."""
+    """A backend or encoder with weights, the plugin that offers it, and the state of the weights, as `state_at` tells it."""
 
     plugin: Plugin
     spec: ModelSpec
+    state: str
 
     @property
     def key(self) -> str:
         """The name that no other distribution can claim."""
         return f"{self.plugin.distribution}:{self.spec.name}"
 
-    @property
-    def card(self) -> Card:
-        """The card of the weights. Raises WeightsError where it cannot be read."""
-        return read_card(self.spec.card)
 
-    def state(self, store: WeightsStore) -> str:
-        """Return "embedded", "present", "missing", or "broken" where the card cannot be read."""
-        return store.state_at(self.spec.card)
-
-    def to_json(self, store: WeightsStore) -> dict[str, Any]:
-        """Return the model as plain values."""
-        values = {"name": self.spec.name, "distribution": self.plugin.distribution, "state": self.state(store)}
-        try:
-            card = self.card
-        except WeightsError as error:
-            return {**values, "error": str(error)}
-        about = {key: getattr(card, key) for key in ("summary", "licence", "source", "n_bytes")}
-        return {**values, "error": None, "path": str(store.path(card)), **about}
-
-
-def models() -> list[Model]:
+def models(store: WeightsStore) -> list[Model]:
     """Return every model of the plugins that work, by name."""
-    every = [Model(plugin, spec) for plugin in installed() for spec in plugin.specs_of(ModelSpec) if spec.card]
+    pairs = [(plugin, spec) for plugin in installed() for spec in plugin.specs_of(ModelSpec) if spec.card]
+    every = [Model(plugin, spec, store.state_at(spec.card)) for plugin, spec in pairs]
     return sorted(every, key=lambda model: model.spec.name)
 
 
@@ -64,23 +47,27 @@ def is_intact(check: FileCheck) -> bool:
 def show_list(arguments: Namespace, console: Console) -> int:
     """Print a line for each model, and return 0."""
     store = WeightsStore()
-    listed = [model.to_json(store) for model in models()]
+    listed = [_to_json(model, store) for model in models(store)]
     console.data(listed)
-    rows = [
-        (
-            values["name"],
-            values["state"],
-            _size(values.get("n_bytes")),
-            values.get("licence", ""),
-            values.get("summary", ""),
-        )
-        for values in listed
-    ]
-    console.lines(columns([_HEADS, *rows]) if rows else ["No model with weights is installed."])
+    rows = [_HEADS]
+    for values in listed:
+        size, about = _size(values.get("n_bytes")), (values.get("licence", ""), values.get("summary", ""))
+        rows.append((values["name"], values["state"], size, *about))
+    console.lines(columns(rows) if listed else ["No model with weights is installed."])
     for values in listed:
         if values["error"]:
             console.say(f"unisep: {values['error']}")
     return 0
+
+
+def _to_json(model: Model, store: WeightsStore) -> dict[str, Any]:
+    values = {"name": model.spec.name, "distribution": model.plugin.distribution, "state": model.state}
+    try:
+        card = read_card(model.spec.card)
+    except WeightsError as error:
+        return {**values, "error": str(error)}
+    about = {key: getattr(card, key) for key in ("summary", "licence", "source", "n_bytes")}
+    return {**values, "error": None, "path": str(store.path(card)), **about}
 
 
 def pull(arguments: Namespace, console: Console) -> int:
@@ -92,13 +79,13 @@ def pull(arguments: Namespace, console: Console) -> int:
         console.rewrite(f"{progress.card}: {progress.file} {_size(progress.n_bytes_done)}{whole}")
 
     def pull_one(model: Model) -> dict[str, Any]:
-        card = model.card
+        card = read_card(model.spec.card)
         console.note(f"unisep: {model.spec.name}: licence {card.licence}; source {card.source or 'not stated'}")
         folder = store.ensure(card, show if console.is_watched else None)
         console.lines([str(folder)])
         return {"name": model.spec.name, "ok": True, "path": str(folder), "licence": card.licence, "error": None}
 
-    return _for_each(arguments.names, console, pull_one)
+    return _for_each(_find(arguments.names, store), console, pull_one)
 
 
 def verify(arguments: Namespace, console: Console) -> int:
@@ -106,27 +93,22 @@ def verify(arguments: Namespace, console: Console) -> int:
     store = WeightsStore()
 
     def verify_one(model: Model) -> dict[str, Any]:
-        checks = store.verify(model.card)
-        console.lines(columns([(model.spec.name, check.name, check.state, check.sha256) for check in checks]))
+        name, checks = model.spec.name, store.verify(read_card(model.spec.card))
+        console.lines(columns([(name, check.name, check.state, check.sha256) for check in checks]))
         error = None
         if not all(map(is_intact, checks)):
-            error = f"{model.spec.name} is not intact. Fetch it again with: unisep models pull {model.spec.name}"
+            error = f"{name} is not intact. Fetch it again with: unisep models pull {name}"
             console.say(f"unisep: error: {error}")
-        return {
-            "name": model.spec.name,
-            "ok": error is None,
-            "files": [asdict(check) for check in checks],
-            "error": error,
-        }
+        return {"name": name, "ok": error is None, "files": [asdict(check) for check in checks], "error": error}
 
-    here = [model.key for model in models() if model.state(store) != "missing"]
-    return _for_each(arguments.names or here, console, verify_one)
+    here = [model for model in models(store) if model.state != "missing"]
+    return _for_each(_find(arguments.names, store) if arguments.names else here, console, verify_one)
 
 
 def show_card(arguments: Namespace, console: Console) -> int:
     """Print what is known of one model, and return 0."""
-    card = _find(arguments.names[0]).card
-    state = WeightsStore().state(card)
+    (model,) = _find(arguments.names, WeightsStore())
+    card, state = read_card(model.spec.card), model.state
     console.data({**card.model_dump(mode="json"), "state": state})
     facts = [("name", card.name), ("what", card.summary), ("licence", card.licence), ("source", card.source)]
     facts += [("outputs", ", ".join(card.sources)), ("state", state), ("size", _size(card.n_bytes))]
@@ -137,9 +119,9 @@ def show_card(arguments: Namespace, console: Console) -> int:
     return 0
 
 
-def _for_each(names: Iterable[str], console: Console, action: Callable[[Model], dict[str, Any]]) -> int:
+def _for_each(chosen: Iterable[Model], console: Console, action: Callable[[Model], dict[str, Any]]) -> int:
     results = []
-    for model in [_find(name) for name in dict.fromkeys(names)]:
+    for model in chosen:
         try:
             results.append(action(model))
         except UnisepError as error:
@@ -149,17 +131,19 @@ def _for_each(names: Iterable[str], console: Console, action: Callable[[Model], 
     return 0 if all(result["ok"] for result in results) else 1
 
 
-def _find(name: str) -> Model:
-    every = models()
-    matches = [model for model in every if name in (model.spec.name, model.key)]
-    if len(matches) > 1:
-        owners = [(model.plugin.distribution, model.plugin.name) for model in matches]
-        raise PluginError(clash("model", matches[0].spec.name, owners))
-    if not matches:
-        raise PluginError(
-            f"No model named {name!r} is installed. {suggest(name, (model.spec.name for model in every))}"
-        )
-    return matches[0]
+def _find(names: Iterable[str], store: WeightsStore) -> list[Model]:
+    """Return the models called so, or "distribution:name", each once. Raises PluginError for none, or two of one name."""
+    every, chosen = models(store), []
+    for name in dict.fromkeys(names):
+        matches = [model for model in every if name in (model.spec.name, model.key)]
+        if not matches:
+            advice = suggest(name, (model.spec.name for model in every))
+            raise PluginError(f"No model named {name!r} is installed. {advice}")
+        if len(matches) > 1:
+            owners = [(model.plugin.distribution, model.plugin.name) for model in matches]
+            raise PluginError(clash("model", matches[0].spec.name, owners))
+        chosen += matches
+    return chosen
 
 
 def _size(n_bytes: int | None) -> str:
@@ -167,22 +151,20 @@ def _size(n_bytes: int | None) -> str:
 
 
 def _measured(values: dict[str, Any], indent: str) -> list[str]:
-    """Return lines for figures: plain ones, then tables of those that have the same columns."""
-    plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    lines = [f"{indent}{key}: {_figure(value)}" for key, value in plain.items()]
-    rows = {key: value for key, value in values.items() if _is_row(value)}
+    """Return lines for figures: plain ones, then a table of those one level below, then what is deeper."""
+    lines, rows, deeper = [], {}, []
+    for key, value in values.items():
+        if not isinstance(value, dict):
+            lines.append(f"{indent}{key}: {_figure(value)}")
+        elif any(isinstance(figure, dict) for figure in value.values()):
+            deeper += [f"{indent}{key}:", *_measured(value, indent + "  ")]
+        else:
+            rows[key] = value
     if rows:
         heads = list(dict.fromkeys(head for row in rows.values() for head in row))
         table = [("", *heads), *((key, *(_figure(row.get(head, "-")) for head in heads)) for key, row in rows.items())]
         lines += [f"{indent}{line}" for line in columns(table)]
-    for key, value in values.items():
-        if key not in plain and key not in rows:
-            lines += [f"{indent}{key}:", *_measured(value, indent + "  ")]
-    return lines
-
-
-def _is_row(value: Any) -> bool:
-    return isinstance(value, dict) and not any(isinstance(figure, dict) for figure in value.values())
+    return lines + deeper
 
 
 def _figure(value: Any) -> str:

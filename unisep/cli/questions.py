@@ -20,18 +20,11 @@ _UNDECIDING = {  # arguments that change nothing in a result
 
 
 def questions(arguments: Namespace) -> tuple[ParsedQuery, ...] | None:
-    """Parse one query for each thing asked, examples read and checked; None when the fixed stems are wanted.
-
-    Raises:
-        UnisepError: Arguments that do not go together, or an example or a vector that cannot be read.
-    """
+    """Parse one query for each thing asked, examples read and checked; None when the fixed stems are wanted."""
     parts = _parts(arguments)
-    modifiers = {
-        "exclude": [*arguments.exclude, *arguments.exclude_audio] or None,
-        "time_range": arguments.time_range,
-        "weights": arguments.mix,
-    }
-    modifiers = {key: value for key, value in modifiers.items() if value is not None}
+    exclude = [*arguments.exclude, *arguments.exclude_audio] or None
+    values = {"exclude": exclude, "time_range": arguments.time_range, "weights": arguments.mix}
+    modifiers = {key: value for key, value in values.items() if value is not None}
     if parts and arguments.stems:
         raise OptionError("--stems and --two-stems choose among the fixed stems; leave them out with a question.")
     if modifiers and not parts:
@@ -54,21 +47,12 @@ def embed(arguments: Namespace, console: Console) -> int:
     out: Path = arguments.out
     if arguments.audio is not None and out.exists() and out.samefile(arguments.audio):
         raise OptionError(f"-o {out} would replace the clip itself. Choose another place.")
-    query = Query(
-        text=tuple(arguments.text) or None,
-        audio=arguments.audio,
-        weights=arguments.mix,
-        example_range=arguments.example_range,
-    )
+    text = tuple(arguments.text) or None
+    query = Query(text=text, audio=arguments.audio, weights=arguments.mix, example_range=arguments.example_range)
     from unisep.separator import Separator
 
-    separator = Separator(
-        query_backend=arguments.query_backend,
-        encoder=arguments.encoder,
-        device=arguments.device,
-        offline=arguments.offline,
-    )
-    embedding = separator.embed(query)
+    options = {name: getattr(arguments, name) for name in ("query_backend", "encoder", "device", "offline")}
+    embedding = Separator(**options).embed(query)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,18 +72,18 @@ def _parts(arguments: Namespace) -> list[dict[str, Any]]:
     example = {} if arguments.example_range is None else {"example_range": arguments.example_range}
     texts: list[dict[str, Any]] = [{"text": text} for text in arguments.query]
     clips: list[dict[str, Any]] = [{"audio": path, **example} for path in arguments.query_audio]
-    if example and not clips:
-        clips = [example]
     vectors: list[dict[str, Any]] = [{"embedding": Embedding.load(path)} for path in arguments.embedding]
+    if example and not clips:
+        clips = [example]  # a part of the recording itself
     kinds = [kind for kind in (texts, clips, vectors) if kind]
-    if len(kinds) > 1 and any(len(kind) > 1 for kind in kinds):
+    if len(kinds) < 2:
+        return kinds[0] if kinds else []
+    if any(len(kind) > 1 for kind in kinds):
         raise OptionError(
             "Several questions in one call are all texts, all clips or all vectors; "
             "one text, one clip and one vector together are one question."
         )
-    if len(kinds) > 1:
-        return [{key: value for (part,) in kinds for key, value in part.items()}]
-    return kinds[0] if kinds else []
+    return [{key: value for (part,) in kinds for key, value in part.items()}]
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ import json
 import os
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from unisep.separator import Separator
 
 FILE_NAME = ".unisep-done.jsonl"
+Values = Mapping[str, Any]
 
 _SAME_FOR_ALL = (OptionError, PluginError, WeightsError)  # no input would fare better than the first
 
@@ -33,8 +35,7 @@ _SAME_FOR_ALL = (OptionError, PluginError, WeightsError)  # no input would fare 
 def separate(arguments: Namespace, console: Console) -> int:
     """Separate all inputs; return 0 when each was separated or had been before, else 1.
 
-    Raises:
-        UnisepError: Wrong usage, before any file is touched, or nothing can be separated at all, for want of a plugin say.
+    Wrong usage, and what would fail for every input, is raised.
     """
     template = Template(arguments.filename)
     _check_writing(arguments)
@@ -53,9 +54,9 @@ def separate(arguments: Namespace, console: Console) -> int:
     console.data({"files": files, **{f"n_{state}": count for state, count in counts.items()}})
     if len(inputs) > 1:
         console.note("unisep: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
-        for result in results:
-            if result.state == "failed":
-                console.say(f"unisep: failed: {_printable(result.input)}: {_printable(result.error)}")
+        for file in files:
+            if file["state"] == "failed":
+                console.say(f"unisep: failed: {file['input']}: {file['error']}")
     return 1 if counts["failed"] else 0
 
 
@@ -63,20 +64,12 @@ def separator_of(arguments: Namespace) -> Separator:
     """Return the Separator with the options of the command line."""
     from unisep.separator import Separator
 
-    return Separator(
-        arguments.backend,
-        query_backend=arguments.query_backend,
-        encoder=arguments.encoder,
-        weights=arguments.weights,
-        query_weights=arguments.query_weights,
-        device=arguments.device,
-        precision=arguments.precision,
-        seed=arguments.seed,
-        overlap_fraction=arguments.overlap,
-        segment_seconds=arguments.segment,
-        shifts=arguments.shifts,
-        offline=arguments.offline,
-    )
+    names = (
+        "backend", "query_backend", "encoder", "weights", "query_weights",
+        "device", "precision", "seed", "shifts", "offline",
+    )  # fmt: skip
+    options = {name: getattr(arguments, name) for name in names}
+    return Separator(**options, overlap_fraction=arguments.overlap, segment_seconds=arguments.segment)
 
 
 @dataclass(frozen=True)
@@ -86,7 +79,7 @@ class _Result:
     input: str | Path
     state: Literal["done", "skipped", "failed"]
     outputs: Mapping[str, Path] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Values = field(default_factory=dict)
     error: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -100,12 +93,9 @@ class _Batch:
     """What all inputs of one call share; the models are loaded for the first one that needs them."""
 
     def __init__(
-        self, arguments: Namespace, console: Console, ledger: Ledger, inputs: Sequence[Path | MissingInput]
+        self, arguments: Namespace, console: Console, ledger: Ledger, inputs: list[Path | MissingInput]
     ) -> None:
-        self._arguments = arguments
-        self._console = console
-        self._ledger = ledger
-        self._inputs = inputs
+        self._arguments, self._console, self._ledger, self._inputs = arguments, console, ledger, inputs
         self._progress = BatchProgress(console, [path if isinstance(path, Path) else None for path in inputs])
         stems, route = arguments.stems, arguments.route
         self._question: dict[str, Any] = {"query": questions(arguments), "stems": stems, "route": route}
@@ -125,8 +115,7 @@ class _Batch:
             result = self._completed(source) or self._separated(index, source)
         except Exception as error:
             is_same_for_all = isinstance(error, _SAME_FOR_ALL) and not isinstance(error, OverwriteError)
-            is_hopeless = is_same_for_all and not self._any_done
-            if is_hopeless or isinstance(error, Cancelled) or self._arguments.debug:
+            if self._arguments.debug or isinstance(error, Cancelled) or (is_same_for_all and not self._any_done):
                 raise
             result = self._failed(source, error, f"{_printable(source)}: ")
         if result.state == "done":
@@ -184,14 +173,12 @@ class _Batch:
         for answer, names in names_by_answer.items():
             note(f"unisep:   {', '.join(names)}: {answer}")
         if files.gain != 1.0:
-            note(
-                f"unisep:   all files are scaled by {files.gain:.4f}, so that none clips; "
-                "--format wav --subtype FLOAT keeps the level"
-            )
+            advice = "--format wav --subtype FLOAT keeps the level"
+            note(f"unisep:   all files are scaled by {files.gain:.4f}, so that none clips; {advice}")
 
 
 def _printable(name: str | Path) -> str:
-    """Return the name as it can be printed, with escapes for bytes that are not UTF-8."""
+    """Return the name with escapes for bytes that are not UTF-8."""
     return str(name).encode(errors="backslashreplace").decode()
 
 
@@ -232,8 +219,8 @@ def expand(texts: Sequence[str], *, recursive: bool, skip: Callable[[Path], bool
             for path in _matches(text, recursive, skip):
                 inputs.setdefault(os.path.abspath(path), path)
         except OSError as error:
-            reason = AudioFileError(f"'{text}' cannot be looked at ({error.strerror or error}).")
-            inputs[text] = MissingInput(text, reason)
+            reason = f"'{text}' cannot be looked at ({error.strerror or error})."
+            inputs[text] = MissingInput(text, AudioFileError(reason))
         except AudioFileError as error:
             inputs[text] = MissingInput(text, error)
     return list(inputs.values())
@@ -243,15 +230,14 @@ def _matches(text: str, recursive: bool, skip: Callable[[Path], bool]) -> list[P
     """Return the files that `text` stands for. Raises AudioFileError where there are none."""
     path = Path(text)
     if path.is_dir():
-        candidates = sorted(path.rglob("*") if recursive else path.glob("*"))
-        files = [file for file in candidates if _is_audio_file(file)]
-        if not files:
-            advice = "" if recursive else " With --recursive, folders inside it are searched too."
-            raise AudioFileError(f"There is no audio file in the folder '{path}'.{advice}")
+        files = [file for file in sorted(path.rglob("*") if recursive else path.glob("*")) if _is_audio_file(file)]
         recordings = [file for file in files if not skip(file)]
-        if not recordings:
+        if recordings:
+            return recordings
+        if files:
             raise AudioFileError(f"All {len(files)} audio files in '{path}' are results of an earlier run.")
-        return recordings
+        advice = "" if recursive else " With --recursive, folders inside it are searched too."
+        raise AudioFileError(f"There is no audio file in the folder '{path}'.{advice}")
     if glob.has_magic(text) and not path.exists():
         files = [file for file in map(Path, sorted(glob.glob(text, recursive=recursive))) if file.is_file()]
         if not files:
@@ -286,9 +272,9 @@ class Entry:
 
     input: str
     sha256: str
-    asked: Mapping[str, Any]
+    asked: Values
     outputs: Mapping[str, tuple[str, str]]
-    details: Mapping[str, Any]
+    details: Values
 
 
 class Ledger:
@@ -305,7 +291,7 @@ class Ledger:
         path, folder = path.resolve(), self._folder.resolve()
         return path.is_relative_to(folder) and path.relative_to(folder).as_posix() in self._outputs
 
-    def completed(self, source: Path, asked: Mapping[str, Any]) -> Entry | None:
+    def completed(self, source: Path, asked: Values) -> Entry | None:
         """Return the entry of `source`, if the same was asked of it and every file is still what was written."""
         entry = self._entries.get(_key(str(source.resolve()), asked))
         if entry is None or _sha256(source) != entry.sha256:
@@ -313,18 +299,8 @@ class Ledger:
         is_intact = all(_sha256(self._folder / path) == sha256 for path, sha256 in entry.outputs.values())
         return entry if is_intact else None
 
-    def add(
-        self,
-        source: Path,
-        sha256: str,
-        asked: Mapping[str, Any],
-        outputs: Mapping[str, Path],
-        details: Mapping[str, Any],
-    ) -> None:
-        """Record that `source` is done; `outputs` are paths within the output folder.
-
-        `sha256` is that of the source before it was read, so that one that changed meanwhile is done again.
-        """
+    def add(self, source: Path, sha256: str, asked: Values, outputs: Mapping[str, Path], details: Values) -> None:
+        """Record that `source`, whose `sha256` was taken before it was read, is done; `outputs` lie in the output folder."""
         written = {name: (path.relative_to(self._folder).as_posix(), _sha256(path)) for name, path in outputs.items()}
         entry = Entry(str(source.resolve()), sha256, asked, written, details)
         is_torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
@@ -335,7 +311,7 @@ class Ledger:
         self._entries[_key(entry.input, asked)] = entry
 
 
-def _key(source: str, asked: Mapping[str, Any]) -> tuple[str, str]:
+def _key(source: str, asked: Values) -> tuple[str, str]:
     return source, json.dumps(asked, sort_keys=True, default=str)
 
 
@@ -347,14 +323,11 @@ def _read_entries(path: Path) -> list[Entry]:
         return []
     entries = []
     for line in lines:
-        try:
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
             values = json.loads(line)
+            source, sha256, asked, details = (values[key] for key in ("input", "sha256", "asked", "details"))
             outputs = {str(name): (str(place), str(sha256)) for name, (place, sha256) in values["outputs"].items()}
-            entries.append(
-                Entry(str(values["input"]), str(values["sha256"]), values["asked"], outputs, {**values["details"]})
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
+            entries.append(Entry(str(source), str(sha256), asked, outputs, {**details}))
     return entries
 
 

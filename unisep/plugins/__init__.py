@@ -8,17 +8,6 @@ from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import given, installed, problems, refresh, register, registered, strictly, using
 
 __all__ = [
-    "Plugin",
-    "backend_view",
-    "given",
-    "installed",
-    "load_backend",
-    "load_encoder",
-    "load_function",
-    "problems",
-    "refresh",
-    "register",
-    "registered",
-    "strictly",
-    "using",
-]
+    "Plugin", "backend_view", "given", "installed", "load_backend", "load_encoder", "load_function", "problems",
+    "refresh", "register", "registered", "strictly", "using",
+]  # fmt: skip

@@ -79,14 +79,9 @@ class Backend(ABC):
         negatives: Tensor | None = None,
         query_dim: int | None = None,
     ) -> None:
-        """Raise an error that says what is wrong with a call; `separate` may begin with it.
+        """Raise AudioError, BackendError or EmbeddingError for a call that is wrong; `separate` may begin with it.
 
         `query_dim` is the size of the vectors of a backend that answers queries and nothing else, None for fixed sources.
-
-        Raises:
-            AudioError: `mixture` has another shape than `info` says, no samples, or more than a segment.
-            BackendError: Queries for fixed sources, or none where they are needed.
-            EmbeddingError: Vectors of another size, or not one negative for each query.
         """
         name, n_channels, longest = type(self).__name__, self.info.channels, self.info.segment_samples
         if query_dim is None and (queries is not None or negatives is not None):

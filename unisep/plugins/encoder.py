@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 class QueryEncoder(ABC):
-    """A loaded encoder of text, audio or both into one embedding space.
-
-    Attributes:
-        space: The name of that space, with the revision of the weights where there are several.
-    """
+    """A loaded encoder of text, audio or both into one `space`, whose name tells revisions of the weights apart."""
 
     space: str
 

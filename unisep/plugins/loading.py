@@ -20,22 +20,13 @@ if TYPE_CHECKING:
 
 
 def load_backend(spec: BackendSpec, *, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
-    """Return the loaded backend of `spec`.
-
-    Raises:
-        PluginError: Its `load` string leads nowhere, or it cannot be imported.
-        BackendError: It failed, or what it returned is no `Backend` with valid facts.
-    """
+    """Return the loaded backend of `spec`. Raises BackendError unless it is a `Backend` with facts that can be right."""
     backend = _call(spec, BackendError, weights=weights, device=device, dtype=dtype)
     return _checked(backend, spec.name, f"{spec.load} of the backend '{spec.name}'")
 
 
 def backend_view(name: str, backend: Backend, space: str, stems: tuple[str, ...]) -> Backend:
-    """Return what the backend called `name` gives for queries of `space`, or to give at least `stems`.
-
-    Raises:
-        BackendError: It failed, or what it returned is no `Backend` with valid facts.
-    """
+    """Return what the backend called `name` gives for queries of `space`, or to give at least `stems`, checked."""
     origin = f"for_space('{space}') of '{name}'" if space else f"for_sources({stems}) of '{name}'"
     try:
         view = backend.for_space(space) if space else backend.for_sources(stems)
@@ -49,17 +40,14 @@ def backend_view(name: str, backend: Backend, space: str, stems: tuple[str, ...]
 def load_encoder(
     spec: EncoderSpec, *, weights: Path | None, device: torch.device, any_space: bool = False
 ) -> QueryEncoder:
-    """Return the loaded encoder of `spec`; with `any_space`, of another space too, as the caller's own weights may have.
+    """Return the loaded encoder of `spec`. Raises EncoderError unless it is a `QueryEncoder` of the space it declared.
 
-    Raises:
-        PluginError: Its `load` string leads nowhere, or it cannot be imported.
-        EncoderError: It failed, or what it returned is no `QueryEncoder` of the space it declared.
+    With `any_space`, it may be of another space, as with the caller's own weights.
     """
     encoder = _call(spec, EncoderError, weights=weights, device=device)
     if not isinstance(encoder, QueryEncoder):
-        raise EncoderError(
-            f"{spec.load} of the encoder '{spec.name}' returned {type(encoder).__name__}, not a QueryEncoder."
-        )
+        origin = f"{spec.load} of the encoder '{spec.name}'"
+        raise EncoderError(f"{origin} returned {type(encoder).__name__}, not a QueryEncoder.")
     space = getattr(encoder, "space", None)
     if space != spec.space and not (any_space and isinstance(space, str) and space):
         raise EncoderError(f"The encoder '{spec.name}' declares the space '{spec.space}' and loaded one of '{space}'.")
@@ -67,21 +55,16 @@ def load_encoder(
 
 
 def load_function(spec: Spec) -> Callable[..., Any]:
-    """Import what `spec.load` names.
-
-    Raises:
-        PluginError: It leads nowhere, cannot be imported, or is nothing that can be called.
-    """
+    """Import what `spec.load` names. Raises PluginError unless that is something to call."""
     module_name, _, path = spec.load.partition(":")
     try:
         value: Any = import_module(module_name)
         for part in path.split("."):
             value = getattr(value, part)
     except FAILURES as error:
-        raise PluginError(
-            f"Cannot load '{spec.name}' from '{spec.load}': {type(error).__name__}: {error}. "
-            "Reinstall or upgrade the plugin; `unisep plugins` shows its distribution."
-        ) from error
+        advice = "Reinstall or upgrade the plugin; `unisep plugins` shows its distribution."
+        complaint = f"Cannot load '{spec.name}' from '{spec.load}': {type(error).__name__}: {error}"
+        raise PluginError(f"{complaint}. {advice}") from error
     if not callable(value):
         raise PluginError(f"'{spec.load}' of '{spec.name}' is not a function that can be called.")
     return value  # type: ignore[no-any-return]
@@ -95,30 +78,23 @@ def wrong_facts(info: Any) -> str:
         return f"channels is {info.channels!r}, not 1 or 2"
     if type(info.sample_rate_hz) is not int or not 1_000 <= info.sample_rate_hz <= 768_000:
         return f"sample_rate_hz is {info.sample_rate_hz!r}, not a whole number (int) of 1000 to 768000"
-    if info.segment_seconds is not None and not _is_segment(info.segment_seconds, info.sample_rate_hz):
-        return f"segment_seconds is {info.segment_seconds!r}, neither None nor a time of at least one sample"
+    seconds = info.segment_seconds
+    is_time = isinstance(seconds, Real) and not isinstance(seconds, bool) and math.isfinite(seconds)
+    if seconds is not None and not (is_time and seconds * info.sample_rate_hz >= 1):
+        return f"segment_seconds is {seconds!r}, neither None nor a time of at least one sample"
     if type(info.sources) is not tuple or not all(isinstance(name, str) and name for name in info.sources):
         return f"sources is {info.sources!r:.200}, not a tuple of names"
-    reserved = [name for name in info.sources if is_reserved(name)]
-    if reserved:
-        return f"sources names {reserved[0]!r}, which is what unisep calls a result of its own"
+    for name in filter(is_reserved, info.sources):
+        return f"sources names {name!r}, which is what unisep calls a result of its own"
     if len(set(info.sources)) != len(info.sources):
         return f"sources names one twice: {', '.join(info.sources)}"
     return "" if info.normalisation in ("none", "song") else f"normalisation is {info.normalisation!r}"
 
 
-def _is_segment(seconds: Any, sample_rate_hz: int) -> bool:
-    is_number = isinstance(seconds, Real) and not isinstance(seconds, bool)
-    return is_number and math.isfinite(seconds) and seconds * sample_rate_hz >= 1
-
-
 def _checked(backend: Any, name: str, origin: str) -> Backend:
-    """Return `backend`. Raises BackendError unless it is a `Backend` with facts that can be right."""
     if not isinstance(backend, Backend):
-        raise BackendError(
-            f"{origin} returned {type(backend).__name__}, not a Backend. "
-            "Tell its author to test it with unisep.testing.BackendContract."
-        )
+        advice = "Tell its author to test it with unisep.testing.BackendContract."
+        raise BackendError(f"{origin} returned {type(backend).__name__}, not a Backend. {advice}")
     try:
         wrong = wrong_facts(backend.info)
     except FAILURES as error:

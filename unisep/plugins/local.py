@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,38 +27,32 @@ LOCAL = "local"  # the distribution of a file
 def read_local(path: Path) -> tuple[Plugin, ...]:
     """Read the plugins at `path`: a file, a folder with a pyproject.toml, or a folder of such files and folders.
 
-    The folder that a module lies in is added to the end of `sys.path`, so that `load` finds what lies beside it.
-
-    Raises:
-        PluginError: Nothing is there, or no plugin in it.
+    The folder that a module lies in is added to the end of `sys.path`, so that `load` finds what lies beside it. Raises
+    PluginError where there is no plugin.
     """
     path = Path(os.path.expanduser(path)).resolve()
     if path.is_file():
-        plugins = [_read_file(path)]
-        if plugins[0].state == "ok" and not plugins[0].specs and not has_hooks(sys.modules[path.stem]):
-            raise PluginError(f"No plugin is in {path}: none of its functions is marked @unisep.hookimpl.")
+        plugin = _read_file(path)
+        plugins = [plugin] if plugin.specs or plugin.error or has_hooks(sys.modules[path.stem]) else []
+        lack = "none of its functions is marked @unisep.hookimpl."
     elif (path / "pyproject.toml").is_file():
         plugins = list(_read_distribution(path))
-        if not plugins:
-            raise PluginError(
-                f"No plugin is in {path}: its pyproject.toml has no entry points. Add [project.entry-points."
-                f'{GROUP}] with a line such as mine = "package.module", or give a .py file instead.'
-            )
+        lack = (
+            f"its pyproject.toml has no entry points. Add [project.entry-points.{GROUP}] with a line such as "
+            'mine = "package.module", or give a .py file instead.'
+        )
     elif path.is_dir():
         files = [file for file in sorted(path.glob("*.py")) if not file.name.startswith(("_", "test_", "conftest"))]
-        projects = sorted(path.glob("*/pyproject.toml"))
-        candidates = [
-            *map(_read_file, files),
-            *(plugin for file in projects for plugin in _read_distribution(file.parent)),
-        ]
+        projects = [file.parent for file in sorted(path.glob("*/pyproject.toml"))]
+        candidates = [*map(_read_file, files), *chain.from_iterable(map(_read_distribution, projects))]
         plugins = [plugin for plugin in candidates if plugin.specs or plugin.error]
-        if not plugins:
-            raise PluginError(
-                f"No plugin is in {path}: no .py file with hooks, and no folder with a pyproject.toml "
-                f"that has entry points of the group '{GROUP}'."
-            )
+        lack = (
+            f"no .py file with hooks, and no folder with a pyproject.toml that has entry points of the group '{GROUP}'."
+        )
     else:
         raise PluginError(f"There is no file or folder {path} to read a plugin from.")
+    if not plugins:
+        raise PluginError(f"No plugin is in {path}: {lack}")
     return tuple(plugins)
 
 
@@ -104,13 +99,11 @@ def _read_distribution(folder: Path) -> Iterator[Plugin]:
 
 
 def _table(file: Path, values: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the table of this name, empty where there is none. Raises PluginError where it is something else."""
+    """Return the table of this name, empty where there is none."""
     table = values.get(name, {})
     if not isinstance(table, dict):
-        raise PluginError(
-            f"{file}: {name!r} is {table!r:.80}, not a table. Entry points are lines such as "
-            f'mine = "package.module" below [project.entry-points.{GROUP}].'
-        )
+        advice = f'Entry points are lines such as mine = "package.module" below [project.entry-points.{GROUP}].'
+        raise PluginError(f"{file}: {name!r} is {table!r:.80}, not a table. {advice}")
     return table
 
 
@@ -124,10 +117,8 @@ def _load_from(root: Path, point: EntryPoint) -> Any:
         sys.path.remove(str(root))
     place = getattr(sys.modules[point.module], "__file__", None) or ""
     if not Path(place).resolve().is_relative_to(root):
-        raise PluginError(
-            f"{point.module} is loaded already, from {place}. Uninstall that one, or install this one: "
-            f"pip install -e {root}"
-        )
+        advice = f"Uninstall that one, or install this one: pip install -e {root}"
+        raise PluginError(f"{point.module} is loaded already, from {place}. {advice}")
     return loaded
 
 

@@ -40,16 +40,10 @@ _LOAD = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point of the group `unisep`, or one local file: what it offers, or what went wrong.
+    """One entry point of the group `unisep`, or one local file: its specs if it is "ok", or what went wrong.
 
-    Attributes:
-        name: Of the entry point; of a local file, its name without `.py`.
-        distribution: Where it comes from.
-        version: Of the distribution.
-        state: "ok", "broken", "incompatible" (made for another plugin API), or "blocked" (`UNISEP_PLUGINS` leaves it out,
-            and it was not imported).
-        error: The traceback, or what to do; "" for a plugin that works.
-        specs: What it offers; nothing unless it is "ok".
+    It is "incompatible" if made for another plugin API, and "blocked", and not imported, if `UNISEP_PLUGINS` leaves it out.
+    `error` is the traceback, or what to do.
     """
 
     name: str
@@ -112,11 +106,7 @@ def read(plugin: Plugin, load: Callable[[], Any], failures: tuple[type[BaseExcep
 
 
 def read_in_time(plugin: Plugin, load: Callable[[], Any]) -> Plugin:
-    """Read a plugin as `read` does, in a thread of its own that is given up after `UNISEP_PLUGINS_TIMEOUT` seconds.
-
-    Raises:
-        OptionError: `UNISEP_PLUGINS_TIMEOUT` is no number of seconds.
-    """
+    """Read a plugin as `read` does, in a thread of its own that is given up after `UNISEP_PLUGINS_TIMEOUT` seconds."""
     timeout_seconds = _timeout_seconds()
     results: list[Plugin] = []
 

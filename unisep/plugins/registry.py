@@ -33,14 +33,8 @@ _strict = [False]
 def installed(also: Sequence[Plugin] = (), *, strict: bool | None = None) -> tuple[Plugin, ...]:
     """Return every installed plugin, read once a process and sorted by distribution and name; then those added by hand.
 
-    Args:
-        also: More plugins, as `given` returns them; one takes the place of an installed one of its distribution and name.
-        strict: Whether a plugin that does not work, or a name claimed twice, is an error; None does as
-            `UNISEP_PLUGINS_STRICT` and `strictly` say.
-
-    Raises:
-        PluginError: A problem, if strict.
-        OptionError: `UNISEP_PLUGINS_TIMEOUT` is no number.
+    Plugins in `also`, as `given` returns them, take the place of installed ones of their distribution and name. If `strict`,
+    by default as `is_strict` says, PluginError is raised for any of the `problems`.
     """
     with _lock:
         choice = _choice()
@@ -48,13 +42,12 @@ def installed(also: Sequence[Plugin] = (), *, strict: bool | None = None) -> tup
             _listed[choice] = _read_installed(choice)
         by_hand = [plugin for plugins in _used for plugin in plugins]
         plugins = _merged((*_listed[choice], *by_hand, *also))
-    if is_strict() if strict is None else strict:
-        sentences = problems(plugins)
-        if sentences:
-            raise PluginError(
-                f"Plugins are held strictly ({STRICT} or --strict-plugins), and there are problems: "
-                f"{'; '.join(sentences)}. Mend or uninstall them, or leave them out with {CHOICE}=-name."
-            )
+    must_work = is_strict() if strict is None else strict
+    if must_work and (sentences := problems(plugins)):
+        raise PluginError(
+            f"Plugins are held strictly ({STRICT} or --strict-plugins), and there are problems: "
+            f"{'; '.join(sentences)}. Mend or uninstall them, or leave them out with {CHOICE}=-name."
+        )
     return plugins
 
 
@@ -67,16 +60,13 @@ def refresh() -> None:
 def given(plugins: Any) -> tuple[Plugin, ...]:
     """Return the plugins at paths to files or folders, or of modules or objects with hooks, read anew; one needs no list.
 
-    Raises:
-        PluginError: Nothing is there, or what is there does not work.
+    Raises PluginError unless all of them work.
     """
     read_plugins = _read_given(plugins)
     for plugin in read_plugins:
         if plugin.state != "ok":
-            raise PluginError(
-                f"The plugin '{plugin.name}' is {plugin.state}: {plugin.complaint} "
-                "`unisep plugins --verbose` with the same --plugin shows the whole traceback."
-            )
+            advice = "`unisep plugins --verbose` with the same --plugin shows the whole traceback."
+            raise PluginError(f"The plugin '{plugin.name}' is {plugin.state}: {plugin.complaint} {advice}")
     return read_plugins
 
 
@@ -84,8 +74,7 @@ def given(plugins: Any) -> tuple[Plugin, ...]:
 def using(*plugins: Any, must_work: bool = True) -> Iterator[None]:
     """A `with` block in which the files, folders, modules or objects count as installed, in the whole process.
 
-    Raises:
-        PluginError: Nothing is there, or, unless `must_work` is False, what is there does not work.
+    Raises PluginError where nothing is there, or, unless `must_work` is False, where it does not work.
     """
     read_plugins = given(plugins) if must_work else _read_given(plugins)
     with _lock:
@@ -125,26 +114,21 @@ def is_strict() -> bool:
     return _strict[-1] or os.environ.get(STRICT, "").strip() not in ("", "0")
 
 
-def problems(plugins: Iterable[Plugin]) -> list[str]:
+def problems(plugins: Sequence[Plugin]) -> list[str]:
     """Return a sentence for each plugin that does not work, name that two claim, and name that UNISEP_PLUGINS has wrong."""
-    plugins = list(plugins)
     sentences = [f"'{p.name}' of {p.distribution} is {p.state}: {p.complaint}" for p in plugins if p.is_faulty]
-    owners: dict[tuple[str, str], list[str]] = defaultdict(list)
+    owners: dict[str, list[str]] = defaultdict(list)
     for plugin in plugins:
         for spec in plugin.specs:
-            owners[spec.kind, spec.name].append(plugin.distribution)
-    for (kind, name), claimants in owners.items():
-        if len(claimants) > 1:
-            sentences.append(f"the {kind} '{name}' is claimed by {' and '.join(claimants)}")
+            owners[f"{spec.kind} '{spec.name}'"].append(plugin.distribution)
+    shared = {claim: places for claim, places in owners.items() if len(places) > 1}
+    sentences += [f"the {claim} is claimed by {' and '.join(places)}" for claim, places in shared.items()]
     unknown = _unknown_name(_choice(), plugins)
     return [*sentences, unknown] if unknown else sentences
 
 
 def clash(kind: str, name: str, owners: Sequence[tuple[str, str]]) -> str:
-    """Return what to say of a `name` that several specs of one `kind` have: whose they are, and how to go on.
-
-    `owners` are, for each of the specs, the names of its distribution and of its plugin.
-    """
+    """Return what to say of a `name` that specs of one `kind` share; `owners` name their distributions and plugins."""
     labels = sorted({f"{plugin}.py" if place == LOCAL else f"'{plugin}' of {place}" for place, plugin in owners})
     if len(labels) == 1:
         return f"{labels[0]} offers the {kind} {name!r} twice, so that neither can be chosen. Tell its author."
@@ -161,20 +145,20 @@ def clash(kind: str, name: str, owners: Sequence[tuple[str, str]]) -> str:
 
 def _read_given(plugins: Any) -> tuple[Plugin, ...]:
     is_one = isinstance(plugins, str | bytes | Plugin) or not isinstance(plugins, Iterable) or has_hooks(plugins)
-    read_plugins: list[Plugin] = []
-    for plugin in [plugins] if is_one else plugins:
-        if isinstance(plugin, Plugin):
-            read_plugins.append(plugin)
-        elif isinstance(plugin, str | Path) and plugin != "":
-            read_plugins.extend(read_local(Path(plugin)))
-        elif has_hooks(plugin):
-            read_plugins.append(_read_object(plugin, str(getattr(plugin, "__name__", type(plugin).__name__))))
-        else:
-            raise PluginError(
-                f"{plugin!r:.80} is no plugin. Give a path (str or Path) to a .py file or a folder, or a module or "
-                "object that has functions marked @unisep.hookimpl."
-            )
-    return _merged(read_plugins)
+    return _merged(plugin for item in ([plugins] if is_one else plugins) for plugin in _read_one(item))
+
+
+def _read_one(item: Any) -> tuple[Plugin, ...]:
+    if isinstance(item, Plugin):
+        return (item,)
+    if isinstance(item, str | Path) and item != "":
+        return read_local(Path(item))
+    if has_hooks(item):
+        return (_read_object(item, str(getattr(item, "__name__", type(item).__name__))),)
+    raise PluginError(
+        f"{item!r:.80} is no plugin. Give a path (str or Path) to a .py file or a folder, or a module or "
+        "object that has functions marked @unisep.hookimpl."
+    )
 
 
 def _read_object(plugin: Any, name: str) -> Plugin:
@@ -205,14 +189,13 @@ def _read_installed(choice: str) -> tuple[Plugin, ...]:
     names: set[str] = set()
     plugins: list[Plugin] = []
     for distribution in distributions():
-        name = "unknown"
         try:
             points = distribution.entry_points.select(group=GROUP)
             if not points:
                 continue
-            name, version = distribution.metadata["Name"] or name, distribution.version or ""
+            name, version = distribution.metadata["Name"] or "unknown", distribution.version or ""
         except Exception as error:  # a folder of metadata may be damaged in any way
-            plugins += _damaged(distribution, name, error)
+            plugins += _damaged(distribution, error)
             continue
         if name.casefold() not in names:
             names.add(name.casefold())
@@ -226,15 +209,16 @@ def _read_installed(choice: str) -> tuple[Plugin, ...]:
     return tuple(sorted(plugins, key=lambda plugin: (plugin.distribution, plugin.name)))
 
 
-def _damaged(distribution: Distribution, name: str, error: Exception) -> list[Plugin]:
+def _damaged(distribution: Distribution, error: Exception) -> list[Plugin]:
     """Return a broken plugin for a distribution with damaged metadata, if it has plugins at all."""
     try:
-        has_plugins = f"[{GROUP}]" in (distribution.read_text("entry_points.txt") or "")
+        if f"[{GROUP}]" not in (distribution.read_text("entry_points.txt") or ""):
+            return []
     except Exception:  # what cannot be read says nothing of plugins
-        has_plugins = False
+        return []
     folder = Path(str(getattr(distribution, "_path", "")))
     complaint = f"The metadata in {folder} are damaged ({type(error).__name__}: {error}). Reinstall the distribution."
-    return [Plugin(folder.stem.split("-")[0] or name, name, "", "broken", complaint)] if has_plugins else []
+    return [Plugin(folder.stem.split("-")[0] or "unknown", "unknown", "", "broken", complaint)]
 
 
 def is_chosen(plugin: Plugin, choice: str) -> bool:

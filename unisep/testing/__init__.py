@@ -17,21 +17,9 @@ if TYPE_CHECKING:
     from unisep.testing.contracts import BackendContract, EncoderContract
 
 __all__ = [
-    "BackendContract",
-    "EncoderContract",
-    "Pretended",
-    "ToyBackend",
-    "ToyEncoder",
-    "ToyPanBackend",
-    "chirp",
-    "clicks",
-    "mix",
-    "noise",
-    "pretended",
-    "silence",
-    "tone",
-    "toy_plugin",
-]
+    "BackendContract", "EncoderContract", "Pretended", "ToyBackend", "ToyEncoder", "ToyPanBackend", "chirp", "clicks",
+    "mix", "noise", "pretended", "silence", "tone", "toy_plugin",
+]  # fmt: skip
 
 _CONTRACTS = "unisep.testing.contracts"
 

@@ -27,6 +27,7 @@ _SHARED = (
     type(threading.Lock()), type(threading.RLock()), ModuleType, GeneratorType, torch.Generator,
     io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO,
 )  # fmt: skip
+_TENSOR = torch.tensor  # as it is outside of `pretended`
 CopyT = TypeVar("CopyT")
 
 
@@ -114,29 +115,24 @@ def pretended() -> Iterator[Pretended]:
 
     device = Pretended()
     try:
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), device, _like_a_gpu():
+        with (
+            torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), device,
+            # what fake tensors cannot do, or do in another way than a GPU
+            mock.patch.object(nn.functional, "scaled_dot_product_attention", _fused_attention),
+            mock.patch.object(torch, "tensor", _tensor),
+            mock.patch.object(Tensor, "new_tensor", _new_tensor),
+        ):  # fmt: skip
             yield device
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise AssertionError(f"{error.func} looks at a number, and there is none on a pretended device") from error
 
 
-@contextmanager
-def _like_a_gpu() -> Iterator[None]:
-    """A block without what fake tensors cannot do, or do in another way than a GPU."""
-    make = torch.tensor
+def _tensor(data: Any, *, device: Any = None, **options: Any) -> Tensor:
+    return _TENSOR(data, **options).to(device)
 
-    def tensor(data: Any, *, device: Any = None, **options: Any) -> Tensor:
-        return make(data, **options).to(device)
 
-    def new_tensor(like: Tensor, data: Any, *, device: Any = None, **options: Any) -> Tensor:
-        return tensor(data, device=device or like.device, **{"dtype": like.dtype, **options})
-
-    with (
-        mock.patch.object(nn.functional, "scaled_dot_product_attention", _fused_attention),
-        mock.patch.object(torch, "tensor", tensor),
-        mock.patch.object(Tensor, "new_tensor", new_tensor),
-    ):
-        yield
+def _new_tensor(like: Tensor, data: Any, *, device: Any = None, **options: Any) -> Tensor:
+    return _tensor(data, device=device or like.device, **{"dtype": like.dtype, **options})
 
 
 def _fused_attention(

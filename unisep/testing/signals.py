@@ -14,24 +14,18 @@ def silence(seconds: float = 1.0, sample_rate_hz: int = 44_100, channels: int = 
 
 
 def tone(
-    frequency_hz: float = 440.0,
-    seconds: float = 1.0,
-    sample_rate_hz: int = 44_100,
-    channels: int = 2,
-    peak: float = 0.5,
-) -> Audio:
+    frequency_hz: float = 440.0, seconds: float = 1.0,
+    sample_rate_hz: int = 44_100, channels: int = 2, peak: float = 0.5,
+) -> Audio:  # fmt: skip
     """Return a sine wave, the same in all channels."""
     phase = 2 * np.pi * frequency_hz * _times(seconds, sample_rate_hz)
     return _audio(peak * np.sin(phase), sample_rate_hz, channels)
 
 
 def chirp(
-    seconds: float = 1.0,
-    sample_rate_hz: int = 44_100,
-    channels: int = 2,
-    low_hz: float = 50.0,
-    high_hz: float = 10_000.0,
-) -> Audio:
+    seconds: float = 1.0, sample_rate_hz: int = 44_100, channels: int = 2,
+    low_hz: float = 50.0, high_hz: float = 10_000.0,
+) -> Audio:  # fmt: skip
     """Return a sine that rises exponentially from `low_hz` to `high_hz`, so that all of the band is in it."""
     ratio = np.log(high_hz / low_hz)
     times = _times(seconds, sample_rate_hz)

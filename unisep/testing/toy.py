@@ -49,11 +49,9 @@ class ToyBackend(Backend):
         if queries is None:
             halves = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]).to(bands)
             return Output(torch.einsum("nk,bkcs->bncs", halves, bands))
-        if queries.shape[1] != N_BANDS:
-            raise EmbeddingError(
-                f"Embeddings of the space '{SPACE}' have {N_BANDS} values, this one has {queries.shape[1]}. "
-                "Make it again with the encoder 'toy'."
-            )
+        if (dim := queries.shape[1]) != N_BANDS:
+            complaint = f"Embeddings of the space '{SPACE}' have {N_BANDS} values, this one has {dim}"
+            raise EmbeddingError(f"{complaint}. Make it again with the encoder 'toy'.")
         gains = _gains(queries) if negatives is None else _gains(queries) * (1 - _gains(negatives))
         sources = torch.einsum("nk,bkcs->bncs", gains.to(bands), bands)
         energy, whole = sources.square().mean((2, 3)), mixture.square().mean((1, 2))
@@ -61,10 +59,9 @@ class ToyBackend(Backend):
 
     def _bands(self, mixture: Tensor) -> Tensor:
         """Return `[batch, bands, channels, samples]`, from low to high."""
-        n_samples = mixture.shape[-1]
+        n_samples, delay = mixture.shape[-1], N_TAPS // 2
         n_fft = n_samples + N_TAPS - 1
         spectra = torch.fft.rfft(mixture, n_fft)[:, None] * torch.fft.rfft(self._filters, n_fft)[:, None]
-        delay = N_TAPS // 2
         lows = torch.fft.irfft(spectra, n_fft)[..., delay : delay + n_samples]
         steps = [torch.zeros_like(mixture), *lows.unbind(1), mixture]
         return torch.stack([upper - lower for lower, upper in pairwise(steps)], dim=1)
