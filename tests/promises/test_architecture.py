@@ -58,6 +58,10 @@ def test_imports_point_down(path: Path) -> None:
     assert not above, f"{room} must not import {above}: it stands above"
 
 
+def test_the_core_stays_small() -> None:
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in FILES) <= MAX_LINES_IN_ALL
+
+
 def test_few_rooms_and_few_modules_in_each() -> None:
     assert len(list(ROOT.glob("*.py"))) <= MAX_MODULES_AT_THE_ROOT
     assert len(ROOMS) <= MAX_ROOMS

@@ -179,7 +179,7 @@ class _Terminated(BaseException):
 
 @contextmanager
 def _terminated_in_order() -> Iterator[None]:
-    """A `with` block that a SIGTERM leaves in order, so that files being written are removed."""
+    """Open a `with` block that a SIGTERM leaves in order, so that files being written are removed."""
 
     def stop(*_: object) -> None:
         raise _Terminated

@@ -265,14 +265,14 @@ def check_distinct(sources: Iterable[Path], template: Template) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """One finished input, a line of the record: its path and sha256, what was `asked`, and what came of it.
+    """One finished input, a line of the record: its path and sha256, the `question`, and what came of it.
 
     `outputs` are name of the result -> path in the output folder and sha256; `details` are printed: presence, plan, gain.
     """
 
     input: str
     sha256: str
-    asked: Values
+    question: Values
     outputs: Mapping[str, tuple[str, str]]
     details: Values
 
@@ -283,7 +283,7 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / FILE_NAME
-        self._entries = {_key(entry.input, entry.asked): entry for entry in _read_entries(self._path)}
+        self._entries = {_key(entry.input, entry.question): entry for entry in _read_entries(self._path)}
         self._outputs = {path for entry in self._entries.values() for path, _ in entry.outputs.values()}
 
     def is_output(self, path: Path) -> bool:
@@ -291,28 +291,29 @@ class Ledger:
         path, folder = path.resolve(), self._folder.resolve()
         return path.is_relative_to(folder) and path.relative_to(folder).as_posix() in self._outputs
 
-    def completed(self, source: Path, asked: Values) -> Entry | None:
+    def completed(self, source: Path, question: Values) -> Entry | None:
         """Return the entry of `source`, if the same was asked of it and every file is still what was written."""
-        entry = self._entries.get(_key(str(source.resolve()), asked))
+        entry = self._entries.get(_key(str(source.resolve()), question))
         if entry is None or _sha256(source) != entry.sha256:
             return None
         is_intact = all(_sha256(self._folder / path) == sha256 for path, sha256 in entry.outputs.values())
         return entry if is_intact else None
 
-    def add(self, source: Path, sha256: str, asked: Values, outputs: Mapping[str, Path], details: Values) -> None:
+    def add(self, source: Path, sha256: str, question: Values, outputs: Mapping[str, Path], details: Values) -> None:
         """Record that `source`, whose `sha256` was taken before it was read, is done; `outputs` lie in the output folder."""
         written = {name: (path.relative_to(self._folder).as_posix(), _sha256(path)) for name, path in outputs.items()}
-        entry = Entry(str(source.resolve()), sha256, asked, written, details)
+        entry = Entry(str(source.resolve()), sha256, question, written, details)
+        values = {"asked" if name == "question" else name: value for name, value in asdict(entry).items()}
         is_torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
         with self._path.open("a", encoding="utf-8") as file:  # in ASCII, which holds names that are not UTF-8 too
-            file.write(("\n" if is_torn else "") + json.dumps(asdict(entry)) + "\n")
+            file.write(("\n" if is_torn else "") + json.dumps(values) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self._entries[_key(entry.input, asked)] = entry
+        self._entries[_key(entry.input, question)] = entry
 
 
-def _key(source: str, asked: Values) -> tuple[str, str]:
-    return source, json.dumps(asked, sort_keys=True, default=str)
+def _key(source: str, question: Values) -> tuple[str, str]:
+    return source, json.dumps(question, sort_keys=True, default=str)
 
 
 def _read_entries(path: Path) -> list[Entry]:
@@ -325,9 +326,9 @@ def _read_entries(path: Path) -> list[Entry]:
     for line in lines:
         with suppress(ValueError, KeyError, TypeError, AttributeError):
             values = json.loads(line)
-            source, sha256, asked, details = (values[key] for key in ("input", "sha256", "asked", "details"))
+            source, sha256, question, details = (values[key] for key in ("input", "sha256", "asked", "details"))
             outputs = {str(name): (str(place), str(sha256)) for name, (place, sha256) in values["outputs"].items()}
-            entries.append(Entry(str(source), str(sha256), asked, outputs, {**details}))
+            entries.append(Entry(str(source), str(sha256), question, outputs, {**details}))
     return entries
 
 

@@ -72,7 +72,7 @@ def given(plugins: Any) -> tuple[Plugin, ...]:
 
 @contextmanager
 def using(*plugins: Any, must_work: bool = True) -> Iterator[None]:
-    """A `with` block in which the files, folders, modules or objects count as installed, in the whole process.
+    """Open a `with` block in which the files, folders, modules or objects count as installed, in the whole process.
 
     Raises PluginError where nothing is there, or, unless `must_work` is False, where it does not work.
     """
@@ -88,7 +88,7 @@ def using(*plugins: Any, must_work: bool = True) -> Iterator[None]:
 
 @contextmanager
 def registered(plugin: Any, name: str) -> Iterator[None]:
-    """A `with` block in which `plugin` (a module or object with hooks) counts as installed, as "registered:name"."""
+    """Open a `with` block in which `plugin` (a module or object with hooks) counts as installed, as "registered:name"."""
     with using(_read_object(plugin, name), must_work=False):
         yield
 
@@ -101,7 +101,7 @@ def register(plugin: Any, name: str) -> None:
 
 @contextmanager
 def strictly() -> Iterator[None]:
-    """A `with` block in which a problem with any plugin is an error."""
+    """Open a `with` block in which a problem with any plugin is an error."""
     _strict.append(True)
     try:
         yield

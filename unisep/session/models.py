@@ -24,13 +24,14 @@ from unisep.plugins.encoder import QueryEncoder
 from unisep.plugins.loading import backend_view, load_backend, load_encoder
 from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import installed
+from unisep.plugins.specs import EncoderSpec
 from unisep.progress import ProgressReporter
 from unisep.query.encode import AlignedEncoder
 from unisep.query.space_maps import MapStore
 from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry, build_catalog
-from unisep.routing.types import BackendTask, Route
-from unisep.session.provenance import provenance
+from unisep.routing.types import Route
 from unisep.weights.cards import read_card
+from unisep.weights.hashes import content_sha256
 from unisep.weights.hub import find_place, split_place
 from unisep.weights.store import FileProgress, WeightsStore
 
@@ -82,16 +83,23 @@ class ModelPool:
         return cached[1]
 
     def provenance(self, route: Route) -> dict[str, str]:
-        """Return what the results of `route` rest on: see `session.provenance`."""
-        weights, tasks = dict(self.own_weights), list(route.tasks)
-        for task in route.tasks:
-            if task.backend.key in self._ensembles:
-                ensemble = self._ensembles[task.backend.key]
-                tasks += [BackendTask(entry, ()) for entry in ensemble.entries]
-                weights |= {key: self._store.path(card) / card.files[0].name for key, card in ensemble.cards.items()}
+        """Return what the results of `route` rest on: for every model, map and step the version of its package and a sha256.
+
+        The sha256 is over the files of the weights as they are now; it is left out where there are none.
+        """
         versions = {plugin.distribution: plugin.version for plugin in installed(self._plugins)}
-        stamps = provenance(replace(route, tasks=tuple(tasks)), versions, weights, self._store, self._maps)
-        return stamps | {key: ensemble.sha256 for key, ensemble in self._ensembles.items() if key in stamps}
+        targets = [(target, task.space) for task in route.tasks for target in task.targets]
+        ensembles = {task.backend.key for task in route.tasks} & self._ensembles.keys()
+        entries: list[BackendEntry | EncoderEntry] = [task.backend for task in route.tasks]
+        entries += [target.encoder for target, _ in targets if target.encoder is not None]
+        entries += [entry for key in ensembles for entry in self._ensembles[key].entries]
+        stamps = {entry.key: _stamp(versions.get(entry.distribution, ""), self._sha256(entry)) for entry in entries}
+        stamps |= {step.title: versions.get(step.distribution, "") for step in route.steps}
+        for target, space in targets:
+            if target.encoder is not None and target.encoder.spec.space != space:
+                card = self._maps.card(target.encoder.spec.space, space)
+                stamps[f"map of {target.encoder.key}"] = _stamp(space, card.tensors_sha256 if card else "")
+        return dict(sorted(stamps.items())) | {key: self._ensembles[key].sha256 for key in ensembles}
 
     def open_backend(self, backend: str | Ensemble | None) -> str | None:
         """Return the name to ask the catalog for: an ensemble is put together and added to it first.
@@ -234,6 +242,19 @@ class ModelPool:
             model: T = loaded[key]
             return model
 
+    def _sha256(self, entry: BackendEntry | EncoderEntry) -> str:
+        path = self.own_weights.get(entry.key)
+        for ensemble in self._ensembles.values():
+            if entry.key in ensemble.cards:
+                card = ensemble.cards[entry.key]
+                path = self._store.path(card) / card.files[0].name
+        if path is None:
+            return self._store.sha256(read_card(entry.spec.card)) if entry.spec.card else ""
+        if path.exists():
+            return content_sha256(path)
+        # A name on a hub is no path; the commit is in its name, or its space states it.
+        return entry.spec.space if isinstance(entry.spec, EncoderSpec) else ""
+
     def _weights(self, entry: BackendEntry | EncoderEntry, reporter: ProgressReporter) -> Path | None:
         if entry.key in self.own_weights:
             return self.own_weights[entry.key]
@@ -247,6 +268,10 @@ class ModelPool:
                 card = ensemble.cards[entry.key]
                 return self._store.ensure(card, report) / card.files[0].name
         return self._store.ensure(read_card(entry.spec.card), report) if entry.spec.card else None
+
+
+def _stamp(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
 
 
 def existing(path: str | Path, option: str) -> Path:

@@ -104,7 +104,7 @@ class Pretended(TorchDispatchMode):
 
 @contextmanager
 def pretended() -> Iterator[Pretended]:
-    """A block in which tensors can be on a device that is not there, `Pretended.device`.
+    """Open a block in which tensors can be on a device that is not there, `Pretended.device`.
 
     Operators check shapes and devices as they would on a real one (kinds of numbers only some of them do): what mixes devices
     raises torch's error. Attention holds no scores, like the fused one of GPUs. What looks at a number cannot go on, and

@@ -113,7 +113,7 @@ def unisep_encoders() -> list[EncoderSpec]:
 
 @contextmanager
 def toy_plugin() -> Iterator[None]:
-    """A `with` block in which the toy plugin counts as installed, as `registered:toy`."""
+    """Open a `with` block in which the toy plugin counts as installed, as `registered:toy`."""
     with plugins.registered(sys.modules[__name__], "toy"):
         yield
 
