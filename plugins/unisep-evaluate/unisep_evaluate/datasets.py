@@ -2,6 +2,7 @@
 
     song/stem.wav      folders     a folder a song, a file a stem; `mixture.*`, if there, is the mixture
     test/song/*.wav    musdb       MUSDB18-HQ: the same below `train` and `test`
+    song/data.json     moisesdb    MoisesDB, and slakh, Slakh2100: read by `layouts`
     manifest.jsonl     manifest    a line a file: path, label, and perhaps song, synonyms, family, four_stem, kind
 
 Opening reads names, no audio.
@@ -23,7 +24,7 @@ from unisep.files.formats import READ_SUFFIXES
 from unisep_evaluate import labels
 from unisep_evaluate.labels import Kin
 
-Layout = Literal["auto", "folders", "musdb", "manifest"]
+Layout = Literal["auto", "folders", "musdb", "moisesdb", "slakh", "manifest"]
 MANIFEST = "manifest.jsonl"
 MIXTURE = "mixture"
 
@@ -141,8 +142,8 @@ LineT = TypeVar("LineT", bound=ManifestLine)
 def open_dataset(folder: str | Path, layout: Layout = "auto", subset: str = "test") -> Dataset:
     """The recordings below `folder`, found by name.
 
-    layout: "folders", "musdb" or "manifest"; "auto" looks: a manifest.jsonl, then `train` and `test`.
-    subset: "test" or "train" of MUSDB18-HQ.
+    layout: one of `Layout`; "auto" looks for a manifest.jsonl, descriptions of songs, then `train` and `test`.
+    subset: "test" or "train" of data sets that have both; what is for validation where nothing is kept for testing.
 
     Raises:
         DatasetError: no folder, no recordings in that layout, or a manifest that cannot be read.
@@ -150,11 +151,20 @@ def open_dataset(folder: str | Path, layout: Layout = "auto", subset: str = "tes
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(f"There is no folder '{folder}'. Give a folder of recordings with their stems.")
+    from unisep_evaluate import layouts  # which reads manifests by this module
+
     if layout == "auto":
         split = any((folder / name).is_dir() for name in ("train", "test"))
-        layout = "manifest" if (folder / MANIFEST).is_file() else "musdb" if split else "folders"
+        described: tuple[Layout, ...] = ("manifest", "moisesdb", "slakh")
+        fitting = (name for name in described if layouts.fits(folder, name))
+        layout = next(fitting, "musdb" if split else "folders")
     if layout == "manifest":
-        return _from_manifest(folder)
+        return _of_lines(folder, read_manifest(folder, ManifestLine))
+    if layout in ("moisesdb", "slakh"):
+        listed = layouts.rows(folder, layout)
+        # Where nothing is kept for testing, what is for validation is judged.
+        split_rows = [[row for row in listed if row.split == split] for split in (subset, "valid")]
+        return _of_lines(folder, split_rows[0] or split_rows[1])
     place = folder / subset if layout == "musdb" else folder
     tracks = [track for folder, files in song_folders(place) if (track := _song(folder, files)) is not None]
     if not tracks:
@@ -186,16 +196,19 @@ def _stem(path: Path) -> Sound:
     return Sound(path, label, labels.names_of(label, (), role), role)
 
 
-def _from_manifest(folder: Path) -> Dataset:
+def _of_lines(folder: Path, lines: Sequence[ManifestLine]) -> Dataset:
     songs: dict[str, list[Sound]] = {}
     singles: list[Sound] = []
-    for line in read_manifest(folder, ManifestLine):
+    for line in lines:
         place = singles if line.song is None else songs.setdefault(line.song, [])
         role = "" if line.four_stem == "none" else line.four_stem
         label = labels.canonical(line.label)
         place.append(Sound(folder / line.path, label, labels.names_of(label, line.synonyms, role), role, line.family))
     if not songs and not singles:
-        raise DatasetError(f"{folder / MANIFEST} names no file. Write one JSON object a line, with path and label.")
+        raise DatasetError(
+            f"{folder} names no file. Choose another subset, or write one JSON object a line, with path and label, into "
+            f"{MANIFEST}."
+        )
     tracks = (Track(song, tuple(stems)) for song, stems in sorted(songs.items()))
     return Dataset(str(folder), tuple(tracks), tuple(singles))
 

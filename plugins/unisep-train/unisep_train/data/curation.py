@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from unisep_evaluate import layouts, vocabulary
+from unisep_evaluate.layouts import Layout, ManifestRow
 
 from unisep import Audio, Separator
 from unisep.errors import DatasetError, UnisepError
-from unisep_train.data import labels, layouts
 from unisep_train.data.corpus import decode
-from unisep_train.data.layouts import Layout, ManifestRow
 
 log = logging.getLogger(__name__)
 PROBE_SECONDS = 1.0
@@ -160,8 +160,8 @@ def count_row(stem: Sound, outputs: Sequence[Sound], sample_rate_hz: int) -> tup
 
 def source_of(row: ManifestRow, sources: Sequence[str]) -> str | None:
     """Return which of a backend's sources the sound should come out as; None when none can hold it."""
-    tags = labels.tags(row.label, row.synonyms, row.four_stem)
-    narrower = [name for name in sources if name in tags and name not in labels.MIXED]
+    tags = vocabulary.tags(row.label, row.synonyms, row.four_stem)
+    narrower = [name for name in sources if name in tags and name not in vocabulary.MIXED]
     # "guitar" before "other", where a backend has both
     candidates = (row.label, row.stem, *narrower, row.four_stem, "other")
     return next((name for name in candidates if name in sources), None)

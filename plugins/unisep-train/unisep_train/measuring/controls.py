@@ -24,11 +24,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from unisep_evaluate import vocabulary
 from unisep_film.backend import FilmBackend
 from unisep_film.checkpoints import load_model
 
 from unisep import Backend
-from unisep_train.data import labels
 from unisep_train.data.catalogue import Catalog
 from unisep_train.data.store import Store
 from unisep_train.measuring.measure import medians, print_table
@@ -78,7 +78,7 @@ def exclusion_windows(catalogue: Catalog, group: str) -> Iterator[Parts]:
 def _pairs(catalogue: Catalog) -> list[tuple[str, str]]:
     """List names of which some stems of one song answer to a second name, and others do not; once for the same stems."""
     kept: dict[tuple[frozenset[int], frozenset[int]], tuple[str, str]] = {}
-    names = sorted({tag for tags in catalogue.tags for tag in tags} - labels.NOT_PROMPTS, key=plain_first)
+    names = sorted({tag for tags in catalogue.tags for tag in tags} - vocabulary.NOT_PROMPTS, key=plain_first)
     for name, without in itertools.permutations(names, 2):
         both: set[int] = set()
         alone: set[int] = set()

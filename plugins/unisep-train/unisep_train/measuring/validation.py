@@ -17,9 +17,9 @@ from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
+from unisep_evaluate import vocabulary
 from unisep_evaluate.windows import quota
 
-from unisep_train.data import labels
 from unisep_train.data.catalogue import Catalog
 from unisep_train.data.store import ACTIVITY_SECONDS, Store
 from unisep_train.mixing import sounds
@@ -214,7 +214,7 @@ class _Builder:
         """List names the held-out songs answer to; of several that mean the same stems, the shortest."""
         catalogue = self.held_out
         stems = [index for song in catalogue.songs.values() for index in song]
-        names = {tag for index in stems for tag in catalogue.tags[index]} - labels.NOT_PROMPTS
+        names = {tag for index in stems for tag in catalogue.tags[index]} - vocabulary.NOT_PROMPTS
         kept: dict[frozenset[int], str] = {}
         for name in sorted(names, key=plain_first):
             kept.setdefault(frozenset(index for index in stems if name in catalogue.tags[index]), name)
@@ -263,7 +263,7 @@ class _Builder:
         songs, questions = sorted(self.held_out.songs), []
         for number, name in enumerate(ABSENT_NAMES):
             first = number % max(len(songs), 1)
-            kin = {name} | labels.ancestors(name)
+            kin = {name} | vocabulary.ancestors(name)
             questions += [(song, name) for song in songs[first:] + songs[:first] if not kin & self._tags(song)]
         for number, (song, name) in enumerate(questions[: self.config.n_absent]):
             stems = self.held_out.songs[song]

@@ -1,9 +1,7 @@
 """What contains what: the hierarchy of sound names, and which sounds answer a prompt.
 
 The names are in `vocabulary.toml`. A sound's *tags* are its label and synonyms with all that contain them; it
-answers a prompt whose name is among its tags. A sound labelled only by a wider name (a drum loop, for "kick
-drum") might contain what is asked: it is *unclear*, and must not stand in a mixture whose target is the
-narrower sound.
+answers a prompt whose name is among its tags.
 """
 
 from __future__ import annotations
@@ -14,8 +12,10 @@ from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 
-_VOCABULARY = tomllib.loads(resources.files(__package__).joinpath("vocabulary.toml").read_text(encoding="utf-8"))
-_CONTAINS: dict[str, list[str]] = _VOCABULARY["contains"]
+TABLE: dict[str, dict[str, list[str]]] = tomllib.loads(
+    resources.files(__package__).joinpath("vocabulary.toml").read_text(encoding="utf-8")
+)
+_CONTAINS = TABLE["contains"]
 
 # A name and the wider ones it is directly part of.
 PARENTS: dict[str, tuple[str, ...]] = {
@@ -23,22 +23,16 @@ PARENTS: dict[str, tuple[str, ...]] = {
     for name in dict.fromkeys(name for narrower in _CONTAINS.values() for name in narrower)
 }
 # A name and its other spellings, and back.
-SPELLINGS: dict[str, tuple[str, ...]] = {name: tuple(others) for name, others in _VOCABULARY["spellings"].items()}
+SPELLINGS: dict[str, tuple[str, ...]] = {name: tuple(others) for name, others in TABLE["spellings"].items()}
 ALIASES: dict[str, str] = {other: name for name, others in SPELLINGS.items() for other in others}
 # Percussion that some would count among the drums of a song and others not.
-MAY_BE_DRUMS: frozenset[str] = frozenset(_VOCABULARY["may_be_drums"]["words"])
-NOT_PROMPTS: frozenset[str] = frozenset(_VOCABULARY["not_prompts"]["words"])
+MAY_BE_DRUMS: frozenset[str] = frozenset(TABLE["may_be_drums"]["words"])
+NOT_PROMPTS: frozenset[str] = frozenset(TABLE["not_prompts"]["words"])
 # Labels of stems that hold anything but drums, bass and vocals.
-MIXED: frozenset[str] = frozenset(_VOCABULARY["mixed"]["words"])
-# What a prompt may be besides a name, and prompts for all but one of the four stems.
-TEMPLATES: tuple[str, ...] = tuple(_VOCABULARY["prompts"]["templates"])
-COMPLEMENTS: dict[str, tuple[str, ...]] = {name: tuple(words) for name, words in _VOCABULARY["complements"].items()}
+MIXED: frozenset[str] = frozenset(TABLE["mixed"]["words"])
 # Every name, in its one spelling.
 NAMES: frozenset[str] = frozenset({*PARENTS, *_CONTAINS, *SPELLINGS})
 ROLES = ("drums", "bass", "vocals")
-# Sounds of several things together: these alone, and these with all that they contain.
-_COMPOUND = frozenset({"drums", "percussion loop", "techno sequence"})
-_COMPOUND_FAMILIES = frozenset({"drum loop", "drum fill", "percussion build"})
 
 
 def canonical(name: str) -> str:
@@ -76,34 +70,6 @@ def tags(label: str, synonyms: Iterable[str] = (), four_stem: str = "none") -> f
     return frozenset(names).union(*(ancestors(name) for name in names))
 
 
-def unclear(prompt: str, label: str, sound_tags: frozenset[str]) -> bool:
-    """Tell whether a sound might contain what `prompt` asks for without its label saying so.
-
-    >>> unclear("kick drum", "drum loop", tags("drum loop"))
-    True
-    >>> unclear("kick drum", "hi-hat", tags("hi-hat"))
-    False
-    >>> unclear("piano", "other", tags("other")), unclear("vocals", "other", tags("other"))
-    (True, False)
-    """
-    name = canonical(prompt)
-    if name in sound_tags:
-        return False
-    if name == "drums":
-        return bool(sound_tags & MAY_BE_DRUMS)
-    broad = canonical(label)
-    if broad in MIXED:
-        return not ({name} | ancestors(name)) & set(ROLES)
-    # A loop holds any of what is under "drums"; "synthesizer" may be any synthesizer.
-    is_compound = broad in _COMPOUND or bool(_COMPOUND_FAMILIES & {broad, *ancestors(broad)})
-    return bool(({broad, "drums", "percussion"} if is_compound else {broad}) & ancestors(name))
-
-
-def spellings(name: str) -> tuple[str, ...]:
-    """Return what a user may type for the canonical `name`, itself first."""
-    return (name, *SPELLINGS.get(name, ()))
-
-
 def recognised(text: str) -> str:
     """Return the name in `text` as people write it on files: known words at its end, else all of it.
 
@@ -118,12 +84,3 @@ def recognised(text: str) -> str:
         if name in NAMES or name in MIXED:
             return name
     return " ".join(numbered)
-
-
-def four_stem(label: str) -> str:
-    """Return which of the four stems a sound of a song belongs to.
-
-    >>> four_stem("hi-hat"), four_stem("double bass"), four_stem("violin")
-    ('drums', 'bass', 'other')
-    """
-    return next((role for role in ROLES if role in tags(label)), "other")
