@@ -507,45 +507,6 @@ def test_validation_groups_can_be_chosen(store):
     assert {item.group for item in validation_items(store, config, groups=["absent"])} == {"absent"}
 
 
-def loudest_hz(sound, rate_hz):
-    spectrum = np.abs(np.fft.rfft(sound * np.hanning(sound.size)))
-    return np.argmax(spectrum) * rate_hz / sound.size
-
-
-@pytest.mark.parametrize("n_samples", [38_000, 44_100, 51_000])
-def test_a_stretched_sound_keeps_its_pitch_its_level_and_its_place(n_samples):
-    times = np.arange(44_100) / 44_100
-    tone = np.sin(2 * np.pi * 440 * times)
-    sound = 0.3 * np.stack([tone, -0.5 * np.roll(tone, 11)]).astype(np.float32)
-    found = sounds.stretch(sound, n_samples)
-    assert found.shape == (2, n_samples) and found.dtype == np.float32
-    middle = found[:, 4_000:-4_000]
-    assert loudest_hz(middle[0], 44_100) == pytest.approx(440, abs=2)
-    assert sounds.level_db(middle) == pytest.approx(sounds.level_db(sound), abs=0.5)
-    correlation = [np.corrcoef(pair)[0, 1] for pair in (sound, middle)]
-    assert correlation[0] == pytest.approx(correlation[1], abs=0.05)
-
-
-@pytest.mark.parametrize("semitones", [-2, 0, 1.5])
-def test_a_repitched_sound_is_as_long_and_higher(semitones):
-    sound = 0.3 * np.stack(2 * [np.sin(2 * np.pi * 440 * np.arange(44_100) / 44_100)]).astype(np.float32)
-    found = sounds.repitch(sound, semitones)
-    assert found.shape == sound.shape
-    assert loudest_hz(found[0, 4_000:-4_000], 44_100) == pytest.approx(440 * 2 ** (semitones / 12), rel=0.004)
-    assert np.isfinite(sounds.repitch(sound[:, :100], semitones)).all()
-
-
-def test_songs_are_repitched_as_a_whole_and_old_recipes_draw_as_before(store):
-    plain = ExampleStream(store, PLAIN, seed=4)
-    never = dataclasses.replace(PLAIN, variation=dataclasses.replace(PLAIN.variation, repitch_semitones=5.0))
-    always = dataclasses.replace(PLAIN, variation=dataclasses.replace(PLAIN.variation, repitch_probability=1.0))
-    first = plain.batch(0).mixture
-    assert np.array_equal(first, ExampleStream(store, never, seed=4).batch(0).mixture)
-    changed = ExampleStream(store, always, seed=4).batch(0)
-    assert changed.mixture.shape == first.shape and not np.array_equal(changed.mixture, first)
-    assert np.isfinite(changed.mixture).all() and np.isfinite(changed.target).all()
-
-
 def test_effects_keep_shape_and_level():
     rng = np.random.default_rng(0)
     sound = (0.1 * rng.standard_normal((2, 1000))).astype(np.float32)

@@ -182,8 +182,6 @@ class ExampleStream:
         target, rest = (
             sounds.stems(catalogue, chosen, start, self.n_samples, rng, remix_db) for chosen in (matching, others)
         )
-        semitones = sounds.drawn_semitones(self.config.variation, rng)
-        target, rest = (sounds.repitch(part, semitones) for part in (target, rest))
         if rng.random() < 0.5:
             target, rest = target[::-1], rest[::-1]
         return target, rest, left_out
