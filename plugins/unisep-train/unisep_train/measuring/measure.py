@@ -95,7 +95,7 @@ def measure(
     figures = []
     for item in items:
         if ask == "text":
-            figures.append(measure_item(model, item, encoder.texts([item.prompt])[0]))
+            figures.append(measure_item(model, item, encoder.texts([item.name])[0]))
         elif item.example is not None:
             figures.append(measure_item(model, item, encoder.clips([item.example], rate_hz)[0]))
     return figures
@@ -116,8 +116,9 @@ def grouped(figures: Sequence[Figures]) -> Table:
     return {key: medians(rows[key], fields[key]) for key in (*kinds, *(key for key in rows if key not in kinds))}
 
 
-def medians(rows: Sequence[Mapping[str, Any]], fields: Iterable[str]) -> dict[str, float]:
-    """Return the number of windows, and the median of each field over them."""
+def medians(rows: Sequence[Mapping[str, Any]], fields: Iterable[str] | None = None) -> dict[str, float]:
+    """Return the number of windows, and the median of each field over them; of all fields by default."""
+    fields = fields or (rows[0] if rows else ())
     return {"n_windows": len(rows)} | {field: round(median(row[field] for row in rows), 2) for field in fields if rows}
 
 
