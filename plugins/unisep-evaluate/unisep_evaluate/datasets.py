@@ -156,15 +156,13 @@ def open_dataset(folder: str | Path, layout: Layout = "auto", subset: str = "tes
     if layout == "auto":
         split = any((folder / name).is_dir() for name in ("train", "test"))
         described: tuple[Layout, ...] = ("manifest", "moisesdb", "slakh")
-        fitting = (name for name in described if layouts.fits(folder, name))
-        layout = next(fitting, "musdb" if split else "folders")
+        layout = next((name for name in described if layouts.fits(folder, name)), "musdb" if split else "folders")
     if layout == "manifest":
         return _of_lines(folder, read_manifest(folder, ManifestLine))
     if layout in ("moisesdb", "slakh"):
-        listed = layouts.rows(folder, layout)
-        # Where nothing is kept for testing, what is for validation is judged.
-        split_rows = [[row for row in listed if row.split == split] for split in (subset, "valid")]
-        return _of_lines(folder, split_rows[0] or split_rows[1])
+        lines = layouts.rows(folder, layout)
+        in_subset = [line for line in lines if line.split == subset]
+        return _of_lines(folder, in_subset or [line for line in lines if line.split == "valid"])
     place = folder / subset if layout == "musdb" else folder
     tracks = [track for folder, files in song_folders(place) if (track := _song(folder, files)) is not None]
     if not tracks:
@@ -205,10 +203,7 @@ def _of_lines(folder: Path, lines: Sequence[ManifestLine]) -> Dataset:
         label = labels.canonical(line.label)
         place.append(Sound(folder / line.path, label, labels.names_of(label, line.synonyms, role), role, line.family))
     if not songs and not singles:
-        raise DatasetError(
-            f"{folder} names no file. Choose another subset, or write one JSON object a line, with path and label, into "
-            f"{MANIFEST}."
-        )
+        raise DatasetError(f"{folder} names no file to judge. Write one into {MANIFEST}, or choose another subset.")
     tracks = (Track(song, tuple(stems)) for song, stems in sorted(songs.items()))
     return Dataset(str(folder), tuple(tracks), tuple(singles))
 

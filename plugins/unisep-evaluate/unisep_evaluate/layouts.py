@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -31,9 +31,6 @@ Layout = Literal["auto", "manifest", "musdb", "moisesdb", "slakh", "plain"]
 TABLES: dict[str, Any] = tomllib.loads(
     resources.files(__package__).joinpath("layouts.toml").read_text(encoding="utf-8")
 )
-SLAKH_SPLITS: dict[str, Split] = {"train": "train", "validation": "valid", "test": "test"}
-SLAKH_LAST_TRAIN, SLAKH_LAST_VALID = 1500, 1875  # tracks of each split where they are not in folders of their own
-SongT = TypeVar("SongT", bound=BaseModel)
 
 
 class ManifestRow(ManifestLine):
@@ -178,11 +175,12 @@ class _SlakhTrack(BaseModel, frozen=True):
 
 def _slakh(source: Path) -> Iterator[ManifestRow]:
     """Yield the rows of a Slakh2100 folder; tracks that its authors left out as duplicates (`omitted`) stay out."""
+    facts = TABLES["slakh"]
     for path, metadata in _described(source, "metadata.yaml", _yaml, _SlakhTrack):
         track = path.parent
         number = int("".join(filter(str.isdigit, track.name)) or 0)
-        by_number: Split = "train" if number <= SLAKH_LAST_TRAIN else "valid" if number <= SLAKH_LAST_VALID else "test"
-        split = by_number if track.parent == source else SLAKH_SPLITS.get(track.parent.name)
+        by_number = next((split for split, last in facts["last_tracks"].items() if number <= last), "test")
+        split: Any = by_number if track.parent == source else facts["splits"].get(track.parent.name)
         for name, stem in metadata.stems.items():
             # Some conversions of the data set hold wav. A few stems were never rendered.
             place = track / Path(metadata.audio_dir).name
@@ -190,7 +188,7 @@ def _slakh(source: Path) -> Iterator[ManifestRow]:
             file = next((file for file in files if file.exists()), None)
             if split is not None and stem.audio_rendered and file is not None:
                 label = slakh_label(stem.program_num, stem.inst_class, stem.is_drum)
-                yield _row(source, file, track.name, label, TABLES["slakh"]["licence"], split)
+                yield _row(source, file, track.name, label, facts["licence"], split)
 
 
 def slakh_label(program: int | None = None, instrument_class: str = "", is_drum: bool = False) -> str:
@@ -219,7 +217,7 @@ def _yaml(text: str) -> Any:
         raise ValueError(error) from error
 
 
-def _described(source: Path, name: str, parse: Callable[[str], Any], kind: type[SongT]) -> Iterator[tuple[Path, SongT]]:
+def _described(source: Path, name: str, parse: Callable[[str], Any], kind: type[Any]) -> Iterator[tuple[Path, Any]]:
     """Read the descriptions of all songs, one or two levels down. Raises DatasetError for a damaged one."""
     for path in sorted([*source.glob(f"*/{name}"), *source.glob(f"*/*/{name}")]):
         try:

@@ -1,7 +1,6 @@
-"""What contains what: the hierarchy of sound names, and which sounds answer a prompt.
+"""What contains what: the hierarchy of sound names in `vocabulary.toml`.
 
-The names are in `vocabulary.toml`. A sound's *tags* are its label and synonyms with all that contain them; it
-answers a prompt whose name is among its tags.
+A sound's *tags* are its label and synonyms with all that contain them; it answers a prompt whose name is among them.
 """
 
 from __future__ import annotations
@@ -23,13 +22,9 @@ PARENTS: dict[str, tuple[str, ...]] = {
     for name in dict.fromkeys(name for narrower in _CONTAINS.values() for name in narrower)
 }
 # A name and its other spellings, and back.
-SPELLINGS: dict[str, tuple[str, ...]] = {name: tuple(others) for name, others in TABLE["spellings"].items()}
+SPELLINGS = TABLE["spellings"]
 ALIASES: dict[str, str] = {other: name for name, others in SPELLINGS.items() for other in others}
-# Percussion that some would count among the drums of a song and others not.
-MAY_BE_DRUMS: frozenset[str] = frozenset(TABLE["may_be_drums"]["words"])
-NOT_PROMPTS: frozenset[str] = frozenset(TABLE["not_prompts"]["words"])
-# Labels of stems that hold anything but drums, bass and vocals.
-MIXED: frozenset[str] = frozenset(TABLE["mixed"]["words"])
+MAY_BE_DRUMS, NOT_PROMPTS, MIXED = (frozenset(TABLE[key]["words"]) for key in ("may_be_drums", "not_prompts", "mixed"))
 # Every name, in its one spelling.
 NAMES: frozenset[str] = frozenset({*PARENTS, *_CONTAINS, *SPELLINGS})
 ROLES = ("drums", "bass", "vocals")

@@ -119,12 +119,13 @@ class Judgement:
 
     def shares(self) -> dict[str, Any]:
         """Return the matrix by name: stem -> output -> share (None for a silent stem), and how much each stem sounds."""
-        matrix = {
-            source: None if np.isnan(row).any() else dict(zip(self.sources, np.round(row, 4).tolist(), strict=True))
-            for source, row in zip(self.sources, self.matrix, strict=True)
-        }
-        sounding = dict(zip(self.sources, np.round(self.sounding_share, 4).tolist(), strict=True))
-        return {"matrix": matrix, "sounding_share": sounding}
+
+        def named(values: NDArray[np.float64]) -> dict[str, float]:
+            return dict(zip(self.sources, np.round(values, 4).tolist(), strict=True))
+
+        rows = zip(self.sources, self.matrix, strict=True)
+        matrix = {source: None if np.isnan(row).any() else named(row) for source, row in rows}
+        return {"matrix": matrix, "sounding_share": named(self.sounding_share)}
 
     def table(self) -> str:
         """Return the matrix as text: a row a stem, a column an output, in percent.
@@ -168,25 +169,20 @@ def source_of(row: ManifestRow, sources: Sequence[str]) -> str | None:
 
 
 def judge(
-    song: str,
-    folder: Path,
-    rows: Sequence[ManifestRow],
-    separator: Separator,
-    sources: Sequence[str],
-    sample_rate_hz: int,
-) -> Judgement:
+    song: str, folder: Path, rows: Sequence[ManifestRow], separator: Separator, sources: Sequence[str], rate_hz: int
+) -> Judgement:  # fmt: skip
     """Judge a song by what the separator makes of each of its stems by itself."""
     stems: dict[str, list[Sound]] = defaultdict(list)
     for row in rows:
         if (name := source_of(row, sources)) is not None:
-            stems[name].append(decode(folder / row.path, sample_rate_hz).T)
+            stems[name].append(decode(folder / row.path, rate_hz).T)
     counted = {}
     for name, parts in stems.items():
         stem = np.zeros((2, max(part.shape[1] for part in parts)), dtype=np.float32)
         for part in parts:
             stem[:, : part.shape[1]] += part
-        outputs = separator.separate(Audio(stem, sample_rate_hz))
-        counted[name] = count_row(stem, [outputs[source].samples for source in sources], sample_rate_hz)
+        outputs = separator.separate(Audio(stem, rate_hz))
+        counted[name] = count_row(stem, [outputs[source].samples for source in sources], rate_hz)
     return Judgement.of(song, sources, counted)
 
 
