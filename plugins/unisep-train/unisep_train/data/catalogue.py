@@ -33,7 +33,9 @@ class Catalog:
     def __init__(self, store: Store, splits: Sequence[str] = ("train",), kinds: Sequence[str] | None = None) -> None:
         self.store = store
         wanted = [item for item in store.items if item.split in splits and (kinds is None or item.kind in kinds)]
-        steps = [(item, _active_steps(store.activity(item))) for item in wanted]
+        # A sound sounds in the steps of 0.1 s within 25 dB of its loudest, and not below -55 dBFS.
+        levels = [(item, store.activity(item)) for item in wanted]
+        steps = [(i, np.flatnonzero(db >= max(int(db.max()) - ACTIVE_RANGE_DB, MIN_ACTIVE_DB))) for i, db in levels]
         self.items: list[Item] = [item for item, active in steps if len(active)]
         self.steps: list[NDArray[np.int64]] = [active for _, active in steps if len(active)]
         if not self.items:
@@ -139,8 +141,3 @@ def _indices(keys: Sequence[Iterable[str]]) -> dict[str, list[int]]:
         for key in of_item:
             indices[key].append(index)
     return dict(indices)
-
-
-def _active_steps(activity: NDArray[np.int8]) -> NDArray[np.int64]:
-    """Return the 0.1 s steps at which a sound sounds: within 25 dB of its loudest, and not below -55 dBFS."""
-    return np.flatnonzero(activity >= max(int(activity.max()) - ACTIVE_RANGE_DB, MIN_ACTIVE_DB))

@@ -249,18 +249,18 @@ class _Builder:
     def absent_items(self) -> Iterator[ValidationItem]:
         """Yield windows of held-out songs asked for what is not in them, nor anything of its kind."""
         songs, questions = sorted(self.held_out.songs), []
+        tags = {
+            song: {tag for i in stems for tag in self.held_out.tags[i]} for song, stems in self.held_out.songs.items()
+        }
         for number, name in enumerate(ABSENT_NAMES):
             first = number % max(len(songs), 1)
             kin = {name} | vocabulary.ancestors(name)
-            questions += [(song, name) for song in songs[first:] + songs[:first] if not kin & self._tags(song)]
+            questions += [(song, name) for song in songs[first:] + songs[:first] if not kin & tags[song]]
         for number, (song, name) in enumerate(questions[: self.config.n_absent]):
             stems = self.held_out.songs[song]
             start = self.held_out.start(stems[0], self.n_samples, np.random.default_rng((7, number)))
             rest = self.windows.read(stems, start)
             yield self._item(name, "absent", song, "song", start, np.zeros_like(rest), rest)
-
-    def _tags(self, song: str) -> frozenset[str]:
-        return frozenset().union(*(self.held_out.tags[index] for index in self.held_out.songs[song]))
 
     def _item(
         self, name: str, group: str, song: str, kind: str, start: int, target: Sound, rest: Sound
