@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: unisep evaluate musdb18hq --mode stems --bsseval --report musdb.json",
     )
     parser.set_defaults(route=None)
-    what = "song/stem.wav folders, MUSDB18-HQ, or a manifest.jsonl"
+    what = "song/stem.wav folders, a published data set, or a manifest.jsonl"
     parser.add_argument("data", type=Path, metavar="FOLDER", help=what)
     parser.add_argument("--mode", choices=["query", "stems"], default="query", help="(default: %(default)s)")
     parser.add_argument("--bsseval", action="store_true", help="also BSSEval v4, by museval (slow)")
@@ -57,8 +57,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("--layout", choices=["auto", "folders", "musdb", "manifest"], default="auto")
-    group.add_argument("--subset", choices=["test", "train"], default="test", help="of MUSDB18-HQ (%(default)s)")
+    group.add_argument(
+        "--layout", choices=["auto", "folders", "musdb", "moisesdb", "slakh", "manifest"], default="auto"
+    )
+    group.add_argument("--subset", choices=["test", "train"], default="test", help="of the data set (%(default)s)")
     group.add_argument("--songs", **_NAMES, help="only these songs; examples come from the others")
     group.add_argument("--kinds", **_NAMES, help="of single sounds, only these first folders")
     hashed = "of single sounds, only paths whose md5 ends in one of these"

@@ -2,6 +2,7 @@
 
     song/stem.wav      folders     a folder a song, a file a stem; `mixture.*`, if there, is the mixture
     test/song/*.wav    musdb       MUSDB18-HQ: the same below `train` and `test`
+    song/data.json     moisesdb    MoisesDB, and slakh, Slakh2100: read by `layouts`
     manifest.jsonl     manifest    a line a file: path, label, and perhaps song, synonyms, family, four_stem
 
 Opening reads names, no audio.
@@ -25,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from unisep.errors import DatasetError, reasons, suggest
 from unisep.files.formats import READ_SUFFIXES
 
-Layout = Literal["auto", "folders", "musdb", "manifest"]
+Layout = Literal["auto", "folders", "musdb", "moisesdb", "slakh", "manifest"]
 MANIFEST = "manifest.jsonl"
 MIXTURE = "mixture"
 ROLES = ("drums", "bass", "vocals")
@@ -203,8 +204,8 @@ def open_dataset(folder: str | Path, layout: Layout = "auto", subset: str = "tes
 
     Args:
         folder: Where the recordings are.
-        layout: "folders", "musdb" or "manifest"; "auto" looks for a manifest.jsonl, then for `train` and `test`.
-        subset: "test" or "train" of MUSDB18-HQ.
+        layout: One of `Layout`; "auto" looks for a manifest.jsonl, descriptions of songs, then `train` and `test`.
+        subset: "test" or "train" of data sets that have both; what is for validation where nothing is kept for testing.
 
     Raises:
         DatasetError: There is no folder, no recording in that layout, or the manifest cannot be read.
@@ -212,11 +213,18 @@ def open_dataset(folder: str | Path, layout: Layout = "auto", subset: str = "tes
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(f"There is no folder '{folder}'. Give a folder of recordings with their stems.")
+    from unisep_evaluate import layouts  # which reads manifests by this module
+
     if layout == "auto":
-        is_musdb = any((folder / name).is_dir() for name in ("train", "test"))
-        layout = "manifest" if (folder / MANIFEST).is_file() else "musdb" if is_musdb else "folders"
+        split = any((folder / name).is_dir() for name in ("train", "test"))
+        described: tuple[Layout, ...] = ("manifest", "moisesdb", "slakh")
+        layout = next((name for name in described if layouts.fits(folder, name)), "musdb" if split else "folders")
     if layout == "manifest":
-        return _from_manifest(folder)
+        return _of_lines(folder, read_manifest(folder, ManifestLine))
+    if layout in ("moisesdb", "slakh"):
+        lines = layouts.rows(folder, layout)
+        in_subset = [line for line in lines if line.split == subset]
+        return _of_lines(folder, in_subset or [line for line in lines if line.split == "valid"])
     place = folder / subset if layout == "musdb" else folder
     songs = (_track(song.name, files) for song, files in song_folders(place))
     tracks = tuple(track for track in songs if track.stems)
@@ -248,15 +256,15 @@ def _track(name: str, files: Sequence[Path]) -> Track:
     return Track(name, tuple(stems), mixture)
 
 
-def _from_manifest(folder: Path) -> Dataset:
+def _of_lines(folder: Path, lines: Sequence[ManifestLine]) -> Dataset:
     songs: dict[str, list[Sound]] = {}
     singles: list[Sound] = []
-    for line in read_manifest(folder, ManifestLine):
+    for line in lines:
         role = "" if line.four_stem == "none" else line.four_stem
         sound = Sound.named(folder / line.path, line.label, line.synonyms, role, line.family)
         (singles if line.song is None else songs.setdefault(line.song, [])).append(sound)
     if not songs and not singles:
-        raise DatasetError(f"{folder / MANIFEST} names no file. Write one JSON object a line, with path and label.")
+        raise DatasetError(f"{folder} names no file to judge. Write one into {MANIFEST}, or choose another subset.")
     tracks = (Track(song, tuple(stems)) for song, stems in sorted(songs.items()))
     return Dataset(str(folder), tuple(tracks), tuple(singles))
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from unisep_evaluate.layouts import ManifestRow
 from unisep_train.data.curation import Judgement, count_row, judge_all, levels_db, source_of
-from unisep_train.data.layouts import ManifestRow
 
 from unisep import Backend, BackendInfo, BackendSpec, Output, Separator, hookimpl
 from unisep.plugins.registry import registered

@@ -65,7 +65,7 @@ QUERY_MODEL: dict[str, Any] = {
     "model": {"demucs": SHAPE, "output": "mask", "spaces": {"toy-1": 16}, "condition_channels": 16, "gated": True},
     "mix": {
         "segment_seconds": 0.5, "batch": 4, "example_seconds": 0.5, "absent_probability": 0.3, "negative_probability": 0.6,
-        "variation": {"respeed_probability": 0.5, "repitch_probability": 0.3, "colour_probability": 0.5},
+        "variation": {"respeed_probability": 0.5, "colour_probability": 0.5},
     },
     "losses": {"spectral": 0.1, "spectral_windows": [256, 1024]}, "queries": {"audio_from": 4}, "n_steps": 20,
     "warmup_steps": 4, "conditioning_steps": 6, "absent_from": 8, "learning_rate": 0.005, "bfloat16": False, "seed": 3,

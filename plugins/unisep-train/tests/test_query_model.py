@@ -357,7 +357,7 @@ def test_training_lowers_the_loss(store: str, encoder: TextAudioEncoder, tmp_pat
     saved = QueryModelRun.saved(folder)
     assert (saved.recipe, saved.step) == (recipe, 60)
     item = ValidationItem(
-        np.ones((2, 800), np.float32), np.ones((2, 800), np.float32), "x", "x", "song", "s", "song", 0.0, None
+        np.ones((2, 800), np.float32), np.ones((2, 800), np.float32), "x", "song", "s", "song", 0.0, None
     )
     assert np.isfinite(measure_item(saved.averaged(), item, normalize(torch.randn(16), dim=-1)).sdr_db)
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import soundfile
-from unisep_train.data import labels
+from unisep_evaluate import vocabulary
 from unisep_train.data.store import Store
 from unisep_train.rendering import scores, songs
 from unisep_train.rendering.scores import BEATS_PER_BAR, INSTRUMENTS, PIECES, arrange
@@ -64,7 +64,7 @@ def test_time_moves_on_with_swing():
 
 def test_every_instrument_has_a_place_in_the_vocabulary():
     for instrument in INSTRUMENTS:
-        tags = labels.tags(instrument.label, instrument.synonyms, instrument.four_stem)
+        tags = vocabulary.tags(instrument.label, instrument.synonyms, instrument.four_stem)
         assert ("bass" in tags) == (instrument.four_stem == "bass")
         assert not {"vocals", "drums"} & tags
     assert len({program for instrument in INSTRUMENTS for program in instrument.programs}) >= 45

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from einops import rearrange
 from unisep_clap.log_mel import LogMel, LogMelConfig
+from unisep_evaluate import layouts
 from unisep_evaluate.datasets import md5_digit
 
-from unisep_train.data import layouts
 from unisep_train.data.corpus import HASHED_KINDS, VALID_DIGITS, decode
 
 MEL = LogMelConfig()

@@ -9,15 +9,18 @@ from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
+from unisep_evaluate import vocabulary
 
 from unisep.errors import DatasetError
-from unisep_train.data import labels
 from unisep_train.data.store import ACTIVITY_SECONDS, Item, Store
 
 # How often a kind is drawn for a name that several kinds offer.
 KIND_WEIGHTS = {"song": 6.0, "rendered": 4.0, "solo": 3.0, "voice": 3.0, "universal": 3.0, "notes": 1.0}
 MIN_ACTIVE_DB = -55
 ACTIVE_RANGE_DB = 25
+# Sounds of several things together: these alone, and these with all that they contain.
+_COMPOUND = frozenset({"drums", "percussion loop", "techno sequence"})
+_COMPOUND_FAMILIES = frozenset({"drum loop", "drum fill", "percussion build"})
 
 
 @final
@@ -30,13 +33,15 @@ class Catalog:
     def __init__(self, store: Store, splits: Sequence[str] = ("train",), kinds: Sequence[str] | None = None) -> None:
         self.store = store
         wanted = [item for item in store.items if item.split in splits and (kinds is None or item.kind in kinds)]
-        steps = [(item, _active_steps(store.activity(item))) for item in wanted]
+        # A sound sounds in the steps of 0.1 s within 25 dB of its loudest, and not below -55 dBFS.
+        levels = [(item, store.activity(item)) for item in wanted]
+        steps = [(i, np.flatnonzero(db >= max(int(db.max()) - ACTIVE_RANGE_DB, MIN_ACTIVE_DB))) for i, db in levels]
         self.items: list[Item] = [item for item, active in steps if len(active)]
         self.steps: list[NDArray[np.int64]] = [active for _, active in steps if len(active)]
         if not self.items:
             raise DatasetError(f"{store.folder} has no sounding items in {'/'.join(splits)}.")
-        self.names: list[str] = [labels.canonical(item.label) for item in self.items]
-        self.tags: list[frozenset[str]] = [labels.tags(i.label, i.synonyms, i.four_stem) for i in self.items]
+        self.names: list[str] = [vocabulary.canonical(item.label) for item in self.items]
+        self.tags: list[frozenset[str]] = [vocabulary.tags(i.label, i.synonyms, i.four_stem) for i in self.items]
 
     @cached_property
     def songs(self) -> dict[str, list[int]]:
@@ -59,7 +64,7 @@ class Catalog:
         """music, speech, universal -> the names in it and how often to draw each (rare ones raised)."""
         seconds: dict[str, dict[str, float]] = {"music": {}, "speech": {}, "universal": {}}
         for name, indices in self.by_name.items():
-            if name in labels.MIXED:  # no one asks for it, and it would hide what others ask for
+            if name in vocabulary.MIXED:  # no one asks for it, and it would hide what others ask for
                 continue
             domain = self.domain(indices[0])
             seconds[domain][name] = sum(len(self.steps[index]) for index in indices) * ACTIVITY_SECONDS
@@ -75,7 +80,7 @@ class Catalog:
 
     def is_unclear(self, name: str, index: int) -> bool:
         """Tell whether the sound might contain what `name` means without its label saying so."""
-        return labels.unclear(name, self.items[index].label, self.tags[index])
+        return unclear(name, self.items[index].label, self.tags[index])
 
     def draw(self, indices: Sequence[int], rng: np.random.Generator) -> int:
         """Draw one of `indices`: first a kind, then a sound in proportion to the root of how long it sounds."""
@@ -107,6 +112,28 @@ class Catalog:
         return bool(last - first >= min(3, n_samples / step_samples / 10))
 
 
+def unclear(prompt: str, label: str, tags: frozenset[str]) -> bool:
+    """Tell whether a sound might contain what `prompt` asks for without its label saying so.
+
+    >>> kick, loop = vocabulary.tags("kick drum"), vocabulary.tags("drum loop")
+    >>> unclear("kick drum", "drum loop", loop), unclear("hi-hat", "kick drum", kick)
+    (True, False)
+    >>> unclear("piano", "other", frozenset()), unclear("vocals", "other", frozenset())
+    (True, False)
+    """
+    name = vocabulary.canonical(prompt)
+    if name in tags:
+        return False
+    if name == "drums":
+        return bool(tags & vocabulary.MAY_BE_DRUMS)
+    broad, wider = vocabulary.canonical(label), vocabulary.ancestors(name)
+    if broad in vocabulary.MIXED:
+        return not ({name} | wider) & set(vocabulary.ROLES)
+    # A loop holds any of what is under "drums"; "synthesizer" may be any synthesizer.
+    is_compound = broad in _COMPOUND or bool(_COMPOUND_FAMILIES & {broad, *vocabulary.ancestors(broad)})
+    return bool(({broad, "drums", "percussion"} if is_compound else {broad}) & wider)
+
+
 def _indices(keys: Sequence[Iterable[str]]) -> dict[str, list[int]]:
     """Return key -> the places at which it stands."""
     indices: dict[str, list[int]] = defaultdict(list)
@@ -114,8 +141,3 @@ def _indices(keys: Sequence[Iterable[str]]) -> dict[str, list[int]]:
         for key in of_item:
             indices[key].append(index)
     return dict(indices)
-
-
-def _active_steps(activity: NDArray[np.int8]) -> NDArray[np.int64]:
-    """Return the 0.1 s steps at which a sound sounds: within 25 dB of its loudest, and not below -55 dBFS."""
-    return np.flatnonzero(activity >= max(int(activity.max()) - ACTIVE_RANGE_DB, MIN_ACTIVE_DB))

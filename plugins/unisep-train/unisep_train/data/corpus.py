@@ -4,7 +4,7 @@
     python -m unisep_train corpus MOISESDB STORE --part moisesdb --curated verdicts.json
 
 SOURCE holds `manifest.jsonl`, one JSON object a sound: path, label, and as far as known kind, song, stem,
-synonyms, family, four_stem, licence, repo, source_rate and split; or it is in a layout of `layouts.py`.
+synonyms, family, four_stem, licence, repo, source_rate and split; or it is in a layout of `unisep_evaluate.layouts`.
 Sounds are decoded, resampled once and written as int16. An interrupted build continues where it stopped; a
 finished one is not touched.
 """
@@ -19,11 +19,11 @@ import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
+from unisep_evaluate import layouts
 from unisep_evaluate.datasets import md5_digit
+from unisep_evaluate.layouts import Layout, ManifestRow
 
 from unisep.errors import DatasetError
-from unisep_train.data import layouts
-from unisep_train.data.layouts import Layout, ManifestRow
 from unisep_train.data.store import PartWriter
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def build(
                 decode(source / row.path, rate_hz), id=row.path, kind=row.kind, song=row.song or "",
                 stem=row.stem or "", label=row.label.lower(), synonyms=tuple(name.lower() for name in row.synonyms),
                 family=row.family, four_stem=row.four_stem, split=split_of(row), licence=row.licence,
-                source_rate_hz=row.source_rate,
+                source_rate_hz=row.source_rate or soundfile.info(source / row.path).samplerate,
             )  # fmt: skip
             if count % 250 == 0:
                 log.info("%d of %d sounds", count, len(todo))

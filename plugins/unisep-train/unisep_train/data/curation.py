@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from unisep_evaluate import layouts, vocabulary
+from unisep_evaluate.layouts import Layout, ManifestRow
 
 from unisep import Audio, Separator
 from unisep.errors import DatasetError, UnisepError
-from unisep_train.data import labels, layouts
 from unisep_train.data.corpus import decode
-from unisep_train.data.layouts import Layout, ManifestRow
 
 log = logging.getLogger(__name__)
 PROBE_SECONDS = 1.0
@@ -119,12 +119,13 @@ class Judgement:
 
     def shares(self) -> dict[str, Any]:
         """Return the matrix by name: stem -> output -> share (None for a silent stem), and how much each stem sounds."""
-        matrix = {
-            source: None if np.isnan(row).any() else dict(zip(self.sources, np.round(row, 4).tolist(), strict=True))
-            for source, row in zip(self.sources, self.matrix, strict=True)
-        }
-        sounding = dict(zip(self.sources, np.round(self.sounding_share, 4).tolist(), strict=True))
-        return {"matrix": matrix, "sounding_share": sounding}
+
+        def named(values: NDArray[np.float64]) -> dict[str, float]:
+            return dict(zip(self.sources, np.round(values, 4).tolist(), strict=True))
+
+        rows = zip(self.sources, self.matrix, strict=True)
+        matrix = {source: None if np.isnan(row).any() else named(row) for source, row in rows}
+        return {"matrix": matrix, "sounding_share": named(self.sounding_share)}
 
     def table(self) -> str:
         """Return the matrix as text: a row a stem, a column an output, in percent.
@@ -160,33 +161,28 @@ def count_row(stem: Sound, outputs: Sequence[Sound], sample_rate_hz: int) -> tup
 
 def source_of(row: ManifestRow, sources: Sequence[str]) -> str | None:
     """Return which of a backend's sources the sound should come out as; None when none can hold it."""
-    tags = labels.tags(row.label, row.synonyms, row.four_stem)
-    narrower = [name for name in sources if name in tags and name not in labels.MIXED]
+    tags = vocabulary.tags(row.label, row.synonyms, row.four_stem)
+    narrower = [name for name in sources if name in tags and name not in vocabulary.MIXED]
     # "guitar" before "other", where a backend has both
     candidates = (row.label, row.stem, *narrower, row.four_stem, "other")
     return next((name for name in candidates if name in sources), None)
 
 
 def judge(
-    song: str,
-    folder: Path,
-    rows: Sequence[ManifestRow],
-    separator: Separator,
-    sources: Sequence[str],
-    sample_rate_hz: int,
-) -> Judgement:
+    song: str, folder: Path, rows: Sequence[ManifestRow], separator: Separator, sources: Sequence[str], rate_hz: int
+) -> Judgement:  # fmt: skip
     """Judge a song by what the separator makes of each of its stems by itself."""
     stems: dict[str, list[Sound]] = defaultdict(list)
     for row in rows:
         if (name := source_of(row, sources)) is not None:
-            stems[name].append(decode(folder / row.path, sample_rate_hz).T)
+            stems[name].append(decode(folder / row.path, rate_hz).T)
     counted = {}
     for name, parts in stems.items():
         stem = np.zeros((2, max(part.shape[1] for part in parts)), dtype=np.float32)
         for part in parts:
             stem[:, : part.shape[1]] += part
-        outputs = separator.separate(Audio(stem, sample_rate_hz))
-        counted[name] = count_row(stem, [outputs[source].samples for source in sources], sample_rate_hz)
+        outputs = separator.separate(Audio(stem, rate_hz))
+        counted[name] = count_row(stem, [outputs[source].samples for source in sources], rate_hz)
     return Judgement.of(song, sources, counted)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,39 @@ def update_film_card(
     The prose (data, licence, weaknesses) is the releaser's; what is written here is measured.
     """
     prose, _, _ = card.read_text(encoding="utf-8").partition("[[files]]")
-    lines = [
-        "[[files]]", f'name = "{weights.name}"', f'resource = "{weights.parent.name}/{weights.name}"',
-        f'sha256 = "{sha256_of(weights)}"', f"n_bytes = {weights.stat().st_size}", "",
-        "[measured.training]", f"n_steps = {n_steps}", f"hours_of_mixtures = {hours:.1f}",
-    ]  # fmt: skip
+    measured: dict[str, Mapping[str, Any]] = {"training": {"n_steps": n_steps, "hours_of_mixtures": round(hours, 1)}}
     for ask, rows in tables.items():
-        lines += ["", f"[measured.{ask}]"]
-        for name, row in rows.items():
-            if row.get("n_windows", MIN_WINDOWS) >= MIN_WINDOWS:
-                lines.append(f'"{name}" = {{ {", ".join(f"{key} = {value}" for key, value in row.items())} }}')
+        measured[ask] = {key: row for key, row in rows.items() if row.get("n_windows", MIN_WINDOWS) >= MIN_WINDOWS}
     partial = card.with_name(card.name + ".part")
-    partial.write_text(prose + "\n".join(lines) + "\n", encoding="utf-8")
+    partial.write_text(prose + facts([weights], weights.parent.name, measured), encoding="utf-8")
     partial.replace(card)
+
+
+def facts(files: Sequence[Path], folder: str, measured: Mapping[str, Mapping[str, Any]], **more: str) -> str:
+    """Return as TOML what follows a card's prose: its files in a package's `folder`, and what was measured."""
+    lines = []
+    for path in files:
+        place = {"name": path.name, "resource": f"{folder}/{path.name}"} | more
+        lines += ["[[files]]", *_rows(place | {"sha256": sha256_of(path), "n_bytes": path.stat().st_size}), ""]
+    for name, values in measured.items():
+        lines += [f"[measured.{name}]", *_rows(values), ""]
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def _rows(values: Mapping[str, Any]) -> list[str]:
+    """Return a line of TOML for each value; tables in them are written in their line.
+
+    >>> _rows({"n": 3, "top 1": {"all": 0.5, "of": "x"}})
+    ['n = 3', '"top 1" = { all = 0.5, of = "x" }']
+    """
+    lines = []
+    for key, value in values.items():
+        name = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+        if isinstance(value, Mapping):
+            lines.append(f"{name} = {{ {', '.join(_rows(value))} }}")
+        else:
+            lines.append(f"{name} = {json.dumps(value) if isinstance(value, str) else value}")
+    return lines
 
 
 def pack(text: Path, audio: Path, out: Path) -> Path:
@@ -60,7 +80,7 @@ def _half(value: Tensor) -> Tensor:
     return value.half().contiguous() if value.is_floating_point() else value.to(torch.int32)
 
 
-def clap_card(weights: Path, notes: str, measured: dict[str, Any]) -> str:
+def clap_card(weights: Path, notes: str, measured: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the TOML card of the packed towers."""
     head = f'''name = "clap-mini"
 summary = "Embedded text and audio encoder, space {SPACE}: open vocabulary, works offline"
@@ -71,39 +91,9 @@ sample_rate_hz = 32000
 notes = """
 {notes.strip()}
 """
+
 '''
-    files = "".join(
-        f"""
-[[files]]
-name = "{path.name}"
-revision = "1"
-sha256 = "{sha256_of(path)}"
-n_bytes = {path.stat().st_size}
-resource = "data/{path.name}"
-"""
-        for path in (weights, weights.with_name(VOCABULARY_FILE))
-    )
-    return head + files + "".join(toml_table(["measured", key], value) for key, value in measured.items())
-
-
-def toml_table(path: list[str], values: dict[str, Any]) -> str:
-    """Return nested tables of numbers as TOML.
-
-    >>> print(toml_table(["measured"], {"n": 3, "top 1": {"all": 0.5}}).strip())
-    [measured]
-    n = 3
-    <BLANKLINE>
-    [measured."top 1"]
-    all = 0.5
-    """
-    numbers = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    lines = [f"\n[{'.'.join(map(_key, path))}]"] + [f"{_key(key)} = {value}" for key, value in numbers.items()]
-    nested = "".join(toml_table([*path, key], value) for key, value in values.items() if isinstance(value, dict))
-    return ("\n".join(lines) + "\n" if numbers else "") + nested
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
+    return head + facts([weights, weights.with_name(VOCABULARY_FILE)], "data", measured, revision="1")
 
 
 def release_clap(*, text: Path, audio: Path, out: Path, notes: Path = NOTES) -> None:

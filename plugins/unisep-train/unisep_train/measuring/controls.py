@@ -16,6 +16,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from unisep_evaluate import vocabulary
 from unisep_film.backend import FilmBackend
 from unisep_film.checkpoints import load_model
 
 from unisep import Backend
-from unisep_train.data import labels
 from unisep_train.data.catalogue import Catalog
 from unisep_train.data.store import Store
 from unisep_train.measuring.measure import medians, print_table
-from unisep_train.measuring.validation import MAIN_NAMES, SongWindows, has_rendered, plain_first, recorded_kinds
-from unisep_train.mixing.config import UNCHANGED
+from unisep_train.measuring.validation import (
+    MAIN_NAMES,
+    MAX_DIFFERENCE_DB,
+    Groups,
+    SongWindows,
+    catalogues,
+    example_clip,
+    plain_first,
+)
 from unisep_train.mixing.queries import EMBEDDED, TextAudioEncoder
-from unisep_train.mixing.sounds import Sound, one_sound
+from unisep_train.mixing.sounds import Sound
 from unisep_train.trainer.losses import si_sdr_db
 
 WINDOW_SECONDS, EXAMPLE_SECONDS = 6.0, 3.0
-MAX_DIFFERENCE_DB = 10.0
 N_WINDOWS = 8  # at most, of a pair of names
 LEAST_WINDOWS = 3  # of a pair, or it is left out
 TEXT_SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -64,21 +71,15 @@ def exclusion_windows(catalogue: Catalog, group: str) -> Iterator[Parts]:
     """Read windows of all pairs (name, what it is asked without) with kept, left out and other stems as parts."""
     windows = SongWindows(catalogue, WINDOW_SECONDS)
     for name, without in _pairs(catalogue):
-        stems = {song: _split(windows, name, without, song) for song in sorted(catalogue.songs)}
-        near = [
-            windows.between(song, kept, left_out, MAX_DIFFERENCE_DB, unclear)
-            for song, (kept, left_out, _, unclear) in stems.items()
-        ]
-        chosen = windows.spread(near, N_WINDOWS)
-        for window in chosen if len(chosen) >= LEAST_WINDOWS else []:
-            parts = tuple(windows.read(some, window.start) for some in stems[window.song][:3])
-            yield Parts(group, name, without, parts)
+        chosen = windows.chosen(partial(_split, windows, name, without), MAX_DIFFERENCE_DB, N_WINDOWS)
+        for window, stems in chosen if len(chosen) >= LEAST_WINDOWS else []:
+            yield Parts(group, name, without, tuple(windows.read(some, window.start) for some in stems[:-1]))
 
 
 def _pairs(catalogue: Catalog) -> list[tuple[str, str]]:
     """List names of which some stems of one song answer to a second name, and others do not; once for the same stems."""
     kept: dict[tuple[frozenset[int], frozenset[int]], tuple[str, str]] = {}
-    names = sorted({tag for tags in catalogue.tags for tag in tags} - labels.NOT_PROMPTS, key=plain_first)
+    names = sorted({tag for tags in catalogue.tags for tag in tags} - vocabulary.NOT_PROMPTS, key=plain_first)
     for name, without in itertools.permutations(names, 2):
         both: set[int] = set()
         alone: set[int] = set()
@@ -93,27 +94,26 @@ def _pairs(catalogue: Catalog) -> list[tuple[str, str]]:
     return sorted(kept.values())
 
 
-def _split(windows: SongWindows, name: str, without: str, song: str) -> tuple[list[int], ...]:
+def _split(windows: SongWindows, name: str, without: str, song: str) -> Groups:
     """Return a song's stems: kept, left out, others, and those that might belong to either."""
-    stems, catalogue = windows.stems(name, song), windows.catalogue
-    left_out = [i for i in stems.matching if without in catalogue.tags[i]]
-    doubtful = [i for i in stems.matching if i not in left_out and catalogue.is_unclear(without, i)]
-    kept = [i for i in stems.matching if i not in left_out and i not in doubtful]
-    return kept, left_out, stems.others, stems.unclear + doubtful
+    (matching, others, unclear), catalogue = windows.stems(name, song), windows.catalogue
+    left_out = [i for i in matching if without in catalogue.tags[i]]
+    doubtful = [i for i in matching if i not in left_out and catalogue.is_unclear(without, i)]
+    kept = [i for i in matching if i not in left_out and i not in doubtful]
+    return kept, left_out, others, unclear + doubtful
 
 
 def weight_windows(catalogue: Catalog) -> Iterator[Parts]:
     """Read windows of songs with two of drums, bass and vocals, and the other stems."""
     windows = SongWindows(catalogue, WINDOW_SECONDS)
+
+    def split(first: str, second: str, song: str) -> Groups:
+        a, b = (windows.stems(name, song)[0] for name in (first, second))
+        return a, b, [i for i in catalogue.songs[song] if i not in {*a, *b}], []
+
     for first, second in itertools.permutations(MAIN_NAMES, 2):
-        stems = {}
-        for song in sorted(catalogue.songs):
-            a, b = (windows.stems(name, song).matching for name in (first, second))
-            stems[song] = a, b, [i for i in catalogue.songs[song] if i not in {*a, *b}]
-        near = [windows.between(song, a, b, MAX_DIFFERENCE_DB) for song, (a, b, _) in stems.items()]
-        for window in windows.spread(near, N_WINDOWS):
-            parts = tuple(windows.read(some, window.start) for some in stems[window.song])
-            yield Parts("weights", first, second, parts)
+        for window, stems in windows.chosen(partial(split, first, second), MAX_DIFFERENCE_DB, N_WINDOWS):
+            yield Parts("weights", first, second, tuple(windows.read(some, window.start) for some in stems[:-1]))
 
 
 def shares(estimate: Tensor, parts: tuple[Sound, ...]) -> NDArray[np.float64]:
@@ -167,40 +167,27 @@ class Asker:
 
 def measure_controls(store: Store, asker: Asker) -> dict[str, Any]:
     """Return medians over windows: a row a pair of names and over all for exclusion; levels by share for weights."""
-    recorded, rate_hz = recorded_kinds(store), store.sample_rate_hz
-    held_out, training = Catalog(store, ("valid",), recorded), Catalog(store, ("train",), recorded)
-    groups = {"song": held_out} | (
-        {"rendered": Catalog(store, ("valid",), ["rendered"])} if has_rendered(store) else {}
-    )
+    groups = catalogues(store)
+    held_out, training = groups["song"]
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for group, catalogue in groups.items():
+    for group, (catalogue, _) in groups.items():
         for window in exclusion_windows(catalogue, group):
             rows[f"{group}: {window.first} without {window.second}"].append(asker.exclusion(window))
     levels = []
     for number, window in enumerate(weight_windows(held_out)):
         rng = np.random.default_rng((5, number))
-        index = training.draw(training.by_tag[window.second], rng)
-        example = one_sound(training, index, round(EXAMPLE_SECONDS * rate_hz), UNCHANGED, rng).mean(axis=0)
-        levels.append(asker.weights(window, example, rate_hz))
+        example = example_clip(training, training.by_tag[window.second], EXAMPLE_SECONDS, rng)
+        levels.append(asker.weights(window, example, store.sample_rate_hz))
     return {
-        "exclusion": {key: _medians(of_pair) for key, of_pair in sorted(rows.items())},
-        "exclusion_over_all": _medians([row for of_pair in rows.values() for row in of_pair]),
-        "first_over_second_db_by_share_of_text": _medians(levels),
+        "exclusion": {key: medians(of_pair) for key, of_pair in sorted(rows.items())},
+        "exclusion_over_all": medians([row for of_pair in rows.values() for row in of_pair]),
+        "first_over_second_db_by_share_of_text": medians(levels),
     }
 
 
-def _medians(rows: list[dict[str, float]]) -> dict[str, float]:
-    return medians(rows, rows[0] if rows else ())
-
-
 def controls_command(
-    store: str,
-    *,
-    weights: Path,
-    json_: Path | None = None,
-    encoder: str = EMBEDDED,
-    encoder_weights: Path | None = None,
-) -> None:
+    store: str, *, weights: Path, json_: Path | None = None, encoder: str = EMBEDDED, encoder_weights: Path | None = None
+) -> None:  # fmt: skip
     """Measure a query model.
 
     Args:

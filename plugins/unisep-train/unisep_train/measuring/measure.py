@@ -80,12 +80,12 @@ def _heard(model: FilmHTDemucs, sound: NDArray[np.float32]) -> Tensor:
     return stereo.mean(0, keepdim=True) if model.config.separator.audio_channels == 1 else stereo
 
 
-def windows_for(model: FilmHTDemucs, n_per_name: int = ValidationConfig.n_per_name) -> ValidationConfig:
+def windows_for(model: FilmHTDemucs) -> ValidationConfig:
     """Return windows that the model can take at once: of 6 s, or as long as a segment of a spectrogram model is."""
     shape, longest = model.config.separator, ValidationConfig.segment_seconds
     if model.config.output == "spectrogram":
         longest = min(longest, shape.segment_samples / shape.samplerate)
-    return ValidationConfig(segment_seconds=longest, n_per_name=n_per_name)
+    return ValidationConfig(segment_seconds=longest)
 
 
 def measure(
@@ -95,7 +95,7 @@ def measure(
     figures = []
     for item in items:
         if ask == "text":
-            figures.append(measure_item(model, item, encoder.texts([item.prompt])[0]))
+            figures.append(measure_item(model, item, encoder.texts([item.name])[0]))
         elif item.example is not None:
             figures.append(measure_item(model, item, encoder.clips([item.example], rate_hz)[0]))
     return figures
@@ -116,8 +116,9 @@ def grouped(figures: Sequence[Figures]) -> Table:
     return {key: medians(rows[key], fields[key]) for key in (*kinds, *(key for key in rows if key not in kinds))}
 
 
-def medians(rows: Sequence[Mapping[str, Any]], fields: Iterable[str]) -> dict[str, float]:
-    """Return the number of windows, and the median of each field over them."""
+def medians(rows: Sequence[Mapping[str, Any]], fields: Iterable[str] | None = None) -> dict[str, float]:
+    """Return the number of windows, and the median of each field over them; of all fields by default."""
+    fields = fields or (rows[0] if rows else ())
     return {"n_windows": len(rows)} | {field: round(median(row[field] for row in rows), 2) for field in fields if rows}
 
 
@@ -132,6 +133,19 @@ def print_table(table: Mapping[str, Mapping[str, float]], width: int, digits: in
     """Print one line for each row."""
     for key, row in table.items():
         print(f"{key:{width}s} " + "  ".join(f"{name} {value:{digits}.2f}" for name, value in row.items()), flush=True)
+
+
+def measured(
+    model: FilmHTDemucs, store: Store, queries: TextAudioEncoder, ask: str, groups: list[Group] | None, n_steps: int
+) -> Table:
+    """Return the figures of a model by kind and class for one way of asking; print them."""
+    items = validation_items(store, windows_for(model), groups)
+    figures = measure(model, items, queries, store.sample_rate_hz, ask)
+    auc = presence_auc(figures)
+    table = grouped(figures) | ({} if auc is None else {"presence_auc": {"value": auc}})
+    print(json.dumps({"ask": ask, "step": n_steps, "presence_auc": auc}), flush=True)
+    print_table(table, 40, 7)
+    return table
 
 
 def measure_command(
@@ -155,7 +169,7 @@ def measure_command(
     opened = Store(store).at_rate(model.config.separator.samplerate)
 
     def tables_of(model: FilmHTDemucs) -> dict[str, Table]:
-        return {way: _table(model, opened, queries, way, groups, n_steps) for way in ask or ["text"]}
+        return {way: measured(model, opened, queries, way, groups, n_steps) for way in ask or ["text"]}
 
     if not release:
         tables_of(model)
@@ -168,25 +182,12 @@ def measure_command(
         raise OptionError(
             f"There is no card {card} to put the figures into. For the weights alone give a path that ends in .safetensors."
         )
-    measured = save_model(file.with_name(f"{file.name}.measured"), model)
+    candidate = save_model(file.with_name(f"{file.name}.measured"), model)
     try:
         # What is measured is what ships, at half precision; until it is, the old weights stay.
-        tables = tables_of(load_model(measured))
-        measured.replace(file)
+        tables = tables_of(load_model(candidate))
+        candidate.replace(file)
         if not is_file:
             update_film_card(card, file, n_steps, n_steps * measured_run.recipe.mix.batch_seconds / 3600, tables)
     finally:
-        measured.unlink(missing_ok=True)
-
-
-def _table(
-    model: FilmHTDemucs, store: Store, queries: TextAudioEncoder, ask: str, groups: list[Group] | None, n_steps: int
-) -> Table:
-    """Return the figures by kind and class for one way of asking; print them."""
-    items = validation_items(store, windows_for(model), groups)
-    figures = measure(model, items, queries, store.sample_rate_hz, ask)
-    auc = presence_auc(figures)
-    table = grouped(figures) | ({} if auc is None else {"presence_auc": {"value": auc}})
-    print(json.dumps({"ask": ask, "step": n_steps, "presence_auc": auc}), flush=True)
-    print_table(table, 40, 7)
-    return table
+        candidate.unlink(missing_ok=True)

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
+from unisep_evaluate import vocabulary
 from unisep_evaluate.windows import quota
 
-from unisep_train.data import labels
 from unisep_train.data.catalogue import Catalog
 from unisep_train.data.store import ACTIVITY_SECONDS, Store
 from unisep_train.mixing import sounds
@@ -28,6 +29,9 @@ from unisep_train.mixing.sounds import Sound
 
 LEAST_DB = -55  # what is quieter, over a window, is not heard
 LEAST_SHARE = 0.3  # of a window in which the target sounds
+MAX_DIFFERENCE_DB = 10.0  # of target and rest, where both are as in the song
+REMIX_DIFFERENCE_DB = -3.0
+SINGLE_DIFFERENCE_DB, N_OTHERS = 6.0, (1, 3)  # at most, of a single sound and so many others
 MAIN_NAMES = ("drums", "bass", "vocals")
 ABSENT_NAMES = ("vocals", "violin", "trumpet", "acoustic guitar", "flute", "dog bark", "piano", "saxophone", "speech",
                 "electric guitar", "water", "cello", "distorted guitar", "accordion", "church bells")  # fmt: skip
@@ -40,12 +44,7 @@ class Window(NamedTuple):
     start: int
 
 
-class Stems(NamedTuple):
-    """A song's stems by whether they answer to a name: surely, surely not, or perhaps."""
-
-    matching: list[int]
-    others: list[int]
-    unclear: list[int]
+Groups = tuple[list[int], ...]  # a song's stems, by what they are to a question
 
 
 @final
@@ -57,21 +56,33 @@ class SongWindows:
         self.n_samples = round(seconds * catalogue.store.sample_rate_hz)
         self._step_samples = ACTIVITY_SECONDS * catalogue.store.sample_rate_hz
 
-    def stems(self, name: str, song: str) -> Stems:
-        """Return the song's stems, by whether they answer to `name`."""
-        stems = Stems([], [], [])
-        for index in self.catalogue.songs[song]:
-            is_unclear = self.catalogue.is_unclear(name, index)
-            group = (
-                stems.matching if name in self.catalogue.tags[index] else stems.unclear if is_unclear else stems.others
-            )
-            group.append(index)
-        return stems
+    def stems(self, name: str, song: str) -> Groups:
+        """Return the song's stems by whether they answer to `name`: surely, surely not, or perhaps."""
+        tags, is_unclear = self.catalogue.tags, self.catalogue.is_unclear
+        matching = [i for i in self.catalogue.songs[song] if name in tags[i]]
+        unclear = [i for i in self.catalogue.songs[song] if i not in matching and is_unclear(name, i)]
+        return matching, [i for i in self.catalogue.songs[song] if i not in {*matching, *unclear}], unclear
 
-    def between(
-        self, song: str, target: Sequence[int], rest: Sequence[int], within_db: float, without: Sequence[int] = ()
-    ) -> list[Window]:
-        """Find windows in which both groups of stems sound, within `within_db` of each other, and none of `without`."""
+    def chosen(
+        self, groups_of: Callable[[str], Groups], within_db: float, n_windows: int
+    ) -> list[tuple[Window, Groups]]:
+        """Choose windows in which the first two groups of a song's stems sound, near each other, and none of the last.
+
+        Up to `n_windows`, as even over the songs and over time as there is material; of those of a song that overlap
+        not both. Each comes with the groups of its song.
+        """
+        groups = {song: groups_of(song) for song in sorted(self.catalogue.songs)}
+        apart = [self._apart(self._near(song, of, within_db)) for song, of in groups.items()]
+        quotas = quota([len(windows) for windows in apart], n_windows)
+        return [
+            (windows[int(position)], groups[windows[0].song])
+            for windows, n in zip(apart, quotas, strict=True)
+            for position in np.linspace(0, len(windows) - 1, n)
+        ]
+
+    def _near(self, song: str, groups: Groups, within_db: float) -> list[Window]:
+        """Find windows in which the first two groups sound, within `within_db` of each other, and none of the last."""
+        target, rest, without = groups[0], groups[1], groups[-1]
         if not target or not rest:
             return []
         n_total = min(self.catalogue.items[index].n_samples for index in [*target, *rest])
@@ -92,27 +103,15 @@ class SongWindows:
         """Return the sum `[2, samples]` of stems in a window, as they are in the song."""
         return sounds.stems(self.catalogue, indices, start, self.n_samples, np.random.default_rng(0), 0.0)
 
-    def spread(self, by_song: Sequence[Sequence[Window]], n_windows: int) -> list[Window]:
-        """Choose up to `n_windows`, as even over the songs and over time as there is material.
-
-        Windows of one song that overlap are not both taken.
-        """
-        apart = [
-            [window for k, window in enumerate(windows) if k == 0 or not self._overlap(windows[k - 1], window)]
-            for windows in by_song
-            if windows
-        ]
-        quotas = quota([len(windows) for windows in apart], n_windows)
+    def _apart(self, windows: list[Window]) -> list[Window]:
+        """Leave out windows on the odd half of a length that overlap with the one before."""
+        half = self.n_samples // 2
+        starts = [window.start for window in windows]
         return [
-            windows[int(position)]
-            for windows, n in zip(apart, quotas, strict=True)
-            for position in np.linspace(0, len(windows) - 1, n)
+            window
+            for k, window in enumerate(windows)
+            if not (k and window.start // half % 2 and window.start - starts[k - 1] < self.n_samples)
         ]
-
-    def _overlap(self, before: Window, window: Window) -> bool:
-        """Tell whether the window starts on the odd half of a pair that both qualify."""
-        is_odd = (window.start // (self.n_samples // 2)) % 2 == 1
-        return is_odd and window.start - before.start < self.n_samples
 
     def _activity(self, indices: Sequence[int], start: int) -> NDArray[np.float64]:
         """Return the level in dB `[stems, steps]` of each 0.1 s of the window."""
@@ -127,15 +126,11 @@ def _power_db(levels_db: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Which windows are taken. `max_difference_db` bounds the level of the target against the rest."""
+    """Which windows are taken: their length, how many of a name and how many absent ones, and the length of examples."""
 
     segment_seconds: float = 6.0
     n_per_name: int = 8
     n_absent: int = 45
-    max_difference_db: float = 10.0
-    single_difference_db: float = 6.0
-    remix_difference_db: float = -3.0
-    n_other_sources: tuple[int, int] = (1, 3)
     example_seconds: float = 3.0
 
 
@@ -145,7 +140,7 @@ class ValidationItem:
 
     Attributes:
         mixture: `[2, samples]`, as is `target`.
-        name: the class.
+        name: the class, and the text that asks for it.
         group: song, remix, single, absent or rendered.
         song: the song, or the file of a single sound.
         kind: what was recorded: song, rendered, solo, notes, voice or universal.
@@ -154,7 +149,6 @@ class ValidationItem:
 
     mixture: NDArray[np.float32]
     target: NDArray[np.float32]
-    prompt: str
     name: str
     group: str
     song: str
@@ -167,65 +161,60 @@ def validation_items(
     store: Store, config: ValidationConfig | None = None, groups: Sequence[str] | None = None
 ) -> Iterator[ValidationItem]:
     """Read all validation windows, songs first, one at a time; `groups` leaves the others out."""
-    recorded = _Builder(store, config or ValidationConfig(), "song")
-    sources = [recorded.song_items, recorded.single_items, recorded.absent_items]
-    if has_rendered(store):
-        sources.append(_Builder(store, config or ValidationConfig(), "rendered").song_items)
-    for items in sources:
-        yield from (item for item in items() if groups is None or item.group in groups)
+    for group, (held_out, training) in catalogues(store).items():
+        builder = _Builder(held_out, training, config or ValidationConfig(), group)
+        sources = [builder.song_items, builder.single_items, builder.absent_items]
+        for items in sources if group == "song" else sources[:1]:
+            yield from (item for item in items() if groups is None or item.group in groups)
 
 
-def recorded_kinds(store: Store) -> list[str]:
-    """List the kinds of sounds in a store that were not rendered."""
-    return sorted({item.kind for item in store.items} - {"rendered"})
+def catalogues(store: Store) -> dict[str, tuple[Catalog, Catalog]]:
+    """Return what is held out and what is for training: recordings ("song"), and "rendered" songs if some are held out."""
+    kinds = {"song": sorted({item.kind for item in store.items} - {"rendered"})}
+    if any(item.kind == "rendered" and item.split == "valid" for item in store.items):
+        kinds["rendered"] = ["rendered"]
+    return {group: (Catalog(store, ("valid",), of), Catalog(store, ("train",), of)) for group, of in kinds.items()}
 
 
-def has_rendered(store: Store) -> bool:
-    """Tell whether a store holds rendered songs for validation."""
-    return any(item.kind == "rendered" and item.split == "valid" for item in store.items)
+def example_clip(
+    catalogue: Catalog, indices: Sequence[int], seconds: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Draw a mono clip `[samples]` of one of the sounds."""
+    index, n_samples = catalogue.draw(indices, rng), round(seconds * catalogue.store.sample_rate_hz)
+    return sounds.one_sound(catalogue, index, n_samples, UNCHANGED, rng).mean(axis=0)
 
 
 @final
 class _Builder:
-    def __init__(self, store: Store, config: ValidationConfig, group: str) -> None:
-        self.config, self.store, self.group = config, store, group
-        kinds = ["rendered"] if group == "rendered" else recorded_kinds(store)
-        self.held_out = Catalog(store, ("valid",), kinds)
-        self.training = Catalog(store, ("train",), kinds)
-        self.windows = SongWindows(self.held_out, config.segment_seconds)
+    def __init__(self, held_out: Catalog, training: Catalog, config: ValidationConfig, group: str) -> None:
+        self.held_out, self.training, self.config, self.group = held_out, training, config, group
+        self.windows = SongWindows(held_out, config.segment_seconds)
         self.n_samples = self.windows.n_samples
 
     def song_items(self) -> Iterator[ValidationItem]:
         """Yield windows of the held-out songs for every name that offers `n_per_name` of them."""
         n_wanted = self.config.n_per_name
         for name in self._song_names():
-            group, windows = self.group, self._windows(name, self.config.max_difference_db - 1)
+            stems_of = partial(self.windows.stems, name)
+            group, windows = self.group, self.windows.chosen(stems_of, MAX_DIFFERENCE_DB - 1, n_wanted)
             if len(windows) < n_wanted and group == "song":
-                group, windows = "remix", self._windows(name, np.inf)
-            for window in windows if len(windows) >= n_wanted else []:
-                stems = self.windows.stems(name, window.song)
-                target = self.windows.read(stems.matching, window.start)
-                rest = self.windows.read(stems.others + stems.unclear, window.start)
+                group, windows = "remix", self.windows.chosen(stems_of, np.inf, n_wanted)
+            for window, (matching, others, unclear) in windows if len(windows) >= n_wanted else []:
+                target = self.windows.read(matching, window.start)
+                rest = self.windows.read(others + unclear, window.start)
                 if group == "remix":
-                    target = _levelled(target, rest, self.config.remix_difference_db)
+                    target = _levelled(target, rest, REMIX_DIFFERENCE_DB)
                 yield self._item(name, group, window.song, self.group, window.start, target, rest)
 
     def _song_names(self) -> list[str]:
         """List names the held-out songs answer to; of several that mean the same stems, the shortest."""
         catalogue = self.held_out
         stems = [index for song in catalogue.songs.values() for index in song]
-        names = {tag for index in stems for tag in catalogue.tags[index]} - labels.NOT_PROMPTS
+        names = {tag for index in stems for tag in catalogue.tags[index]} - vocabulary.NOT_PROMPTS
         kept: dict[frozenset[int], str] = {}
         for name in sorted(names, key=plain_first):
             kept.setdefault(frozenset(index for index in stems if name in catalogue.tags[index]), name)
         return sorted(kept.values())
-
-    def _windows(self, name: str, within_db: float) -> list[Window]:
-        by_song = []
-        for song in sorted(self.held_out.songs):
-            matching, others, unclear = self.windows.stems(name, song)
-            by_song.append(self.windows.between(song, matching, others, within_db, unclear))
-        return self.windows.spread(by_song, self.config.n_per_name)
 
     def single_items(self) -> Iterator[ValidationItem]:
         """Yield held-out single recordings: `n_per_name` windows of each label that several files hold, else one."""
@@ -247,43 +236,42 @@ class _Builder:
         rng = np.random.default_rng((zlib.crc32(name.encode()), number))
         target = sounds.one_sound(self.held_out, index, self.n_samples, UNCHANGED, rng)
         rest = np.zeros_like(target)
-        for _ in range(int(rng.integers(*self.config.n_other_sources, endpoint=True))):
+        for _ in range(int(rng.integers(*N_OTHERS, endpoint=True))):
             other = -1
             while other not in others:
                 other = int(rng.integers(len(self.held_out.items)))
             sound = sounds.one_sound(self.held_out, other, self.n_samples, UNCHANGED, rng)
             rest = rest + sounds.to_level(sound, rng.uniform(-25, -20))
-        limit = self.config.single_difference_db
-        target = _levelled(target, rest, rng.uniform(-limit, limit))
+        target = _levelled(target, rest, rng.uniform(-SINGLE_DIFFERENCE_DB, SINGLE_DIFFERENCE_DB))
         item = self.held_out.items[index]
         return self._item(name, "single", item.id, item.kind, 0, target, rest)
 
     def absent_items(self) -> Iterator[ValidationItem]:
         """Yield windows of held-out songs asked for what is not in them, nor anything of its kind."""
         songs, questions = sorted(self.held_out.songs), []
+        tags = {
+            song: {tag for i in stems for tag in self.held_out.tags[i]} for song, stems in self.held_out.songs.items()
+        }
         for number, name in enumerate(ABSENT_NAMES):
             first = number % max(len(songs), 1)
-            kin = {name} | labels.ancestors(name)
-            questions += [(song, name) for song in songs[first:] + songs[:first] if not kin & self._tags(song)]
+            kin = {name} | vocabulary.ancestors(name)
+            questions += [(song, name) for song in songs[first:] + songs[:first] if not kin & tags[song]]
         for number, (song, name) in enumerate(questions[: self.config.n_absent]):
             stems = self.held_out.songs[song]
             start = self.held_out.start(stems[0], self.n_samples, np.random.default_rng((7, number)))
             rest = self.windows.read(stems, start)
             yield self._item(name, "absent", song, "song", start, np.zeros_like(rest), rest)
 
-    def _tags(self, song: str) -> frozenset[str]:
-        return frozenset().union(*(self.held_out.tags[index] for index in self.held_out.songs[song]))
-
     def _item(
         self, name: str, group: str, song: str, kind: str, start: int, target: Sound, rest: Sound
     ) -> ValidationItem:
         """Return the window with an example: a clip of the same name from the training split, where it has one."""
         rng = np.random.default_rng((zlib.crc32(f"{name} {song}".encode()), start))
-        rate_hz, training, example = self.store.sample_rate_hz, self.training, None
+        training, example = self.training, None
         if known := training.by_name.get(name) or training.by_tag.get(name):
-            n_samples = round(self.config.example_seconds * rate_hz)
-            example = sounds.one_sound(training, training.draw(known, rng), n_samples, UNCHANGED, rng).mean(axis=0)
-        return ValidationItem(target + rest, target, name, name, group, song, kind, start / rate_hz, example)
+            example = example_clip(training, known, self.config.example_seconds, rng)
+        start_seconds = start / training.store.sample_rate_hz
+        return ValidationItem(target + rest, target, name, group, song, kind, start_seconds, example)
 
 
 def plain_first(name: str) -> tuple[bool, int, str]:

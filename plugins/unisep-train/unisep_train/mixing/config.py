@@ -13,14 +13,11 @@ class Variation:
 
     Attributes:
         respeed_range: as a share, up or down; pitch and tempo change together.
-        repitch_semitones: up or down, at the same tempo; with both, tempo and pitch change apart.
     """
 
     respeed_probability: float = 0.2
     respeed_range: float = 0.1
     colour_probability: float = 0.15
-    repitch_probability: float = 0.0
-    repitch_semitones: float = 2.0
 
 
 PLAIN_VARIATION = Variation()

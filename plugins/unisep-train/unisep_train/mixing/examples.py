@@ -13,15 +13,18 @@ from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
+from unisep_evaluate import vocabulary
 
 from unisep.errors import DatasetError
-from unisep_train.data import labels
 from unisep_train.data.catalogue import Catalog
 from unisep_train.data.store import Store
 from unisep_train.mixing import sounds
 from unisep_train.mixing.config import MixConfig, Variation
 from unisep_train.mixing.sounds import Sound
 
+# What a prompt may be besides a name, and prompts for all but one of the four stems.
+TEMPLATES = vocabulary.TABLE["prompts"]["templates"]
+COMPLEMENTS = vocabulary.TABLE["complements"]
 # How often a drum kit, a voice or a bass stands beside a sound; else something of a domain does.
 BESIDE = {"drums": 0.22, "vocals": 0.2, "bass": 0.12}
 BESIDE_MUSIC = {"music": 0.84, "speech": 0.08, "universal": math.inf}
@@ -30,10 +33,10 @@ BESIDE_OTHERS = {"music": 0.4, "speech": 0.2, "universal": math.inf}
 
 def phrase(name: str, rng: np.random.Generator, plain_probability: float = 0.65) -> str:
     """Draw a prompt for the canonical `name`: mostly the plain name, else another spelling or a template."""
-    known = labels.spellings(name)
+    known = (name, *vocabulary.SPELLINGS.get(name, ()))
     text = known[0] if len(known) == 1 or rng.random() < 0.6 else known[rng.integers(1, len(known))]
     if rng.random() > plain_probability:
-        text = labels.TEMPLATES[rng.integers(len(labels.TEMPLATES))].format(text).replace("the the ", "the ")
+        text = TEMPLATES[rng.integers(len(TEMPLATES))].format(text).replace("the the ", "the ")
     return text.capitalize() if rng.random() < 0.07 else text
 
 
@@ -56,13 +59,13 @@ class Sampler:
             if roll < share and name in catalogue.by_tag:
                 index = catalogue.draw(catalogue.by_tag[name], rng)
                 label = catalogue.names[index]
-                return (label if rng.random() >= 0.7 and name in labels.ancestors(label) else name), index
+                return (label if rng.random() >= 0.7 and name in vocabulary.ancestors(label) else name), index
             roll -= share
         roll = rng.random() * (1 - config.drums_share - config.vocals_share - config.bass_share)
         shares = {"speech": config.speech_share, "universal": config.universal_share, "music": math.inf}
         index = self._any_of(shares, roll, rng)
         label = catalogue.names[index]
-        others = sorted(catalogue.tags[index] - {label} - labels.NOT_PROMPTS)
+        others = sorted(catalogue.tags[index] - {label} - vocabulary.NOT_PROMPTS)
         return (label if not others or rng.random() < 0.65 else others[rng.integers(len(others))]), index
 
     def beside(self, name: str, rng: np.random.Generator) -> int:
@@ -179,8 +182,6 @@ class ExampleStream:
         target, rest = (
             sounds.stems(catalogue, chosen, start, self.n_samples, rng, remix_db) for chosen in (matching, others)
         )
-        semitones = sounds.drawn_semitones(self.config.variation, rng)
-        target, rest = (sounds.repitch(part, semitones) for part in (target, rest))
         if rng.random() < 0.5:
             target, rest = target[::-1], rest[::-1]
         return target, rest, left_out
@@ -190,7 +191,7 @@ class ExampleStream:
         if rng.random() >= self.config.negative_probability:
             return None
         tags = [self.catalogue.tags[i] for i in answering]
-        parts = frozenset().union(*tags) - frozenset.intersection(*tags) - labels.NOT_PROMPTS
+        parts = frozenset().union(*tags) - frozenset.intersection(*tags) - vocabulary.NOT_PROMPTS
         clear = [n for n in sorted(parts) if not any(self.catalogue.is_unclear(n, i) for i in answering)]
         return clear[rng.integers(len(clear))] if clear else None
 
@@ -262,7 +263,7 @@ class ExampleStream:
         clip = self._clip(name, index, rng) if rng.random() < config.example_probability else None
         negative = self._negative(name, left_out, rng)
         roll = rng.random()
-        complements = labels.COMPLEMENTS.get(name, ())
+        complements = COMPLEMENTS.get(name, [])
         if complements and negative is None and roll < config.complement_probability:
             prompt, shown, clip = complements[rng.integers(len(complements))], f"-{name}", None
             target, rest = rest, target
@@ -281,15 +282,15 @@ class ExampleStream:
         """Draw a prompt for what is left out, or now and then for a sound that has nothing to do with `name`."""
         if left_out is None and rng.random() < self.config.negative_probability / 3:
             other = self.catalogue.names[self.sampler.beside(name, rng)]
-            apart = self._heard_as(name).isdisjoint({other, *labels.ancestors(other)})
-            left_out = other if apart and other not in labels.MIXED else None
+            apart = self._heard_as(name).isdisjoint({other, *vocabulary.ancestors(other)})
+            left_out = other if apart and other not in vocabulary.MIXED else None
         return None if left_out is None else phrase(left_out, rng)
 
     def _heard_as(self, name: str) -> frozenset[str]:
         """Return all that sounds which answer to `name` answer to, and what contains it."""
         if name not in self._tags_of:
             tags = (self.catalogue.tags[i] for i in self.catalogue.by_tag.get(name, ()))
-            self._tags_of[name] = frozenset({name, *labels.ancestors(name)}).union(*tags)
+            self._tags_of[name] = frozenset({name, *vocabulary.ancestors(name)}).union(*tags)
         return self._tags_of[name]
 
     def _clip(self, name: str, index: int, rng: np.random.Generator) -> NDArray[np.float32] | None:
@@ -307,4 +308,4 @@ class ExampleStream:
 
 
 def _is_vocal(name: str) -> bool:
-    return name == "vocals" or "vocals" in labels.ancestors(name)
+    return name == "vocals" or "vocals" in vocabulary.ancestors(name)

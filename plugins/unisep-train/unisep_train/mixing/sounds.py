@@ -1,4 +1,4 @@
-"""Sounds of a store, read and changed so that they stay what they are: level, place, polarity, speed, pitch and colour.
+"""Sounds of a store, read and changed so that they stay what they are: level, place, polarity, speed and colour.
 
 Sounds are `[2, samples]` float32; everything that is drawn comes from the generator that is handed over.
 """
@@ -19,7 +19,6 @@ Sound = NDArray[np.float32]
 
 # A sparse sound (one drum hit) is levelled by its peak, as if its crest factor were no more than this.
 MAX_CREST_FACTOR = 12.0
-_N_FFT, _HOP_SAMPLES = 2048, 512  # of the phase vocoder
 
 
 def one_sound(catalogue: Catalog, index: int, n_samples: int, variation: Variation, rng: np.random.Generator) -> Sound:
@@ -36,18 +35,10 @@ def one_sound(catalogue: Catalog, index: int, n_samples: int, variation: Variati
 
 
 def varied(sound: Sound, catalogue: Catalog, variation: Variation, rng: np.random.Generator) -> Sound:
-    """Place the sound in the stereo image, perhaps at another pitch, perhaps coloured."""
-    sound = repitch(sound, drawn_semitones(variation, rng))
+    """Place the sound in the stereo image, perhaps coloured."""
     if rng.random() < variation.colour_probability:
         sound = colour(sound, catalogue.store.sample_rate_hz, rng)
     return place(sound, rng)
-
-
-def drawn_semitones(variation: Variation, rng: np.random.Generator) -> float:
-    """Draw by how much to change the pitch, 0 mostly; nothing is drawn where it never changes."""
-    if not variation.repitch_probability or rng.random() >= variation.repitch_probability:
-        return 0.0
-    return float(rng.uniform(-variation.repitch_semitones, variation.repitch_semitones))
 
 
 def note_phrase(catalogue: Catalog, index: int, n_samples: int, rng: np.random.Generator) -> Sound:
@@ -153,58 +144,6 @@ def respeed(sound: Sound, n_samples: int) -> Sound:
     n_copied = min(n_samples, out.shape[1])
     fitted[:, :n_copied] = out[:, :n_copied]
     return fitted
-
-
-def repitch(sound: Sound, semitones: float) -> Sound:
-    """Make the sound higher by so many semitones, as long as it is: pitch alone changes."""
-    stretched = stretch(sound, max(1, round(sound.shape[1] * 2 ** (semitones / 12))))
-    return respeed(stretched, sound.shape[1])
-
-
-def stretch(sound: Sound, n_samples: int) -> Sound:
-    """Make the sound slower or faster, so that it lasts `n_samples`, at its own pitch.
-
-    A phase vocoder (Flanagan, Golden 1966; Laroche, Dolson 1999, "Improved phase vocoder time-scale modification of
-    audio"): magnitudes are interpolated in time, phases go on at the frequency of the nearest peak. Both channels turn with
-    their sum, so that the stereo image stays.
-    """
-    if sound.shape[1] == n_samples:
-        return sound
-    window = np.hanning(_N_FFT + 1)[:-1].astype(np.float32)
-    padded = np.pad(sound, ((0, 0), (_N_FFT // 2, _N_FFT // 2 + 2 * _HOP_SAMPLES)))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, _N_FFT, axis=1)[:, ::_HOP_SAMPLES]
-    spectra = np.fft.rfft(frames * window, axis=2)
-    n_steps = 1 + math.ceil(n_samples / _HOP_SAMPLES)
-    times = np.minimum(np.arange(n_steps) * (sound.shape[1] / n_samples), spectra.shape[1] - 1.001)
-    before = times.astype(int)
-    share = (times - before)[:, None]
-    both = spectra.sum(axis=0)
-    phases = np.angle(both)
-    expected = 2 * np.pi * _HOP_SAMPLES * np.arange(spectra.shape[2]) / _N_FFT
-    advance = phases[before + 1] - phases[before] - expected
-    advance += expected - 2 * np.pi * np.round(advance / (2 * np.pi))
-    turned = phases[before[:1]] + np.concatenate([0 * advance[:1], np.cumsum(advance[:-1], axis=0)]) - phases[before]
-    turned = np.take_along_axis(turned, _nearest_peaks(np.abs(both)[before]), axis=1)
-    magnitudes = (1 - share) * np.abs(spectra[:, before]) + share * np.abs(spectra[:, before + 1])
-    pieces = np.fft.irfft(magnitudes * np.exp(1j * (np.angle(spectra[:, before]) + turned)), axis=2) * window
-    out = np.zeros((2, _HOP_SAMPLES * n_steps + _N_FFT))
-    weight = np.zeros(out.shape[1])
-    for step in range(n_steps):
-        place = slice(step * _HOP_SAMPLES, step * _HOP_SAMPLES + _N_FFT)
-        out[:, place] += pieces[:, step]
-        weight[place] += window**2
-    inside = slice(_N_FFT // 2, _N_FFT // 2 + n_samples)
-    return (out[:, inside] / np.maximum(weight[inside], 1e-3)).astype(np.float32)
-
-
-def _nearest_peaks(magnitudes: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return for each bin of `magnitudes [frames, bins]` the nearest one that is larger than those beside it."""
-    bins = np.arange(magnitudes.shape[1])
-    beside = np.pad(magnitudes, ((0, 0), (1, 1)))
-    is_peak = (magnitudes > beside[:, :-2]) & (magnitudes >= beside[:, 2:])
-    below = np.maximum.accumulate(np.where(is_peak, bins, 0), axis=1)
-    above = np.minimum.accumulate(np.where(is_peak, bins, bins[-1])[:, ::-1], axis=1)[:, ::-1]
-    return np.where(bins - below <= above - bins, below, above)
 
 
 def colour(sound: Sound, sample_rate_hz: int, rng: np.random.Generator, range_db: float = 6.0) -> Sound:

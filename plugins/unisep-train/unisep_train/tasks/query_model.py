@@ -13,7 +13,6 @@ the batch that one would have had.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -107,16 +106,13 @@ class _Conditioned(nn.Module):
 
 
 class QueryModelRun(Learner[FilmHTDemucs, QueryBatch]):
-    """A query model in training; `change` alters the new model, for experiments."""
+    """A query model in training."""
 
     recipe: Recipe
 
-    def __init__(
-        self, recipe: Recipe, folder: Path, place: Place = ALONE, change: Callable[[FilmHTDemucs], FilmHTDemucs] | None = None
-    ) -> None:  # fmt: skip
+    def __init__(self, recipe: Recipe, folder: Path, place: Place = ALONE) -> None:
         torch.manual_seed(recipe.seed)
-        model = FilmHTDemucs(recipe.model)
-        super().__init__(change(model) if change else model, recipe, folder, place)
+        super().__init__(FilmHTDemucs(recipe.model), recipe, folder, place)
         self._wrapped: nn.Module | None = None
         self._with_separator = True
 

@@ -132,18 +132,17 @@ class StudentRun(Learner[HTDemucs, Tensor]):
             distance = log_spectral_distance(ours, theirs, self.recipe.spectral_windows)
             loss = loss + self.recipe.spectral * distance.mean()
         norm = self.learn(loss)
-        return {"loss": loss.detach(), "norm": norm, "agreement_db": agreement_db(estimate.detach(), target)}
+        return {
+            "loss": loss.detach(),
+            "norm": norm,
+            "agreement_db": plain_sdr_db(estimate.detach().flatten(1), target.flatten(1)),
+        }
 
 
 def standardised(mixture: Tensor) -> Tensor:
     """Bring `mixture [batch, channels, samples]` to mean 0 and deviation 1, both of the mean of its channels."""
     deviation, mean = torch.std_mean(mixture.mean(1), -1)
     return (mixture - mean[:, None, None]) / (deviation[:, None, None] + 1e-5)
-
-
-def agreement_db(estimate: Tensor, target: Tensor) -> Tensor:
-    """Return the energy of the target over that of the difference, in dB `[batch]`, of sources `[batch, s, c, l]`."""
-    return plain_sdr_db(estimate.flatten(1), target.flatten(1))
 
 
 def distil(store: str, run: StudentRun, stop_after_seconds: float = math.inf, n_workers: int = 1) -> StudentRun:

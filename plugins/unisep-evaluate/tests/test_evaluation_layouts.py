@@ -5,11 +5,7 @@ import json
 import numpy as np
 import pytest
 import soundfile
-from unisep_train.data import corpus, labels, layouts
-from unisep_train.data.catalogue import Catalog
-from unisep_train.data.store import Store
-from unisep_train.mixing.config import MixConfig
-from unisep_train.mixing.examples import ExampleStream
+from unisep_evaluate import WindowOptions, layouts, open_dataset, query_items, songs, vocabulary
 
 from unisep.errors import DatasetError
 
@@ -113,37 +109,16 @@ def slakh_track(folder):
 
 
 def test_musdb(musdb):
-    assert layouts.detect(musdb) == "musdb"
+    assert layouts.fits(musdb, "musdb")
     rows = layouts.rows(musdb)
     assert {row.label for row in rows} == {"drums", "bass", "other", "vocals"}
     assert {row.four_stem for row in rows if row.label == row.four_stem} == {"drums", "bass", "other", "vocals"}
     assert {(row.song, row.split) for row in rows} == {
         ("A - One", "train"), (VALID_SONG, "valid"), ("B - Two", "test")}  # fmt: skip
-    assert {row.source_rate for row in rows} == {RATE_HZ}
-
-
-def test_musdb_store_never_holds_test_songs(musdb, tmp_path):
-    n_written = corpus.build(musdb, tmp_path / "store", rate_hz=RATE_HZ, part="musdb")
-    store = Store(tmp_path / "store")
-    assert n_written == len(store.items) == 8
-    assert {item.song: item.split for item in store.items} == {"A - One": "train", VALID_SONG: "valid"}
-    assert {item.kind for item in store.items} == {"song"}
-
-
-def test_other_is_never_asked_for_and_never_hides_what_is(musdb, tmp_path):
-    corpus.build(musdb, tmp_path / "store", rate_hz=RATE_HZ)
-    catalogue = Catalog(Store(tmp_path / "store"))
-    assert set(catalogue.by_tag) == {"drums", "bass", "vocals", "percussion", "human voice"}
-    assert "other" not in catalogue.domains["music"][0]
-    config = MixConfig(segment_seconds=0.5, batch=32, example_seconds=0.5, complement_probability=0)
-    batch = ExampleStream(Store(tmp_path / "store"), config, seed=1).batch(0)
-    assert "other" not in batch.names and {"drums", "bass", "vocals"} <= set(batch.names)
-    for name, hidden in (("electric guitar", True), ("percussion", True), ("kick drum", False), ("choir", False)):
-        assert labels.unclear(name, "other", labels.tags("other")) is hidden
 
 
 def test_moisesdb(moisesdb):
-    assert layouts.detect(moisesdb) == "moisesdb"
+    assert layouts.fits(moisesdb, "moisesdb")
     rows = {row.path.split("/", 2)[2]: row for row in layouts.rows(moisesdb) if row.song == "0000-1"}
     found = {path: (row.label, row.four_stem) for path, row in rows.items()}
     assert found == {
@@ -179,7 +154,7 @@ def test_moisesdb_paths_cannot_leave_the_song(moisesdb):
 def test_slakh_in_folders_of_splits(tmp_path):
     for split in ("train", "validation", "test", "omitted"):
         slakh_track(tmp_path / split / f"Track0000{len(split)}")
-    assert layouts.detect(tmp_path) == "slakh"
+    assert layouts.fits(tmp_path, "slakh")
     rows = layouts.rows(tmp_path)
     assert {(row.song, row.split) for row in rows} == {
         ("Track00005", "train"), ("Track000010", "valid"), ("Track00004", "test")}  # fmt: skip
@@ -207,7 +182,7 @@ def test_damaged_metadata_is_named(tmp_path):
 
 def test_every_program_has_a_label_that_means_something():
     programs = [layouts.slakh_label(number) for number in range(128)]
-    known = labels.NAMES | {"harmonica", "accordion", "english horn", "timpani", "oboe", "orchestra hit"}
+    known = vocabulary.NAMES | {"harmonica", "accordion", "english horn", "timpani", "oboe", "orchestra hit"}
     assert {name for name in programs if name not in known} <= {"viola", "tuba", "trombone", "bassoon", "clarinet"}
     assert layouts.slakh_label(instrument_class="unheard of") == "other"
 
@@ -231,8 +206,8 @@ def test_a_manifest_comes_first_and_may_state_the_split(tmp_path):
     write(tmp_path / "song" / "a.wav")
     line = {"path": "song/a.wav", "label": "piano", "song": "song", "split": "valid"}
     (tmp_path / "manifest.jsonl").write_text(json.dumps(line))
-    assert layouts.detect(tmp_path) == "manifest"
-    assert corpus.split_of(layouts.rows(tmp_path)[0]) == "valid"
+    assert layouts.fits(tmp_path, "manifest")
+    assert layouts.rows(tmp_path)[0].split == "valid"
     line["split"] = "perhaps"
     (tmp_path / "manifest.jsonl").write_text(json.dumps(line))
     with pytest.raises(DatasetError, match="split"):
@@ -247,18 +222,32 @@ def test_what_is_no_data_set_is_said(tmp_path):
         layouts.rows(tmp_path, "musdb")
 
 
-def test_an_unreadable_stem_is_named(tmp_path):
-    (tmp_path / "song").mkdir()
-    (tmp_path / "song" / "piano.wav").write_bytes(b"not a sound")
-    with pytest.raises(DatasetError, match=r"piano\.wav cannot be read"):
-        layouts.rows(tmp_path)
+def test_moisesdb_is_judged_on_the_artists_held_out(moisesdb):
+    for number, path in enumerate(sorted(moisesdb.glob("*/*/data.json"))):
+        artist = next(f"{k}" for k in range(99) if layouts.drawn_split(f"{k}") == ("valid" if number == 2 else "train"))
+        path.write_text(json.dumps(MOISES_SONG | {"artist": artist}))
+    (track,) = open_dataset(moisesdb).tracks
+    assert track.name == "0000-2" and len(open_dataset(moisesdb, subset="train").tracks) == 2
+    lead = next(stem for stem in track.stems if stem.path.name == "v1.wav")
+    assert (lead.label, lead.role, lead.family) == ("lead vocal", "vocals", "vocals")
+    assert lead.answers("female singing") and lead.answers("vocals")
+    (song,) = songs(open_dataset(moisesdb))
+    assert set(song.references) >= {"drums", "bass", "vocals", "other"}
+    assert song.mixture.samples == pytest.approx(sum(song.references.values()), abs=1e-5)
 
 
-def test_only_curated_songs_are_built(musdb, tmp_path, command):
-    verdicts = tmp_path / "verdicts.json"
-    verdicts.write_text(json.dumps({"songs": [{"song": "A - One", "kept": False}, {"song": VALID_SONG, "kept": True}]}))
-    words = ["corpus", musdb, tmp_path / "store", "--rate", RATE_HZ, "--curated", verdicts]
-    assert not command(*words)
-    assert {item.song for item in Store(tmp_path / "store").items} == {VALID_SONG}
-    verdicts.write_text("[]")
-    assert "holds no verdicts" in command(*words, "--part", "again")
+def test_slakh_is_judged_on_what_it_keeps_for_testing(tmp_path):
+    for split in ("train", "test"):
+        slakh_track(tmp_path / split / f"Track0000{len(split)}")
+    (track,) = open_dataset(tmp_path).tracks
+    assert track.name == "Track00004" and open_dataset(tmp_path, "slakh", "train").tracks[0].name == "Track00005"
+    assert {stem.label: stem.role for stem in track.stems} == {
+        "distorted guitar": "other", "drums": "drums", "double bass": "bass", "woodwind": "other"}  # fmt: skip
+    items = list(query_items(open_dataset(tmp_path), WindowOptions(window_seconds=0.4, within_db=99.0)))
+    assert {"drums", "bass", "woodwind"} <= {item.name for item in items}
+
+
+def test_a_data_set_without_songs_of_a_subset_says_so(tmp_path):
+    slakh_track(tmp_path / "Track00001")
+    with pytest.raises(DatasetError, match=r"names no file.*another subset"):
+        open_dataset(tmp_path)

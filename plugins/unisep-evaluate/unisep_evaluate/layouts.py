@@ -1,16 +1,13 @@
-"""Data sets as they are published, read as manifests.
+"""Data sets as they are published, read as rows of a manifest, for training as for evaluation; no audio is read.
 
-| layout     | what lies in the folder                                                                            |
-|------------|----------------------------------------------------------------------------------------------------|
-| `manifest` | `manifest.jsonl`                                                                                   |
-| `musdb`    | MUSDB18-HQ: `train` and `test`, each with folders of songs: `drums.wav`, `bass.wav`, `other.wav`, `vocals.wav` |
-| `moisesdb` | MoisesDB: folders of songs, perhaps one level down, with `data.json` and `<stem>/<track>.wav`      |
-| `slakh`    | Slakh2100: `Track00001` and so on, perhaps under `train`, with `metadata.yaml` and `stems/S00.flac` |
-| `plain`    | folders of songs with any stems: `song/lead vocal.wav`                                             |
+    manifest    manifest.jsonl
+    musdb       MUSDB18-HQ: train/song/drums.wav and so on, test/...
+    moisesdb    MoisesDB: song/data.json and song/stem/track.wav, perhaps one level down
+    slakh       Slakh2100: Track00001/metadata.yaml and Track00001/stems/S00.flac, perhaps under train
+    plain       folders of songs with any stems: song/lead vocal.wav
 
-Labels become those of the vocabulary; a sum of stems (`mixture.wav`) is left off. What a data set keeps for testing
-is marked so and never enters a store. Where it does not say what is for validation, whole artists or songs are drawn
-by the md5 of their names.
+Labels become those of the vocabulary; a sum of stems (`mixture.wav`) is left off. Where a data set does not say what
+is for validation, whole artists or songs are drawn by the md5 of their names.
 """
 
 from __future__ import annotations
@@ -23,21 +20,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import soundfile
-from pydantic import BaseModel, Field, ValidationError
-from unisep_evaluate.datasets import MANIFEST, ManifestLine, md5_digit, read_manifest, song_folders
+from pydantic import BaseModel, Field
 
 from unisep.errors import DatasetError
-from unisep_train.data import labels
+from unisep_evaluate import vocabulary
+from unisep_evaluate.datasets import MANIFEST, ManifestLine, md5_digit, read_manifest, song_folders
 
 Split = Literal["train", "valid", "test"]
 Layout = Literal["auto", "manifest", "musdb", "moisesdb", "slakh", "plain"]
 TABLES: dict[str, Any] = tomllib.loads(
     resources.files(__package__).joinpath("layouts.toml").read_text(encoding="utf-8")
 )
-FOUR_STEMS = ("drums", "bass", "other", "vocals")
-SLAKH_SPLITS: dict[str, Split] = {"train": "train", "validation": "valid", "test": "test"}
-SLAKH_LAST_TRAIN, SLAKH_LAST_VALID = 1500, 1875  # tracks of each split where they are not in folders of their own
 
 
 class ManifestRow(ManifestLine):
@@ -53,7 +46,7 @@ class ManifestRow(ManifestLine):
     four_stem: str = "none"
     licence: str = "not stated"
     repo: str = ""
-    source_rate: int = 44100
+    source_rate: int | None = None
     split: Split | None = None
 
 
@@ -61,49 +54,39 @@ def rows(source: Path, layout: Layout = "auto") -> list[ManifestRow]:
     """Read the manifest of a folder in any layout.
 
     Raises:
-        DatasetError: the folder is in no known layout, or a file it speaks of is missing, unreadable, or named twice.
+        DatasetError: the folder is in no known layout, or a description in it cannot be read, or names a file twice.
     """
-    name = detect(source) if layout == "auto" else layout
+    if not source.is_dir():
+        raise DatasetError(f"There is no folder {source}.")
+    name = next((name for name in LAYOUTS if fits(source, name)), None) if layout == "auto" else layout
+    known = f"Known layouts: {', '.join(LAYOUTS)}; or write a {MANIFEST}."
+    if name is None:
+        raise DatasetError(f"{source} is in no layout known here. {known}")
     listed: dict[str, ManifestRow] = {}
     for row in LAYOUTS[name][1](source):
         if listed.setdefault(row.path, row) is not row:
             raise DatasetError(f"{source} names {row.path!r} twice. Each sound stands in a manifest once.")
     if not listed:
-        raise DatasetError(f"{source} holds no stems in the layout {name!r}. {_known()}")
+        raise DatasetError(f"{source} holds no stems in the layout {name!r}. {known}")
     return list(listed.values())
 
 
-def detect(source: Path) -> str:
-    """Return the layout of a folder, by what lies in it. Raises DatasetError when it is none."""
-    if not source.is_dir():
-        raise DatasetError(f"There is no folder {source}.")
-    for layout, (patterns, _) in LAYOUTS.items():
-        if any(next(source.glob(pattern), None) is not None for pattern in patterns):
-            return layout
-    raise DatasetError(f"{source} is in no layout known here. {_known()}")
+def fits(source: Path, layout: str) -> bool:
+    """Tell whether what lies in the folder is of the layout."""
+    return any(next(source.glob(pattern), None) is not None for pattern in LAYOUTS[layout][0])
 
 
-def _known() -> str:
-    return f"Known layouts: {', '.join(LAYOUTS)}; or write a {MANIFEST}."
-
-
-def stem_row(
+def _row(
     source: Path, path: Path, song: str, label: str, licence: str, split: Split, synonyms: Iterable[str] = (),
     stem: str = "", four_stem: str = "",
 ) -> ManifestRow:  # fmt: skip
     """Return the row of one stem; family and, unless given, role among the four stems follow from its label."""
-    try:
-        rate_hz = soundfile.info(str(path)).samplerate
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise DatasetError(
-            f"{path} cannot be read ({error}). Fetch the data set again, or leave this song out."
-        ) from error
-    tags = labels.tags(label)
+    tags = vocabulary.tags(label)
     return ManifestRow(
         path=path.relative_to(source).as_posix(), label=label, kind="song", song=song, stem=stem or path.stem,
-        synonyms=tuple(synonyms), licence=licence, source_rate=rate_hz, split=split,
+        synonyms=tuple(synonyms), licence=licence, split=split,
         family=next((family for tag, family in TABLES["families"].items() if tag in tags), "other"),
-        four_stem=four_stem or labels.four_stem(label),
+        four_stem=four_stem or next((role for role in vocabulary.ROLES if role in tags), "other"),
     )  # fmt: skip
 
 
@@ -112,21 +95,20 @@ def drawn_split(name: str) -> Split:
     return "valid" if md5_digit(name) == "0" else "train"
 
 
+def _plain(
+    source: Path, place: str = "", licence: str = "not stated", split_of: Callable[[str], Split] = drawn_split
+) -> Iterator[ManifestRow]:
+    facts = TABLES["plain"]
+    for folder, files in song_folders(source / place):
+        for path, label in ((path, vocabulary.recognised(path.stem)) for path in files):
+            if path.suffix.lower().removeprefix(".") in facts["suffixes"] and label not in facts["sums"]:
+                yield _row(source, path, folder.name, label, licence, split_of(folder.name))
+
+
 def _musdb(source: Path) -> Iterator[ManifestRow]:
     facts = TABLES["musdb"]
-    for folder, files in [*song_folders(source / "test"), *song_folders(source / "train")]:
-        split: Split = "test" if folder.parent.name == "test" else "valid" if folder.name in facts["valid"] else "train"
-        for path in (folder / f"{stem}.wav" for stem in FOUR_STEMS):
-            if path in files:
-                yield stem_row(source, path, folder.name, path.stem, facts["licence"], split)
-
-
-def _plain(source: Path) -> Iterator[ManifestRow]:
-    facts = TABLES["plain"]
-    for folder, files in song_folders(source):
-        for path, label in ((path, labels.recognised(path.stem)) for path in files):
-            if path.suffix.lower().removeprefix(".") in facts["suffixes"] and label not in facts["sums"]:
-                yield stem_row(source, path, folder.name, label, "not stated", drawn_split(folder.name))
+    yield from _plain(source, "test", facts["licence"], lambda song: "test")
+    yield from _plain(source, "train", facts["licence"], lambda song: "valid" if song in facts["valid"] else "train")
 
 
 class _MoisesTrack(BaseModel, frozen=True):
@@ -148,10 +130,9 @@ class _MoisesSong(BaseModel, frozen=True):
 
 def _moisesdb(source: Path) -> Iterator[ManifestRow]:
     """Yield the rows of a MoisesDB folder. All songs of an artist are in the same split."""
-    for path in sorted([*source.glob("*/data.json"), *source.glob("*/*/data.json")]):
-        folder, song = path.parent, _described(path, json.loads, _MoisesSong, "a song of MoisesDB")
-        tracks = [(stem, track) for stem in song.stems for track in stem.tracks]
-        for stem, track in tracks:
+    for path, song in _described(source, "data.json", json.loads, _MoisesSong):
+        folder = path.parent
+        for stem, track in ((s, track) for s in song.stems for track in s.tracks):
             label, *synonyms = moises_labels(stem.name, track.type)
             if track.has_bleed:
                 # A microphone that hears the whole kit is still drums, but no longer one piece of it; elsewhere
@@ -159,10 +140,10 @@ def _moisesdb(source: Path) -> Iterator[ManifestRow]:
                 if stem.name != "drums":
                     continue
                 label, synonyms = "drums", []
-            yield stem_row(
+            yield _row(
                 source, folder / stem.name / f"{track.id}.{track.extension}", folder.name, label,
                 TABLES["moisesdb"]["licence"], drawn_split(song.artist or folder.name), synonyms, stem.name,
-                stem.name if stem.name in ("drums", "bass", "vocals") else "other",
+                stem.name if stem.name in vocabulary.ROLES else "other",
             )  # fmt: skip
 
 
@@ -194,20 +175,20 @@ class _SlakhTrack(BaseModel, frozen=True):
 
 def _slakh(source: Path) -> Iterator[ManifestRow]:
     """Yield the rows of a Slakh2100 folder; tracks that its authors left out as duplicates (`omitted`) stay out."""
-    for path in sorted([*source.glob("*/metadata.yaml"), *source.glob("*/*/metadata.yaml")]):
-        track, metadata = path.parent, _described(path, _yaml, _SlakhTrack, "a track of Slakh2100")
+    facts = TABLES["slakh"]
+    for path, metadata in _described(source, "metadata.yaml", _yaml, _SlakhTrack):
+        track = path.parent
         number = int("".join(filter(str.isdigit, track.name)) or 0)
-        by_number: Split = "train" if number <= SLAKH_LAST_TRAIN else "valid" if number <= SLAKH_LAST_VALID else "test"
-        split = by_number if track.parent == source else SLAKH_SPLITS.get(track.parent.name)
+        by_number = next((split for split, last in facts["last_tracks"].items() if number <= last), "test")
+        split: Any = by_number if track.parent == source else facts["splits"].get(track.parent.name)
         for name, stem in metadata.stems.items():
             # Some conversions of the data set hold wav. A few stems were never rendered.
-            files = (
-                track / Path(metadata.audio_dir).name / f"{Path(name).name}{suffix}" for suffix in (".flac", ".wav")
-            )
+            place = track / Path(metadata.audio_dir).name
+            files = (place / f"{Path(name).name}.{suffix}" for suffix in ("flac", "wav"))
             file = next((file for file in files if file.exists()), None)
             if split is not None and stem.audio_rendered and file is not None:
                 label = slakh_label(stem.program_num, stem.inst_class, stem.is_drum)
-                yield stem_row(source, file, track.name, label, TABLES["slakh"]["licence"], split)
+                yield _row(source, file, track.name, label, facts["licence"], split)
 
 
 def slakh_label(program: int | None = None, instrument_class: str = "", is_drum: bool = False) -> str:
@@ -229,27 +210,31 @@ def _yaml(text: str) -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise DatasetError("Slakh2100's metadata needs PyYAML: pip install 'unisep-train[slakh]'.") from error
+        raise DatasetError("Slakh2100's metadata needs PyYAML. Run: pip install pyyaml") from error
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(error) from error
 
 
-def _described(path: Path, parse: Callable[[str], Any], kind: type[Any], what: str) -> Any:
-    """Read the description of a song, checked by its model `kind`. Raises DatasetError when it is none."""
-    try:
-        return kind.model_validate(parse(path.read_text(encoding="utf-8")))
-    except DatasetError:
-        raise
-    except (OSError, ValueError, ValidationError) as error:
-        raise DatasetError(f"{path} does not describe {what}: {error}") from error
+def _described(source: Path, name: str, parse: Callable[[str], Any], kind: type[Any]) -> Iterator[tuple[Path, Any]]:
+    """Read the descriptions of all songs, one or two levels down. Raises DatasetError for a damaged one."""
+    for path in sorted([*source.glob(f"*/{name}"), *source.glob(f"*/*/{name}")]):
+        try:
+            yield path, kind.model_validate(parse(path.read_text(encoding="utf-8")))
+        except DatasetError:
+            raise
+        except (OSError, ValueError) as error:  # pydantic's are ValueErrors too
+            raise DatasetError(f"{path} does not describe a song: {error}") from error
 
 
 # What lies in a folder of each layout, and what reads it; the first that fits is taken.
 LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Path], Iterable[ManifestRow]]]] = {
     "manifest": ((MANIFEST,), lambda source: read_manifest(source, ManifestRow)),
-    "musdb": (tuple(f"{split}/*/{stem}.wav" for split in ("train", "test") for stem in FOUR_STEMS), _musdb),
+    "musdb": (
+        tuple(f"{split}/*/{stem}.wav" for split in ("train", "test") for stem in (*vocabulary.ROLES, "other")),
+        _musdb,
+    ),
     "moisesdb": (("*/data.json", "*/*/data.json"), _moisesdb),
     "slakh": (("*/metadata.yaml", "*/*/metadata.yaml"), _slakh),
     "plain": (tuple(f"*/*.{suffix}" for suffix in TABLES["plain"]["suffixes"]), _plain),
