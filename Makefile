@@ -65,6 +65,7 @@ fuzz: $(VENV)/.test-ready
 ## Speed against demucs 4.1.0 on the same weights in the same run, and import time: a few minutes.
 bench: $(VENV)/.test-ready
 	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/against_demucs.py
 
 ## The same for a four-minute song and a folder of files too, and how cost grows: about an hour on two cores.

@@ -7,6 +7,7 @@ The toy backend answers a text query. Figures are medians of processor-bound cal
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import time
@@ -50,5 +51,7 @@ def measure(n_calls: int = N_CALLS) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=N_CALLS, help="how many are measured (%(default)s)")
     torch.set_num_threads(1)
-    print(json.dumps(measure()))
+    print(json.dumps(measure(parser.parse_args().calls)))

@@ -56,3 +56,9 @@ def test_growth_is_drawn(tmp_path: Path) -> None:
     (tmp_path / "growth.json").write_text(json.dumps({"machine": {}, "points": points}))
     run("growth.py", "--from", str(tmp_path / "growth.json"), "--draw", str(tmp_path / "growth.png"))
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_overhead_of_a_call_is_measured() -> None:
+    figures = json.loads(run("overhead.py", "--calls", "3"))
+    assert set(figures) == {"whole_ms", "backend_ms", "beyond_ms"}
+    assert 0 < figures["backend_ms"] < figures["whole_ms"]
