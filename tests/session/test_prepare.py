@@ -16,7 +16,8 @@ from unisep.testing import ToyEncoder, noise, tone, toy_plugin
 
 
 @pytest.fixture(autouse=True)
-def toy() -> Iterator[None]:
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("UNISEP_HOME", str(tmp_path / "home"))
     with toy_plugin():
         yield
 
@@ -75,6 +76,18 @@ def test_weights_that_were_fetched_are_seen(monkeypatch: pytest.MonkeyPatch) -> 
         state["weights"] = "present"
         separator.separate(noise(0.2), "bass", route="conditioned")
         assert separator._pool.catalog().backend("toy").weights == "present"
+
+
+def test_weights_that_another_process_fetched_are_seen(counts: Counter[str]) -> None:
+    with Separator("toy-pan") as separator:
+        pool = separator._pool
+        assert pool.catalog() is pool.catalog()
+        before = pool.catalog()
+        (pool._store.folder / "fetched").mkdir(parents=True)
+        assert pool.catalog() is not before
+        before = pool.catalog()
+        (pool._store.folder / "fetched" / "model.safetensors").write_bytes(b"x")
+        assert pool.catalog() is not before
 
 
 def test_a_clip_is_decoded_and_encoded_once_a_call(counts: Counter[str], tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class ModelPool:
         self._aligned: dict[tuple[str, str, str], AlignedEncoder] = {}
         self._own_encoders: dict[str, EncoderEntry] = {}
         self._ensembles: dict[str, Assembly] = {}
-        self._catalog: tuple[tuple[Plugin, ...], Catalog] | None = None
+        self._catalog: tuple[tuple[tuple[Plugin, ...], int], Catalog] | None = None
 
     @property
     def offline(self) -> bool:
@@ -69,24 +69,18 @@ class ModelPool:
         return self._store.offline
 
     def catalog(self) -> Catalog:
-        """Return what is installed, with the state of its weights; read anew only when the plugins have changed.
-
-        The state of weights is looked up once, and again after this pool has fetched or opened some.
-        """
-        plugins, cached = installed(self._plugins), self._catalog
-        if cached is None or cached[0] != plugins:
-            built = build_catalog(plugins, self.own_weights, lambda spec: self._store.state_at(spec.card))
+        """Return what is installed, with the state of its weights; read anew only when plugins or weights have changed."""
+        state, cached = (installed(self._plugins), self._store.last_change_ns()), self._catalog
+        if cached is None or cached[0] != state:
+            built = build_catalog(state[0], self.own_weights, lambda spec: self._store.state_at(spec.card))
             backends = (*built.backends, *(ensemble.entry for ensemble in list(self._ensembles.values())))
             encoders = (*built.encoders, *list(self._own_encoders.values()))
             built = replace(built, backends=backends, encoders=encoders, map_between=self._maps.card)
-            self._catalog = cached = plugins, built
+            self._catalog = cached = state, built
         return cached[1]
 
     def provenance(self, route: Route) -> dict[str, str]:
-        """Return what the results of `route` rest on: for every model, map and step the version of its package and a sha256.
-
-        The sha256 is over the files of the weights as they are now; it is left out where there are none.
-        """
+        """Return what the results of `route` rest on: for every model, map and step the version of its package and a sha256."""
         versions = {plugin.distribution: plugin.version for plugin in installed(self._plugins)}
         targets = [(target, task.space) for task in route.tasks for target in task.targets]
         ensembles = {task.backend.key for task in route.tasks} & self._ensembles.keys()

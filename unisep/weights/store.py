@@ -77,6 +77,13 @@ class WeightsStore:
         is_here = all(self._is_here(card, file) or hub.cached_file(file.url) for file in card.files)
         return "present" if is_here else "missing"
 
+    def last_change_ns(self) -> int:
+        """Return when a file last came into the folders of the weights, or left them; 0 where there are none."""
+        try:
+            return max(place.stat().st_mtime_ns for place in (self.folder, *self.folder.iterdir()))
+        except OSError:  # no folder, or one that is changing
+            return 0
+
     def state_at(self, place: str) -> str:
         """Return `state` of the card at "package:path/card.toml"; "none" for no card, "broken" for a bad one."""
         if not place:
