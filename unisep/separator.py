@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
-import torch
-
 from unisep import files
 from unisep.audio import Audio, checked_rate
 from unisep.engine.chunking import OVERLAP_FRACTION
+from unisep.engine.cpu import in_one_thread
 from unisep.engine.device import Options, Precision, find_device
 from unisep.engine.recording import InMemory, OnDisk, Statistics
 from unisep.ensemble.definition import Ensemble
@@ -54,6 +54,7 @@ class Separator:
         overlap_fraction: float = OVERLAP_FRACTION,
         segment_seconds: float | None = None,
         shifts: int = 0,
+        threads: int | None = None,
         offline: bool | None = None,
         plugins: Any = (),
     ) -> None:
@@ -73,6 +74,9 @@ class Separator:
             overlap_fraction: of two segments, 0 to 0.5.
             segment_seconds: length of a segment; shorter needs less memory.
             shifts: how many randomly shifted runs are averaged; 0 for none.
+            threads: how many segments are computed side by side on the CPU, with one thread each; the results are the same.
+                Without it as many as torch would take, one for each core, and memory allows. A recording of one segment is
+                computed with all threads inside it.
             offline: never download; None does as HF_HUB_OFFLINE says.
             plugins: of this Separator alone, beside those installed: files, folders, modules or objects with hooks; one, or
                 a list.
@@ -81,7 +85,7 @@ class Separator:
             OptionError, PluginError, WeightsError: an option that cannot be honoured.
         """
         torch_device = find_device(device)
-        self._options = Options(torch_device, seed, overlap_fraction, segment_seconds, shifts)
+        self._options = Options(torch_device, seed, overlap_fraction, segment_seconds, shifts, threads=threads)
         self._pool = ModelPool(WeightsStore(offline), Precision(precision, torch_device), given(plugins))
         request = Request(
             backend=self._pool.open_backend(backend),
@@ -264,8 +268,8 @@ class Separator:
         task = self._preparer.route(request).tasks[0]
         entry, worded = task.targets[0].encoder, task.targets[0].parsed or parsed
         encoder = None if entry is None else self._pool.encoder_for(entry, task.space, ProgressReporter())
-        with torch.inference_mode():
-            conditions = encode_queries([worded], [encoder], refuse_excerpt, sample_rate_hz or 44_100)
+        encode = partial(encode_queries, [worded], [encoder], refuse_excerpt, sample_rate_hz or 44_100)
+        conditions = in_one_thread(encode)
         provenance = {"query": parsed.name, "encoder": entry.name if entry else "none"}
         if entry is not None and entry.spec.space != task.space:
             provenance["mapped_from"] = entry.spec.space

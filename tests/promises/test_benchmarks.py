@@ -39,6 +39,14 @@ def test_everyone_does_every_load_and_agrees(tmp_path: Path) -> None:
     assert "unisep text query" in figures["loads"]["song"]["results"]
 
 
+@pytest.mark.slow
+def test_threads_are_measured_beside_demucs(tmp_path: Path) -> None:
+    sizes = ["--tiny", "--seconds", "2", "--rounds", "1", "--threads", "2", "--busy"]
+    run("threads.py", *sizes, "--json", str(tmp_path / "figures.json"))
+    results = json.loads((tmp_path / "figures.json").read_text())["results"]
+    assert len(results) == 5 and all(row["processor_seconds"] > 0 for row in results.values())
+
+
 def test_a_point_of_growth_is_measured() -> None:
     point = {"axis": "queries", "model": "film", "value": 2, "tiny": True}
     found = json.loads(run("growth.py", "--point", json.dumps(point)).splitlines()[-1])

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from unisep import Separator
 from unisep.testing import noise, toy_plugin
@@ -28,6 +29,8 @@ def called() -> list[str]:
         if event == "call" and module.startswith("unisep."):
             names.setdefault(f"{module.removeprefix('unisep.')}.{frame.f_code.co_qualname}")
 
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # all in the thread that is traced
     queries = ["guitar", {"audio": noise(0.2), "exclude": "hat", "name": "bright"}]
     with toy_plugin(), Separator(query_backend="toy", encoder="toy", offline=True) as separator:
         sys.setprofile(trace)
@@ -35,6 +38,7 @@ def called() -> list[str]:
             separator.separate(noise(2.5, 48_000), queries, route="conditioned")
         finally:
             sys.setprofile(None)
+            torch.set_num_threads(n_threads)
     return list(names)
 
 

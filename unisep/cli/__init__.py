@@ -47,6 +47,9 @@ _INSPECTING = ("plugins", "doctor")  # these show a plugin that does not work in
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv`, by default in the arguments of this process, and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # read with torch; waiting threads would take the cores of others
     with ExitStack() as stack:
         for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
             if stream is None:  # closed by the caller, or without a console

@@ -78,6 +78,9 @@ class Chunker:
 
     Push the blocks of a recording, then finish. A segment comes out as soon as its last sample is in, together with
     those that fill a batch. Segments are in samples of the recording; with a lead, the first begins before it.
+
+    Attributes:
+        is_only: whether the segment that came out last is all there is to compute, as far as the plan or the end tells.
     """
 
     def __init__(self, plan: SegmentPlan, lead_samples: int = 0) -> None:
@@ -86,6 +89,8 @@ class Chunker:
         self._blocks: list[Tensor] = []
         self._first = self._n_in = 0  # what is kept: from the first sample to what came in so far
         self._batch: list[tuple[Tensor, Span]] = []
+        self._n_cut = 0
+        self.is_only = False
 
     def push(self, block: Tensor) -> Iterator[Batch]:
         """Yield the batches `[batch, channels, samples]` that a block `[channels, samples]` completes."""
@@ -93,7 +98,7 @@ class Chunker:
         self._n_in += block.shape[-1]
         length = self._plan.segment_samples or ENDLESS
         while self._next_start + length <= self._n_in:
-            yield from self._cut(Span(self._next_start, self._next_start + length))
+            yield from self._cut(Span(self._next_start, self._next_start + length), self._plan.span.stop)
         n_old = self._next_start - length // 2 - self._first
         if n_old > 0:
             self._blocks = [self._joined()[..., n_old:].clone()]
@@ -102,15 +107,18 @@ class Chunker:
     def finish(self) -> Iterator[Batch]:
         """Yield what is left: the short segments at the end."""
         while self._next_start < self._n_in:
-            yield from self._cut(Span(self._next_start, self._n_in))
+            yield from self._cut(Span(self._next_start, self._n_in), min(self._n_in, self._plan.span.stop))
         yield from self._flush()
 
-    def _cut(self, segment: Span) -> Iterator[Batch]:
+    def _cut(self, segment: Span, stop: int) -> Iterator[Batch]:
+        """Yield what a segment completes; none follows that begins at `stop` or later."""
         self._next_start += self._plan.hop_samples
         if self._plan.touches(segment):
             heard = context(segment, self._plan.segment_samples or segment.length)
             inside = Span(heard.start - self._first, heard.stop - self._first)
             self._batch.append((window(self._joined(), inside), segment))
+            self._n_cut += 1
+            self.is_only = self._n_cut == 1 and self._next_start >= stop
         if len(self._batch) == self._plan.batch_segments or self._next_start >= self._plan.span.stop:
             yield from self._flush()
 

@@ -9,6 +9,7 @@ from numbers import Integral, Real
 import torch
 
 from unisep.engine.chunking import MAX_OVERLAP_FRACTION, OVERLAP_FRACTION
+from unisep.engine.cpu import free_bytes, is_worker
 from unisep.errors import OptionError, suggest
 from unisep.plugins.backend import BackendInfo
 from unisep.plugins.specs import BackendSpec
@@ -30,6 +31,7 @@ class Options:
     segment_seconds: float | None = None
     shifts: int = 0
     batch_segments: int | None = None
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if not _is_number(self.overlap_fraction) or not 0 <= self.overlap_fraction <= MAX_OVERLAP_FRACTION:
@@ -40,10 +42,12 @@ class Options:
         seconds = self.segment_seconds
         if seconds is not None and not (_is_number(seconds) and 0 < seconds < math.inf):
             raise OptionError(f"segment_seconds={seconds!r}: give seconds above 0, or None.")
-        for name in ("shifts", "seed"):
+        for name, least in {"shifts": 0, "seed": 0, "threads": 1}.items():
             value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
-                raise OptionError(f"{name}={value!r}: give a whole number of 0 or more.")
+            if value is None and name == "threads":
+                continue
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+                raise OptionError(f"{name}={value!r}: give a whole number of {least} or more.")
             object.__setattr__(self, name, int(value))
         object.__setattr__(self, "overlap_fraction", float(self.overlap_fraction))
 
@@ -65,6 +69,19 @@ class Options:
             n_bytes = torch.cuda.get_device_properties(self.device).total_memory
             return min(max(1, n_bytes // BYTES_PER_SEGMENT), MAX_BATCH_SEGMENTS)
         return ACCELERATOR_BATCH_SEGMENTS if self.on_accelerator else 1
+
+    @property
+    def n_threads(self) -> int:
+        """How many threads compute: as many as asked for, else as torch would take, one for each core."""
+        return 1 if is_worker() else self.threads or torch.get_num_threads()
+
+    @property
+    def n_workers(self) -> int:
+        """How many segments are computed side by side on the CPU, as far as memory allows; 0 on an accelerator."""
+        if self.on_accelerator:
+            return 0
+        free = free_bytes()
+        return self.n_threads if free is None else max(1, min(self.n_threads, free // BYTES_PER_SEGMENT))
 
     def segment_samples(self, info: BackendInfo, backend: str) -> int | None:
         """Return the samples per segment for the backend of this name; None where it gets a recording in one piece.

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import torch
 
 from unisep.audio import Samples, span_samples
 from unisep.engine.chunking import Chunker, SegmentPlan
+from unisep.engine.cpu import Workers, keeping_freed_memory
 from unisep.engine.device import Options
-from unisep.engine.malloc import keeping_freed_memory
 from unisep.engine.overlap_add import OverlapAdd, ShiftAverager
 from unisep.engine.recording import Layout, Statistics
 from unisep.engine.resample import StreamResampler, delay_seconds, resampled_length, with_channels
@@ -86,11 +88,13 @@ class BackendPass:
         layout: Layout,
         options: Options,
         statistics: Statistics | None,
+        workers: Workers,
         on_segment: Callable[[], None],
         cancel: CancelFlag | None,
     ) -> None:
         info, rate_hz, n_channels = loaded.backend.info, layout.sample_rate_hz, layout.n_channels
         self._info, self._n_channels, self._on_segment, self._cancel = info, n_channels, on_segment, cancel
+        self._workers, self._is_live = workers, layout.n_samples is None  # what goes on cannot wait for more
         self._plan = loaded.plan(stretch, rate_hz, options)
         self.tracks = {
             loaded.task.targets[index].name: TargetTrack(wanted[index], stretch.start, rate_hz, n_channels)
@@ -125,23 +129,29 @@ class BackendPass:
     def _separate(self, samples: Samples, is_last: bool = False) -> None:
         """Take samples at the model's rate from the chunker to the tracks."""
         block = torch.from_numpy(samples if samples.flags.writeable else samples.copy())
-        for index, (chunker, adder) in enumerate(self._grids):
+        for index, (chunker, _) in enumerate(self._grids):
             for batch, segments in chain(chunker.push(block), chunker.finish() if is_last else ()):
                 stop_if(self._cancel)
-                output = self._runner.run(batch, segments)
-                self._note(output, segments)
-                for sources, segment in zip(output.sources, segments, strict=True):
-                    self._averager.put(index, adder.push(sources, segment))
-                    self._on_segment()
-            if is_last and (rest := adder.finish()) is not None:
-                self._averager.put(index, rest)
+                run = partial(self._runner.run, batch, segments)
+                alone = chunker.is_only and len(self._grids) == 1
+                self._workers.run(run, partial(self._add, index, segments), alone=alone)
+        if is_last or self._is_live:
+            self._workers.settle()
+        if is_last:
+            for index, (_, adder) in enumerate(self._grids):
+                if (rest := adder.finish()) is not None:
+                    self._averager.put(index, rest)
         self._put(self._averager.take(), is_last)
 
-    def _note(self, output: SegmentOutput, segments: Sequence[Span]) -> None:
+    def _add(self, index: int, segments: Sequence[Span], output: SegmentOutput) -> None:
+        """Add the outputs of the next segments of one grid."""
         self.says_presence, rate_hz = output.says_presence, self._info.sample_rate_hz
         for segment, row in zip(segments, output.presence.tolist(), strict=True):
             for track, presence in zip(self.tracks.values(), row, strict=True):
                 track.note(Presence(segment.start / rate_hz, segment.stop / rate_hz, presence))
+        for sources, segment in zip(output.sources, segments, strict=True):
+            self._averager.put(index, self._grids[index][1].push(sources, segment))
+            self._on_segment()
 
     def _put(self, outputs: Samples | None, is_last: bool) -> None:
         """Bring outputs `[n, channels, samples]` to the recording's rate and, from the stretch on, into the tracks."""
@@ -190,12 +200,13 @@ class Engine:
         cancel: CancelFlag | None = None,
     ) -> None:
         self._layout, self._cancel = layout, cancel
+        self._workers = Workers(options.n_workers, options.n_threads)
         self._passes: list[BackendPass] = []
         for task in loaded:
             wanted = _wanted(task, layout)
             for stretch, indices in stretches([with_fades(span, layout.sample_rate_hz) for span in wanted]):
-                one = BackendPass(task, stretch, indices, wanted, layout, options, statistics, on_segment, cancel)
-                self._passes.append(one)
+                shared = layout, options, statistics, self._workers, on_segment, cancel
+                self._passes.append(BackendPass(task, stretch, indices, wanted, *shared))
         self._tracks = {name: track for one in self._passes for name, track in one.tracks.items()}
         self._mixture = SampleQueue()
         self.n_in = self._n_out = 0
@@ -231,16 +242,26 @@ class Engine:
         stop_if(self._cancel)
         self._mixture.put(block)
         self.n_in += block.shape[-1]
-        with torch.inference_mode():
+        with self._computing():
             for one in self._passes:
                 one.push(block)
 
     def end(self) -> None:
         """Separate what is left; all of the recording becomes ready."""
-        with torch.inference_mode():
+        with self._computing():
             for one in self._passes:
                 one.finish()
         self._has_ended = True
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Compute without gradients; after a failure no segment goes on being computed."""
+        try:
+            with torch.inference_mode():
+                yield
+        except Exception:
+            self._workers.drop()
+            raise
 
     def take(self, stop: int) -> Piece | None:
         """Return what lies between the end of the last piece and sample `stop`, at most `ready`; None if nothing."""

@@ -36,8 +36,8 @@ Scale = Callable[[Tensor, Sequence[Span]], Scaled]
 
 
 def no_scale(batch: Tensor, segments: Sequence[Span]) -> Scaled:
-    """Return the batch as it is."""
-    return batch, lambda sources: sources
+    """Return the batch as it is, and a copy of the sources: a backend may use the memory of its outputs again."""
+    return batch, torch.clone
 
 
 def song_scale(statistics: Statistics) -> Scale:
@@ -75,7 +75,7 @@ class SegmentOutput(NamedTuple):
 
 
 class BackendRunner:
-    """Runs one backend on the segments of a recording. Used by one thread.
+    """Runs one backend on the segments of a recording; on the CPU, several at a time.
 
     A batch for which the memory of the device is too small is halved until it fits, and later ones too. If one segment
     alone is too much, or the device lacks an operator, the rest is computed on the CPU, with a warning, by the backend

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from unisep.engine.cpu import give_back
 from unisep.engine.device import Precision
-from unisep.engine.malloc import give_back
 from unisep.ensemble.assembly import Assembly, assemble
 from unisep.ensemble.definition import Ensemble, as_ensemble
 from unisep.errors import FAILURES, WeightsError

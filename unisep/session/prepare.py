@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unisep.audio import Audio
+from unisep.engine.cpu import in_one_thread
 from unisep.engine.device import Options
 from unisep.engine.engine import Engine, LoadedTask
 from unisep.engine.recording import Recording
@@ -109,11 +108,10 @@ class Preparer:
     ) -> list[LoadedTask]:
         """Encode the queries of each task, each query once; `excerpt` gives the part of the mixture that is an example."""
         reporter.stage("encoding")
-        with torch.inference_mode():
-            return [
-                self._encoded(task, backend, excerpt, reporter)
-                for task, backend in zip(prepared.route.tasks, prepared.backends, strict=True)
-            ]
+        return [
+            self._encoded(task, backend, excerpt, reporter)
+            for task, backend in zip(prepared.route.tasks, prepared.backends, strict=True)
+        ]
 
     def engine(
         self, prepared: Prepared, recording: Recording, reporter: ProgressReporter, cancel: CancelFlag | None
@@ -144,7 +142,8 @@ class Preparer:
             self._pool.encoder_for(target.encoder, task.space, reporter) if target.encoder else None
             for target in task.targets
         ]
-        conditions = encode_queries(parsed_queries, encoders, excerpt, backend.info.sample_rate_hz)
+        encode = partial(encode_queries, parsed_queries, encoders, excerpt, backend.info.sample_rate_hz)
+        conditions = in_one_thread(encode)
         return LoadedTask(task, backend, conditions, on_cpu)
 
 

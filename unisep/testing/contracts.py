@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -198,6 +199,15 @@ class BackendContract(Contract):
         singles = zip(self._outputs(mixture[:1]), self._outputs(mixture[1:]), strict=True)
         for together, (first, second) in zip(self._outputs(mixture), singles, strict=True):
             self._assert_close(together.sources, torch.cat([first.sources, second.sources]), mixture)
+
+    def test_two_threads_get_what_one_gets(self) -> None:
+        mixtures = [self._mixture(2)[index : index + 1] for index in (0, 1, 0, 1)]
+        one_by_one = [self._outputs(mixture) for mixture in mixtures[:2]]
+        with ThreadPoolExecutor(2) as pool:
+            together = list(pool.map(self._outputs, mixtures))
+        for index, outputs in enumerate(together):
+            for output, alone in zip(outputs, one_by_one[index % 2], strict=True):
+                self._assert_close(output.sources, alone.sources, mixtures[index])
 
     def test_chunked_equals_whole(self) -> None:
         _skip_unless(self.chunked_equals_whole, "declares that samples depend on their surroundings")

@@ -13,11 +13,11 @@ from contextlib import ExitStack
 import pytest
 
 from unisep import Separator
-from unisep.engine import malloc
+from unisep.engine import cpu
 from unisep.errors import BackendError
 from unisep.testing import noise, toy_plugin
 
-needs_switch = pytest.mark.skipif(malloc._library() is None, reason="this C library has no such switch")
+needs_switch = pytest.mark.skipif(cpu._library() is None, reason="this C library has no such switch")
 
 
 class Library:
@@ -33,7 +33,7 @@ class Library:
         self.told.append("trim")
 
 
-KEPT, USUAL = list(malloc._KEEP.items()), [*malloc._USUAL.items(), "trim"]
+KEPT, USUAL = list(cpu._KEEP.items()), [*cpu._USUAL.items(), "trim"]
 
 
 def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     found = Library()
-    monkeypatch.setattr(malloc, "_library", lambda: found)
+    monkeypatch.setattr(cpu, "_library", lambda: found)
     _unset(monkeypatch)
     return found
 
@@ -68,8 +68,8 @@ def test_told_after_a_separation_that_failed(library: Library, monkeypatch: pyte
 
 def test_the_last_of_several_gives_back(library: Library) -> None:
     first, second = ExitStack(), ExitStack()
-    first.enter_context(malloc.keeping_freed_memory())
-    other = threading.Thread(target=lambda: second.enter_context(malloc.keeping_freed_memory()))
+    first.enter_context(cpu.keeping_freed_memory())
+    other = threading.Thread(target=lambda: second.enter_context(cpu.keeping_freed_memory()))
     other.start()
     other.join()
     first.close()
@@ -83,23 +83,23 @@ def test_what_the_environment_says_stays(
     library: Library, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with malloc.keeping_freed_memory():
+    with cpu.keeping_freed_memory():
         pass
     assert library.told == ["trim"]
 
 
 def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(malloc, "_library", lambda: None)
-    with malloc.keeping_freed_memory():
+    monkeypatch.setattr(cpu, "_library", lambda: None)
+    with cpu.keeping_freed_memory():
         pass
-    malloc.give_back()
+    cpu.give_back()
 
 
 CHILD = """
 import resource
 from contextlib import nullcontext
 import numpy as np
-from unisep.engine.malloc import keeping_freed_memory
+from unisep.engine.cpu import keeping_freed_memory
 
 def held_kib():
     return int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0])
@@ -133,9 +133,9 @@ def test_an_interrupt_on_the_way_in_is_forgotten(library: Library, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(library, "mallopt", interrupt)
-        with pytest.raises(KeyboardInterrupt), malloc.keeping_freed_memory():
+        with pytest.raises(KeyboardInterrupt), cpu.keeping_freed_memory():
             pass
-    with malloc.keeping_freed_memory():
+    with cpu.keeping_freed_memory():
         assert library.told == KEPT
     assert library.told == KEPT + USUAL
 
@@ -143,8 +143,8 @@ def test_an_interrupt_on_the_way_in_is_forgotten(library: Library, monkeypatch: 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_child_of_a_busy_process_is_free(library: Library) -> None:
     with ExitStack() as stack:
-        stack.enter_context(malloc.keeping_freed_memory())
-        held = threading.Thread(target=malloc._lock.acquire)
+        stack.enter_context(cpu.keeping_freed_memory())
+        held = threading.Thread(target=cpu._lock.acquire)
         held.start()
         held.join()
         library.told.clear()
@@ -153,9 +153,9 @@ def test_a_child_of_a_busy_process_is_free(library: Library) -> None:
             child = os.fork()
         if not child:
             signal.alarm(5)
-            with malloc.keeping_freed_memory():
+            with cpu.keeping_freed_memory():
                 pass
             os._exit(0 if library.told == USUAL + KEPT + USUAL else 1)
         status = os.waitpid(child, 0)[1]
-        malloc._lock = threading.RLock()
+        cpu._lock = threading.RLock()
     assert status == 0
