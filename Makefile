@@ -19,7 +19,10 @@ APART := unisep-torchaudio unisep-laion-clap unisep-audiosep
 DEFINITIONS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 SOURCES := unisep tests benchmarks examples plugins
 
-.PHONY: demo picture test test-plugins test-plugins-apart lint lint-style lint-types fuzz bench bench-all docs dist clean
+.PHONY: install demo picture test test-plugins test-plugins-apart lint lint-style lint-types fuzz bench bench-all docs dist clean
+
+## Make .venv, with unisep and the plugins whose models come with it.
+install: $(VENV)/.ready
 
 ## Isolate a text query and an example query from the recording in examples/audio, offline.
 demo: $(VENV)/.ready
