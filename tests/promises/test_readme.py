@@ -98,6 +98,16 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES])
+def test_the_files_named_in_code_are_there(page):
+    """A page that names a test, a benchmark or an example names one that is there."""
+    named = re.findall(
+        r"(?<![\w/-])(?:tests|benchmarks|examples|plugins)/[\w/.-]+\.(?:py|ipynb|toml|json)\b", page.read_text("utf-8")
+    )
+    for name in named:
+        assert (ROOT / name).exists() or (page.parent / name).exists(), f"{page.name} names {name}"
+
+
 def test_the_first_screen_of_the_readme_has_the_two_commands():
     first_screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:40])
     assert "make demo" in first_screen and "make test" in first_screen
