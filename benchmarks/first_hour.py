@@ -38,15 +38,15 @@ class Step:
 
     def row(self) -> str:
         """Write the step as a row of the table in docs/index.md."""
-        return f"| {self.name} | `{self.command}` | {self.wall_seconds:.1f} s | {self.processor_seconds:.1f} s |"
+        return f"| {self.name} | {self.wall_seconds:.1f} s | {self.processor_seconds:.1f} s |"
 
 
 def steps(source: str, venv: str | None) -> list[Step]:
     """List the commands; with an environment that is there already, nothing is installed."""
     separate = SEPARATE.format(venv=venv or ".venv")
-    install = [] if venv else [Step("install", "make install")]
-    clone = Step("clone", f"git clone {shlex.quote(source)} unisep && cd unisep")
-    return [clone, *install, Step("first separation", separate), Step("second separation", separate)]
+    install = [] if venv else [Step("`make install`", "make install")]
+    clone = Step("`git clone`", f"git clone {shlex.quote(source)} unisep && cd unisep")
+    return [clone, *install, Step("first `unisep separate`", separate), Step("second `unisep separate`", separate)]
 
 
 def measured(step: Step, folder: Path) -> Step:
