@@ -19,11 +19,18 @@ APART := unisep-torchaudio unisep-laion-clap unisep-audiosep
 DEFINITIONS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 SOURCES := unisep tests benchmarks examples plugins
 
-.PHONY: demo test test-plugins test-plugins-apart lint fuzz bench bench-all docs dist clean
+.PHONY: install demo picture test test-plugins test-plugins-apart lint lint-style lint-types fuzz bench bench-all docs dist clean
+
+## Make .venv, with unisep and the plugins whose models come with it.
+install: $(VENV)/.ready
 
 ## Isolate a text query and an example query from the recording in examples/audio, offline.
 demo: $(VENV)/.ready
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/demo.py --out $(OUT)/demo
+
+## The picture at the top of the README, drawn anew.
+picture: $(VENV)/.ready
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/draw_picture.py
 
 ## Style, types, then every test: units, doctests, blocks of the README and the docs, examples.
 test: lint
@@ -38,9 +45,14 @@ test-plugins: $(VENV)/.test-ready test-plugins-apart
 test-plugins-apart: $(VENV_PLUGINS)/.ready
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV_PLUGINS)/bin/python -m pytest -o filterwarnings=default $(APART:%=plugins/%)
 
-lint: $(VENV)/.test-ready
+## What .pre-commit-config.yaml runs too.
+lint: lint-style lint-types
+
+lint-style: $(VENV)/.test-ready
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
+
+lint-types: $(VENV)/.test-ready
 	$(BIN)/mypy unisep
 	$(BIN)/mypy benchmarks
 	$(BIN)/mypy plugins/unisep-htdemucs/unisep_htdemucs

@@ -70,3 +70,14 @@ def test_the_overhead_of_a_call_is_measured() -> None:
     figures = json.loads(run("overhead.py", "--calls", "3"))
     assert set(figures) == {"whole_ms", "backend_ms", "beyond_ms"}
     assert 0 < figures["backend_ms"] < figures["whole_ms"]
+
+
+def test_the_first_hour_is_measured(tmp_path: Path) -> None:
+    if not (BENCHMARKS.parent / ".git").exists():
+        pytest.skip("not a clone")
+    printed = run("first_hour.py", "--venv", sys.prefix, "--busy", "--json", str(tmp_path / "figures.json"))
+    steps = json.loads((tmp_path / "figures.json").read_text())["steps"]
+    assert [step["name"] for step in steps] == ["`git clone`", "first `unisep separate`", "second `unisep separate`"]
+    assert all(step["wall_seconds"] > 0 and step["processor_seconds"] > 0 for step in steps)
+    page = (BENCHMARKS.parent / "docs" / "index.md").read_text(encoding="utf-8")
+    assert printed.count("|\n") == 3 and all(f"\n| {step['name']} |" in page for step in steps)

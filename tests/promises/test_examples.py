@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("[0-9]*.py"))
@@ -38,3 +40,12 @@ def test_the_demo_writes_targets_rests_and_a_picture(tmp_path):
     files = written(tmp_path / "out")
     assert "demo.png" in files
     assert sum(name.endswith("/rest.flac") for name in files) == 2 and len(files) == 5
+
+
+def test_the_picture_of_the_readme_is_what_its_script_draws(tmp_path):
+    run(EXAMPLES / "draw_picture.py", "--out", tmp_path / "drawn.png", cwd=tmp_path)
+    shown, drawn = EXAMPLES.parent / "docs" / "separation.png", tmp_path / "drawn.png"
+    assert shown.stat().st_size <= 250_000
+    old, new = (np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) for path in (shown, drawn))
+    assert old.shape == new.shape and old.shape[1] >= 1800
+    assert abs(old - new).mean() < 8, "other weights, another picture: run `make picture`"

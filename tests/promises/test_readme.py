@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 AUDIO = ROOT / "examples" / "audio"
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *(page for place in ("docs/**", "plugins/*", "examples") for page in sorted(ROOT.glob(f"{place}/*.md"))),
 ]
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -97,9 +98,35 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES])
+def test_the_files_named_in_code_are_there(page):
+    """A page that names a test, a benchmark or an example names one that is there."""
+    named = re.findall(
+        r"(?<![\w/-])(?:tests|benchmarks|examples|plugins)/[\w/.-]+\.(?:py|ipynb|toml|json)\b", page.read_text("utf-8")
+    )
+    for name in named:
+        assert (ROOT / name).exists() or (page.parent / name).exists(), f"{page.name} names {name}"
+
+
 def test_the_first_screen_of_the_readme_has_the_two_commands():
     first_screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:40])
     assert "make demo" in first_screen and "make test" in first_screen
+
+
+def test_the_readme_is_short_and_opens_with_a_picture():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 120
+    assert "](docs/separation.png)" in "".join(lines[:5])
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= 90
+
+
+def test_every_row_of_a_table_has_as_many_cells_as_its_head():
+    for page in PAGES:
+        head = 0
+        for line in page.read_text(encoding="utf-8").replace("\\|", "").splitlines():
+            cells = line.count("|") if line.startswith("|") else 0
+            head = cells if cells and not head else head if cells else 0
+            assert cells in (0, head), f"{page.name}: {line}"
 
 
 def test_the_readme_has_the_questions_people_ask_as_they_ask_them():
