@@ -13,7 +13,7 @@ from unisep import files
 from unisep.audio import Audio, Samples
 from unisep.engine.recording import Layout
 from unisep.engine.timeline import Presence
-from unisep.errors import AudioError, OptionError, suggest
+from unisep.errors import AudioError, OptionError, TargetError, suggest
 from unisep.files.formats import AudioFileInfo, Encoding, find_format
 from unisep.files.paths import check_recordings_stay
 from unisep.files.tags import read_tags
@@ -49,7 +49,7 @@ class Targets(Mapping[str, TargetT]):
 
     def __getitem__(self, name: str) -> TargetT:
         if name not in self._targets:
-            raise KeyError(f"No target named {name!r}. {suggest(str(name), self._targets)} `.rest` is the rest.")
+            raise TargetError(f"No target named {name!r}. {suggest(name, self._targets)} `.rest` is the rest.")
         return self._targets[name]
 
     def __iter__(self) -> Iterator[str]:
