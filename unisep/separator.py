@@ -114,7 +114,7 @@ class Separator:
             audio: path, bytes, file object, `Audio`, or array `[channels, samples]` or `[samples]`.
             query: None for the fixed stems; a text, an example (Path, `Audio`, array), an `Embedding`, a `Query`, a dict
                 of its fields, or a list of any of these.
-            sample_rate_hz: of bare arrays; without it they are taken at the backend's own rate.
+            sample_rate_hz: of bare arrays, which are refused without it; files and `Audio` state their own.
             stems: which of the fixed stems, all without.
             route: "auto" sends a query that plainly names a stem to a backend with that stem, if its weights are here;
                 "fixed" and "conditioned" insist on one kind.
@@ -128,9 +128,10 @@ class Separator:
         """
         reporter = ProgressReporter(on_progress)
         opened = open_audio(audio, sample_rate_hz)
+        opened.check_rate(sample_rate_hz)
         request = self._preparer.requested(query, sample_rate_hz, stems, route)
         prepared = self._preparer.prepare(request, reporter)
-        recording = InMemory(opened.at(prepared.sample_rate_hz))
+        recording = InMemory(opened.audio)
         engine = self._preparer.engine(prepared, recording, reporter, cancel)
         results = compose_whole(recording, engine, prepared.route)
         reporter.stage("done")
@@ -265,7 +266,7 @@ class Separator:
         entry, worded = task.targets[0].encoder, task.targets[0].parsed or parsed
         encoder = None if entry is None else self._pool.encoder_for(entry, task.space, ProgressReporter())
         with torch.inference_mode():
-            conditions = encode_queries([worded], [encoder], refuse_excerpt, sample_rate_hz or 44_100)
+            conditions = encode_queries([worded], [encoder], refuse_excerpt)
         provenance = {"query": parsed.name, "encoder": entry.name if entry else "none"}
         if entry is not None and entry.spec.space != task.space:
             provenance["mapped_from"] = entry.spec.space

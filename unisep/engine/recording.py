@@ -50,13 +50,15 @@ class Statistics:
     def of(cls, audio: Any, sample_rate_hz: int | None = None) -> Statistics:
         """Return the statistics of any audio that `Separator.separate` takes; a file is read in blocks.
 
+        They are the same at any `sample_rate_hz`, which need not be given.
+
         >>> Statistics.of(np.array([0.5, -0.5, 0.5, -0.5])).mean
         0.0
         """
         if isinstance(audio, str | Path):
             with files.opened(audio) as opened:
                 return OnDisk(opened).statistics
-        return InMemory(open_audio(audio, sample_rate_hz).at(44_100)).statistics
+        return InMemory(open_audio(audio, sample_rate_hz or 44_100).audio).statistics
 
 
 class Recording(ABC):

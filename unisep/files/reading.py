@@ -260,19 +260,23 @@ class _FileObject(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """Checked audio, or samples `[channels, samples]` of a bare array without a rate, and what is known of its file.
+    """Checked audio, and what is known of its file.
 
     `name` is that of the file without its suffix; `info` is None for audio that came as an array or a file object.
     """
 
-    content: Audio | Samples
+    audio: Audio
     name: str = "audio"
     info: AudioFileInfo | None = None
     path: Path | None = None
 
-    def at(self, default_rate_hz: int) -> Audio:
-        """Return the audio; a bare array is taken to have `default_rate_hz`."""
-        return self.content if isinstance(self.content, Audio) else Audio(self.content, default_rate_hz)
+    def check_rate(self, sample_rate_hz: int | None) -> None:
+        """Raise AudioError for another rate than that which the audio states itself."""
+        if sample_rate_hz not in (None, self.audio.sample_rate_hz):
+            raise AudioError(
+                f"sample_rate_hz={sample_rate_hz}, but this recording has {self.audio.sample_rate_hz} Hz. Leave it out: it "
+                f"is for arrays. An example that is an array of another rate goes in as Audio(array, {sample_rate_hz})."
+            )
 
 
 def open_audio(source: Any, sample_rate_hz: int | None = None) -> Opened:
@@ -281,7 +285,7 @@ def open_audio(source: Any, sample_rate_hz: int | None = None) -> Opened:
     Args:
         source: A path (str or Path), bytes, a binary file object, `Audio`, or an array `[channels, samples]` or
             `[samples]` (NumPy, torch or nested sequences).
-        sample_rate_hz: Rate of a bare array; files and `Audio` state their own.
+        sample_rate_hz: Rate of a bare array, which is refused without one; files and `Audio` state their own.
     """
     if sample_rate_hz is not None:
         sample_rate_hz = checked_rate(sample_rate_hz)
@@ -295,5 +299,10 @@ def open_audio(source: Any, sample_rate_hz: int | None = None) -> Opened:
         return Opened(audio, info=info)
     if isinstance(source, _FileObject):
         return Opened(read(cast(BinaryIO, source)))
-    samples = as_samples(source)
-    return Opened(samples if sample_rate_hz is None else Audio(samples, sample_rate_hz))
+    if sample_rate_hz is None:
+        as_samples(source)  # what is no audio at all is refused as that
+        raise AudioError(
+            "An array does not say its sample rate. Pass sample_rate_hz=44100, or Audio(array, 44100), with the rate that "
+            "it was recorded at."
+        )
+    return Opened(Audio(source, sample_rate_hz))

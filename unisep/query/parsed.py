@@ -53,12 +53,11 @@ class ParsedQuery:
         """Where in the mixture the target is wanted, in seconds."""
         return self.query.time_range
 
-    def example(self, excerpt: Callable[[Range], Audio], default_rate_hz: int) -> Audio:
+    def example(self, excerpt: Callable[[Range], Audio]) -> Audio:
         """Return the example clip: the query's own audio cut to `example_range`, or that part of the mixture.
 
         Args:
             excerpt: gives a part of the mixture, by start and end in seconds.
-            default_rate_hz: of a clip that came as a bare array.
 
         Raises:
             QueryError: the range starts after the end of the audio it is cut from.
@@ -67,7 +66,7 @@ class ParsedQuery:
         if self.clip is None:
             assert seconds is not None, "an example without a clip is a range of the mixture"
             return excerpt(seconds)
-        clip = self.clip.at(default_rate_hz)
+        clip = self.clip.audio
         if seconds is None:
             return clip
         first, last = span_samples(seconds, clip.sample_rate_hz, clip.n_samples, "example_range")
@@ -86,7 +85,7 @@ def parse_queries(query: Any, sample_rate_hz: int | None = None) -> tuple[Parsed
 
     Raises:
         QueryError: not a query, an empty list, a reserved name or the same name twice.
-        AudioError: an example that cannot be read.
+        AudioError: an example that cannot be read, or a bare array without a rate.
     """
     items = list(query) if isinstance(query, list | tuple) else [query]
     if not items:

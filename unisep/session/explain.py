@@ -97,6 +97,7 @@ def explain(
     backend: str | Ensemble | None = None,
     query_backend: str | None = None,
     encoder: str | None = None,
+    sample_rate_hz: int | None = None,
     stems: Sequence[str] | None = None,
     route: str = "auto",
     offline: bool | None = None,
@@ -115,7 +116,7 @@ def explain(
     catalog = replace(catalog, map_between=MapStore().card)
     name, catalog, ensemble_costs = _with_ensemble(backend, catalog, store)
     request = Request(
-        parsed_queries=None if query is None else parse_queries(query),
+        parsed_queries=None if query is None else parse_queries(query, sample_rate_hz),
         stems=None if stems is None else tuple(stems),
         route=route,
         backend=name,

@@ -35,11 +35,6 @@ class Prepared:
     backends: tuple[Backend, ...]
 
     @property
-    def sample_rate_hz(self) -> int:
-        """The rate of the first backend, which bare arrays are taken to have."""
-        return self.backends[0].info.sample_rate_hz
-
-    @property
     def normalises(self) -> bool:
         """Whether any backend wants to hear the recording on the scale of the whole song."""
         return any(backend.info.normalisation == "song" for backend in self.backends)
@@ -144,7 +139,7 @@ class Preparer:
             self._pool.encoder_for(target.encoder, task.space, reporter) if target.encoder else None
             for target in task.targets
         ]
-        conditions = encode_queries(parsed_queries, encoders, excerpt, backend.info.sample_rate_hz)
+        conditions = encode_queries(parsed_queries, encoders, excerpt)
         return LoadedTask(task, backend, conditions, on_cpu)
 
 
