@@ -253,7 +253,7 @@ class Separator:
         Raises:
             QueryError: several queries, one that excludes something, or one about a mixture.
         """
-        parsed_queries = parse_queries(query, sample_rate_hz)
+        parsed_queries = parse_queries(query, sample_rate_hz, self._preparer.say)
         parsed = parsed_queries[0]
         about_mixture = parsed.query.example_range is not None and parsed.clip is None
         if len(parsed_queries) != 1 or parsed.query.exclude or parsed.time_range or about_mixture:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ from unisep.files.paths import safe_name
 from unisep.files.reading import Opened, open_audio
 from unisep.plugins.specs import is_reserved
 from unisep.query.query import Embedding, Query, Range
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +75,16 @@ class ParsedQuery:
         return Audio(clip.samples[:, first:last], clip.sample_rate_hz)
 
 
-def parse_queries(query: Any, sample_rate_hz: int | None = None) -> tuple[ParsedQuery, ...]:
+def parse_queries(
+    query: Any, sample_rate_hz: int | None = None, say: Callable[[str], None] = log.warning
+) -> tuple[ParsedQuery, ...]:
     """Parse a query, or a list of them, once: names are made, and example clips are decoded.
-
-    Warns of texts that are also the names of files.
 
     Args:
         query: a str, audio-like, `Embedding`, `Query`, dict of its fields, or a list of any of these. A str is always
             text, a Path is audio. What was parsed before is taken as it is.
         sample_rate_hz: of bare example arrays.
+        say: is told of texts that are also the names of files.
 
     Raises:
         QueryError: not a query, an empty list, a reserved name or the same name twice.
@@ -97,7 +100,11 @@ def parse_queries(query: Any, sample_rate_hz: int | None = None) -> tuple[Parsed
             parsed = item
         else:
             for text in [item] if isinstance(item, str) else _excluded(item):
-                _warn_of_file(text)
+                if isinstance(text, str) and is_file(text):
+                    say(
+                        f"The query {text!r} is taken as text, though a file of that name exists. For an example clip pass "
+                        f"Path({text!r})."
+                    )
             parsed = _parse(_as_query(item), counts, sample_rate_hz)
         if parsed.name in parsed_queries:
             raise QueryError(f"Two queries are named {parsed.name!r}; results are told apart by name. {_NAME_IT}")
@@ -114,15 +121,6 @@ def is_file(text: str) -> bool:
         return Path(text).is_file()
     except (OSError, ValueError):
         return False
-
-
-def _warn_of_file(text: Any) -> None:
-    if isinstance(text, str) and is_file(text):
-        warnings.warn(
-            f"The query {text!r} is taken as text, though a file of that name exists. "
-            f"For an example clip pass Path({text!r}).",
-            stacklevel=5,
-        )
 
 
 def _excluded(item: Any) -> list[Any]:

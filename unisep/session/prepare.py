@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +24,8 @@ from unisep.query.query import Range
 from unisep.routing.router import default_backend, resolve
 from unisep.routing.types import BackendTask, Request, Route
 from unisep.session.models import ModelPool
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +55,19 @@ class Preparer:
         self._pool = pool
         self._options = options
         self._download_failed = ""
+        self._said: set[str] = set()
         catalog = pool.catalog()
         for name in (request.backend, request.query_backend):
             if name is not None:
                 catalog.backend(name)
         if request.encoder is not None:
             pool.open_encoder(request.encoder, ProgressReporter())
+
+    def say(self, message: str) -> None:
+        """Log a warning of what the caller should know, each message once."""
+        if message not in self._said:
+            self._said.add(message)
+            log.warning("%s", message)
 
     def use_weights(self, path: Path, *, answers_queries: bool) -> None:
         """Load the caller's own weights for the default backend of that kind, and ask it from now on."""
@@ -74,7 +83,7 @@ class Preparer:
         self, query: Any, sample_rate_hz: int | None, stems: str | Sequence[str] | None, route: str
     ) -> Request:
         """Return the request with a query, parsed, or stems in it."""
-        parsed_queries = None if query is None else parse_queries(query, sample_rate_hz)
+        parsed_queries = None if query is None else parse_queries(query, sample_rate_hz, self.say)
         if stems is not None and not isinstance(stems, Iterable):
             raise OptionError(f"stems={stems!r:.80}: give names of stems, such as ['drums', 'vocals'], or None.")
         names = (stems,) if isinstance(stems, str) else None if stems is None else tuple(stems)
@@ -87,7 +96,7 @@ class Preparer:
         return resolve(request, self._pool.catalog())
 
     def prepare(self, request: Request, reporter: ProgressReporter) -> Prepared:
-        """Load who answers; where the default's weights cannot be fetched, the next best, with a warning."""
+        """Load who answers; where the default's weights cannot be fetched, the next best, which is said."""
         try:
             prepared = self._loaded(request, reporter)
         except DownloadError as error:
@@ -96,7 +105,7 @@ class Preparer:
             self._download_failed = str(error).split(". ")[0].rstrip(".")
             prepared = self._loaded(replace(request, download_failed=self._download_failed), reporter)
         if prepared.route.warning:
-            warnings.warn(prepared.route.warning, stacklevel=3)
+            self.say(prepared.route.warning)
         return prepared
 
     def encoded(
@@ -124,6 +133,10 @@ class Preparer:
         route = self.route(request)
         return Prepared(request, route, tuple(self._backend(task, reporter) for task in route.tasks))
 
+    def _cpu_backend(self, task: BackendTask, reporter: ProgressReporter, reason: str) -> Backend:
+        self.say(reason)
+        return self._backend(task, reporter, on_cpu=True)
+
     def _backend(self, task: BackendTask, reporter: ProgressReporter, *, on_cpu: bool = False) -> Backend:
         stems = () if task.space else tuple(dict.fromkeys(target.stem for target in task.targets))
         return self._pool.backend_for(task.backend, task.space, stems, reporter, on_cpu=on_cpu)
@@ -131,7 +144,7 @@ class Preparer:
     def _encoded(
         self, task: BackendTask, backend: Backend, excerpt: Callable[[Range], Audio], reporter: ProgressReporter
     ) -> LoadedTask:
-        on_cpu = partial(self._backend, task, reporter, on_cpu=True) if self._options.on_accelerator else None
+        on_cpu = partial(self._cpu_backend, task, reporter) if self._options.on_accelerator else None
         parsed_queries = [target.parsed for target in task.targets if target.parsed is not None]
         if not parsed_queries:
             return LoadedTask(task, backend, on_cpu=on_cpu)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, final
@@ -135,10 +134,9 @@ def open_stream(
             f"To go without it: {without(route.steps[0].distribution)}"
         )
     if prepared.normalises and statistics is None:
-        warnings.warn(
+        preparer.say(
             "Each segment is normalised by itself, since the statistics of the whole recording are not known: "
-            "levels may move where it gets louder or softer. Pass statistics=Statistics.of(recording) where you have it.",
-            stacklevel=3,
+            "levels may move where it gets louder or softer. Pass statistics=Statistics.of(recording) where you have it."
         )
     tasks = preparer.encoded(prepared, refuse_excerpt, ProgressReporter())
     options = replace(options, batch_segments=1)  # none waits for others
