@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,8 +64,38 @@ class Audio:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.samples, dtype=dtype) if copy else np.asarray(self.samples, dtype=dtype)
 
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str | None = None,
+        subtype: str | None = None,
+        bitrate_kbps: int | None = None,
+    ) -> Path:
+        """Write one file, whole or not at all, by default in the format of its suffix; return its path.
+
+        If an integer format would clip, the audio is scaled to fit, and the gain is logged.
+
+        Args:
+            path: folders are made as needed.
+            format: "wav", "flac", "mp3", ...
+            subtype: how samples are stored, such as "PCM_24".
+            bitrate_kbps: for lossy formats.
+
+        Raises:
+            AudioFileError: format, subtype, bitrate and rate do not go together, or it cannot be written there.
+        """
+        from unisep.files.writing import write
+
+        return write(path, self, format=format, subtype=subtype, bitrate_kbps=bitrate_kbps)
+
     def __repr__(self) -> str:
-        return f"Audio({self.n_channels} channels, {self.seconds:.3f} s, {self.sample_rate_hz} Hz)"
+        return f"Audio({'mono' if self.n_channels == 1 else 'stereo'}, {self.seconds:.3f} s, {self.sample_rate_hz} Hz)"
+
+    def _repr_html_(self) -> str:
+        from unisep.notebook import player
+
+        return f"{self!r}<br>{player(self.samples, self.sample_rate_hz)}"
 
 
 def as_samples(values: Any) -> NDArray[np.float32]:

@@ -99,7 +99,23 @@ class Separation(Targets[Audio]):
         self.source_path = source_path
 
     def __repr__(self) -> str:
-        return f"Separation({', '.join(self)}; {self.target})"
+        presence = {name: "" if value is None else f" (presence {value:.2f})" for name, value in self.presence.items()}
+        return f"Separation({', '.join(f'{name!r}{presence[name]}' for name in self)}: {self.target})"
+
+    def _repr_html_(self) -> str:
+        from unisep.notebook import Row, table
+
+        rows = []
+        for name, audio in self._parts().items():
+            choice, presence = self.plan.get(name), self.presence.get(name)
+            encoder = f" with {choice.encoder}" if choice and choice.encoder else ""
+            answer = f"{choice.backend}{encoder}. {choice.reason}" if choice else ""
+            rows.append(Row(name, "" if presence is None else f"{presence:.2f}", answer, audio.samples))
+        return table(self.source_name, self.target.sample_rate_hz, rows)
+
+    def _parts(self) -> dict[str, Audio]:
+        """Return the targets, and the rest where there is one."""
+        return dict(self) if self._rest is None else {**self, "rest": self._rest}
 
     @property
     def rest(self) -> Audio:
@@ -134,7 +150,7 @@ class Separation(Targets[Audio]):
         """
         known = find_format(Path(), files.default_format(self.source_info) if format is None else format)
         subtype = files.default_subtype(known.name, self.source_info) if subtype is None else subtype
-        audio = dict(self) if self._rest is None else {**self, "rest": self._rest}
+        audio = self._parts()
         place = Path(folder) / files.safe_name(self.source_name)
         names = zip(audio, files.safe_names(audio), strict=True)
         paths = {name: place / f"{file}.{known.name}" for name, file in names}

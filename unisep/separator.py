@@ -95,6 +95,12 @@ class Separator:
         if query_weights is not None:
             self._preparer.use_weights(existing(query_weights, "query_weights"), answers_queries=True)
 
+    def __repr__(self) -> str:
+        request = self._preparer.request
+        names = {"backend": request.backend, "query_backend": request.query_backend, "encoder": request.encoder}
+        options = {**names, "device": str(self._options.device)}
+        return f"Separator({', '.join(f'{key}={value!r}' for key, value in options.items() if value is not None)})"
+
     def separate(
         self,
         audio: Any,

@@ -63,6 +63,10 @@ class Embedding:
         object.__setattr__(self, "vector", vector)
         object.__setattr__(self, "provenance", dict(self.provenance))
 
+    def __repr__(self) -> str:
+        origin = "".join(f", {key}={text!r:.60}" for key, text in self.provenance.items())
+        return f"Embedding({self.dim} numbers, space={self.space!r:.60}{origin})"
+
     @property
     def dim(self) -> int:
         """Length of the vector."""
