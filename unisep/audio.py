@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,18 @@ MAX_SAMPLE_RATE_HZ = 768_000
 ENDLESS = 2**62  # where a recording ends, as long as nobody knows
 
 Samples = NDArray[np.float32]
+
+
+class _Tensor(Protocol):
+    """A torch tensor, on any device."""
+
+    def detach(self) -> Any: ...
+    def cpu(self) -> Any: ...
+
+
+Array = NDArray[Any] | _Tensor
+Nested = Sequence[float | Sequence[float] | NDArray[Any]] | np.floating[Any]  # NumPy's name for what np.sum gives
+SamplesLike = Array | Nested
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -42,7 +55,7 @@ class Audio:
     samples: NDArray[np.float32]
     sample_rate_hz: int
 
-    def __init__(self, samples: Any, sample_rate_hz: Any) -> None:
+    def __init__(self, samples: SamplesLike, sample_rate_hz: float) -> None:
         object.__setattr__(self, "samples", as_samples(samples))
         object.__setattr__(self, "sample_rate_hz", checked_rate(sample_rate_hz))
 
@@ -66,24 +79,16 @@ class Audio:
 
     def save(
         self,
-        path: str | os.PathLike[str],
+        path: str | Path,
         *,
         format: str | None = None,
         subtype: str | None = None,
         bitrate_kbps: int | None = None,
     ) -> Path:
-        """Write one file, whole or not at all, by default in the format of its suffix; return its path.
+        """Write one file, whole or not at all, and return its path; folders are made as needed.
 
-        If an integer format would clip, the audio is scaled to fit, and the gain is logged.
-
-        Args:
-            path: folders are made as needed.
-            format: "wav", "flac", "mp3", ...
-            subtype: how samples are stored, such as "PCM_24".
-            bitrate_kbps: for lossy formats.
-
-        Raises:
-            AudioFileError: format, subtype, bitrate and rate do not go together, or it cannot be written there.
+        The format is that of the suffix unless given, the rest as in `Separation.save`. Where an integer format would
+        clip, the audio is scaled to fit, and the log says so. Raises AudioFileError as `Separation.save` does.
         """
         from unisep.files.writing import write
 
@@ -96,6 +101,10 @@ class Audio:
         from unisep.notebook import player
 
         return f"{self!r}<br>{player(self.samples, self.sample_rate_hz)}"
+
+
+Clip = os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Array | Audio
+AudioLike = str | Clip | Nested  # what a recording may be given as
 
 
 def as_samples(values: Any) -> NDArray[np.float32]:

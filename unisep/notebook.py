@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
-from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -16,19 +15,10 @@ MAX_SECONDS = 30
 _MAX_FLAC_RATE_HZ = 655_350
 
 
-class Row(NamedTuple):
-    """One result in a table: its name, what is known of it in words, and its samples `[channels, samples]`."""
-
-    name: str
-    presence: str
-    answer: str
-    samples: NDArray[np.float32]
-
-
 def player(samples: NDArray[np.float32], sample_rate_hz: int, peak: float | None = None) -> str:
-    """Return a player of the first 30 s of `samples` `[channels, samples]`, in 16 bits.
+    """Return a player of the first 30 s of `samples` `[channels, samples]`, in 16 bits; a `peak` above 1.0 is turned down.
 
-    What is louder than 1.0 is turned down, by as much as it takes for `peak`, that of the samples without.
+    `peak` is that of the samples, unless several players are to be turned down alike.
     """
     peak = float(np.abs(samples).max()) if peak is None else peak
     excerpt = samples[:, : MAX_SECONDS * sample_rate_hz] / max(1.0, peak)
@@ -40,13 +30,11 @@ def player(samples: NDArray[np.float32], sample_rate_hz: int, peak: float | None
     return f'<audio controls src="{source}"></audio><br><small>{", ".join(notes)}</small>'
 
 
-def table(title: str, sample_rate_hz: int, rows: Sequence[Row]) -> str:
-    """Return a table of results with their players, all turned down alike if one is too loud."""
-    peak = max(float(np.abs(row.samples).max()) for row in rows)
-    heads = "".join(f"<th>{head}</th>" for head in ("sound", "presence", "answered by", "listen"))
-    lines = [
-        f"<tr><td><b>{escape(row.name)}</b></td><td>{escape(row.presence)}</td><td>{escape(row.answer)}</td>"
-        f"<td>{player(row.samples, sample_rate_hz, peak)}</td></tr>"
-        for row in rows
-    ]
-    return f"<table><caption>{escape(title)}</caption><tr>{heads}</tr>{''.join(lines)}</table>"
+def table(title: str, sample_rate_hz: int, rows: Sequence[tuple[str, str, str, NDArray[np.float32]]]) -> str:
+    """Return a table of results: name, presence, who answered, and a player of the samples."""
+    peak = max(float(np.abs(samples).max()) for *_, samples in rows)
+    lines = ["".join(f"<th>{head}</th>" for head in ("sound", "presence", "answered by", "listen"))]
+    for name, presence, answer, samples in rows:
+        cells = [*map(escape, (name, presence, answer)), player(samples, sample_rate_hz, peak)]
+        lines.append("".join(f"<td>{cell}</td>" for cell in cells))
+    return f"<table><caption>{escape(title)}</caption>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"

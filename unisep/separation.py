@@ -58,9 +58,6 @@ class Targets(Mapping[str, TargetT]):
     def __len__(self) -> int:
         return len(self._targets)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._targets
-
     @property
     def target(self) -> TargetT:
         """The first target."""
@@ -103,14 +100,14 @@ class Separation(Targets[Audio]):
         return f"Separation({', '.join(f'{name!r}{presence[name]}' for name in self)}: {self.target})"
 
     def _repr_html_(self) -> str:
-        from unisep.notebook import Row, table
+        from unisep.notebook import table
 
         rows = []
         for name, audio in self._parts().items():
             choice, presence = self.plan.get(name), self.presence.get(name)
             encoder = f" with {choice.encoder}" if choice and choice.encoder else ""
             answer = f"{choice.backend}{encoder}. {choice.reason}" if choice else ""
-            rows.append(Row(name, "" if presence is None else f"{presence:.2f}", answer, audio.samples))
+            rows.append((name, "" if presence is None else f"{presence:.2f}", answer, audio.samples))
         return table(self.source_name, self.target.sample_rate_hz, rows)
 
     def _parts(self) -> dict[str, Audio]:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, final
+from typing import final
 
 import torch
 
 from unisep import files
-from unisep.audio import Audio, checked_rate
+from unisep.audio import Audio, AudioLike, SamplesLike, checked_rate
 from unisep.engine.chunking import OVERLAP_FRACTION
 from unisep.engine.device import Options, Precision, find_device
 from unisep.engine.recording import InMemory, OnDisk, Statistics
@@ -26,7 +26,7 @@ from unisep.plugins.registry import given
 from unisep.progress import CancelFlag, OnProgress, ProgressReporter
 from unisep.query.encode import encode_queries
 from unisep.query.parsed import parse_queries
-from unisep.query.query import Embedding
+from unisep.query.query import Embedding, OneQuery, QueryLike
 from unisep.routing.types import Request
 from unisep.separation import SeparatedFiles, Separation
 from unisep.session.compose import REST, compose_whole, write_results
@@ -55,7 +55,7 @@ class Separator:
         segment_seconds: float | None = None,
         shifts: int = 0,
         offline: bool | None = None,
-        plugins: Any = (),
+        plugins: object = (),
     ) -> None:
         """Check the options. Models are loaded on first use; weights of your own at once.
 
@@ -98,15 +98,15 @@ class Separator:
     def __repr__(self) -> str:
         request = self._preparer.request
         names = {"backend": request.backend, "query_backend": request.query_backend, "encoder": request.encoder}
-        options = {**names, "device": str(self._options.device)}
-        return f"Separator({', '.join(f'{key}={value!r}' for key, value in options.items() if value is not None)})"
+        chosen = "".join(f"{key}={value!r}, " for key, value in names.items() if value is not None)
+        return f"Separator({chosen}device='{self._options.device}')"
 
     def separate(
         self,
-        audio: Any,
-        query: Any = None,
+        audio: AudioLike,
+        query: QueryLike | None = None,
         *,
-        sample_rate_hz: int | None = None,
+        sample_rate_hz: float | None = None,
         stems: str | Sequence[str] | None = None,
         route: str = "auto",
         on_progress: OnProgress | None = None,
@@ -157,7 +157,7 @@ class Separator:
         self,
         path: str | Path,
         folder: str | Path,
-        query: Any = None,
+        query: QueryLike | None = None,
         *,
         stems: str | Sequence[str] | None = None,
         route: str = "auto",
@@ -207,10 +207,10 @@ class Separator:
 
     def stream(
         self,
-        blocks: Iterable[Any],
-        query: Any = None,
+        blocks: Iterable[SamplesLike | Audio],
+        query: QueryLike | None = None,
         *,
-        sample_rate_hz: int,
+        sample_rate_hz: float,
         statistics: Statistics | None = None,
         stems: str | Sequence[str] | None = None,
         route: str = "auto",
@@ -235,9 +235,9 @@ class Separator:
 
     def provenance(
         self,
-        query: Any = None,
+        query: QueryLike | None = None,
         *,
-        sample_rate_hz: int | None = None,
+        sample_rate_hz: float | None = None,
         stems: str | Sequence[str] | None = None,
         route: str = "auto",
     ) -> dict[str, str]:
@@ -249,7 +249,7 @@ class Separator:
         request = self._preparer.requested(query, sample_rate_hz, stems, route)
         return self._pool.provenance(self._preparer.route(request))
 
-    def embed(self, query: Any, *, sample_rate_hz: int | None = None) -> Embedding:
+    def embed(self, query: OneQuery, *, sample_rate_hz: float | None = None) -> Embedding:
         """Return the query as one portable vector, in the space that `query_backend` and `encoder` share.
 
         Args:

@@ -263,7 +263,7 @@ def test_an_embedding_needs_a_space() -> None:
         Embedding(np.ones(4), "")
 
 
-@pytest.mark.parametrize("provenance", [{"a": 1}, {1: "a"}, None, {"a": np.zeros(2)}, "text"])
+@pytest.mark.parametrize("provenance", [{"a": 1}, {1: "a"}, [], {"a": np.zeros(2)}, "text"])
 def test_the_provenance_of_an_embedding_is_texts(provenance: Any) -> None:
     with pytest.raises(EmbeddingError, match="provenance"):
         Embedding(np.ones(4), "s", provenance)

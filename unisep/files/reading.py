@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -252,12 +252,6 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-@runtime_checkable
-class _FileObject(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
-    def seek(self, offset: int, whence: int = 0, /) -> int: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Opened:
     """Checked audio, and what is known of its file.
@@ -270,7 +264,7 @@ class Opened:
     info: AudioFileInfo | None = None
     path: Path | None = None
 
-    def check_rate(self, sample_rate_hz: int | None) -> None:
+    def check_rate(self, sample_rate_hz: float | None) -> None:
         """Raise AudioError for another rate than that which the audio states itself."""
         if sample_rate_hz not in (None, self.audio.sample_rate_hz):
             raise AudioError(
@@ -279,7 +273,7 @@ class Opened:
             )
 
 
-def open_audio(source: Any, sample_rate_hz: int | None = None) -> Opened:
+def open_audio(source: Any, sample_rate_hz: float | None = None) -> Opened:
     """Read and check the audio that `source` holds. Raises AudioError and AudioFileError as `Audio` and `read` do.
 
     Args:
@@ -297,7 +291,7 @@ def open_audio(source: Any, sample_rate_hz: int | None = None) -> Opened:
     if isinstance(source, bytes | bytearray | memoryview):
         audio, info = read_with_info(source)
         return Opened(audio, info=info)
-    if isinstance(source, _FileObject):
+    if callable(getattr(source, "read", None)):
         return Opened(read(cast(BinaryIO, source)))
     if sample_rate_hz is None:
         as_samples(source)  # what is no audio at all is refused as that

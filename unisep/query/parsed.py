@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from unisep.errors import QueryError
 from unisep.files.paths import safe_name
 from unisep.files.reading import Opened, open_audio
 from unisep.plugins.specs import is_reserved
-from unisep.query.query import Embedding, Query, Range
+from unisep.query.query import Embedding, Query, QueryLike, Range
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,9 @@ class ParsedQuery:
 
 
 def parse_queries(
-    query: Any, sample_rate_hz: int | None = None, say: Callable[[str], None] = log.warning
+    query: QueryLike | ParsedQuery | Sequence[ParsedQuery],
+    sample_rate_hz: float | None = None,
+    say: Callable[[str], None] = log.warning,
 ) -> tuple[ParsedQuery, ...]:
     """Parse a query, or a list of them, once: names are made, and example clips are decoded.
 
@@ -146,7 +148,7 @@ def _as_query(item: Any) -> Query:
     return Query(audio=item)
 
 
-def _parse(query: Query, counts: dict[str, int], sample_rate_hz: int | None) -> ParsedQuery:
+def _parse(query: Query, counts: dict[str, int], sample_rate_hz: float | None) -> ParsedQuery:
     """Name the query and open its clips; `counts` numbers those without a name."""
     name = query.name or next(iter(query.texts), None)
     if name is None:

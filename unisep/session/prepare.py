@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,7 +19,7 @@ from unisep.plugins.backend import Backend
 from unisep.progress import CancelFlag, ProgressReporter
 from unisep.query.encode import encode_queries
 from unisep.query.parsed import parse_queries
-from unisep.query.query import Range
+from unisep.query.query import QueryLike, Range
 from unisep.routing.router import default_backend, resolve
 from unisep.routing.types import BackendTask, Request, Route
 from unisep.session.models import ModelPool
@@ -80,7 +79,7 @@ class Preparer:
             self.request = replace(self.request, backend=entry.key, own_stems=backend.info.sources)
 
     def requested(
-        self, query: Any, sample_rate_hz: int | None, stems: str | Sequence[str] | None, route: str
+        self, query: QueryLike | None, sample_rate_hz: float | None, stems: str | Sequence[str] | None, route: str
     ) -> Request:
         """Return the request with a query, parsed, or stems in it."""
         parsed_queries = None if query is None else parse_queries(query, sample_rate_hz, self.say)
@@ -133,18 +132,16 @@ class Preparer:
         route = self.route(request)
         return Prepared(request, route, tuple(self._backend(task, reporter) for task in route.tasks))
 
-    def _cpu_backend(self, task: BackendTask, reporter: ProgressReporter, reason: str) -> Backend:
-        self.say(reason)
-        return self._backend(task, reporter, on_cpu=True)
-
-    def _backend(self, task: BackendTask, reporter: ProgressReporter, *, on_cpu: bool = False) -> Backend:
+    def _backend(self, task: BackendTask, reporter: ProgressReporter, cpu_reason: str = "") -> Backend:
+        if cpu_reason:
+            self.say(cpu_reason)
         stems = () if task.space else tuple(dict.fromkeys(target.stem for target in task.targets))
-        return self._pool.backend_for(task.backend, task.space, stems, reporter, on_cpu=on_cpu)
+        return self._pool.backend_for(task.backend, task.space, stems, reporter, on_cpu=bool(cpu_reason))
 
     def _encoded(
         self, task: BackendTask, backend: Backend, excerpt: Callable[[Range], Audio], reporter: ProgressReporter
     ) -> LoadedTask:
-        on_cpu = partial(self._cpu_backend, task, reporter) if self._options.on_accelerator else None
+        on_cpu = partial(self._backend, task, reporter) if self._options.on_accelerator else None
         parsed_queries = [target.parsed for target in task.targets if target.parsed is not None]
         if not parsed_queries:
             return LoadedTask(task, backend, on_cpu=on_cpu)

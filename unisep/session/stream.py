@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, final
 
-from unisep.audio import Audio, Samples, as_samples
+from unisep.audio import Audio, Samples, SamplesLike, as_samples
 from unisep.engine.device import Options
 from unisep.engine.engine import Engine, Piece, delay_samples
 from unisep.engine.recording import Layout, Statistics
@@ -38,7 +38,7 @@ class Stream(Iterator[Separation]):
 
     def __init__(
         self,
-        blocks: Iterable[Any],
+        blocks: Iterable[SamplesLike | Audio],
         route: Route,
         sample_rate_hz: int,
         delay_samples: int,
@@ -62,7 +62,7 @@ class Stream(Iterator[Separation]):
     def __next__(self) -> Separation:
         return next(self._results)
 
-    def _separated(self, blocks: Iterable[Any]) -> Iterator[Separation]:
+    def _separated(self, blocks: Iterable[SamplesLike | Audio]) -> Iterator[Separation]:
         engine: Engine | None = None
         n_channels = n_out = 0
         for block in blocks:
@@ -111,7 +111,7 @@ class Stream(Iterator[Separation]):
 
 
 def open_stream(
-    blocks: Iterable[Any],
+    blocks: Iterable[SamplesLike | Audio],
     prepared: Prepared,
     preparer: Preparer,
     options: Options,
