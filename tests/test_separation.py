@@ -10,7 +10,7 @@ import pytest
 
 from unisep import Audio, Plan, Separation, files
 from unisep.engine.timeline import Presence
-from unisep.errors import AudioError, AudioFileError, OptionError
+from unisep.errors import AudioError, AudioFileError, OptionError, UnisepError
 from unisep.files.formats import AudioFileInfo
 from unisep.routing.types import Choice
 from unisep.separation import difference, total
@@ -25,10 +25,19 @@ def test_a_separation_is_an_ordered_mapping() -> None:
     assert result.target is result["drums"] is PARTS["drums"]
     assert dict(result.presence) == {"drums": 0.9, "hi/hat": None}
     assert (len(result), "drums" in result, "rest" in result) == (2, True, False)
-    with pytest.raises(KeyError, match=r"Did you mean 'drums'.*`.rest` is the rest"):
-        result["drum"]
     with pytest.raises(TypeError):
         result.presence["drums"] = 1.0  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", [KeyError, UnisepError])
+def test_a_name_that_no_result_has_is_a_key_error_and_one_of_unisep(kind: type[Exception]) -> None:
+    result = Separation(PARTS, plan=Plan({"drums": Choice("b", None, "", "MIT", "none")}))
+    with pytest.raises(kind, match=r"^No target named 'drum'. Did you mean 'drums'\?.*`.rest` is the rest\.$"):
+        result["drum"]
+    with pytest.raises(kind, match=r"^The plan has no result named 'drum'. Did you mean 'drums'\? Known: drums\.$"):
+        result.plan["drum"]
+    assert result.get("drum") is result.plan.get("drum") is None
+    assert "drum" not in result.plan and "drums" in result.plan
 
 
 def test_a_mapping_of_names_to_audio_is_all_it_needs(tmp_path: Path) -> None:

@@ -5,14 +5,16 @@ import random
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import unisep
 from unisep import (
     Audio,
     Backend,
@@ -23,6 +25,7 @@ from unisep import (
     Progress,
     Query,
     Separator,
+    Statistics,
     files,
     hookimpl,
     plugins,
@@ -182,12 +185,13 @@ def test_every_kind_of_audio_gives_the_same(tmp_path: Path) -> None:
     separator = toy_separator()
     expected = separator.separate(SONG, "bass")
     data = path.read_bytes()
-    sources = [path, str(path), data, io.BytesIO(data), SONG.samples, torch.from_numpy(SONG.samples)]
+    pipe = SimpleNamespace(read=io.BytesIO(data).read)  # cannot be searched
+    sources = [path, str(path), data, io.BytesIO(data), pipe, SONG.samples, torch.from_numpy(SONG.samples)]
     for source in [*sources, SONG.samples.astype(np.float64)]:
-        result = separator.separate(source, "bass")
+        result = separator.separate(source, "bass", sample_rate_hz=44_100)
         assert np.array_equal(result.target.samples, expected.target.samples)
         assert result.target.sample_rate_hz == 44_100
-    mono = separator.separate(SONG.samples[0], "bass")
+    mono = separator.separate(SONG.samples[0], "bass", sample_rate_hz=44_100)
     assert mono.target.n_channels == 1
 
 
@@ -200,7 +204,36 @@ def test_a_bare_array_has_the_rate_that_is_said() -> None:
     example = tone(1_102.5, 0.5, channels=1).samples
     heard = toy_separator().embed(example, sample_rate_hz=4_000)
     assert heard.vector.argmax() == 0
-    assert toy_separator().embed(example).vector.argmax() == 2
+    assert toy_separator().embed(example, sample_rate_hz=44_100).vector.argmax() == 2
+
+
+def test_a_bare_array_without_a_rate_is_refused() -> None:
+    separator, array = toy_separator(), SONG.samples
+    calls: list[Callable[[], object]] = [
+        lambda: separator.separate(array, "bass"),
+        lambda: separator.separate(torch.from_numpy(array)),
+        lambda: separator.separate(SONG, array),
+        lambda: separator.separate(SONG, {"text": "bass", "exclude": array}),
+        lambda: separator.embed(array),
+        lambda: unisep.explain(array),
+    ]
+    for call in calls:
+        with pytest.raises(AudioError, match=r"sample_rate_hz=44100, or Audio\(array, 44100\)"):
+            call()
+    assert unisep.explain(array, sample_rate_hz=8_000).answers[0].name == "example-1"
+    assert Statistics.of(array) == Statistics.of(SONG)  # the same at any rate
+
+
+def test_a_rate_that_is_not_that_of_the_recording_is_refused(tmp_path: Path) -> None:
+    path = files.write(tmp_path / "song.wav", SONG)
+    for source in (path, path.read_bytes(), SONG):
+        with pytest.raises(AudioError, match=r"sample_rate_hz=48000, but this recording has 44100 Hz\. Leave it out"):
+            toy_separator().separate(source, "bass", sample_rate_hz=48_000)
+    # where the recording is an array, examples may have rates of their own
+    found = toy_separator().separate(
+        SONG.samples, files.write(tmp_path / "a.wav", tone(80, 0.2)), sample_rate_hz=48_000
+    )
+    assert found.target.sample_rate_hz == 48_000
 
 
 def test_the_files_name_and_format_are_kept(tmp_path: Path) -> None:
@@ -256,20 +289,27 @@ def test_bad_queries_are_refused() -> None:
 @pytest.mark.parametrize("query", [np.zeros((2, 4000)), {"text": "low", "exclude": np.zeros((1, 4000))}])
 def test_a_silent_example_is_refused(query: object) -> None:
     with pytest.raises(QueryError, match="silent"):
-        toy_separator().separate(SONG, query)
+        toy_separator().separate(SONG, query, sample_rate_hz=44_100)
 
 
 def test_short_clips_and_recordings_work() -> None:
     separator = toy_separator()
-    assert separator.separate(np.zeros((2, 1)), "bass").target.n_samples == 1
-    assert separator.separate(SONG, np.array([0.5])).target.n_samples == SONG.n_samples
+    assert separator.separate(np.zeros((2, 1)), "bass", sample_rate_hz=8_000).target.n_samples == 1
+    assert separator.separate(SONG, np.array([0.5]), sample_rate_hz=44_100).target.n_samples == SONG.n_samples
 
 
-def test_a_text_that_is_a_file_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_is_a_file_is_warned_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("bass").write_text("")
-    with pytest.warns(UserWarning, match="taken as text"):
-        toy_separator().separate(SONG, "bass")
+    separator = toy_separator()
+    for call in (separator.separate, separator.separate):
+        call(SONG, "bass")
+    separator.embed("bass")
+    assert ["taken as text" in message for message in caplog.messages] == [True]
+    toy_separator().embed("bass")
+    assert len(caplog.messages) == 2, "another Separator says it again"
 
 
 # options
@@ -361,8 +401,8 @@ def test_global_state_and_inputs_are_left_alone() -> None:
     tensor = torch.from_numpy(samples).clone().requires_grad_()
     state = (random.getstate(), torch.get_rng_state().tolist(), np.random.get_state()[1].tolist())
     settings = (torch.get_num_threads(), torch.is_grad_enabled(), list(warnings.filters), torch.get_default_dtype())
-    toy_separator(shifts=2).separate(samples, ["bass", samples[:, :500]])
-    toy_separator().separate(tensor, "bass")
+    toy_separator(shifts=2).separate(samples, ["bass", samples[:, :500]], sample_rate_hz=44_100)
+    toy_separator().separate(tensor, "bass", sample_rate_hz=44_100)
     assert np.array_equal(samples, SONG.samples)
     assert state == (random.getstate(), torch.get_rng_state().tolist(), np.random.get_state()[1].tolist())
     assert settings == (
@@ -513,20 +553,19 @@ def test_own_weights_are_opened_at_once_and_state_the_stems(tmp_path: Path) -> N
 @pytest.mark.usefixtures("only_toys")
 @pytest.mark.parametrize("offline", [True, False])
 def test_without_weights_the_query_model_gives_the_stems_and_says_so(
-    card: str, offline: bool, monkeypatch: pytest.MonkeyPatch
+    card: str, offline: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fetched: list[object] = []
     ensure = WeightsStore.ensure
     monkeypatch.setattr(WeightsStore, "ensure", lambda *given: (fetched.append(given), ensure(*given))[1])
     with registered_backend(lambda **_: FourStems(), card, "htdemucs"):
         separator = Separator(offline=offline)
-        with pytest.warns(UserWarning, match="unisep models pull htdemucs") as caught:
-            stems = separator.separate(SONG)
-        n_warnings, tried = len(caught), len(fetched)
-        with pytest.warns(UserWarning, match="not here"):
-            separator.separate(SONG)
-    assert n_warnings == 1
-    assert caught[0].filename == __file__
+        stems = separator.separate(SONG)
+        tried = len(fetched)
+        separator.separate(SONG)
+    (record,) = caplog.records
+    assert "unisep models pull htdemucs" in record.getMessage() and "not here" in record.getMessage()
+    assert (record.levelname, record.name.split(".")[0]) == ("WARNING", "unisep")
     assert (tried, len(fetched)) == ((0, 0) if offline else (1, 1))  # what failed is not tried again
     assert list(stems) == ["drums", "bass", "other", "vocals"]
     assert not stems.rest.samples.any()
@@ -548,16 +587,20 @@ def test_who_names_the_backend_gets_an_error_instead(card: str, offline: bool) -
 
 
 @pytest.mark.usefixtures("only_toys")
-def test_routing_a_query_never_downloads(card: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_routing_a_query_never_downloads(
+    card: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def no_download(*_: object) -> None:
         raise AssertionError("a query was about to download")
 
     monkeypatch.setattr("unisep.weights.store.WeightsStore.ensure", no_download)
-    with (
-        registered_backend(lambda **_: FourStems(), card, "htdemucs"),
-        pytest.warns(UserWarning, match="'htdemucs' is stronger"),
-    ):
-        result = Separator(offline=False).separate(SONG, "drums")
+    with registered_backend(lambda **_: FourStems(), card, "htdemucs"):
+        separator = Separator(offline=False)
+        result, _ = (
+            separator.separate(SONG, "drums"),
+            separator.separate(SONG, "drums"),
+        )  # a Python warning would raise here
+    assert ["'htdemucs' is stronger" in message for message in caplog.messages] == [True]
     assert result.plan["drums"].backend == "toy"
 
 

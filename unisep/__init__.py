@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unisep.audio import Audio
+    from unisep.audio import Audio, AudioLike
     from unisep.engine.recording import Statistics
     from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
     from unisep.ensemble.definition import Ensemble, EnsembleMember
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         hookimpl,
     )
     from unisep.progress import Progress
-    from unisep.query.query import Embedding, Query
+    from unisep.query.query import Embedding, Query, QueryDict, QueryLike
     from unisep.routing.types import Plan
     from unisep.separation import SeparatedFiles, Separation
     from unisep.separator import Separator
@@ -36,37 +36,28 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "audio": ("Audio",),
-    "plugins.backend": ("Backend", "BackendInfo", "Output"),
-    "plugins.specs": (
-        "BackendSpec",
-        "CommandSpec",
-        "Direction",
-        "EncoderSpec",
-        "hookimpl",
-        "Question",
-        "ResultSpec",
-        "RouteSpec",
-    ),
-    "query.query": ("Embedding", "Query"),
-    "ensemble.definition": ("Ensemble", "EnsembleMember"),
-    "ensemble.backend": ("EnsembleBackend", "EnsemblePart"),
-    "session.explain": ("explain",),
-    "routing.types": ("Plan",),
-    "progress": ("Progress",),
-    "plugins.encoder": ("QueryEncoder",),
-    "separation": ("SeparatedFiles", "Separation"),
-    "separator": ("Separator",),
-    "engine.recording": ("Statistics",),
-    "session.stream": ("Stream",),
+    "audio": "Audio AudioLike",
+    "plugins.backend": "Backend BackendInfo Output",
+    "plugins.specs": "BackendSpec CommandSpec Direction EncoderSpec hookimpl Question ResultSpec RouteSpec",
+    "query.query": "Embedding Query QueryDict QueryLike",
+    "ensemble.definition": "Ensemble EnsembleMember",
+    "ensemble.backend": "EnsembleBackend EnsemblePart",
+    "session.explain": "explain",
+    "routing.types": "Plan",
+    "progress": "Progress",
+    "plugins.encoder": "QueryEncoder",
+    "separation": "SeparatedFiles Separation",
+    "separator": "Separator",
+    "engine.recording": "Statistics",
+    "session.stream": "Stream",
 }
-_HOME = {name: f"unisep.{module}" for module, names in _MODULES.items() for name in names}
+_HOME = {name: f"unisep.{module}" for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [
-    "Audio", "Backend", "BackendInfo", "BackendSpec", "CommandSpec", "Direction", "Embedding", "EncoderSpec",
-    "Ensemble", "EnsembleBackend", "EnsembleMember", "EnsemblePart", "Output", "Plan", "Progress", "Query",
-    "QueryEncoder", "Question", "ResultSpec", "RouteSpec", "SeparatedFiles", "Separation", "Separator",
-    "Statistics", "Stream", "explain", "hookimpl",
+    "Audio", "AudioLike", "Backend", "BackendInfo", "BackendSpec", "CommandSpec", "Direction", "Embedding",
+    "EncoderSpec", "Ensemble", "EnsembleBackend", "EnsembleMember", "EnsemblePart", "Output", "Plan", "Progress",
+    "Query", "QueryDict", "QueryEncoder", "QueryLike", "Question", "ResultSpec", "RouteSpec", "SeparatedFiles",
+    "Separation", "Separator", "Statistics", "Stream", "explain", "hookimpl",
 ]  # fmt: skip
 
 

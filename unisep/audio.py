@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,18 @@ MAX_SAMPLE_RATE_HZ = 768_000
 ENDLESS = 2**62  # where a recording ends, as long as nobody knows
 
 Samples = NDArray[np.float32]
+
+
+class _Tensor(Protocol):
+    """A torch tensor, on any device."""
+
+    def detach(self) -> Any: ...
+    def cpu(self) -> Any: ...
+
+
+Array = NDArray[Any] | _Tensor
+Nested = Sequence[float | Sequence[float] | NDArray[Any]] | np.floating[Any]  # NumPy's name for what np.sum gives
+SamplesLike = Array | Nested
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -40,7 +55,7 @@ class Audio:
     samples: NDArray[np.float32]
     sample_rate_hz: int
 
-    def __init__(self, samples: Any, sample_rate_hz: Any) -> None:
+    def __init__(self, samples: SamplesLike, sample_rate_hz: float) -> None:
         object.__setattr__(self, "samples", as_samples(samples))
         object.__setattr__(self, "sample_rate_hz", checked_rate(sample_rate_hz))
 
@@ -62,8 +77,34 @@ class Audio:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.samples, dtype=dtype) if copy else np.asarray(self.samples, dtype=dtype)
 
+    def save(
+        self,
+        path: str | Path,
+        *,
+        format: str | None = None,
+        subtype: str | None = None,
+        bitrate_kbps: int | None = None,
+    ) -> Path:
+        """Write one file, whole or not at all, and return its path; folders are made as needed.
+
+        The format is that of the suffix unless given, the rest as in `Separation.save`. Where an integer format would
+        clip, the audio is scaled to fit, and the log says so. Raises AudioFileError as `Separation.save` does.
+        """
+        from unisep.files.writing import write
+
+        return write(path, self, format=format, subtype=subtype, bitrate_kbps=bitrate_kbps)
+
     def __repr__(self) -> str:
-        return f"Audio({self.n_channels} channels, {self.seconds:.3f} s, {self.sample_rate_hz} Hz)"
+        return f"Audio({'mono' if self.n_channels == 1 else 'stereo'}, {self.seconds:.3f} s, {self.sample_rate_hz} Hz)"
+
+    def _repr_html_(self) -> str:
+        from unisep.notebook import player
+
+        return f"{self!r}<br>{player(self.samples, self.sample_rate_hz)}"
+
+
+Clip = os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Array | Audio
+AudioLike = str | Clip | Nested  # what a recording may be given as
 
 
 def as_samples(values: Any) -> NDArray[np.float32]:

@@ -74,6 +74,12 @@ class EnsembleError(OptionError):
     """An ensemble that cannot be read, or whose members are missing or do not fit together."""
 
 
+class TargetError(UnisepError, KeyError):
+    """A result that was asked for by a name that none has; a KeyError too, as mappings raise."""
+
+    __str__ = Exception.__str__  # that of KeyError would put the sentence in quotes
+
+
 class Cancelled(UnisepError):
     """The caller cancelled the work; no half-written file is left behind."""
 

@@ -13,7 +13,7 @@ from unisep import files
 from unisep.audio import Audio, Samples
 from unisep.engine.recording import Layout
 from unisep.engine.timeline import Presence
-from unisep.errors import AudioError, OptionError, suggest
+from unisep.errors import AudioError, OptionError, TargetError, suggest
 from unisep.files.formats import AudioFileInfo, Encoding, find_format
 from unisep.files.paths import check_recordings_stay
 from unisep.files.tags import read_tags
@@ -49,7 +49,7 @@ class Targets(Mapping[str, TargetT]):
 
     def __getitem__(self, name: str) -> TargetT:
         if name not in self._targets:
-            raise KeyError(f"No target named {name!r}. {suggest(str(name), self._targets)} `.rest` is the rest.")
+            raise TargetError(f"No target named {name!r}. {suggest(name, self._targets)} `.rest` is the rest.")
         return self._targets[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -57,9 +57,6 @@ class Targets(Mapping[str, TargetT]):
 
     def __len__(self) -> int:
         return len(self._targets)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._targets
 
     @property
     def target(self) -> TargetT:
@@ -99,7 +96,23 @@ class Separation(Targets[Audio]):
         self.source_path = source_path
 
     def __repr__(self) -> str:
-        return f"Separation({', '.join(self)}; {self.target})"
+        presence = {name: "" if value is None else f" (presence {value:.2f})" for name, value in self.presence.items()}
+        return f"Separation({', '.join(f'{name!r}{presence[name]}' for name in self)}: {self.target})"
+
+    def _repr_html_(self) -> str:
+        from unisep.notebook import table
+
+        rows = []
+        for name, audio in self._parts().items():
+            choice, presence = self.plan.get(name), self.presence.get(name)
+            encoder = f" with {choice.encoder}" if choice and choice.encoder else ""
+            answer = f"{choice.backend}{encoder}. {choice.reason}" if choice else ""
+            rows.append((name, "" if presence is None else f"{presence:.2f}", answer, audio.samples))
+        return table(self.source_name, self.target.sample_rate_hz, rows)
+
+    def _parts(self) -> dict[str, Audio]:
+        """Return the targets, and the rest where there is one."""
+        return dict(self) if self._rest is None else {**self, "rest": self._rest}
 
     @property
     def rest(self) -> Audio:
@@ -134,7 +147,7 @@ class Separation(Targets[Audio]):
         """
         known = find_format(Path(), files.default_format(self.source_info) if format is None else format)
         subtype = files.default_subtype(known.name, self.source_info) if subtype is None else subtype
-        audio = dict(self) if self._rest is None else {**self, "rest": self._rest}
+        audio = self._parts()
         place = Path(folder) / files.safe_name(self.source_name)
         names = zip(audio, files.safe_names(audio), strict=True)
         paths = {name: place / f"{file}.{known.name}" for name, file in names}

@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, final
+from typing import final
 
 from unisep import files
-from unisep.audio import Audio, checked_rate
+from unisep.audio import Audio, AudioLike, SamplesLike, checked_rate
 from unisep.engine.chunking import OVERLAP_FRACTION
 from unisep.engine.cpu import in_one_thread
 from unisep.engine.device import Options, Precision, find_device
@@ -26,7 +26,7 @@ from unisep.plugins.registry import given
 from unisep.progress import CancelFlag, OnProgress, ProgressReporter
 from unisep.query.encode import encode_queries
 from unisep.query.parsed import parse_queries
-from unisep.query.query import Embedding
+from unisep.query.query import Embedding, OneQuery, QueryLike
 from unisep.routing.types import Request
 from unisep.separation import SeparatedFiles, Separation
 from unisep.session.compose import REST, compose_whole, write_results
@@ -56,7 +56,7 @@ class Separator:
         shifts: int = 0,
         threads: int | None = None,
         offline: bool | None = None,
-        plugins: Any = (),
+        plugins: object = (),
     ) -> None:
         """Check the options. Models are loaded on first use; weights of your own at once.
 
@@ -99,12 +99,18 @@ class Separator:
         if query_weights is not None:
             self._preparer.use_weights(existing(query_weights, "query_weights"), answers_queries=True)
 
+    def __repr__(self) -> str:
+        request = self._preparer.request
+        names = {"backend": request.backend, "query_backend": request.query_backend, "encoder": request.encoder}
+        chosen = "".join(f"{key}={value!r}, " for key, value in names.items() if value is not None)
+        return f"Separator({chosen}device='{self._options.device}')"
+
     def separate(
         self,
-        audio: Any,
-        query: Any = None,
+        audio: AudioLike,
+        query: QueryLike | None = None,
         *,
-        sample_rate_hz: int | None = None,
+        sample_rate_hz: float | None = None,
         stems: str | Sequence[str] | None = None,
         route: str = "auto",
         on_progress: OnProgress | None = None,
@@ -118,7 +124,7 @@ class Separator:
             audio: path, bytes, file object, `Audio`, or array `[channels, samples]` or `[samples]`.
             query: None for the fixed stems; a text, an example (Path, `Audio`, array), an `Embedding`, a `Query`, a dict
                 of its fields, or a list of any of these.
-            sample_rate_hz: of bare arrays; without it they are taken at the backend's own rate.
+            sample_rate_hz: of bare arrays, which are refused without it; files and `Audio` state their own.
             stems: which of the fixed stems, all without.
             route: "auto" sends a query that plainly names a stem to a backend with that stem, if its weights are here;
                 "fixed" and "conditioned" insist on one kind.
@@ -132,9 +138,10 @@ class Separator:
         """
         reporter = ProgressReporter(on_progress)
         opened = open_audio(audio, sample_rate_hz)
+        opened.check_rate(sample_rate_hz)
         request = self._preparer.requested(query, sample_rate_hz, stems, route)
         prepared = self._preparer.prepare(request, reporter)
-        recording = InMemory(opened.at(prepared.sample_rate_hz))
+        recording = InMemory(opened.audio)
         engine = self._preparer.engine(prepared, recording, reporter, cancel)
         results = compose_whole(recording, engine, prepared.route)
         reporter.stage("done")
@@ -154,7 +161,7 @@ class Separator:
         self,
         path: str | Path,
         folder: str | Path,
-        query: Any = None,
+        query: QueryLike | None = None,
         *,
         stems: str | Sequence[str] | None = None,
         route: str = "auto",
@@ -204,10 +211,10 @@ class Separator:
 
     def stream(
         self,
-        blocks: Iterable[Any],
-        query: Any = None,
+        blocks: Iterable[SamplesLike | Audio],
+        query: QueryLike | None = None,
         *,
-        sample_rate_hz: int,
+        sample_rate_hz: float,
         statistics: Statistics | None = None,
         stems: str | Sequence[str] | None = None,
         route: str = "auto",
@@ -232,9 +239,9 @@ class Separator:
 
     def provenance(
         self,
-        query: Any = None,
+        query: QueryLike | None = None,
         *,
-        sample_rate_hz: int | None = None,
+        sample_rate_hz: float | None = None,
         stems: str | Sequence[str] | None = None,
         route: str = "auto",
     ) -> dict[str, str]:
@@ -246,7 +253,7 @@ class Separator:
         request = self._preparer.requested(query, sample_rate_hz, stems, route)
         return self._pool.provenance(self._preparer.route(request))
 
-    def embed(self, query: Any, *, sample_rate_hz: int | None = None) -> Embedding:
+    def embed(self, query: OneQuery, *, sample_rate_hz: float | None = None) -> Embedding:
         """Return the query as one portable vector, in the space that `query_backend` and `encoder` share.
 
         Args:
@@ -256,7 +263,7 @@ class Separator:
         Raises:
             QueryError: several queries, one that excludes something, or one about a mixture.
         """
-        parsed_queries = parse_queries(query, sample_rate_hz)
+        parsed_queries = parse_queries(query, sample_rate_hz, self._preparer.say)
         parsed = parsed_queries[0]
         about_mixture = parsed.query.example_range is not None and parsed.clip is None
         if len(parsed_queries) != 1 or parsed.query.exclude or parsed.time_range or about_mixture:
@@ -268,8 +275,7 @@ class Separator:
         task = self._preparer.route(request).tasks[0]
         entry, worded = task.targets[0].encoder, task.targets[0].parsed or parsed
         encoder = None if entry is None else self._pool.encoder_for(entry, task.space, ProgressReporter())
-        encode = partial(encode_queries, [worded], [encoder], refuse_excerpt, sample_rate_hz or 44_100)
-        conditions = in_one_thread(encode)
+        conditions = in_one_thread(partial(encode_queries, [worded], [encoder], refuse_excerpt))
         provenance = {"query": parsed.name, "encoder": entry.name if entry else "none"}
         if entry is not None and entry.spec.space != task.space:
             provenance["mapped_from"] = entry.spec.space

@@ -170,12 +170,14 @@ def test_warnings_and_log_lines_are_plain_lines_on_stderr(capsys):
     with console.Console():
         for _ in range(2):  # as for each file of a batch
             warnings.warn("a weaker model answers", stacklevel=1)
+            logging.getLogger("unisep.session.prepare").warning("a weaker %s answers", "model")
         warnings.showwarning("not for users", DeprecationWarning, "file.py", 1)
         logging.getLogger("unisep.weights.store").info("Fetching %s", "x")
+        logging.getLogger("unisep.weights.store").warning("x is damaged")
         print("data")
     out, err = capsys.readouterr()
     assert out == "data\n"
-    assert err == "unisep: warning: a weaker model answers\nunisep: Fetching x\n"
+    assert err == "unisep: warning: a weaker model answers\nunisep: Fetching x\nunisep: warning: x is damaged\n"
     assert warnings.filters == filters and warnings.showwarning is show
     assert logging.getLogger("unisep").handlers == []
 

@@ -461,9 +461,9 @@ def test_integer_files_share_one_gain(tmp_path: Path, subtype: str) -> None:
         np.testing.assert_allclose(files.read(path).samples, audio.samples * report.gain, atol=2**-15)
 
 
-def test_a_single_file_that_is_scaled_says_so(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"scaled by 0\.5000"):
-        files.write(tmp_path / "a.flac", Audio([[2.0]], 44_100))
+def test_a_single_file_that_is_scaled_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files.write(tmp_path / "a.flac", Audio([[2.0]], 44_100))
+    assert "scaled by 0.5000" in caplog.text
 
 
 def test_full_scale_is_not_scaled(tmp_path: Path) -> None:

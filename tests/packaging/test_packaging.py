@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -66,6 +67,30 @@ def test_every_distribution_is_expected_in_one_version(tmp_path):
     (tmp_path / "other-1.0.tar.gz").write_bytes(b"")
     problems = CHECK["check_folder"](tmp_path, projects)
     assert len(problems) == 2 * len(projects) + 1 and "other-1.0.tar.gz is not of this checkout" in problems
+
+
+def test_an_editable_install_is_a_plain_path(tmp_path):
+    """What mypy, pyright and editors follow; they do not run the import hooks that setuptools writes otherwise."""
+    project = next(project for project in CHECK["projects"]() if project.name == "unisep-align")
+    shutil.copytree(project.folder / project.package, tmp_path / project.package)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(project.folder / name, tmp_path)
+    build = "import sys; from setuptools import build_meta; build_meta.build_editable(sys.argv[1])"
+    subprocess.run((sys.executable, "-c", build, "dist"), cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("dist/*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name: archive.read(name).decode() for name in archive.namelist() if "dist-info" not in name}
+    assert [Path(content.strip()) for content in files.values()] == [tmp_path]
+    assert all(name.endswith(".pth") for name in files)
+
+
+def test_every_distribution_and_every_template_is_editable_so():
+    patterns = ("pyproject.toml", "*/*/pyproject.toml", "unisep/cli/templates/*/pyproject.toml.txt")
+    definitions = [path for pattern in patterns for path in CHECK["ROOT"].glob(pattern)]
+    assert len(definitions) >= len(CHECK["projects"]()) + 3
+    for definition in definitions:
+        values = tomllib.loads(definition.read_text(encoding="utf-8").replace("$", ""))
+        assert values["tool"]["setuptools"]["package-dir"] == {"": "."}, definition
 
 
 def test_every_distribution_carries_the_licence():

@@ -90,7 +90,7 @@ def test_presence_is_that_of_the_range_whatever_else_is_asked(rate_hz: int) -> N
     assert max(each.stop_seconds for each in together.presence_over_time["hat"]) == pytest.approx(10, abs=1.1)
 
 
-def test_rules_know_the_stems_of_the_callers_own_weights(tmp_path: Path) -> None:
+def test_rules_know_the_stems_of_the_callers_own_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     weights = tmp_path / "own.bin"
     weights.write_bytes(b"any")
     module = SimpleNamespace(
@@ -100,8 +100,8 @@ def test_rules_know_the_stems_of_the_callers_own_weights(tmp_path: Path) -> None
     with plugins.registered(module, "own"), toy_plugin():
         separator = Separator("own", weights=weights, query_backend="toy", encoder="toy")
         assert separator.separate(noise(0.3), "kick").plan["kick"].backend == "own"
-        with pytest.warns(UserWarning, match="own' has no stem 'zap' ready"):
-            assert separator.separate(noise(0.3), "zap").plan["zap"].backend == "toy"
+        assert separator.separate(noise(0.3), "zap").plan["zap"].backend == "toy"
+        assert "own' has no stem 'zap' ready" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["rest", "Rest", "mixture"])

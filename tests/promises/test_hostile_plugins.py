@@ -89,7 +89,7 @@ def test_an_encoder_that_exits_or_cannot_be_hashed_is_no_matter() -> None:
         pass
 
     parsed_queries = parse_queries(["a", "b"])
-    assert encode_queries(parsed_queries, [Equal(), Equal()], lambda _: song, 8_000).queries.shape[0] == 2
+    assert encode_queries(parsed_queries, [Equal(), Equal()], lambda _: song).queries.shape[0] == 2
 
 
 def step_of(module: Any, function: Any) -> Separator:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,25 @@ def test_what_a_hook_module_needs_loads_nothing_heavy() -> None:
 
 def test_routing_needs_no_torch() -> None:
     assert "torch" not in loaded_by("import unisep.routing.router")
+
+
+def test_python_may_turn_warnings_into_errors(tmp_path: Path) -> None:
+    """What a Separator has to say goes to the log, which is standard error where nobody set one up; each message once."""
+    script = (
+        "from unisep import Separator\n"
+        "from unisep.testing import noise\n"
+        "separator = Separator(offline=True)\n"
+        "for _ in range(2): separator.separate(noise(0.3), query='drums'), separator.separate(noise(0.3))\n"
+    )
+    environment = {**os.environ, "UNISEP_HOME": str(tmp_path), "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    told = done.stderr.splitlines()
+    assert [line.split(";")[0].split(",")[0] for line in told] == [
+        "'htdemucs-film' answers drums",
+        "The stems come from 'htdemucs-film'",
+    ]
 
 
 def test_every_public_name_is_there_and_listed() -> None:

@@ -70,6 +70,12 @@ class Console:
         self._end_line()
         print(text, file=sys.stderr, flush=True)
 
+    def warn(self, text: str) -> None:
+        """Say a warning on stderr, each once for a whole batch."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self.say(f"unisep: warning: {text}")
+
     def error(self, error: Exception, about: str = "") -> None:
         """Say what went wrong, without a traceback."""
         self.say(f"unisep: error: {about}{describe(error)}")
@@ -101,9 +107,8 @@ class Console:
             self._line_open = False
 
     def _show_warning(self, message: Warning | str, category: type[Warning], *_place: Any, **_more: Any) -> None:
-        if issubclass(category, UserWarning) and str(message) not in self._warned:
-            self._warned.add(str(message))  # once for a whole batch
-            self.say(f"unisep: warning: {message}")
+        if issubclass(category, UserWarning):
+            self.warn(str(message))
 
 
 class _Handler(logging.Handler):
@@ -112,7 +117,10 @@ class _Handler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.note(f"unisep: {record.getMessage()}")
+        if record.levelno >= logging.WARNING:
+            self._console.warn(record.getMessage())
+        else:
+            self._console.note(f"unisep: {record.getMessage()}")
 
 
 class BatchProgress:

@@ -26,7 +26,8 @@ def explain(arguments: Namespace, console: Console) -> int:
         song, seconds = str(arguments.input), files.probe(arguments.input).seconds
     names = ("backend", "query_backend", "encoder", "stems", "route", "offline")
     options = {name: getattr(arguments, name) for name in names}
-    explanation = explanation_of(questions(arguments), **options)
+    query: Any = questions(arguments)
+    explanation = explanation_of(query, **options)
     console.data({"input": song, "seconds": seconds, **explanation.to_json()})
     console.lines(_lines(explanation, seconds, verbose=arguments.verbose))
     return 0

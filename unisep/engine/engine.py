@@ -34,13 +34,13 @@ MAX_SHIFT_SECONDS = 0.5
 class LoadedTask:
     """A task whose backend is loaded and whose queries are encoded; without `conditions` it is for fixed sources.
 
-    `on_cpu` loads the same backend on the CPU, should the device's memory run out.
+    `on_cpu` says why, and loads the same backend on the CPU, should the device's memory run out.
     """
 
     task: BackendTask
     backend: Backend
     conditions: Conditions | None = None
-    on_cpu: Callable[[], Backend] | None = None
+    on_cpu: Callable[[str], Backend] | None = None
 
     def plan(self, span: Span, source_rate_hz: int, options: Options) -> SegmentPlan:
         """Return how the backend goes through `span` of a recording. Raises OptionError as `segment_samples` does."""

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
 from unisep import files
-from unisep.audio import Audio, Samples, span_samples
+from unisep.audio import Audio, AudioLike, Samples, span_samples
 from unisep.errors import AudioError
 from unisep.files.reading import open_audio
 from unisep.progress import CancelFlag, stop_if
@@ -47,8 +47,8 @@ class Statistics:
             raise AudioError(f"{self} cannot be: give finite numbers, and a deviation of 0 or more.")
 
     @classmethod
-    def of(cls, audio: Any, sample_rate_hz: int | None = None) -> Statistics:
-        """Return the statistics of any audio that `Separator.separate` takes; a file is read in blocks.
+    def of(cls, audio: AudioLike, sample_rate_hz: float | None = None) -> Statistics:
+        """Return the statistics, the same at any rate, of audio as `Separator.separate` takes it; a file is read in blocks.
 
         >>> Statistics.of(np.array([0.5, -0.5, 0.5, -0.5])).mean
         0.0
@@ -56,7 +56,7 @@ class Statistics:
         if isinstance(audio, str | Path):
             with files.opened(audio) as opened:
                 return OnDisk(opened).statistics
-        return InMemory(open_audio(audio, sample_rate_hz).at(44_100)).statistics
+        return InMemory(open_audio(audio, sample_rate_hz or 44_100).audio).statistics
 
 
 class Recording(ABC):

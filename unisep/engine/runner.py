@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -78,8 +77,8 @@ class BackendRunner:
     """Runs one backend on the segments of a recording; on the CPU, several at a time.
 
     A batch for which the memory of the device is too small is halved until it fits, and later ones too. If one segment
-    alone is too much, or the device lacks an operator, the rest is computed on the CPU, with a warning, by the backend
-    that `on_cpu` loads. Without `conditions` it is asked for fixed sources; `outputs` are those to keep, in order.
+    alone is too much, or the device lacks an operator, the rest is computed on the CPU by the backend that
+    `on_cpu`, given the reason, loads. Without `conditions` it is asked for fixed sources; `outputs` are those to keep, in order.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class BackendRunner:
         *,
         device: torch.device = _CPU,
         scale: Scale = no_scale,
-        on_cpu: Callable[[], Backend] | None = None,
+        on_cpu: Callable[[str], Backend] | None = None,
     ) -> None:
         self._backend, self._name, self._scale, self._on_cpu = backend, name, scale, on_cpu
         self._conditions = None if conditions is None else conditions.to(device)
@@ -162,8 +161,8 @@ class BackendRunner:
 
     def _go_to_cpu(self, what: str, advice: str = "") -> None:
         assert self._on_cpu is not None
-        warnings.warn(f"{what} goes on on the CPU, which is slower. {advice}".strip(), stacklevel=2)
-        self._backend, self._on_cpu, self._backend_device = self._on_cpu(), None, _CPU
+        reason = f"{what} goes on on the CPU, which is slower. {advice}".strip()
+        self._backend, self._on_cpu, self._backend_device = self._on_cpu(reason), None, _CPU
         self._conditions = None if self._conditions is None else self._conditions.to(_CPU)
 
     def _kept(self, output: Output, batch: Tensor, segments: Sequence[Span]) -> SegmentOutput:

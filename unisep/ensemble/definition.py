@@ -109,6 +109,9 @@ class Ensemble(_Strict):
     summary: str = ""
     folder: Path = Path()
 
+    def __init__(self, *, members: Sequence[EnsembleMember | Mapping[str, Any]] = (), **fields: Any) -> None:
+        super().__init__(members=members, **fields)
+
     @model_validator(mode="after")
     def _consistent(self) -> Ensemble:
         if len(set(self.sources)) < len(self.sources):

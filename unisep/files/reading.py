@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -252,36 +252,34 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-@runtime_checkable
-class _FileObject(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
-    def seek(self, offset: int, whence: int = 0, /) -> int: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """Checked audio, or samples `[channels, samples]` of a bare array without a rate, and what is known of its file.
+    """Checked audio, and what is known of its file.
 
     `name` is that of the file without its suffix; `info` is None for audio that came as an array or a file object.
     """
 
-    content: Audio | Samples
+    audio: Audio
     name: str = "audio"
     info: AudioFileInfo | None = None
     path: Path | None = None
 
-    def at(self, default_rate_hz: int) -> Audio:
-        """Return the audio; a bare array is taken to have `default_rate_hz`."""
-        return self.content if isinstance(self.content, Audio) else Audio(self.content, default_rate_hz)
+    def check_rate(self, sample_rate_hz: float | None) -> None:
+        """Raise AudioError for another rate than that which the audio states itself."""
+        if sample_rate_hz not in (None, self.audio.sample_rate_hz):
+            raise AudioError(
+                f"sample_rate_hz={sample_rate_hz}, but this recording has {self.audio.sample_rate_hz} Hz. Leave it out: it "
+                f"is for arrays. An example that is an array of another rate goes in as Audio(array, {sample_rate_hz})."
+            )
 
 
-def open_audio(source: Any, sample_rate_hz: int | None = None) -> Opened:
+def open_audio(source: Any, sample_rate_hz: float | None = None) -> Opened:
     """Read and check the audio that `source` holds. Raises AudioError and AudioFileError as `Audio` and `read` do.
 
     Args:
         source: A path (str or Path), bytes, a binary file object, `Audio`, or an array `[channels, samples]` or
             `[samples]` (NumPy, torch or nested sequences).
-        sample_rate_hz: Rate of a bare array; files and `Audio` state their own.
+        sample_rate_hz: Rate of a bare array, which is refused without one; files and `Audio` state their own.
     """
     if sample_rate_hz is not None:
         sample_rate_hz = checked_rate(sample_rate_hz)
@@ -293,7 +291,12 @@ def open_audio(source: Any, sample_rate_hz: int | None = None) -> Opened:
     if isinstance(source, bytes | bytearray | memoryview):
         audio, info = read_with_info(source)
         return Opened(audio, info=info)
-    if isinstance(source, _FileObject):
+    if callable(getattr(source, "read", None)):
         return Opened(read(cast(BinaryIO, source)))
-    samples = as_samples(source)
-    return Opened(samples if sample_rate_hz is None else Audio(samples, sample_rate_hz))
+    if sample_rate_hz is None:
+        as_samples(source)  # what is no audio at all is refused as that
+        raise AudioError(
+            "An array does not say its sample rate. Pass sample_rate_hz=44100, or Audio(array, 44100), with the rate that "
+            "it was recorded at."
+        )
+    return Opened(Audio(source, sample_rate_hz))

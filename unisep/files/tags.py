@@ -6,13 +6,14 @@ mutagen, an extra of its own (`pip install "unisep[tags]"`) under the GPL, reads
 from __future__ import annotations
 
 import base64
-import warnings
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger(__name__)
 MAX_PICTURE_BYTES = 16 * 2**20
 MAX_TEXT_LETTERS = 64 * 1024
 # What describes the music. What describes the file (encoder, loudness, length) is left behind.
@@ -54,7 +55,7 @@ def read_tags(path: Path) -> Tags:
         file = mutagen.File(path)
         return Tags() if file is None or file.tags is None else _clean(_read(file))
     except Exception as error:  # whatever is wrong with the tags, the sound can be had
-        warnings.warn(f"The tags of '{path}' cannot be read ({error}); they are left behind.", stacklevel=2)
+        log.warning("The tags of '%s' cannot be read (%s); they are left behind.", path, error)
         return Tags()
 
 
@@ -65,7 +66,7 @@ def write_tags(path: Path, format: str, tags: Tags) -> None:
     try:
         _write(path, format, tags)
     except Exception as error:  # the sound is complete without them
-        warnings.warn(f"The tags cannot be written to {format} ({error}); they are left out.", stacklevel=2)
+        log.warning("The tags cannot be written to %s (%s); they are left out.", format, error)
 
 
 def _clean(tags: Tags) -> Tags:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from unisep.files.containers import take_out_stamps
 from unisep.files.formats import FORMATS, INTEGER_BITS, MAX_RIFF_BYTES, Encoding, checked_subtype, find_format, lossy
 from unisep.files.tags import Tags, write_tags
 
+log = logging.getLogger(__name__)
 _BLOCK_SAMPLES = 2**16
 _TAIL_SAMPLES = 2**12
 _SPOOL_BYTES = 4
@@ -133,12 +134,12 @@ def write(
 ) -> Path:
     """Write one file, by default in the format of its suffix, and return its path; folders are made as needed.
 
-    Warns when an integer format would clip and the audio is scaled to fit; `write_all` reports the gain.
+    Logs a warning when an integer format would clip and the audio is scaled to fit; `write_all` reports the gain.
     Raises AudioFileError where format, subtype, bitrate or rate do not go together, or the disk is full.
     """
     report = write_all({Path(path): audio}, format=format, subtype=subtype, bitrate_kbps=bitrate_kbps)
     if report.gain != 1.0:
-        warnings.warn(f"{path}: scaled by {report.gain:.4f} so that nothing clips.", stacklevel=2)
+        log.warning("%s: scaled by %.4f so that nothing clips.", path, report.gain)
     return report.paths[0]
 
 

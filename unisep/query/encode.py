@@ -39,10 +39,7 @@ class Conditions:
 
 
 def encode_queries(
-    parsed_queries: Sequence[ParsedQuery],
-    encoders: Sequence[QueryEncoder | None],
-    excerpt: Excerpt,
-    default_rate_hz: int,
+    parsed_queries: Sequence[ParsedQuery], encoders: Sequence[QueryEncoder | None], excerpt: Excerpt
 ) -> Conditions:
     """Encode each query with the encoder in the same place; every text only once.
 
@@ -53,7 +50,6 @@ def encode_queries(
         parsed_queries: what to encode.
         encoders: one for each query; None where a query is all vectors.
         excerpt: gives a part of the mixture, by start and end in seconds, where that is the example.
-        default_rate_hz: of clips that came as bare arrays.
 
     Raises:
         EncoderError: an encoder failed or broke its contract.
@@ -65,8 +61,8 @@ def encode_queries(
     queries, negatives = [], []
     for parsed, encoder in zip(parsed_queries, encoders, strict=True):
         known = words.get(id(encoder), {})
-        queries.append(_query_vector(parsed, encoder, known, excerpt, default_rate_hz))
-        negatives.append(_negative_vector(parsed, encoder, known, default_rate_hz, len(queries[-1])))
+        queries.append(_query_vector(parsed, encoder, known, excerpt))
+        negatives.append(_negative_vector(parsed, encoder, known, len(queries[-1])))
     _check_sizes(parsed_queries, [*queries, *negatives])
     is_excluding = any(bool(negative.any()) for negative in negatives)
     return Conditions(torch.stack(queries), torch.stack(negatives) if is_excluding else None)
@@ -153,17 +149,13 @@ def _encode_clips(parsed: ParsedQuery, encoder: QueryEncoder | None, clips: list
 
 
 def _query_vector(
-    parsed: ParsedQuery,
-    encoder: QueryEncoder | None,
-    words: Mapping[str, Tensor],
-    excerpt: Excerpt,
-    default_rate_hz: int,
+    parsed: ParsedQuery, encoder: QueryEncoder | None, words: Mapping[str, Tensor], excerpt: Excerpt
 ) -> Tensor:
     parts: dict[str, Tensor] = {}
     if parsed.query.texts:
         parts["text"] = torch.stack([words[text] for text in parsed.query.texts]).mean(0)
     if "audio" in parsed.query.parts:
-        parts["audio"] = _encode_clips(parsed, encoder, [parsed.example(excerpt, default_rate_hz)])[0]
+        parts["audio"] = _encode_clips(parsed, encoder, [parsed.example(excerpt)])[0]
     if parsed.query.embedding is not None:
         parts["embedding"] = torch.from_numpy(parsed.query.embedding.vector.copy())
     _check_sizes([parsed], list(parts.values()))
@@ -173,11 +165,11 @@ def _query_vector(
 
 
 def _negative_vector(
-    parsed: ParsedQuery, encoder: QueryEncoder | None, words: Mapping[str, Tensor], default_rate_hz: int, dim: int
+    parsed: ParsedQuery, encoder: QueryEncoder | None, words: Mapping[str, Tensor], dim: int
 ) -> Tensor:
     """Return the mean direction of what is excluded, or zeros `[dim]`."""
     vectors = [words[text] for text in parsed.excluded_texts]
-    vectors += _encode_clips(parsed, encoder, [clip.at(default_rate_hz) for clip in parsed.excluded_clips])
+    vectors += _encode_clips(parsed, encoder, [clip.audio for clip in parsed.excluded_clips])
     vectors += [torch.from_numpy(embedding.vector.copy()) for embedding in parsed.excluded_embeddings]
     if not vectors:
         return torch.zeros(dim)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from unisep.errors import QueryError
 from unisep.files.paths import safe_name
 from unisep.files.reading import Opened, open_audio
 from unisep.plugins.specs import is_reserved
-from unisep.query.query import Embedding, Query, Range
+from unisep.query.query import Embedding, Query, QueryLike, Range
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +55,11 @@ class ParsedQuery:
         """Where in the mixture the target is wanted, in seconds."""
         return self.query.time_range
 
-    def example(self, excerpt: Callable[[Range], Audio], default_rate_hz: int) -> Audio:
+    def example(self, excerpt: Callable[[Range], Audio]) -> Audio:
         """Return the example clip: the query's own audio cut to `example_range`, or that part of the mixture.
 
         Args:
             excerpt: gives a part of the mixture, by start and end in seconds.
-            default_rate_hz: of a clip that came as a bare array.
 
         Raises:
             QueryError: the range starts after the end of the audio it is cut from.
@@ -67,26 +68,29 @@ class ParsedQuery:
         if self.clip is None:
             assert seconds is not None, "an example without a clip is a range of the mixture"
             return excerpt(seconds)
-        clip = self.clip.at(default_rate_hz)
+        clip = self.clip.audio
         if seconds is None:
             return clip
         first, last = span_samples(seconds, clip.sample_rate_hz, clip.n_samples, "example_range")
         return Audio(clip.samples[:, first:last], clip.sample_rate_hz)
 
 
-def parse_queries(query: Any, sample_rate_hz: int | None = None) -> tuple[ParsedQuery, ...]:
+def parse_queries(
+    query: QueryLike | ParsedQuery | Sequence[ParsedQuery],
+    sample_rate_hz: float | None = None,
+    say: Callable[[str], None] = log.warning,
+) -> tuple[ParsedQuery, ...]:
     """Parse a query, or a list of them, once: names are made, and example clips are decoded.
-
-    Warns of texts that are also the names of files.
 
     Args:
         query: a str, audio-like, `Embedding`, `Query`, dict of its fields, or a list of any of these. A str is always
             text, a Path is audio. What was parsed before is taken as it is.
         sample_rate_hz: of bare example arrays.
+        say: is told of texts that are also the names of files.
 
     Raises:
         QueryError: not a query, an empty list, a reserved name or the same name twice.
-        AudioError: an example that cannot be read.
+        AudioError: an example that cannot be read, or a bare array without a rate.
     """
     items = list(query) if isinstance(query, list | tuple) else [query]
     if not items:
@@ -98,7 +102,11 @@ def parse_queries(query: Any, sample_rate_hz: int | None = None) -> tuple[Parsed
             parsed = item
         else:
             for text in [item] if isinstance(item, str) else _excluded(item):
-                _warn_of_file(text)
+                if isinstance(text, str) and is_file(text):
+                    say(
+                        f"The query {text!r} is taken as text, though a file of that name exists. For an example clip pass "
+                        f"Path({text!r})."
+                    )
             parsed = _parse(_as_query(item), counts, sample_rate_hz)
         if parsed.name in parsed_queries:
             raise QueryError(f"Two queries are named {parsed.name!r}; results are told apart by name. {_NAME_IT}")
@@ -115,15 +123,6 @@ def is_file(text: str) -> bool:
         return Path(text).is_file()
     except (OSError, ValueError):
         return False
-
-
-def _warn_of_file(text: Any) -> None:
-    if isinstance(text, str) and is_file(text):
-        warnings.warn(
-            f"The query {text!r} is taken as text, though a file of that name exists. "
-            f"For an example clip pass Path({text!r}).",
-            stacklevel=5,
-        )
 
 
 def _excluded(item: Any) -> list[Any]:
@@ -149,7 +148,7 @@ def _as_query(item: Any) -> Query:
     return Query(audio=item)
 
 
-def _parse(query: Query, counts: dict[str, int], sample_rate_hz: int | None) -> ParsedQuery:
+def _parse(query: Query, counts: dict[str, int], sample_rate_hz: float | None) -> ParsedQuery:
     """Name the query and open its clips; `counts` numbers those without a name."""
     name = query.name or next(iter(query.texts), None)
     if name is None:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, TypedDict, TypeGuard, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from unisep.audio import Audio
+from unisep.audio import Array, Audio, Clip
 from unisep.errors import EmbeddingError, QueryError, UnisepError
 from unisep.files.paths import write_whole
 
 Modality = Literal["text", "audio", "embedding"]
-
-
 Range = tuple[float, float]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Embedding:
     """A query as a vector, portable: `save` writes one safetensors file. A backend of another space refuses it.
 
@@ -38,30 +37,35 @@ class Embedding:
 
     vector: NDArray[np.float32]
     space: str
-    provenance: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, str]
 
-    def __post_init__(self) -> None:
-        values: Any = self.vector
+    def __init__(self, vector: Array | Sequence[float], space: str, provenance: dict[str, str] | None = None) -> None:
+        values: Any = vector
+        provenance = {} if provenance is None else provenance
         detach = getattr(values, "detach", None)
         values = detach().cpu() if callable(detach) else values
         try:
             # what float32 cannot hold becomes infinite, and is refused below
             with np.errstate(over="ignore"):
-                vector = np.asarray(values, dtype=np.float32).copy()
+                row = np.asarray(values, dtype=np.float32).copy()
         except (TypeError, ValueError) as error:
             raise EmbeddingError(f"An embedding is a vector of numbers; this is not: {error}") from error
-        if vector.ndim == 2 and vector.shape[0] == 1:
-            vector = vector[0]
-        if vector.ndim != 1 or vector.size == 0:
-            raise EmbeddingError(f"An embedding is one vector [dim]; got shape {vector.shape}.")
-        if not np.isfinite(vector).all() or not vector.any():
+        if row.ndim == 2 and row.shape[0] == 1:
+            row = row[0]
+        if row.ndim != 1 or row.size == 0:
+            raise EmbeddingError(f"An embedding is one vector [dim]; got shape {row.shape}.")
+        if not np.isfinite(row).all() or not row.any():
             raise EmbeddingError("An embedding must be finite and not all zeros.")
-        if not isinstance(self.space, str) or not self.space:
+        if not isinstance(space, str) or not space:
             raise EmbeddingError("An embedding needs the name of its space, such as 'clap-mini-1'.")
-        if not _is_texts(self.provenance):
+        if not _is_texts(provenance):
             raise EmbeddingError("The provenance of an embedding is a dict of texts by names.")
-        object.__setattr__(self, "vector", vector)
-        object.__setattr__(self, "provenance", dict(self.provenance))
+        for name, value in (("vector", row), ("space", space), ("provenance", dict(provenance))):
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        origin = "".join(f", {key}={text!r:.60}" for key, text in self.provenance.items())
+        return f"Embedding({self.dim} numbers, space={self.space!r:.60}{origin})"
 
     @property
     def dim(self) -> int:
@@ -114,6 +118,19 @@ def _is_texts(table: object) -> TypeGuard[dict[str, str]]:
     return isinstance(table, dict) and all(isinstance(text, str) for item in table.items() for text in item)
 
 
+class QueryDict(TypedDict, total=False):
+    """A query as a dict, for type checkers: what `Query` takes by name, and means the same."""
+
+    text: str | Sequence[str] | None
+    audio: str | Clip | None
+    embedding: Embedding | None
+    weights: Mapping[Modality, float] | None
+    exclude: str | Clip | Embedding | Sequence[str | Clip | Embedding] | None
+    time_range: Range | None
+    example_range: Range | None
+    name: str | None
+
+
 class Query(BaseModel):
     """A sound to isolate, by text, by example, by vector, or by all of them together.
 
@@ -147,7 +164,7 @@ class Query(BaseModel):
     example_range: Range | None = None
     name: str | None = None
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, **fields: Unpack[QueryDict]) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -216,6 +233,10 @@ class Query(BaseModel):
             )
         _check_weights(self.weights, self.parts)
         return self
+
+
+OneQuery = str | Clip | Embedding | Query | QueryDict
+QueryLike = OneQuery | Sequence[OneQuery]
 
 
 def _is_same(one: Any, other: Any) -> bool:

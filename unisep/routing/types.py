@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, final
 
-from unisep.errors import DownloadError
+from unisep.errors import DownloadError, TargetError, suggest
 from unisep.plugins.specs import ResultSpec
 from unisep.query.parsed import ParsedQuery
 from unisep.query.query import Range
@@ -42,6 +42,8 @@ class Plan(Mapping[str, Choice]):
         self._choices = MappingProxyType(dict(choices))
 
     def __getitem__(self, name: str) -> Choice:
+        if name not in self._choices:
+            raise TargetError(f"The plan has no result named {name!r}. {suggest(name, self._choices)}")
         return self._choices[name]
 
     def __iter__(self) -> Iterator[str]:

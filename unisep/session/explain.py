@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from unisep.errors import WeightsError
 from unisep.plugins.registry import given, installed
 from unisep.query.parsed import parse_queries
+from unisep.query.query import QueryLike
 from unisep.query.space_maps import MapStore
 from unisep.routing import types
 from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry, build_catalog
@@ -92,15 +93,16 @@ class Explanation:
 
 
 def explain(
-    query: Any = None,
+    query: QueryLike | None = None,
     *,
     backend: str | Ensemble | None = None,
     query_backend: str | None = None,
     encoder: str | None = None,
-    stems: Sequence[str] | None = None,
+    sample_rate_hz: float | None = None,
+    stems: str | Sequence[str] | None = None,
     route: str = "auto",
     offline: bool | None = None,
-    plugins: Sequence[Any] = (),
+    plugins: object = (),
 ) -> Explanation:
     """Say who would answer `query` (None: the fixed stems) if a `Separator` of these options were asked.
 
@@ -115,8 +117,8 @@ def explain(
     catalog = replace(catalog, map_between=MapStore().card)
     name, catalog, ensemble_costs = _with_ensemble(backend, catalog, store)
     request = Request(
-        parsed_queries=None if query is None else parse_queries(query),
-        stems=None if stems is None else tuple(stems),
+        parsed_queries=None if query is None else parse_queries(query, sample_rate_hz),
+        stems=(stems,) if isinstance(stems, str) else None if stems is None else tuple(stems),
         route=route,
         backend=name,
         query_backend=query_backend,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from unisep.audio import Audio
 from unisep.engine.cpu import in_one_thread
@@ -19,10 +18,12 @@ from unisep.plugins.backend import Backend
 from unisep.progress import CancelFlag, ProgressReporter
 from unisep.query.encode import encode_queries
 from unisep.query.parsed import parse_queries
-from unisep.query.query import Range
+from unisep.query.query import QueryLike, Range
 from unisep.routing.router import default_backend, resolve
 from unisep.routing.types import BackendTask, Request, Route
 from unisep.session.models import ModelPool
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +33,6 @@ class Prepared:
     request: Request
     route: Route
     backends: tuple[Backend, ...]
-
-    @property
-    def sample_rate_hz(self) -> int:
-        """The rate of the first backend, which bare arrays are taken to have."""
-        return self.backends[0].info.sample_rate_hz
 
     @property
     def normalises(self) -> bool:
@@ -57,12 +53,19 @@ class Preparer:
         self._pool = pool
         self._options = options
         self._download_failed = ""
+        self._said: set[str] = set()
         catalog = pool.catalog()
         for name in (request.backend, request.query_backend):
             if name is not None:
                 catalog.backend(name)
         if request.encoder is not None:
             pool.open_encoder(request.encoder, ProgressReporter())
+
+    def say(self, message: str) -> None:
+        """Log a warning of what the caller should know, each message once."""
+        if message not in self._said:
+            self._said.add(message)
+            log.warning("%s", message)
 
     def use_weights(self, path: Path, *, answers_queries: bool) -> None:
         """Load the caller's own weights for the default backend of that kind, and ask it from now on."""
@@ -75,10 +78,10 @@ class Preparer:
             self.request = replace(self.request, backend=entry.key, own_stems=backend.info.sources)
 
     def requested(
-        self, query: Any, sample_rate_hz: int | None, stems: str | Sequence[str] | None, route: str
+        self, query: QueryLike | None, sample_rate_hz: float | None, stems: str | Sequence[str] | None, route: str
     ) -> Request:
         """Return the request with a query, parsed, or stems in it."""
-        parsed_queries = None if query is None else parse_queries(query, sample_rate_hz)
+        parsed_queries = None if query is None else parse_queries(query, sample_rate_hz, self.say)
         if stems is not None and not isinstance(stems, Iterable):
             raise OptionError(f"stems={stems!r:.80}: give names of stems, such as ['drums', 'vocals'], or None.")
         names = (stems,) if isinstance(stems, str) else None if stems is None else tuple(stems)
@@ -91,7 +94,7 @@ class Preparer:
         return resolve(request, self._pool.catalog())
 
     def prepare(self, request: Request, reporter: ProgressReporter) -> Prepared:
-        """Load who answers; where the default's weights cannot be fetched, the next best, with a warning."""
+        """Load who answers; where the default's weights cannot be fetched, the next best, which is said."""
         try:
             prepared = self._loaded(request, reporter)
         except DownloadError as error:
@@ -100,7 +103,7 @@ class Preparer:
             self._download_failed = str(error).split(". ")[0].rstrip(".")
             prepared = self._loaded(replace(request, download_failed=self._download_failed), reporter)
         if prepared.route.warning:
-            warnings.warn(prepared.route.warning, stacklevel=3)
+            self.say(prepared.route.warning)
         return prepared
 
     def encoded(
@@ -127,14 +130,16 @@ class Preparer:
         route = self.route(request)
         return Prepared(request, route, tuple(self._backend(task, reporter) for task in route.tasks))
 
-    def _backend(self, task: BackendTask, reporter: ProgressReporter, *, on_cpu: bool = False) -> Backend:
+    def _backend(self, task: BackendTask, reporter: ProgressReporter, cpu_reason: str = "") -> Backend:
+        if cpu_reason:
+            self.say(cpu_reason)
         stems = () if task.space else tuple(dict.fromkeys(target.stem for target in task.targets))
-        return self._pool.backend_for(task.backend, task.space, stems, reporter, on_cpu=on_cpu)
+        return self._pool.backend_for(task.backend, task.space, stems, reporter, on_cpu=bool(cpu_reason))
 
     def _encoded(
         self, task: BackendTask, backend: Backend, excerpt: Callable[[Range], Audio], reporter: ProgressReporter
     ) -> LoadedTask:
-        on_cpu = partial(self._backend, task, reporter, on_cpu=True) if self._options.on_accelerator else None
+        on_cpu = partial(self._backend, task, reporter) if self._options.on_accelerator else None
         parsed_queries = [target.parsed for target in task.targets if target.parsed is not None]
         if not parsed_queries:
             return LoadedTask(task, backend, on_cpu=on_cpu)
@@ -142,8 +147,7 @@ class Preparer:
             self._pool.encoder_for(target.encoder, task.space, reporter) if target.encoder else None
             for target in task.targets
         ]
-        encode = partial(encode_queries, parsed_queries, encoders, excerpt, backend.info.sample_rate_hz)
-        conditions = in_one_thread(encode)
+        conditions = in_one_thread(partial(encode_queries, parsed_queries, encoders, excerpt))
         return LoadedTask(task, backend, conditions, on_cpu)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, final
 
-from unisep.audio import Audio, Samples, as_samples
+from unisep.audio import Audio, Samples, SamplesLike, as_samples
 from unisep.engine.device import Options
 from unisep.engine.engine import Engine, Piece, delay_samples
 from unisep.engine.recording import Layout, Statistics
@@ -39,7 +38,7 @@ class Stream(Iterator[Separation]):
 
     def __init__(
         self,
-        blocks: Iterable[Any],
+        blocks: Iterable[SamplesLike | Audio],
         route: Route,
         sample_rate_hz: int,
         delay_samples: int,
@@ -63,7 +62,7 @@ class Stream(Iterator[Separation]):
     def __next__(self) -> Separation:
         return next(self._results)
 
-    def _separated(self, blocks: Iterable[Any]) -> Iterator[Separation]:
+    def _separated(self, blocks: Iterable[SamplesLike | Audio]) -> Iterator[Separation]:
         engine: Engine | None = None
         n_channels = n_out = 0
         for block in blocks:
@@ -112,7 +111,7 @@ class Stream(Iterator[Separation]):
 
 
 def open_stream(
-    blocks: Iterable[Any],
+    blocks: Iterable[SamplesLike | Audio],
     prepared: Prepared,
     preparer: Preparer,
     options: Options,
@@ -135,10 +134,9 @@ def open_stream(
             f"To go without it: {without(route.steps[0].distribution)}"
         )
     if prepared.normalises and statistics is None:
-        warnings.warn(
+        preparer.say(
             "Each segment is normalised by itself, since the statistics of the whole recording are not known: "
-            "levels may move where it gets louder or softer. Pass statistics=Statistics.of(recording) where you have it.",
-            stacklevel=3,
+            "levels may move where it gets louder or softer. Pass statistics=Statistics.of(recording) where you have it."
         )
     tasks = preparer.encoded(prepared, refuse_excerpt, ProgressReporter())
     options = replace(options, batch_segments=1)  # none waits for others
