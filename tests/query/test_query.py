@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +56,8 @@ def test_an_unknown_field_is_refused_and_the_allowed_ones_named() -> None:
         ({"text": "a", "exclude": ["b", " "]}, "excluded text is empty"),
         ({"text": "a", "time_range": (5, 5)}, "is no range"),
         ({"text": "a", "time_range": (-1, 5)}, "is no range"),
-        ({"text": "a", "time_range": (1, float("inf"))}, "is no range"),
+        ({"text": "a", "time_range": (float("inf"), None)}, "is no range"),
+        ({"text": "a", "time_range": (1, 2, 3)}, "'time_range' cannot be used"),
         ({"text": "a", "time_range": (float("nan"), 2)}, "is no range"),
         ({"text": "a", "time_range": 30}, "'time_range' cannot be used"),
         ({"text": "a", "example_range": (3, 2)}, "is no range"),
@@ -70,6 +72,12 @@ def test_an_unknown_field_is_refused_and_the_allowed_ones_named() -> None:
 def test_bad_fields_are_refused_with_a_reason(fields: dict, message: str) -> None:
     with pytest.raises(QueryError, match=message):
         Query(**fields)
+
+
+def test_ranges_may_be_open() -> None:
+    ranges = [Query(text="a", time_range=span).time_range for span in ((1, None), (None, 30), (None, None))]
+    assert ranges == [(1.0, math.inf), (0.0, 30.0), (0.0, math.inf)]
+    assert Query(example_range=[2, None]).example_range == (2.0, math.inf)
 
 
 def test_queries_are_equal_by_what_they_ask() -> None:

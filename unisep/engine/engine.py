@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +11,7 @@ from itertools import chain
 
 import torch
 
-from unisep.audio import Samples, span_samples
+from unisep.audio import ENDLESS, Samples, span_samples
 from unisep.engine.chunking import Chunker, SegmentPlan
 from unisep.engine.device import Options
 from unisep.engine.malloc import keeping_freed_memory
@@ -18,7 +19,7 @@ from unisep.engine.overlap_add import OverlapAdd, ShiftAverager
 from unisep.engine.recording import Layout, Statistics
 from unisep.engine.resample import StreamResampler, delay_seconds, resampled_length, with_channels
 from unisep.engine.runner import BackendRunner, Scale, SegmentOutput, no_scale, segment_scale, song_scale
-from unisep.engine.timeline import WHOLE, Presence, SampleQueue, Span, TargetTrack, at_model_rate, stretches, with_fades
+from unisep.engine.timeline import Presence, SampleQueue, Span, TargetTrack, at_model_rate, stretches
 from unisep.errors import BackendError, OptionError
 from unisep.plugins.backend import Backend
 from unisep.progress import CancelFlag, ProgressReporter, stop_if
@@ -26,6 +27,8 @@ from unisep.query.encode import Conditions
 from unisep.routing.types import BackendTask
 
 MAX_SHIFT_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +196,7 @@ class Engine:
         self._passes: list[BackendPass] = []
         for task in loaded:
             wanted = _wanted(task, layout)
-            for stretch, indices in stretches([with_fades(span, layout.sample_rate_hz) for span in wanted]):
+            for stretch, indices in stretches(wanted):
                 one = BackendPass(task, stretch, indices, wanted, layout, options, statistics, on_segment, cancel)
                 self._passes.append(one)
         self._tracks = {name: track for one in self._passes for name, track in one.tracks.items()}
@@ -252,10 +255,16 @@ class Engine:
 
 
 def _wanted(loaded: LoadedTask, layout: Layout) -> list[Span]:
-    """Return where each target is wanted, in samples of the recording."""
-    rate_hz, n_samples = layout.sample_rate_hz, layout.n_samples
-    ranges = [target.time_range for target in loaded.task.targets]
-    return [Span(*span_samples(seconds, rate_hz, n_samples, "time_range")) if seconds else WHOLE for seconds in ranges]
+    """Return where each target is wanted, in samples of the recording; a range may end after it."""
+    spans = []
+    for target in loaded.task.targets:
+        start, stop = target.time_range or (0, math.inf)
+        first, _ = span_samples((start, stop), layout.sample_rate_hz, layout.n_samples, "time_range")
+        spans.append(Span(first, round(min(stop * layout.sample_rate_hz, ENDLESS))))
+        if layout.n_samples is not None and layout.n_samples < spans[-1].stop < ENDLESS:
+            seconds = layout.n_samples / layout.sample_rate_hz
+            log.info("%s: a time to %g s is asked for, and the recording ends at %.3f s.", target.name, stop, seconds)
+    return spans
 
 
 def pieces(blocks: Iterable[Samples], engine: Engine) -> Iterator[Piece]:

@@ -123,10 +123,10 @@ class Query(BaseModel):
         embedding: a vector with its space.
         weights: how much each of "text", "audio" and "embedding" counts, where more than one is given; equal without.
         exclude: what the target must leave out: text (str), audio (Path, `Audio`, array), `Embedding`, or a list of these.
-        time_range: (start, end) in seconds, where in the mixture the target is wanted; outside it the target is silent
-            (after a fade of 10 ms) and only that part is computed.
-        example_range: (start, end) in seconds, which part of `audio` is the example; without `audio`, that part of the
-            mixture itself is.
+        time_range: (start, end) in seconds, where in the mixture the target is wanted, with None for its start or its
+            end; outside it the target is silent and nothing is computed. Inside, it fades in and out within 10 ms.
+        example_range: the same for the part of `audio` that is the example; without `audio`, that part of the mixture
+            itself is.
         name: of the result; otherwise the text, or "example-1".
 
     Raises:
@@ -190,12 +190,21 @@ class Query(BaseModel):
             raise QueryError("An excluded text is empty. Say what to leave out, or drop `exclude`.")
         return items
 
+    @field_validator("time_range", "example_range", mode="before")
+    @classmethod
+    def _without_gaps(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple) or len(value) != 2:
+            return value
+        start, end = value
+        return 0.0 if start is None else start, math.inf if end is None else end
+
     @field_validator("time_range", "example_range")
     @classmethod
     def _is_a_range(cls, value: Range | None) -> Range | None:
-        if value is not None and not (0 <= value[0] < value[1] and math.isfinite(value[1])):
+        if value is not None and not 0 <= value[0] < value[1]:
             raise QueryError(
-                f"{value} is no range: give (start, end) in seconds with 0 <= start < end, such as (30, 60)."
+                f"{value} is no range: give (start, end) in seconds with 0 <= start < end, such as (30, 60); "
+                "None for the start or the end of the recording."
             )
         return value
 
