@@ -102,6 +102,14 @@ def test_queries_are_equal_by_what_they_ask() -> None:
     assert Query(audio=clip) != Query(audio=Audio(clip, 8_000)) and query != "hi-hat"
 
 
+def test_a_clip_is_named_after_its_file_where_no_other_has_the_name(tmp_path: Path) -> None:
+    from unisep import files
+
+    lick, rest = (files.write(tmp_path / f"{name}.wav", tone(100, 0.1)) for name in ("lick", "rest"))
+    parsed_queries = parse_queries([lick, rest, lick, "lick-2", {"text": "bass", "audio": lick}])
+    assert [parsed.name for parsed in parsed_queries] == ["lick", "rest-2", "lick-3", "lick-2", "bass"]
+
+
 def test_a_query_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Query(text="a").text = "b"
@@ -130,7 +138,7 @@ def test_every_kind_of_query_is_understood(tmp_path: Path) -> None:
         ],
         44_100,
     )
-    names = ["guitar", *(f"example-{n}" for n in range(1, 7)), "embedding-1", "example-7", "lead", "hi-hat"]
+    names = ["guitar", "lick", *(f"example-{n}" for n in range(1, 6)), "embedding-1", "lick-2", "lead", "hi-hat"]
     assert [parsed.name for parsed in parsed_queries] == names
     for parsed in parsed_queries:
         assert parsed.clip is None or isinstance(parsed.clip.content, Audio)

@@ -5,15 +5,34 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import unisep
+from unisep.cli.console import visible
 
 PLUGIN_KINDS = ("backend", "encoder")  # that `new-plugin` can write
+FLAGS = {  # of arguments that the command line calls otherwise than Python does
+    "segment_seconds": "--segment", "overlap_fraction": "--overlap", "bitrate_kbps": "--bitrate", "plugins": "--plugin",
+    "sample_rate_hz": "sample rate", "folder": "--out",
+}  # fmt: skip
 
 _SEVERAL: dict[str, Any] = {"action": "append", "default": []}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in two lines what is wrong and where to read on, and takes "-1:30" for a value."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._negative_number_matcher = re.compile(r"^-[\d.:]+$")
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, and exit with code 2."""
+        self.exit(2, visible(f"unisep: error: {message}\nSee: {self.prog} --help\n"))
 
 
 def seconds(text: str) -> float:
@@ -29,14 +48,51 @@ def seconds(text: str) -> float:
 
 
 def time_range(text: str) -> tuple[float, float]:
-    """Return start and end in seconds of "30-60" or "0:30-1:00"."""
+    """Return start and end in seconds of "30-60", "0:30-1:00", "30-" or "-60"."""
+    match = re.fullmatch(r"\s*([\d:.]*)\s*-\s*([\d:.]*)\s*", text)
     try:
-        start, end = map(seconds, text.split("-"))
-    except ValueError:
-        start = end = 0.0
-    if not start < end < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no range; write start-end in seconds, such as 30-60")
+        start, end = seconds(match[1] or "0"), seconds(match[2] or "inf")  # type: ignore[index]
+    except (TypeError, ValueError):
+        start = end = math.inf
+    if not start < end or text.strip() == "-":
+        raise argparse.ArgumentTypeError(f"{text!r} is no range; write start-end in seconds: 30-60, 1:30-, -60")
     return start, end
+
+
+def named(text: str) -> tuple[str | None, str]:
+    """Split "NAME=VALUE" where NAME is a word; all else is a value without a name.
+
+    >>> named("lead=electric guitar"), named("a = b")
+    (('lead', 'electric guitar'), (None, 'a = b'))
+    """
+    match = re.fullmatch(r"([^\W\d][\w-]*)=(.+)", text, re.DOTALL)
+    return (match[1], match[2]) if match else (None, text)
+
+
+def named_file(text: str) -> tuple[str | None, Path]:
+    """Split "NAME=FILE", where no file is called so as a whole."""
+    name, file = (None, text) if os.path.exists(text) else named(text)
+    return name, Path(file)
+
+
+def tables(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the tables of a TOML file, one for each question, and what to call each; paths start at its folder."""
+    try:
+        content = tomllib.loads(Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be read as TOML: {error}") from error
+    if not content or not all(isinstance(table, dict) for table in content.values()):
+        raise argparse.ArgumentTypeError(f'{text} is not made of tables; write [lead] and, below, text = "guitar"')
+    placed = _placed(content, Path(text).parent)
+    return [(f"{text}, [{name}]", {"name": name, **table}) for name, table in placed.items()]
+
+
+def _placed(value: Any, folder: Path, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {key: _placed(item, folder, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_placed(item, folder, key) for item in value]
+    return folder / value if key in ("audio", "embedding") and isinstance(value, str) else value
 
 
 def mix(text: str) -> dict[str, float]:
@@ -56,6 +112,9 @@ def names(text: str) -> tuple[str, ...]:
     return parts
 
 
+_RANGE: dict[str, Any] = {**_SEVERAL, "type": time_range, "metavar": "S-E"}
+
+
 def parse(argv: Sequence[str] | None = None, plugin_commands: Sequence[tuple[str, str]] = ()) -> argparse.Namespace:
     """Return the parsed arguments, or exit after printing an error or the help, in which `plugin_commands` are listed."""
     arguments = _parser(plugin_commands).parse_args(argv)
@@ -70,7 +129,7 @@ def debug_by_environment() -> bool:
 
 def plugin_options(*, allow_abbrev: bool = False) -> argparse.ArgumentParser:
     """Return the options on plugins, which every command takes and which count before the command is known."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=allow_abbrev)
+    parser = Parser(prog="unisep", add_help=False, allow_abbrev=allow_abbrev)
     add = parser.add_argument_group("plugins").add_argument
     add("--plugin", **_SEVERAL, type=Path, metavar="PATH", help="a plugin of your own, a file or a folder; repeatable")
     add("--strict-plugins", action="store_true", help="a plugin with a problem is an error (UNISEP_PLUGINS_STRICT=1)")
@@ -116,24 +175,27 @@ def _model_options() -> argparse.ArgumentParser:
 def _add_questions(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group(
         "what to isolate",
-        "Repeat -q (or --query-audio, or --embedding) for several results in one pass. "
-        "One text, one clip and one vector given together are one question.",
+        "Repeat -q (or --query-audio, or --embedding) for several results in one pass. One text, one clip and one vector "
+        "given together are one question. Ranges and --mix are given once for all questions, or once for each.",
     ).add_argument
-    add("-q", "--query", **_SEVERAL, metavar="TEXT", help="a sound by its name")
-    add("--query-audio", **_SEVERAL, type=Path, metavar="FILE", help="a sound by an example clip")
-    add("--embedding", **_SEVERAL, type=Path, metavar="FILE", help="a vector saved by `unisep embed`")
-    add("--mix", type=mix, metavar="text=W,audio=W", help="how much each part of the question counts")
-    add("--exclude", **_SEVERAL, metavar="TEXT", help="a sound to leave out")
+    add(
+        "-q", "--query", **_SEVERAL, type=named, metavar="[NAME=]TEXT", help="a sound by its name; NAME is the result's"
+    )
+    add("--query-audio", **_SEVERAL, type=named_file, metavar="[NAME=]FILE", help="a sound by an example clip")
+    add("--embedding", **_SEVERAL, type=named_file, metavar="[NAME=]FILE", help="a vector saved by `unisep embed`")
+    add("--mix", **_SEVERAL, type=mix, metavar="text=W,audio=W", help="how much each part of a question counts")
+    add("--exclude", **_SEVERAL, metavar="TEXT", help="a sound to leave out of all results")
     add("--exclude-audio", **_SEVERAL, type=Path, metavar="FILE", help="a clip of a sound to leave out")
-    add("--time-range", type=time_range, metavar="S-E", help="where in the recording it is wanted: 30-60")
-    add("--example-range", type=time_range, metavar="S-E", help="the part of the clip (or of the recording) to go by")
+    add("--time-range", **_RANGE, help="where in the recording it is wanted: 30-60, 1:30-, -60")
+    add("--example-range", **_RANGE, help="the part of the clip (or of the recording) to go by")
+    add("--queries", type=tables, default=[], metavar="FILE", help="a TOML file with a table for each question")
     add_stem = parser.add_argument_group("fixed stems").add_mutually_exclusive_group().add_argument
     add_stem("--stems", type=names, metavar="A,B", help="only these of the fixed stems")
     add_stem("--two-stems", dest="stems", nargs=1, metavar="STEM", help="one fixed stem, and the rest")
 
 
 def _parser(plugin_commands: Sequence[tuple[str, str]]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="unisep",
         parents=[plugin_options()],
         allow_abbrev=False,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unisep.cli.console import Console
-from unisep.errors import EmbeddingError, OptionError
+from unisep.errors import EmbeddingError, OptionError, QueryError, arguments_named_by
 from unisep.query.parsed import ParsedQuery, is_file, parse_queries
 from unisep.query.query import Embedding, Query
 from unisep.weights.hashes import sha256_of
@@ -21,18 +22,22 @@ _UNDECIDING = {  # arguments that change nothing in a result
 
 def questions(arguments: Namespace) -> tuple[ParsedQuery, ...] | None:
     """Parse one query for each thing asked, examples read and checked; None when the fixed stems are wanted."""
-    parts = _parts(arguments)
-    exclude = [*arguments.exclude, *arguments.exclude_audio] or None
-    values = {"exclude": exclude, "time_range": arguments.time_range, "weights": arguments.mix}
-    modifiers = {key: value for key, value in values.items() if value is not None}
-    if parts and arguments.stems:
+    parts, exclude = _parts(arguments), [*arguments.exclude, *arguments.exclude_audio]
+    values = {"exclude": exclude and [exclude], "time_range": arguments.time_range, "weights": arguments.mix}
+    modifiers = ", ".join(_FLAGS[key] for key, given in values.items() if given)
+    if arguments.queries:
+        if parts or modifiers:
+            raise OptionError("--queries FILE says all that is asked; leave out the other questions and their options.")
+        queries = [_from_table(*table) for table in arguments.queries]
+    elif modifiers and not parts:
+        raise OptionError(f"{modifiers} needs something to isolate: add -q TEXT, --query-audio or --embedding.")
+    else:
+        columns = [_one_for_each(values[key], len(parts), flag) for key, flag in _FLAGS.items()]
+        rows = zip(parts, *columns, strict=True)
+        queries = [Query(**part, **dict(zip(_FLAGS, row, strict=True))) for part, *row in rows]
+    if queries and arguments.stems:
         raise OptionError("--stems and --two-stems choose among the fixed stems; leave them out with a question.")
-    if modifiers and not parts:
-        flags = ", ".join(_FLAGS[key] for key in modifiers)
-        raise OptionError(f"{flags} needs something to isolate: add -q TEXT, --query-audio or --embedding.")
-    if not parts:
-        return None
-    return parse_queries([Query(**part, **modifiers) for part in parts])  # once for all recordings
+    return parse_queries(queries) if queries else None  # once for all recordings
 
 
 def deciding_options(arguments: Namespace) -> dict[str, Any]:
@@ -66,15 +71,15 @@ def embed(arguments: Namespace, console: Console) -> int:
 
 def _parts(arguments: Namespace) -> list[dict[str, Any]]:
     """Return the parts of each question: several of one kind are several questions, one of each is one."""
-    for text in arguments.query:
+    for _, text in arguments.query:
         if is_file(text):
             warnings.warn(f"-q {text} is taken as text; for an example clip write --query-audio {text}.", stacklevel=3)
-    example = {} if arguments.example_range is None else {"example_range": arguments.example_range}
-    texts: list[dict[str, Any]] = [{"text": text} for text in arguments.query]
-    clips: list[dict[str, Any]] = [{"audio": path, **example} for path in arguments.query_audio]
-    vectors: list[dict[str, Any]] = [{"embedding": Embedding.load(path)} for path in arguments.embedding]
-    if example and not clips:
-        clips = [example]  # a part of the recording itself
+    texts: list[dict[str, Any]] = [{"name": name, "text": text} for name, text in arguments.query]
+    clips: list[dict[str, Any]] = [{"name": name, "audio": path} for name, path in arguments.query_audio]
+    vectors = [{"name": name, "embedding": Embedding.load(path)} for name, path in arguments.embedding]
+    clips = clips or [{} for _ in arguments.example_range]  # parts of the recording itself
+    ranges = _one_for_each(arguments.example_range, len(clips), "--example-range")
+    clips = [{**clip, "example_range": span} for clip, span in zip(clips, ranges, strict=True)]
     kinds = [kind for kind in (texts, clips, vectors) if kind]
     if len(kinds) < 2:
         return kinds[0] if kinds else []
@@ -83,10 +88,45 @@ def _parts(arguments: Namespace) -> list[dict[str, Any]]:
             "Several questions in one call are all texts, all clips or all vectors; "
             "one text, one clip and one vector together are one question."
         )
-    return [{key: value for (part,) in kinds for key, value in part.items()}]
+    return [{key: value for (part,) in kinds for key, value in part.items() if value is not None}]
+
+
+def _one_for_each(values: Sequence[Any], n_questions: int, flag: str) -> Sequence[Any]:
+    """Return a value for each question: the one for all, None without any, or as they are."""
+    if len(values) > 1 and len(values) != n_questions:
+        raise OptionError(
+            f"{flag} is there {len(values)} times, for {n_questions} questions: give it once, or for each."
+        )
+    return values if len(values) > 1 else [*values, None][:1] * n_questions
+
+
+def _from_table(title: str, table: Mapping[str, Any]) -> Query:
+    """Return the question of one table of a file; an excluded sound is a text, or a table with `audio` or `embedding`."""
+    items = table.get("exclude", [])
+    try:
+        with arguments_named_by(None):  # its keys are those of Python
+            sounds = [
+                Query(**_loaded(item)) if isinstance(item, dict) else item
+                for item in (items if isinstance(items, list) else [items])
+            ]
+            parts = [
+                (*sound.texts, sound.audio, sound.embedding) if isinstance(sound, Query) else (sound,)
+                for sound in sounds
+            ]
+            return Query(**_loaded(table) | {"exclude": [part for some in parts for part in some if part is not None]})
+    except QueryError as error:
+        raise type(error)(f"{title}: {error}") from error
+
+
+def _loaded(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table with its vector in place of the file that holds it."""
+    path = table.get("embedding")
+    return {**table, "embedding": Embedding.load(path) if isinstance(path, Path) else path}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return sha256_of(value) if value.is_file() else str(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unisep.errors import AudioFileError, suggest
+from unisep.errors import AudioFileError, argument, suggest
 
 INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 MAX_RIFF_BYTES = 2**32 - 2**16  # larger wav files become RF64; aiff has no such way
@@ -102,7 +102,9 @@ class Encoding:
         if bitrate_kbps is None:
             return {}
         if known.kbps is None:
-            raise AudioFileError(f"A bitrate is for lossy formats; {known.name} has none. Leave bitrate_kbps out.")
+            raise AudioFileError(
+                f"A bitrate is for lossy formats; {known.name} has none. Leave {argument('bitrate_kbps')} out."
+            )
         lowest, highest = known.kbps
         if known.name == "mp3" and sample_rate_hz < 32_000:
             highest = 160 if sample_rate_hz >= 16_000 else 64
@@ -110,7 +112,7 @@ class Encoding:
             highest = min(highest, 255 * n_channels)
         if not isinstance(bitrate_kbps, int) or not lowest <= bitrate_kbps <= highest:
             raise AudioFileError(
-                f"bitrate_kbps={bitrate_kbps!r:.80} is out of range for {known.name} at {sample_rate_hz} Hz: "
+                f"{argument('bitrate_kbps', bitrate_kbps)} is out of range for {known.name} at {sample_rate_hz} Hz: "
                 f"give {lowest} to {highest}."
             )
         if known.name == "mp3":
@@ -125,7 +127,7 @@ class Encoding:
 def find_format(path: Path, name: str | None = None) -> Format:
     """Return the format of that name, or without one that of the file's suffix. Raises AudioFileError for others."""
     if not isinstance(name, str | None):
-        raise AudioFileError(f"format={name!r:.80} is no name of a format. Possible: {', '.join(FORMATS)}.")
+        raise AudioFileError(f"{argument('format', name)} is no name of a format. Possible: {', '.join(FORMATS)}.")
     suffix = path.suffix if name is None else f".{name.removeprefix('.')}"
     for known in FORMATS.values():
         if suffix.lower() in known.suffixes:

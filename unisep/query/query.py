@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from unisep.audio import Audio
-from unisep.errors import EmbeddingError, QueryError, UnisepError
+from unisep.errors import EmbeddingError, QueryError, UnisepError, argument, wording
 from unisep.files.paths import write_whole
 
 Modality = Literal["text", "audio", "embedding"]
@@ -187,7 +187,7 @@ class Query(BaseModel):
             return ()
         items = tuple(value) if isinstance(value, list | tuple) else (value,)
         if any(isinstance(item, str) and not item.strip() for item in items):
-            raise QueryError("An excluded text is empty. Say what to leave out, or drop `exclude`.")
+            raise QueryError(f"An excluded text is empty. Say what to leave out, or drop {argument('exclude')}.")
         return items
 
     @field_validator("time_range", "example_range", mode="before")
@@ -247,13 +247,13 @@ def _check_weights(weights: dict[Modality, float] | None, parts: frozenset[Modal
         return
     if set(weights) != parts:
         raise QueryError(
-            f"weights names {', '.join(sorted(weights)) or 'nothing'}, the query is made of "
+            f"{wording('weights', '--mix')} names {', '.join(sorted(weights)) or 'nothing'}, the query is made of "
             f"{', '.join(sorted(parts))}. Give one weight for each part of the query."
         )
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or not any(weights.values()):
         raise QueryError(
-            f"weights={weights} cannot be used: give numbers of 0 or more, at least one above 0."
-            " To leave a sound out, use `exclude`."
+            f"{wording('weights', '--mix')}={weights} cannot be used: give numbers of 0 or more, at least one above 0."
+            f" To leave a sound out, use {argument('exclude')}."
         )
 
 

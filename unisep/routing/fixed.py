@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unisep.errors import DownloadError, OptionError, PluginError
+from unisep.errors import DownloadError, OptionError, PluginError, argument
 from unisep.query.parsed import ParsedQuery
 from unisep.query.query import Query
 from unisep.routing.catalog import BackendEntry, Catalog, rank
@@ -32,7 +32,7 @@ def plainly_names(text: str, stem: str) -> bool:
 def route_stems(request: Request, catalog: Catalog) -> Route:
     """Choose who gives the fixed stems. Raise as `resolve` does."""
     if request.route == "conditioned":
-        return _by_query(request, catalog, "as route='conditioned' asks.", "")
+        return _by_query(request, catalog, f"as {argument('route', 'conditioned')} asks.", "")
     entry = _backend_with_stems(request, catalog)
     if entry is None:
         reason = "no backend with fixed stems is installed"
@@ -57,7 +57,7 @@ def _backend_with_stems(request: Request, catalog: Catalog) -> BackendEntry | No
         entry = catalog.backend(request.backend)
         if not entry.spec.stems and not request.own_stems:
             raise OptionError(
-                f"'{entry.name}' has no fixed stems; give it as query_backend=. With stems: {catalog.names(stems=True)}."
+                f"'{entry.name}' has no fixed stems; give it as {argument('query_backend')}. With stems: {catalog.names(stems=True)}."
             )
         return entry
     no_download = request.offline or bool(request.download_failed)
@@ -96,7 +96,7 @@ def _checked_stems(stems: tuple[str, ...] | None, known: tuple[str, ...], who: s
     unknown = [stem for stem in stems if stem not in known]
     if unknown or not stems or len(set(stems)) != len(stems):
         problem = f"no stem named {unknown[0]!r}" if unknown else "nothing to give for an empty or doubled list"
-        raise OptionError(f"stems={list(stems)}: {who} has {problem}. Its stems: {', '.join(known)}.")
+        raise OptionError(f"{argument('stems', list(stems))}: {who} has {problem}. Its stems: {', '.join(known)}.")
     return stems
 
 
