@@ -17,7 +17,7 @@ from unisep.cli.console import visible
 PLUGIN_KINDS = ("backend", "encoder")  # that `new-plugin` can write
 FLAGS = {  # of arguments that the command line calls otherwise than Python does
     "segment_seconds": "--segment", "overlap_fraction": "--overlap", "bitrate_kbps": "--bitrate", "plugins": "--plugin",
-    "sample_rate_hz": "sample rate", "folder": "--out",
+    "sample_rate_hz": "sample rate", "folder": "--out", "headroom_db": "--headroom",
 }  # fmt: skip
 
 _SEVERAL: dict[str, Any] = {"action": "append", "default": []}
@@ -112,6 +112,7 @@ def names(text: str) -> tuple[str, ...]:
     return parts
 
 
+_WAV: dict[str, Any] = {"dest": "wav_subtype", "action": "store_const"}
 _RANGE: dict[str, Any] = {**_SEVERAL, "type": time_range, "metavar": "S-E"}
 
 
@@ -226,19 +227,32 @@ def _command(commands: Any, name: str, *parents: argparse.ArgumentParser, **text
 
 def _separate(commands: Any) -> None:
     about = "isolate sounds from recordings: what you ask for, or else drums, bass, other and vocals; and the rest"
-    example = 'example: unisep separate song.mp3 -q "electric guitar" -o out/'
+    example = (
+        'example: unisep separate song.mp3 -q "electric guitar" -o out/. '
+        "As in demucs: --two-stems STEM, --mp3, --mp3-bitrate KBPS, --float32, --int24, -d DEVICE, and -n BACKEND."
+    )
     parser = _command(commands, "separate", shared_options(), help=about, epilog=example)
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio files, folders, or patterns such as '*.flac'")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="audio files, folders, patterns such as '*.flac', - for stdin"
+    )
     parser.add_argument("-r", "--recursive", action="store_true", help="also take what is in folders of folders")
     _add_questions(parser)
     fields = "with {track}, {trackext}, {folder}, {stem}, {ext} (default: %(default)s)"
-    add = parser.add_argument_group("files").add_argument
-    add("-o", "--out", type=Path, default=Path("separated"), help="output folder (default: %(default)s)")
-    add("--format", help="wav, flac, ogg, opus, mp3, ... (default: that of the input; flac if lossy)")
-    add("--subtype", help="how samples are stored: PCM_16, PCM_24, FLOAT, ...")
+    add = (group := parser.add_argument_group("files")).add_argument
+    add("-o", "--out", type=Path, default=Path("separated"), help="output folder (default: %(default)s), - for stdout")
+    add("--format", help="wav, flac, ogg, opus, mp3, m4a, ... (default: that of the input; flac if lossy)")
     add("--bitrate", type=int, metavar="KBPS", help="of lossy formats, in kbit/s")
+    add_depth = group.add_mutually_exclusive_group().add_argument
+    add_depth("--subtype", help="how samples are stored: PCM_16, PCM_24, FLOAT, ...")
+    add_depth("--float32", **_WAV, const="FLOAT", help="write wav in float, which keeps the level and never clips")
+    add_depth("--int24", **_WAV, const="PCM_24", help=argparse.SUPPRESS)
+    add("--headroom", type=float, default=0.0, metavar="DB", help="write all files that much lower, in every run")
     add("--filename", default="{track}/{stem}.{ext}", metavar="TEMPLATE", help=fields)
     add("--no-tags", action="store_true", help="leave tags and cover art of the input behind")
+    add("--mp3", dest="format", action="store_const", const="mp3", help=argparse.SUPPRESS)
+    add("--mp3-bitrate", dest="bitrate", type=int, help=argparse.SUPPRESS)
+    add("-n", dest="backend", help=argparse.SUPPRESS)
+    add("-d", dest="device", help=argparse.SUPPRESS, default="auto")
     add("--resume", action="store_true", help="skip inputs that were completed before, and verify them")
 
 

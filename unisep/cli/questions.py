@@ -24,7 +24,7 @@ def questions(arguments: Namespace) -> tuple[ParsedQuery, ...] | None:
     """Parse one query for each thing asked, examples read and checked; None when the fixed stems are wanted."""
     parts, exclude = _parts(arguments), [*arguments.exclude, *arguments.exclude_audio]
     values = {"exclude": exclude and [exclude], "time_range": arguments.time_range, "weights": arguments.mix}
-    modifiers = ", ".join(_FLAGS[key] for key, given in values.items() if given)
+    modifiers = ", ".join(_FLAGS[key] for key, value in values.items() if value)
     if arguments.queries:
         if parts or modifiers:
             raise OptionError("--queries FILE says all that is asked; leave out the other questions and their options.")

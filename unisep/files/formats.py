@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unisep.errors import AudioFileError, argument, suggest
+from unisep.errors import AudioFileError, OptionError, argument, suggest
 
 INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+MAX_HEADROOM_DB = 100
 MAX_RIFF_BYTES = 2**32 - 2**16  # larger wav files become RF64; aiff has no such way
 _LOSSLESS_ELSEWHERE = {"ape", "au", "dsf", "tak", "tta", "wv"}
 _MP3_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
@@ -73,11 +74,32 @@ READ_SUFFIXES = frozenset(suffix for known in FORMATS.values() for suffix in kno
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a file is to be written. `bitrate_kbps` is for lossy formats; None is their default."""
+    """How a file is to be written. `bitrate_kbps` is for lossy formats; None is their default.
+
+    Raises OptionError for a headroom below 0.
+    """
 
     format: str
     subtype: str
     bitrate_kbps: int | None = None
+    headroom_db: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.headroom_db <= MAX_HEADROOM_DB:
+            raise OptionError(f"{argument('headroom_db', self.headroom_db)}: give 0 to {MAX_HEADROOM_DB} decibels.")
+
+    def gain(self, peak: float) -> float:
+        """Return what samples up to `peak` are multiplied by: the headroom, or less where integers would clip.
+
+        >>> Encoding("flac", "PCM_16").gain(0.9), Encoding("wav", "FLOAT").gain(2.0)
+        (1.0, 1.0)
+        >>> round(Encoding("flac", "PCM_16").gain(2.0), 4), Encoding("wav", "FLOAT", headroom_db=20).gain(2.0)
+        (0.5, 0.1)
+        """
+        gain = 10 ** (-self.headroom_db / 20)
+        if self.subtype not in INTEGER_BITS or peak * gain <= 1.0:
+            return float(gain)
+        return (1.0 - 2.0 ** (1 - INTEGER_BITS[self.subtype])) / peak
 
     def n_bytes(self, sample_rate_hz: int, n_channels: int, n_samples: int) -> int:
         """Return how large a file becomes, at the most (for lossy formats, about)."""
@@ -177,12 +199,17 @@ def checked_subtype(known: Format, subtype: str | None) -> str:
 
 
 def choose_encoding(
-    source: AudioFileInfo, *, format: str | None = None, subtype: str | None = None, bitrate_kbps: int | None = None
+    source: AudioFileInfo,
+    *,
+    format: str | None = None,
+    subtype: str | None = None,
+    bitrate_kbps: int | None = None,
+    headroom_db: float = 0.0,
 ) -> Encoding:
     """Return how to write results of a file: as the arguments say, like the file where they do not, and checked."""
     known = find_format(Path(), default_format(source) if format is None else format)
     subtype = default_subtype(known.name, source) if subtype is None else subtype
-    encoding = Encoding(known.name, checked_subtype(known, subtype), bitrate_kbps)
+    encoding = Encoding(known.name, checked_subtype(known, subtype), bitrate_kbps, headroom_db)
     encoding.settings(source.sample_rate_hz, source.n_channels)
     return encoding
 

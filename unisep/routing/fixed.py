@@ -48,7 +48,11 @@ def route_stems(request: Request, catalog: Catalog) -> Route:
     warning = "" if best is entry else f"'{entry.name}' gives the stems: the weights of '{best.name}' are not here."
     reason = warning or f"'{entry.name}' gives these stems directly."
     task = BackendTask(entry, tuple(Target(stem, stem=stem) for stem in stems))
-    return Route((task,), Plan({stem: choice(entry, None, reason) for stem in stems}), warning=warning)
+    return Route(
+        (task,),
+        Plan({stem: choice(entry, None, reason) for stem in stems}, is_complete=request.stems is None),
+        warning=warning,
+    )
 
 
 def _backend_with_stems(request: Request, catalog: Catalog) -> BackendEntry | None:
@@ -122,6 +126,6 @@ def _by_query(request: Request, catalog: Catalog, why: str, better: str) -> Rout
     reason = (
         f"'{entry.name}' answers by the queries drums, bass and vocals: {why.rstrip('.')}. {first.through}".rstrip()
     )
-    plan = Plan({stem: choice(entry, first.encoder, reason) for stem in stems})
+    plan = Plan({stem: choice(entry, first.encoder, reason) for stem in stems}, is_complete=request.stems is None)
     warning = f"The stems come from '{entry.name}', a weaker model, since {better}." if better else ""
     return Route(tasks, plan, REMAINDER if REMAINDER in stems else "", warning)

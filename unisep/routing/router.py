@@ -38,7 +38,7 @@ def resolve(request: Request, catalog: Catalog) -> Route:
         return route
     steps = f"Then: {', '.join(step.title for step in catalog.steps)}."
     plan = {name: replace(entry, reason=f"{entry.reason} {steps}") for name, entry in route.plan.items()}
-    return replace(route, plan=Plan(plan), steps=catalog.steps)
+    return replace(route, plan=Plan(plan, is_complete=route.plan.is_complete), steps=catalog.steps)
 
 
 def candidates(parsed: ParsedQuery | None, request: Request, catalog: Catalog) -> list[Candidate]:

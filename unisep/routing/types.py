@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, final
@@ -36,10 +37,14 @@ class Choice:
 
 @final
 class Plan(Mapping[str, Choice]):
-    """An ordered, read-only mapping of result names to `Choice`; known before anything is computed."""
+    """An ordered, read-only mapping of result names to `Choice`; known before anything is computed.
 
-    def __init__(self, choices: Mapping[str, Choice]) -> None:
+    `is_complete` where these are all stems that there are, which may leave nothing of the recording.
+    """
+
+    def __init__(self, choices: Mapping[str, Choice], *, is_complete: bool = False) -> None:
         self._choices = MappingProxyType(dict(choices))
+        self.is_complete = is_complete
 
     def __getitem__(self, name: str) -> Choice:
         return self._choices[name]
@@ -50,8 +55,8 @@ class Plan(Mapping[str, Choice]):
     def __len__(self) -> int:
         return len(self._choices)
 
-    def __reduce__(self) -> tuple[type[Plan], tuple[dict[str, Choice]]]:
-        return Plan, (dict(self._choices),)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Plan, is_complete=self.is_complete), (dict(self._choices),)
 
     def __repr__(self) -> str:
         return f"Plan({dict(self._choices)})"

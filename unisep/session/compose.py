@@ -23,7 +23,7 @@ from unisep.progress import CancelFlag, ProgressReporter, stop_if
 from unisep.routing.catalog import Extension
 from unisep.routing.fixed import STEMS_BY_QUERY
 from unisep.routing.types import Route
-from unisep.separation import SeparatedFiles, difference
+from unisep.separation import SeparatedFiles, difference, leaves_nothing
 
 REST = "rest"
 
@@ -94,11 +94,14 @@ def write_results(
     with FileSet(paths, *shape, encoding, tags) as files:
         for block in compose_blocks(recording, engine, route):
             files.write(block)
+        has_rest = not leaves_nothing(route.plan, files.peaks)
+        if not has_rest:
+            files.leave_out(REST)
         reporter.stage("writing")
         report = files.commit(lambda: stop_if(cancel))
     return SeparatedFiles(
         {name: paths[name] for name in route.plan},
-        paths[REST],
+        paths[REST] if has_rest else None,
         gain=report.gain,
         encoding=encoding,
         layout=layout,
