@@ -226,6 +226,27 @@ def test_all_queries_go_in_one_call_and_come_back_in_order() -> None:
     assert presence[1] == max(presence)  # type: ignore[type-var]
 
 
+def test_many_queries_go_in_groups_so_that_few_outputs_are_held(caplog: pytest.LogCaptureFixture) -> None:
+    sizes: list[int] = []
+
+    class Noting(ToyBackend):
+        def separate(
+            self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
+        ) -> Output:
+            assert queries is not None
+            sizes.append(len(queries))
+            return super().separate(mixture, queries, negatives)
+
+    vectors = torch.eye(4)[torch.arange(40) % 4]
+    targets = [Target(f"t{n}") for n in range(40)]
+    with caplog.at_level("INFO"):
+        found = separated(song(0.9, 44_100), loaded(Noting(), *targets, conditions=Conditions(vectors)))
+    assert sizes == [16, 16, 16, 16, 8, 8] and list(found) == [target.name for target in targets]
+    assert "40 results at once: time and memory grow with their number." in caplog.messages
+    for number, estimate in enumerate(found.values()):
+        assert np.array_equal(estimate.audio.samples, found[f"t{number % 4}"].audio.samples)
+
+
 def test_presence_is_that_of_the_segment_where_the_sound_is_surest() -> None:
     class Unsure(Mean):
         def separate(

@@ -27,6 +27,7 @@ from unisep.query.encode import Conditions
 from unisep.routing.types import BackendTask
 
 MAX_SHIFT_SECONDS = 0.5
+MAX_TARGETS_AT_ONCE = 16  # of one call of a backend: what it gives for a segment is held until it is put in place
 
 log = logging.getLogger(__name__)
 
@@ -197,9 +198,13 @@ class Engine:
         for task in loaded:
             wanted = _wanted(task, layout)
             for stretch, indices in stretches(wanted):
-                one = BackendPass(task, stretch, indices, wanted, layout, options, statistics, on_segment, cancel)
-                self._passes.append(one)
+                for at in range(0, len(indices), MAX_TARGETS_AT_ONCE):
+                    group = indices[at : at + MAX_TARGETS_AT_ONCE]
+                    one = BackendPass(task, stretch, group, wanted, layout, options, statistics, on_segment, cancel)
+                    self._passes.append(one)
         self._tracks = {name: track for one in self._passes for name, track in one.tracks.items()}
+        if len(self._tracks) > MAX_TARGETS_AT_ONCE:
+            log.info("%d results at once: time and memory grow with their number.", len(self._tracks))
         self._mixture = SampleQueue()
         self.n_in = self._n_out = 0
         self._has_ended = False

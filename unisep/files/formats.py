@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from unisep.errors import AudioFileError, OptionError, argument, suggest
+from unisep.files import ffmpeg
 
 INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 MAX_HEADROOM_DB = 100
 MAX_RIFF_BYTES = 2**32 - 2**16  # larger wav files become RF64; aiff has no such way
 _LOSSLESS_ELSEWHERE = {"ape", "au", "dsf", "tak", "tta", "wv"}
 _MP3_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+_AAC_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)
 _OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 _VORBIS_KBPS = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 500)  # of the qualities 0, 0.1, ... 1
 
@@ -63,6 +65,7 @@ FORMATS = {
         Format("w64", "W64", (".w64",), ("FLOAT", "PCM_16", "PCM_24", "PCM_32")),
         Format("ogg", "OGG", (".ogg", ".oga"), ("VORBIS",), max_rate_hz=192_000, kbps=(64, 500)),
         Format("opus", "OGG", (".opus",), ("OPUS",), rates_hz=_OPUS_RATES_HZ, kbps=(12, 510)),
+        Format("m4a", "FFMPEG", (".m4a",), ("AAC",), rates_hz=_AAC_RATES_HZ, kbps=(32, 320)),
         Format("mp3", "MP3", (".mp3",), ("MPEG_LAYER_III",), rates_hz=_MP3_RATES_HZ, kbps=(64, 320)),
     )
 }
@@ -102,11 +105,16 @@ class Encoding:
         return (1.0 - 2.0 ** (1 - INTEGER_BITS[self.subtype])) / peak
 
     def n_bytes(self, sample_rate_hz: int, n_channels: int, n_samples: int) -> int:
-        """Return how large a file becomes, at the most (for lossy formats, about)."""
+        """Return how large a file becomes, at the most (for lossy formats, about); m4a, which is made of a wav, on the way."""
         kbps = FORMATS[self.format].kbps
-        if kbps is not None:
+        if kbps is not None and not self.is_by_ffmpeg:
             return n_samples * (self.bitrate_kbps or kbps[1]) * 125 // sample_rate_hz
         return n_samples * n_channels * INTEGER_BITS.get(self.subtype, 32) // 8
+
+    @property
+    def is_by_ffmpeg(self) -> bool:
+        """Whether ffmpeg makes the file."""
+        return FORMATS[self.format].container == "FFMPEG"
 
     def settings(self, sample_rate_hz: int, n_channels: int) -> dict[str, object]:
         """Return what `soundfile.SoundFile` is told to reach the bitrate; nothing for the default.
@@ -121,6 +129,8 @@ class Encoding:
                 f"{known.name} files cannot hold {sample_rate_hz} Hz (possible: {possible} Hz). "
                 "Write wav or flac, which keep the rate of the recording."
             )
+        if self.is_by_ffmpeg and ffmpeg.program() is None:
+            raise AudioFileError(f"{known.name} files are made by the ffmpeg program, which is not installed here.")
         if bitrate_kbps is None:
             return {}
         if known.kbps is None:
@@ -137,6 +147,8 @@ class Encoding:
                 f"{argument('bitrate_kbps', bitrate_kbps)} is out of range for {known.name} at {sample_rate_hz} Hz: "
                 f"give {lowest} to {highest}."
             )
+        if self.is_by_ffmpeg:
+            return {}
         if known.name == "mp3":
             floor = 32 if sample_rate_hz >= 32_000 else 8
             return {"compression_level": (highest - bitrate_kbps) / (highest - floor), "bitrate_mode": "CONSTANT"}

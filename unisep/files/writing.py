@@ -17,6 +17,7 @@ import soundfile
 
 from unisep.audio import Audio, Samples
 from unisep.errors import AudioFileError, DiskSpaceError
+from unisep.files import ffmpeg
 from unisep.files.containers import take_out_stamps
 from unisep.files.formats import FORMATS, INTEGER_BITS, MAX_RIFF_BYTES, Encoding, checked_subtype, find_format, lossy
 from unisep.files.tags import Tags, write_tags
@@ -55,7 +56,9 @@ class PartialFile(AbstractContextManager["PartialFile"]):
         self.path, self.encoding, self._tags = Path(path), encoding, tags
         self._n_written, self._is_finished = 0, False
         settings = encoding.settings(sample_rate_hz, n_channels)
-        container = FORMATS[encoding.format].container
+        container, subtype = FORMATS[encoding.format].container, encoding.subtype
+        if encoding.is_by_ffmpeg:
+            container, subtype = "WAV", "FLOAT"
         if container == "WAV" and encoding.n_bytes(sample_rate_hz, n_channels, n_samples) > MAX_RIFF_BYTES:
             container = "RF64"
         with file_errors(self.path):
@@ -66,7 +69,7 @@ class PartialFile(AbstractContextManager["PartialFile"]):
             name = name_for_libsndfile(self._partial)
             try:
                 self._sound = soundfile.SoundFile(
-                    name, "w", sample_rate_hz, n_channels, encoding.subtype, format=container, **settings
+                    name, "w", sample_rate_hz, n_channels, subtype, format=container, **settings
                 )
             except BaseException:
                 self._partial.unlink(missing_ok=True)
@@ -92,10 +95,14 @@ class PartialFile(AbstractContextManager["PartialFile"]):
         with file_errors(self.path):
             self._sound.close()
             take_out_stamps(self._partial)
-            if self._tags is not None:
-                write_tags(self._partial, self.encoding.format, self._tags)
-            if self._n_written and not _is_whole(self._partial, self.encoding.format, self._n_written):
+            format = "wav" if self.encoding.is_by_ffmpeg else self.encoding.format
+            if self._tags is not None and format == self.encoding.format:
+                write_tags(self._partial, format, self._tags)
+            if self._n_written and not _is_whole(self._partial, format, self._n_written):
                 raise OSError("the file is not complete, the disk may be full")
+            if self.encoding.is_by_ffmpeg:
+                ffmpeg.encode_aac(self._partial, self.encoding.bitrate_kbps)
+                write_tags(self._partial, self.encoding.format, self._tags or Tags())
         self._is_finished = True
 
     def commit(self) -> Path:
