@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unisep.errors import AudioError, QueryError, argument
+from unisep.errors import AudioError, QueryError, arg
 
 MAX_CHANNELS = 2
 MIN_SAMPLE_RATE_HZ = 1_000
@@ -90,7 +90,7 @@ def checked_rate(sample_rate_hz: Any) -> int:
         whole, rate_hz = False, 0
     if not whole or isinstance(sample_rate_hz, bool) or not MIN_SAMPLE_RATE_HZ <= rate_hz <= MAX_SAMPLE_RATE_HZ:
         raise AudioError(
-            f"{argument('sample_rate_hz', sample_rate_hz)} is not usable: give a whole number of hertz "
+            f"{arg('sample_rate_hz', sample_rate_hz)} is not usable: give a whole number of hertz "
             f"from {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, such as 44100."
         )
     return rate_hz
@@ -114,9 +114,7 @@ def span_samples(
     last = last if n_samples is None else min(last, n_samples)
     if last <= first:
         length = "" if n_samples is None else f", which is {n_samples / sample_rate_hz:.3f} s long"
-        raise QueryError(
-            f"{argument(field, seconds)} holds none of the audio{length}. Give a start and an end within it."
-        )
+        raise QueryError(f"{arg(field, seconds)} holds none of the audio{length}. Give a start and an end within it.")
     return first, last
 
 

@@ -102,10 +102,10 @@ def wording(in_python: str, by_flag: str) -> str:
     return in_python if _flags is None else by_flag
 
 
-def argument(name: str, *value: Any) -> str:
+def arg(name: str, *value: Any) -> str:
     """Write an argument, perhaps with its value, as the caller does.
 
-    >>> argument("seed", 3), argument("seed")
+    >>> arg("seed", 3), arg("seed")
     ('seed=3', 'seed=')
     """
     if _flags is None:

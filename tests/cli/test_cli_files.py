@@ -179,11 +179,13 @@ def test_what_is_wrong_with_standard_input_is_said(content: bytes, tmp_path: Pat
         ["-q", "a", "--format", "flac"],
         ["-q", "a", "SONG"],
         ["-q", "a", "FOLDER"],
+        ["-q", "a", "PATTERN"],
     ],
 )
 def test_standard_output_takes_one_result(song: Path, tmp_path: Path, capsys, flags: list[str]) -> None:
-    inputs = [tmp_path] if "FOLDER" in flags else [song] * (1 + ("SONG" in flags))
-    flags = [flag for flag in flags if flag not in ("FOLDER", "SONG")]
+    places = {"FOLDER": [tmp_path], "PATTERN": [tmp_path / "*.wav"], "SONG": [song, song]}
+    inputs = next((places[flag] for flag in flags if flag in places), [song])
+    flags = [flag for flag in flags if flag not in places]
     assert "-o - writes one result as wav to standard output" in wrong(capsys, *inputs, *flags, "-o", "-")
     assert not Path("-").exists()
 

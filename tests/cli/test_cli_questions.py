@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from unisep.cli import main
-from unisep.errors import argument
+from unisep.errors import arg
 from unisep.query.query import Embedding
 from unisep.testing.toy import SPACE
 
@@ -156,6 +156,13 @@ def test_what_is_wrong_in_a_file_of_questions_is_said_with_its_place(song, tmp_p
     assert message in err and len(err.splitlines()) <= 2
 
 
+def test_a_vector_that_a_file_of_questions_names_must_be_there(song: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "file.toml").write_text('[lead]\ntext = "x"\nexclude = [{ embedding = "no.safetensors" }]')
+    flags = ["--queries", str(tmp_path / "file.toml"), "-o", str(tmp_path / "out")]
+    assert main(["separate", str(song), *flags]) == 1, "as for --embedding"
+    assert "file.toml, [lead]: " in (err := capsys.readouterr().err) and "no.safetensors is no unisep embedding" in err
+
+
 def test_a_file_of_questions_says_all(song: Path, tmp_path: Path, capsys) -> None:
     file = tmp_path / "file.toml"
     file.write_text('[lead]\ntext = "guitar"')
@@ -225,7 +232,7 @@ def test_messages_speak_of_options_and_not_of_python(song: Path, tmp_path: Path,
     err = capsys.readouterr().err
     assert "unisep: error: " in err and "Traceback" not in err and "unexpected" not in err
     assert not _PYTHON.search(err.replace(str(tmp_path), "")), err
-    assert argument("seed", 3) == "seed=3", "in Python again"
+    assert arg("seed", 3) == "seed=3", "in Python again"
 
 
 def test_notes_and_plans_speak_of_options_too(song: Path, tmp_path: Path, capsys) -> None:

@@ -74,6 +74,14 @@ def test_bad_fields_are_refused_with_a_reason(fields: dict, message: str) -> Non
         Query(**fields)
 
 
+def test_what_is_excluded_may_be_a_dict_of_fields() -> None:
+    clip = tone(100, 0.1)
+    query = Query(text="a", exclude=["b", {"text": ["c", "d"], "audio": clip}, {"embedding": VECTOR}])
+    assert query.exclude == ("b", "c", "d", clip, VECTOR)
+    with pytest.raises(QueryError, match="no field 'sound'"):
+        Query(text="a", exclude={"sound": "b"})
+
+
 def test_ranges_may_be_open() -> None:
     ranges = [Query(text="a", time_range=span).time_range for span in ((1, None), (None, 30), (None, None))]
     assert ranges == [(1.0, math.inf), (0.0, 30.0), (0.0, math.inf)]

@@ -6,7 +6,6 @@ import argparse
 import math
 import os
 import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -73,26 +72,6 @@ def named_file(text: str) -> tuple[str | None, Path]:
     """Split "NAME=FILE", where no file is called so as a whole."""
     name, file = (None, text) if os.path.exists(text) else named(text)
     return name, Path(file)
-
-
-def tables(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the tables of a TOML file, one for each question, and what to call each; paths start at its folder."""
-    try:
-        content = tomllib.loads(Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{text} cannot be read as TOML: {error}") from error
-    if not content or not all(isinstance(table, dict) for table in content.values()):
-        raise argparse.ArgumentTypeError(f'{text} is not made of tables; write [lead] and, below, text = "guitar"')
-    placed = _placed(content, Path(text).parent)
-    return [(f"{text}, [{name}]", {"name": name, **table}) for name, table in placed.items()]
-
-
-def _placed(value: Any, folder: Path, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return {key: _placed(item, folder, key) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_placed(item, folder, key) for item in value]
-    return folder / value if key in ("audio", "embedding") and isinstance(value, str) else value
 
 
 def mix(text: str) -> dict[str, float]:
@@ -189,7 +168,7 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     add("--exclude-audio", **_SEVERAL, type=Path, metavar="FILE", help="a clip of a sound to leave out")
     add("--time-range", **_RANGE, help="where in the recording it is wanted: 30-60, 1:30-, -60")
     add("--example-range", **_RANGE, help="the part of the clip (or of the recording) to go by")
-    add("--queries", type=tables, default=[], metavar="FILE", help="a TOML file with a table for each question")
+    add("--queries", type=Path, metavar="FILE", help="a TOML file with a table for each question")
     add_stem = parser.add_argument_group("fixed stems").add_mutually_exclusive_group().add_argument
     add_stem("--stems", type=names, metavar="A,B", help="only these of the fixed stems")
     add_stem("--two-stems", dest="stems", nargs=1, metavar="STEM", help="one fixed stem, and the rest")

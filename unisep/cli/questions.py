@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tomllib
 import warnings
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from unisep.weights.hashes import sha256_of
 _FLAGS = {"exclude": "--exclude", "time_range": "--time-range", "weights": "--mix"}
 _UNDECIDING = {  # arguments that change nothing in a result
     "command", "debug", "inputs", "json", "offline", "out", "quiet", "recursive", "resume", "strict_plugins",
+    "query", "query_audio", "embedding", "mix", "exclude", "exclude_audio", "time_range", "example_range",  # as queries
 }  # fmt: skip
 
 
@@ -25,10 +28,10 @@ def questions(arguments: Namespace) -> tuple[ParsedQuery, ...] | None:
     parts, exclude = _parts(arguments), [*arguments.exclude, *arguments.exclude_audio]
     values = {"exclude": exclude and [exclude], "time_range": arguments.time_range, "weights": arguments.mix}
     modifiers = ", ".join(_FLAGS[key] for key, value in values.items() if value)
-    if arguments.queries:
+    if arguments.queries is not None:
         if parts or modifiers:
             raise OptionError("--queries FILE says all that is asked; leave out the other questions and their options.")
-        queries = [_from_table(*table) for table in arguments.queries]
+        queries = _from_tables(arguments.queries)
     elif modifiers and not parts:
         raise OptionError(f"{modifiers} needs something to isolate: add -q TEXT, --query-audio or --embedding.")
     else:
@@ -40,9 +43,10 @@ def questions(arguments: Namespace) -> tuple[ParsedQuery, ...] | None:
     return parse_queries(queries) if queries else None  # once for all recordings
 
 
-def deciding_options(arguments: Namespace) -> dict[str, Any]:
+def deciding_options(arguments: Namespace, parsed_queries: Sequence[ParsedQuery] | None) -> dict[str, Any]:
     """Return what decides the result, as plain values: what `--resume` compares. Files count by their content."""
-    return {key: _plain(value) for key, value in sorted(vars(arguments).items()) if key not in _UNDECIDING}
+    options = {key: value for key, value in sorted(vars(arguments).items()) if key not in _UNDECIDING}
+    return _plain({**options, "queries": [(parsed.name, vars(parsed.query)) for parsed in parsed_queries or ()]})  # type: ignore[no-any-return]
 
 
 def embed(arguments: Namespace, console: Console) -> int:
@@ -100,31 +104,38 @@ def _one_for_each(values: Sequence[Any], n_questions: int, flag: str) -> Sequenc
     return values if len(values) > 1 else [*values, None][:1] * n_questions
 
 
-def _from_table(title: str, table: Mapping[str, Any]) -> Query:
-    """Return the question of one table of a file; an excluded sound is a text, or a table with `audio` or `embedding`."""
-    items = table.get("exclude", [])
+def _from_tables(path: Path) -> list[Query]:
+    """Return the question of each table of a TOML file; paths in it start at its folder."""
     try:
-        with arguments_named_by(None):  # its keys are those of Python
-            sounds = [
-                Query(**_loaded(item)) if isinstance(item, dict) else item
-                for item in (items if isinstance(items, list) else [items])
-            ]
-            parts = [
-                (*sound.texts, sound.audio, sound.embedding) if isinstance(sound, Query) else (sound,)
-                for sound in sounds
-            ]
-            return Query(**_loaded(table) | {"exclude": [part for some in parts for part in some if part is not None]})
-    except QueryError as error:
-        raise type(error)(f"{title}: {error}") from error
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OptionError(f"--queries {path} cannot be read as TOML: {error}") from error
+    if not tables or not all(isinstance(table, dict) for table in tables.values()):
+        raise OptionError(f'--queries {path} is not made of tables; write [lead] and, below, text = "guitar"')
+    queries = []
+    for name, table in tables.items():
+        try:
+            with arguments_named_by(None):  # its keys are those of Python
+                queries.append(Query(**{"name": name, **_opened(table, path.parent)}))
+        except QueryError as error:
+            raise type(error)(f"{path}, [{name}]: {error}") from error
+    return queries
 
 
-def _loaded(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the table with its vector in place of the file that holds it."""
-    path = table.get("embedding")
-    return {**table, "embedding": Embedding.load(path) if isinstance(path, Path) else path}
+def _opened(value: Any, folder: Path, key: str = "") -> Any:
+    """Return a value of a table with a path, or a vector, in place of the name of its file."""
+    if isinstance(value, dict):
+        return {key: _opened(item, folder, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_opened(item, folder) for item in value]
+    if not isinstance(value, str) or key not in ("audio", "embedding"):
+        return value
+    return folder / value if key == "audio" else Embedding.load(folder / value)
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Embedding):
+        return [value.space, sha256(value.vector.tobytes()).hexdigest()]
     if isinstance(value, Path):
         return sha256_of(value) if value.is_file() else str(value)
     if isinstance(value, dict):

@@ -72,14 +72,21 @@ def _check_pipes(arguments: Namespace, is_to_stdout: bool) -> None:
     """Raise OptionError for what cannot come from standard input, or go to standard output."""
     if "-" in arguments.inputs and (arguments.resume or arguments.inputs.count("-") > 1 or sys.stdin.isatty()):
         raise OptionError("- is one recording from standard input, as of a pipe: give it once, and without --resume.")
-    kinds = (arguments.query, arguments.query_audio, arguments.embedding, arguments.queries, arguments.example_range)
-    n_results = max(len(arguments.stems or ()), *map(len, kinds))
-    is_plain = not (arguments.json or arguments.resume or arguments.filename != DEFAULT_TEMPLATE)
-    is_one = n_results == len(arguments.inputs) == 1 and not Path(arguments.inputs[0]).is_dir()
+    kinds = (
+        arguments.query,
+        arguments.query_audio,
+        arguments.embedding,
+        arguments.example_range,
+        arguments.stems or (),
+    )
+    is_plain = not (arguments.json or arguments.resume or arguments.queries or arguments.filename != DEFAULT_TEMPLATE)
+    path = Path(arguments.inputs[0])
+    is_one = max(map(len, kinds)) == len(arguments.inputs) == 1 and (path.is_file() or not glob.has_magic(str(path)))
+    is_one &= not path.is_dir()
     if is_to_stdout and not (is_plain and is_one and arguments.format in (None, "wav") and not sys.stdout.isatty()):
         raise OptionError(
             "-o - writes one result as wav to standard output, for a pipe or a file: give one recording and one question, "
-            "or --two-stems STEM, without --json, --resume, --filename and other formats."
+            "or --two-stems STEM, without --json, --resume, --queries, --filename and other formats."
         )
 
 
@@ -146,7 +153,7 @@ class _Batch:
         self._progress = BatchProgress(console, [path if isinstance(path, Path) else None for path in inputs])
         stems, route = arguments.stems, arguments.route
         self._question: dict[str, Any] = {"query": questions(arguments), "stems": stems, "route": route}
-        self._options = {**deciding_options(arguments), "version": unisep.__version__}
+        self._options = {**deciding_options(arguments, self._question["query"]), "version": unisep.__version__}
         self._any_done = False
 
     @cached_property

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 import torch
 
 from unisep.engine.chunking import MAX_OVERLAP_FRACTION, OVERLAP_FRACTION
-from unisep.errors import OptionError, argument, suggest
+from unisep.errors import OptionError, arg, suggest
 from unisep.plugins.backend import BackendInfo
 from unisep.plugins.specs import BackendSpec
 
@@ -34,16 +34,16 @@ class Options:
     def __post_init__(self) -> None:
         if not _is_number(self.overlap_fraction) or not 0 <= self.overlap_fraction <= MAX_OVERLAP_FRACTION:
             raise OptionError(
-                f"{argument('overlap_fraction', self.overlap_fraction)} is out of range: give 0 to {MAX_OVERLAP_FRACTION}. "
+                f"{arg('overlap_fraction', self.overlap_fraction)} is out of range: give 0 to {MAX_OVERLAP_FRACTION}. "
                 "0.25 is usual; more costs time and gains little."
             )
         seconds = self.segment_seconds
         if seconds is not None and not (_is_number(seconds) and 0 < seconds < math.inf):
-            raise OptionError(f"{argument('segment_seconds', seconds)}: give seconds above 0, or leave it out.")
+            raise OptionError(f"{arg('segment_seconds', seconds)}: give seconds above 0, or leave it out.")
         for name in ("shifts", "seed"):
             value = getattr(self, name)
             if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
-                raise OptionError(f"{argument(name, value)}: give a whole number of 0 or more.")
+                raise OptionError(f"{arg(name, value)}: give a whole number of 0 or more.")
             object.__setattr__(self, name, int(value))
         object.__setattr__(self, "overlap_fraction", float(self.overlap_fraction))
 
@@ -74,12 +74,10 @@ class Options:
         if self.segment_seconds is None:
             return None if info.needs_whole else info.segment_samples
         if info.needs_whole:
-            raise OptionError(
-                f"'{backend}' must hear a recording in one piece: leave out {argument('segment_seconds')}."
-            )
+            raise OptionError(f"'{backend}' must hear a recording in one piece: leave out {arg('segment_seconds')}.")
         if info.segment_seconds is not None and self.segment_seconds > info.segment_seconds:
             raise OptionError(
-                f"{argument('segment_seconds', self.segment_seconds)}: '{backend}' takes at most "
+                f"{arg('segment_seconds', self.segment_seconds)}: '{backend}' takes at most "
                 f"{info.segment_seconds} s at once. Give less, or leave it out."
             )
         return max(1, round(self.segment_seconds * info.sample_rate_hz))
@@ -98,13 +96,11 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
         raise OptionError(
-            f"{argument('device', name)} is no device. {suggest(str(name), ['auto', 'cpu', 'cuda', 'mps'])}"
+            f"{arg('device', name)} is no device. {suggest(name, ['auto', 'cpu', 'cuda', 'mps'])}"
         ) from error
     n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (device.type == "cuda" and (device.index or 0) >= n_cuda) or (device.type == "mps" and not has_mps):
-        raise OptionError(
-            f"{argument('device', name)} is not available here. Use {argument('device', 'auto')}, which takes what there is."
-        )
+        raise OptionError(f"{arg('device', name)} is not available here. {arg('device', 'auto')} takes what there is.")
     return device
 
 
@@ -121,16 +117,12 @@ class Precision:
 
     def __post_init__(self) -> None:
         if self.name != "auto" and self.name not in _DTYPES:
-            raise OptionError(
-                f"{argument('precision', self.name)} is unknown. {suggest(str(self.name), ['auto', *_DTYPES])}"
-            )
+            raise OptionError(f"{arg('precision', self.name)} is unknown. {suggest(self.name, ['auto', *_DTYPES])}")
         if self.name == "float16" and self.device.type == "cpu":
-            raise OptionError(
-                f"{argument('precision', 'float16')} needs an accelerator. On the CPU use 'auto' or 'float32'."
-            )
+            raise OptionError(f"{arg('precision', 'float16')} needs an accelerator; the CPU has 'auto' and 'float32'.")
         if self.name == "bfloat16" and not self._computes(torch.bfloat16):
             raise OptionError(
-                f"{argument('precision', 'bfloat16')}: this processor has no bfloat16 arithmetic (as AVX-512 BF16 and AMX "
+                f"{arg('precision', 'bfloat16')}: this processor has no bfloat16 arithmetic (as AVX-512 BF16 and AMX "
                 "are), and torch would imitate it a hundred times slower. Use 'auto' or 'float32'."
             )
 

@@ -16,7 +16,7 @@ from unisep.audio import ENDLESS
 from unisep.engine.chunking import context
 from unisep.engine.recording import Statistics
 from unisep.engine.timeline import Span
-from unisep.errors import FAILURES, BackendError, UnisepError, argument
+from unisep.errors import FAILURES, BackendError, UnisepError, arg
 from unisep.plugins.backend import Backend, Output
 from unisep.query.encode import Conditions
 
@@ -141,7 +141,7 @@ class BackendRunner:
             lacks = "" if is_memory else _lacking(error)
             can_halve = is_memory and len(batch) > 1
             if not can_halve and (self._on_cpu is None or not (is_memory or lacks)):
-                smaller = f" Use a shorter {argument('segment_seconds')}, or {argument('device', 'cpu')}."
+                smaller = f" Use a shorter {arg('segment_seconds')}, or {arg('device', 'cpu')}."
                 advice = smaller if is_memory else ""
                 raise BackendError(
                     f"The backend '{self._name}' failed at {self._seconds(segments[0].start):.1f} s: "
@@ -157,7 +157,7 @@ class BackendRunner:
         elif lacks:
             self._go_to_cpu(f"{batch.device} cannot do all of '{self._name}' ({lacks}): it")
         else:
-            advice = f"A shorter {argument('segment_seconds')} needs less memory."
+            advice = f"A shorter {arg('segment_seconds')} needs less memory."
             self._go_to_cpu(f"{where}, with a single segment: '{self._name}'", advice)
         return None
 
@@ -192,7 +192,7 @@ class BackendRunner:
         position = max(segment.start, context(segment, sources.shape[-1]).start + sample)
         return (
             f"NaN or infinity at {self._seconds(min(position, segment.stop - 1)):.1f} s. "
-            f"Try {argument('precision', 'float32')}; verify its weights with `unisep models verify`."
+            f"Try {arg('precision', 'float32')}; verify its weights with `unisep models verify`."
         )
 
     def _seconds(self, sample: int) -> float:

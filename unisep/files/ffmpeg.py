@@ -34,7 +34,7 @@ def decode(source: Path, target: Path) -> None:
     Raises AudioFileError where ffmpeg is missing, cannot decode the file, or met a limit of time or size.
     """
     max_bytes = min(MAX_DECODED_BYTES, int(0.9 * shutil.disk_usage(target.parent).free))
-    _run(_decoding(source, target, max_bytes), target)
+    _run("decode", _decoding(source, target, max_bytes), target)
     if target.stat().st_size >= max_bytes - 2**20:
         raise AudioFileError(f"its audio is larger than the limit of {max_bytes // 2**20} MiB")
 
@@ -42,30 +42,16 @@ def decode(source: Path, target: Path) -> None:
 def encode_aac(path: Path, bitrate_kbps: int | None) -> None:
     """Put an m4a file in the place of the wav file at `path`. Raises AudioFileError as `decode` does."""
     target = path.with_name(f"{path.name}.m4a")
-    bitrate = [] if bitrate_kbps is None else ["-b:a", f"{bitrate_kbps}k"]
-    exact = ["-map_metadata", "-1", "-fflags", "+bitexact", "-flags:a", "+bitexact"]
+    bitrate = "" if bitrate_kbps is None else f"-b:a {bitrate_kbps}k"
+    output = f"-c:a aac {bitrate} -map_metadata -1 -fflags +bitexact -flags:a +bitexact -f ipod".split()
     try:
-        _run(
-            [
-                "-xerror",
-                "-i",
-                f"file:{path.absolute()}",
-                "-c:a",
-                "aac",
-                *bitrate,
-                *exact,
-                "-f",
-                "ipod",
-                f"file:{target}",
-            ],
-            target,
-        )
+        _run("encode", ["-xerror", "-i", f"file:{path.absolute()}", *output, f"file:{target}"], target)
         target.replace(path)
     finally:
         target.unlink(missing_ok=True)
 
 
-def _run(arguments: list[str], target: Path) -> None:
+def _run(verb: str, arguments: list[str], target: Path) -> None:
     """Run ffmpeg, which is to write `target`."""
     ffmpeg, nothing = program(), subprocess.DEVNULL
     if ffmpeg is None:
@@ -79,9 +65,7 @@ def _run(arguments: list[str], target: Path) -> None:
         except OSError as error:
             raise AudioFileError(f"ffmpeg did not start ({error})") from error
         if done.returncode != 0 or not target.is_file():
-            raise AudioFileError(
-                f"ffmpeg could not {'en' if '-xerror' in arguments else 'de'}code it ({_last_line(log) or 'no reason given'})"
-            )
+            raise AudioFileError(f"ffmpeg could not {verb} it ({_last_line(log) or 'no reason given'})")
 
 
 def _decoding(source: Path, target: Path, max_bytes: int) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unisep.errors import AudioFileError, OptionError, argument, suggest
+from unisep.errors import AudioFileError, OptionError, arg, suggest
 from unisep.files import ffmpeg
 
 INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
@@ -89,7 +89,7 @@ class Encoding:
 
     def __post_init__(self) -> None:
         if not 0 <= self.headroom_db <= MAX_HEADROOM_DB:
-            raise OptionError(f"{argument('headroom_db', self.headroom_db)}: give 0 to {MAX_HEADROOM_DB} decibels.")
+            raise OptionError(f"{arg('headroom_db', self.headroom_db)}: give 0 to {MAX_HEADROOM_DB} decibels.")
 
     def gain(self, peak: float) -> float:
         """Return what samples up to `peak` are multiplied by: the headroom, or less where integers would clip.
@@ -135,7 +135,7 @@ class Encoding:
             return {}
         if known.kbps is None:
             raise AudioFileError(
-                f"A bitrate is for lossy formats; {known.name} has none. Leave {argument('bitrate_kbps')} out."
+                f"A bitrate is for lossy formats, not for {known.name}. Leave {arg('bitrate_kbps')} out."
             )
         lowest, highest = known.kbps
         if known.name == "mp3" and sample_rate_hz < 32_000:
@@ -144,7 +144,7 @@ class Encoding:
             highest = min(highest, 255 * n_channels)
         if not isinstance(bitrate_kbps, int) or not lowest <= bitrate_kbps <= highest:
             raise AudioFileError(
-                f"{argument('bitrate_kbps', bitrate_kbps)} is out of range for {known.name} at {sample_rate_hz} Hz: "
+                f"{arg('bitrate_kbps', bitrate_kbps)} is out of range for {known.name} at {sample_rate_hz} Hz: "
                 f"give {lowest} to {highest}."
             )
         if self.is_by_ffmpeg:
@@ -161,7 +161,7 @@ class Encoding:
 def find_format(path: Path, name: str | None = None) -> Format:
     """Return the format of that name, or without one that of the file's suffix. Raises AudioFileError for others."""
     if not isinstance(name, str | None):
-        raise AudioFileError(f"{argument('format', name)} is no name of a format. Possible: {', '.join(FORMATS)}.")
+        raise AudioFileError(f"{arg('format', name)} is no name of a format. Possible: {', '.join(FORMATS)}.")
     suffix = path.suffix if name is None else f".{name.removeprefix('.')}"
     for known in FORMATS.values():
         if suffix.lower() in known.suffixes:

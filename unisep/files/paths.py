@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from unisep.errors import OptionError, OverwriteError, argument
+from unisep.errors import OptionError, OverwriteError, arg
 
 MAX_NAME_BYTES = 150
 FIELDS = ("track", "trackext", "folder", "stem", "ext")
@@ -105,7 +105,7 @@ class Template:
     pattern: str
 
     def __post_init__(self) -> None:
-        written = argument("filename", self.pattern)
+        written = arg("filename", self.pattern)
         if not isinstance(self.pattern, str) or "\0" in self.pattern:
             raise OptionError(f"{written} is no template such as {DEFAULT_TEMPLATE!r}.")
         try:
@@ -119,7 +119,7 @@ class Template:
             raise OptionError(f"{written} would give every result one name. Put {{stem}} in it.")
         path = PurePosixPath(self.pattern.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-            raise OptionError(f"{written} leaves the output folder, which is chosen with {argument('folder')}.")
+            raise OptionError(f"{written} leaves the output folder, which is chosen with {arg('folder')}.")
 
     def place(self, source: Path, stems: Sequence[str], ext: str) -> dict[str, Path]:
         """Return the path of each result, in the output folder."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from unisep.audio import Audio
-from unisep.errors import EmbeddingError, QueryError, UnisepError, argument, wording
+from unisep.errors import EmbeddingError, QueryError, UnisepError, arg, wording
 from unisep.files.paths import write_whole
 
 Modality = Literal["text", "audio", "embedding"]
@@ -122,7 +122,8 @@ class Query(BaseModel):
         audio: an example: path, `Audio`, array, bytes or file object; a str here is a path.
         embedding: a vector with its space.
         weights: how much each of "text", "audio" and "embedding" counts, where more than one is given; equal without.
-        exclude: what the target must leave out: text (str), audio (Path, `Audio`, array), `Embedding`, or a list of these.
+        exclude: what the target must leave out: text (str), audio (Path, `Audio`, array), `Embedding`, a dict of
+            "text", "audio" or "embedding", or a list of these.
         time_range: (start, end) in seconds, where in the mixture the target is wanted, with None for its start or its
             end; outside it the target is silent and nothing is computed. Inside, it fades in and out within 10 ms.
         example_range: the same for the part of `audio` that is the example; without `audio`, that part of the mixture
@@ -185,9 +186,13 @@ class Query(BaseModel):
     def _several(cls, value: Any) -> tuple[Any, ...]:
         if value is None:
             return ()
-        items = tuple(value) if isinstance(value, list | tuple) else (value,)
+        items: tuple[Any, ...] = ()
+        for item in value if isinstance(value, list | tuple) else (value,):
+            sound = Query(**item) if isinstance(item, dict) else None
+            parts = (item,) if sound is None else (*sound.texts, sound.audio, sound.embedding)
+            items += tuple(part for part in parts if part is not None)
         if any(isinstance(item, str) and not item.strip() for item in items):
-            raise QueryError(f"An excluded text is empty. Say what to leave out, or drop {argument('exclude')}.")
+            raise QueryError(f"An excluded text is empty. Say what to leave out, or drop {arg('exclude')}.")
         return items
 
     @field_validator("time_range", "example_range", mode="before")
@@ -253,7 +258,7 @@ def _check_weights(weights: dict[Modality, float] | None, parts: frozenset[Modal
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or not any(weights.values()):
         raise QueryError(
             f"{wording('weights', '--mix')}={weights} cannot be used: give numbers of 0 or more, at least one above 0."
-            f" To leave a sound out, use {argument('exclude')}."
+            f" To leave a sound out, use {arg('exclude')}."
         )
 
 

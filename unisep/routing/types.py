@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, final
 
 from unisep.errors import DownloadError
@@ -43,7 +41,7 @@ class Plan(Mapping[str, Choice]):
     """
 
     def __init__(self, choices: Mapping[str, Choice], *, is_complete: bool = False) -> None:
-        self._choices = MappingProxyType(dict(choices))
+        self._choices = dict(choices)
         self.is_complete = is_complete
 
     def __getitem__(self, name: str) -> Choice:
@@ -55,11 +53,8 @@ class Plan(Mapping[str, Choice]):
     def __len__(self) -> int:
         return len(self._choices)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(Plan, is_complete=self.is_complete), (dict(self._choices),)
-
     def __repr__(self) -> str:
-        return f"Plan({dict(self._choices)})"
+        return f"Plan({self._choices})"
 
     @property
     def reason(self) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from unisep.audio import Audio, Samples
 from unisep.engine.engine import Engine, Piece, pieces
 from unisep.engine.recording import BLOCK_SAMPLES, InMemory, OnDisk, Recording
-from unisep.errors import FAILURES, AudioError, PluginError, UnisepError, argument
+from unisep.errors import FAILURES, AudioError, PluginError, UnisepError, arg
 from unisep.files.formats import Encoding, check_size
 from unisep.files.tags import Tags
 from unisep.files.writing import FileSet
@@ -112,7 +112,7 @@ def write_results(
 
 def without(distribution: str) -> str:
     """Return how to go without the plugins of a distribution, or without those that were given."""
-    return f"leave out {argument('plugins')}" if distribution in GIVEN else f"UNISEP_PLUGINS=-{distribution}"
+    return f"leave out {arg('plugins')}" if distribution in GIVEN else f"UNISEP_PLUGINS=-{distribution}"
 
 
 def run_step(step: Extension[ResultSpec], targets: dict[str, Audio], mixture: Audio) -> dict[str, Audio]:

@@ -17,7 +17,7 @@ from unisep.engine.device import Precision
 from unisep.engine.malloc import give_back
 from unisep.ensemble.assembly import Assembly, assemble
 from unisep.ensemble.definition import Ensemble, as_ensemble
-from unisep.errors import FAILURES, WeightsError, argument
+from unisep.errors import FAILURES, WeightsError, arg
 from unisep.files.paths import is_there
 from unisep.plugins.backend import Backend
 from unisep.plugins.encoder import QueryEncoder
@@ -271,7 +271,7 @@ def _stamp(*parts: str) -> str:
 def existing(path: str | Path, name: str) -> Path:
     """Return the path. Raise WeightsError when there is no file or folder."""
     if not isinstance(path, str | os.PathLike):
-        raise WeightsError(f"{argument(name, path)}: give the path of a file or folder.")
+        raise WeightsError(f"{arg(name, path)}: give the path of a file or folder.")
     if not is_there(Path(path)):
-        raise WeightsError(f"{argument(name, str(path))}: there is no such file or folder.")
+        raise WeightsError(f"{arg(name, str(path))}: there is no such file or folder.")
     return Path(path)
