@@ -6,11 +6,11 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 
 from unisep.audio import Audio
 from unisep.errors import EmbeddingError, QueryError, UnisepError, arg, wording
@@ -18,8 +18,9 @@ from unisep.files.paths import write_whole
 
 Modality = Literal["text", "audio", "embedding"]
 
-
 Range = tuple[float, float]
+_Start = Annotated[float, BeforeValidator(lambda value: 0.0 if value is None else value)]
+_End = Annotated[float, BeforeValidator(lambda value: math.inf if value is None else value)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,8 +145,8 @@ class Query(BaseModel):
     embedding: Embedding | None = None
     weights: dict[Modality, float] | None = None
     exclude: tuple[Any, ...] = ()
-    time_range: Range | None = None
-    example_range: Range | None = None
+    time_range: tuple[_Start, _End] | None = None
+    example_range: tuple[_Start, _End] | None = None
     name: str | None = None
 
     def __init__(self, **fields: Any) -> None:
@@ -194,14 +195,6 @@ class Query(BaseModel):
         if any(isinstance(item, str) and not item.strip() for item in items):
             raise QueryError(f"An excluded text is empty. Say what to leave out, or drop {arg('exclude')}.")
         return items
-
-    @field_validator("time_range", "example_range", mode="before")
-    @classmethod
-    def _without_gaps(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple) or len(value) != 2:
-            return value
-        start, end = value
-        return 0.0 if start is None else start, math.inf if end is None else end
 
     @field_validator("time_range", "example_range")
     @classmethod
