@@ -11,7 +11,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from unisep.errors import AudioError, QueryError
+from unisep.errors import AudioError, QueryError, arg
 
 MAX_CHANNELS = 2
 MIN_SAMPLE_RATE_HZ = 1_000
@@ -131,7 +131,7 @@ def checked_rate(sample_rate_hz: Any) -> int:
         whole, rate_hz = False, 0
     if not whole or isinstance(sample_rate_hz, bool) or not MIN_SAMPLE_RATE_HZ <= rate_hz <= MAX_SAMPLE_RATE_HZ:
         raise AudioError(
-            f"sample_rate_hz={sample_rate_hz!r} is not usable: give a whole number of hertz "
+            f"{arg('sample_rate_hz', sample_rate_hz)} is not usable: give a whole number of hertz "
             f"from {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, such as 44100."
         )
     return rate_hz
@@ -155,7 +155,7 @@ def span_samples(
     last = last if n_samples is None else min(last, n_samples)
     if last <= first:
         length = "" if n_samples is None else f", which is {n_samples / sample_rate_hz:.3f} s long"
-        raise QueryError(f"{field}={seconds} holds none of the audio{length}. Give (start, end) in seconds within it.")
+        raise QueryError(f"{arg(field, seconds)} holds none of the audio{length}. Give a start and an end within it.")
     return first, last
 
 

@@ -7,8 +7,9 @@ Messages say what was asked, what is possible, and what to do next.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -86,6 +87,38 @@ class Cancelled(UnisepError):
 
 # What code of plugins may end with: a plugin that exits must not end the host.
 FAILURES = (Exception, SystemExit)
+
+
+_flags: Mapping[str, str] | None = None  # how the command line calls arguments, while it is in use
+
+
+@contextmanager
+def arguments_named_by(flags: Mapping[str, str] | None) -> Iterator[None]:
+    """Open a `with` block in which messages speak of options of the command line; with None, of Python again."""
+    global _flags
+    before, _flags = _flags, flags
+    try:
+        yield
+    finally:
+        _flags = before
+
+
+def wording(in_python: str, by_flag: str) -> str:
+    """Return what fits how the caller asks: in Python or on the command line."""
+    return in_python if _flags is None else by_flag
+
+
+def arg(name: str, *value: Any) -> str:
+    """Write an argument, perhaps with its value, as the caller does.
+
+    >>> arg("seed", 3), arg("seed")
+    ('seed=3', 'seed=')
+    """
+    if _flags is None:
+        return f"{name}={''.join(map(repr, value)):.300}"
+    flag = _flags.get(name, f"--{name.replace('_', '-')}")
+    parts = [item if isinstance(item, list | tuple) else [item] for item in value]  # names, or start and end
+    return " ".join([flag, *(("-" if isinstance(part, tuple) else ",").join(map(str, part)) for part in parts)])
 
 
 def reasons(error: ValidationError, whole: str = "it") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +19,8 @@ from unisep.files.formats import AudioFileInfo, Encoding, find_format
 from unisep.files.paths import check_recordings_stay
 from unisep.files.tags import read_tags
 from unisep.routing.types import Plan
+
+NEGLIGIBLE = 2.0**-20  # of the loudest stem: -120 dB
 
 TargetT = TypeVar("TargetT")
 
@@ -128,17 +131,20 @@ class Separation(Targets[Audio]):
         format: str | None = None,
         subtype: str | None = None,
         bitrate_kbps: int | None = None,
+        headroom_db: float = 0.0,
         tags: bool = True,
     ) -> files.WriteReport:
         """Write each target and, where there is one, the rest, to `folder`/<input's name>/; all files or none.
 
-        If any file of an integer format would clip, one common gain below 1 is used for all and reported in `gain`.
+        If any file of an integer format would clip, one common gain below 1 is used for all and reported in `gain`. Beside
+        all stems of a backend, a rest of less than -120 dB of their peak is not written: it is what rounding leaves.
 
         Args:
             folder: made if it is not there.
             format: the input's unless given; flac for a lossy input, wav (float) for arrays.
             subtype: how samples are stored, such as "PCM_24"; the input's where the format holds it.
             bitrate_kbps: for lossy formats.
+            headroom_db: how much lower all files are written, so that those of several calls line up.
             tags: carry over the tags and pictures of the input file, if mutagen is installed.
 
         Raises:
@@ -148,6 +154,8 @@ class Separation(Targets[Audio]):
         known = find_format(Path(), files.default_format(self.source_info) if format is None else format)
         subtype = files.default_subtype(known.name, self.source_info) if subtype is None else subtype
         audio = self._parts()
+        if leaves_nothing(self.plan, {name: files.peak_of(part.samples) for name, part in audio.items()}):
+            del audio["rest"]
         place = Path(folder) / files.safe_name(self.source_name)
         names = zip(audio, files.safe_names(audio), strict=True)
         paths = {name: place / f"{file}.{known.name}" for name, file in names}
@@ -158,6 +166,7 @@ class Separation(Targets[Audio]):
             format=known.name,
             subtype=subtype,
             bitrate_kbps=bitrate_kbps,
+            headroom_db=headroom_db,
             tags=read_tags(self.source_path) if tags and self.source_path is not None else None,
         )
 
@@ -182,8 +191,8 @@ class SeparatedFiles(Targets[Path]):
     """Targets as the files written, of a separation from disk to disk.
 
     Attributes:
-        rest: the file of what is left of the mixture.
-        gain: what all files were multiplied by so that no integer file clips, 1.0 as a rule.
+        rest: the file of what is left of the mixture; None where the stems leave nothing, but for rounding.
+        gain: what all files were multiplied by, for headroom and so that no integer file clips, 1.0 as a rule.
         encoding: how they were written.
         layout: rate, channels and length of each.
     """
@@ -191,7 +200,7 @@ class SeparatedFiles(Targets[Path]):
     def __init__(
         self,
         targets: Mapping[str, Path],
-        rest: Path,
+        rest: Path | None,
         *,
         gain: float,
         encoding: Encoding,
@@ -211,12 +220,17 @@ class SeparatedFiles(Targets[Path]):
     @property
     def paths(self) -> tuple[Path, ...]:
         """All files: the targets in order, then the rest."""
-        return (*self._targets.values(), self.rest)
+        return (*self._targets.values(), *([] if self.rest is None else [self.rest]))
 
     @property
     def seconds(self) -> float:
         """The length of each file."""
         return (self.layout.n_samples or 0) / self.layout.sample_rate_hz
+
+
+def leaves_nothing(plan: Plan, peaks: Mapping[str, float]) -> bool:
+    """Tell whether all stems of a backend leave no more than rounding, by the peaks of all results and of the "rest"."""
+    return plan.is_complete and peaks.get("rest", math.inf) <= NEGLIGIBLE * max(peaks.values())
 
 
 def total(parts: Sequence[Audio]) -> Audio:

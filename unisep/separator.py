@@ -169,6 +169,7 @@ class Separator:
         format: str | None = None,
         subtype: str | None = None,
         bitrate_kbps: int | None = None,
+        headroom_db: float = 0.0,
         tags: bool = True,
         on_progress: OnProgress | None = None,
         cancel: CancelFlag | None = None,
@@ -197,7 +198,9 @@ class Separator:
         reporter, path, template = ProgressReporter(on_progress), Path(path), Template(filename)
         with files.opened(path) as opened:
             carried = read_tags(path) if tags else None
-            encoding = choose_encoding(opened.info, format=format, subtype=subtype, bitrate_kbps=bitrate_kbps)
+            encoding = choose_encoding(
+                opened.info, format=format, subtype=subtype, bitrate_kbps=bitrate_kbps, headroom_db=headroom_db
+            )
             request = self._preparer.requested(query, None, stems, route)
             prepared = self._preparer.prepare(request, reporter)
             reporter.stage("reading")

@@ -1,7 +1,9 @@
 import json
+import math
 import os
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 
 import pytest
 
@@ -56,6 +58,7 @@ def test_wrong_usage_has_code_2_and_says_what_is_possible(argv, message, capsys)
     assert not out
     assert message in err
     assert "Traceback" not in err
+    assert len(err.splitlines()) <= 2 and "--help" in err, "not a wall of usage"
 
 
 def test_a_plugin_that_exits_in_the_midst_of_a_command_makes_no_success(monkeypatch, capsys):
@@ -75,6 +78,11 @@ def test_times_and_ranges():
     assert question_arguments.seconds("1:02:30") == 3750
     assert question_arguments.time_range("30-60") == (30, 60)
     assert question_arguments.time_range("0:30 - 1:00") == (30, 60)
+    assert question_arguments.time_range("1:30-") == (90, math.inf)
+    assert question_arguments.time_range("-30") == (0, 30)
+    for text in ("-", "", "30", "60-30", "1-2-3", "a-b", "--3", "1:.-9"):
+        with pytest.raises(ArgumentTypeError, match="is no range"):
+            question_arguments.time_range(text)
     assert question_arguments.mix("text=0.3,audio=0.7") == {"text": 0.3, "audio": 0.7}
 
 
@@ -133,6 +141,12 @@ def test_interrupt_has_code_130(monkeypatch, capsys):
     monkeypatch.setattr("unisep.cli.plugins.plugins", interrupted)
     assert main(["plugins"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_an_interrupt_while_a_plugin_is_imported_has_code_130(tmp_path, capsys):
+    (tmp_path / "slow_import.py").write_text("raise KeyboardInterrupt")
+    assert main(["plugins", "--plugin", str(tmp_path / "slow_import.py")]) == 130
+    assert capsys.readouterr().err == "unisep: interrupted\n"
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])

@@ -74,9 +74,9 @@ def test_the_template_places_every_result():
         ("{stem!r}.{ext}", "format"),
         ("{stem:>99}.{ext}", "format"),
         ("{stem.__class__}", "__class__"),
-        ("../{stem}.{ext}", "--out"),
-        ("/tmp/{stem}.{ext}", "--out"),
-        ("C:/{stem}.{ext}", "--out"),
+        ("../{stem}.{ext}", "folder="),
+        ("/tmp/{stem}.{ext}", "folder="),
+        ("C:/{stem}.{ext}", "folder="),
     ],
 )
 def test_templates_that_cannot_work_are_refused(pattern, message):

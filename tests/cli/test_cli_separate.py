@@ -49,7 +49,7 @@ def test_a_text_question_writes_the_target_and_the_rest(song, tmp_path, capsys):
 
 def test_fixed_stems_without_a_question(song, tmp_path):
     assert separate(song, "-o", tmp_path / "out", *TOY[:2]) == 0
-    assert files_in(tmp_path / "out/song") == ["high.wav", "low.wav", "rest.wav"]
+    assert files_in(tmp_path / "out/song") == ["high.wav", "low.wav"]
 
 
 @pytest.mark.parametrize("flags", [["--stems", "high"], ["--two-stems", "high"]])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Progress
 from unisep.engine.device import Options
 from unisep.engine.engine import Engine, LoadedTask, pieces
 from unisep.engine.recording import InMemory
-from unisep.engine.timeline import FADE_SECONDS, Span, at_model_rate, gains, stretches, with_fades
+from unisep.engine.timeline import FADE_SECONDS, Span, at_model_rate, gains, stretches
 from unisep.errors import BackendError, Cancelled, OptionError, QueryError
 from unisep.progress import ProgressReporter
 from unisep.query.encode import Conditions
@@ -153,10 +154,11 @@ def test_only_the_wanted_range_is_computed_and_equals_the_full_run() -> None:
     full_backend, backend = Mean(normalisation="song"), Mean(normalisation="song")
     full = separated(mixture, loaded(full_backend))["a"].audio.samples
     part = separated(mixture, loaded(backend, Target("a", stem="a", time_range=(3.0, 4.0))))["a"].audio.samples
-    inside, n_fade = slice(3 * RATE, 4 * RATE), round(FADE_SECONDS * RATE)
+    n_fade = round(FADE_SECONDS * RATE)
+    inside = slice(3 * RATE + n_fade, 4 * RATE - n_fade)
     assert np.array_equal(part[:, inside], full[:, inside])
-    assert not part[:, : 3 * RATE - n_fade].any()
-    assert not part[:, 4 * RATE + n_fade :].any()
+    assert not part[:, : 3 * RATE].any() and not part[:, 4 * RATE :].any(), "the fades lie inside the range"
+    assert part[:, 3 * RATE].any() and (np.abs(part) <= np.abs(full)).all()
     assert len(backend.batches) < len(full_backend.batches) / 3
 
 
@@ -165,15 +167,28 @@ def test_a_range_through_the_resampler_equals_the_full_run(rate_hz: int) -> None
     mixture = song(4.0, rate_hz=rate_hz)
     full = separated(mixture, loaded(Mean()))["a"].audio.samples
     part = separated(mixture, loaded(Mean(), Target("a", stem="a", time_range=(1.3, 2.1))))["a"].audio.samples
-    inside = slice(round(1.3 * rate_hz), round(2.1 * rate_hz))
+    inside = slice(round(1.31 * rate_hz), round(2.09 * rate_hz))
+    assert not part[:, : round(1.3 * rate_hz)].any() and not part[:, round(2.1 * rate_hz) :].any()
     assert peak(part[:, inside] - full[:, inside]) < 1e-5 * peak(full)
 
 
-def test_a_range_at_the_edges_is_not_faded_there() -> None:
+@pytest.mark.parametrize("stop", [99, math.inf])
+def test_a_range_beyond_the_edges_is_not_faded_there(stop: float, caplog: pytest.LogCaptureFixture) -> None:
     mixture = song(2.0)
     full = separated(mixture, loaded(Mean()))["a"].audio.samples
-    part = separated(mixture, loaded(Mean(), Target("a", stem="a", time_range=(0, 99))))["a"].audio.samples
+    with caplog.at_level("INFO"):
+        part = separated(mixture, loaded(Mean(), Target("a", stem="a", time_range=(0, stop))))["a"].audio.samples
     assert np.array_equal(part, full)
+    said = "a: a time to 99 s is asked for, and the recording ends at 2.000 s."
+    assert [record.getMessage() for record in caplog.records] == ([said] if stop == 99 else [])
+
+
+def test_a_range_of_one_sample_is_no_less_than_that() -> None:
+    mixture = song(1.0)
+    full = separated(mixture, loaded(Mean()))["a"].audio.samples
+    span = (0.5, 0.5 + 1 / RATE)
+    part = separated(mixture, loaded(Mean(), Target("a", stem="a", time_range=span)))["a"].audio.samples
+    assert np.flatnonzero(part[0]).tolist() == [RATE // 2] and part[0, RATE // 2] == full[0, RATE // 2]
 
 
 def test_fades_are_smooth() -> None:
@@ -209,6 +224,27 @@ def test_all_queries_go_in_one_call_and_come_back_in_order() -> None:
     assert peak(total - song(0.9, 44_100).samples) < 1e-5
     presence = [estimate.presence for estimate in found.values()]
     assert presence[1] == max(presence)  # type: ignore[type-var]
+
+
+def test_many_queries_go_in_groups_so_that_few_outputs_are_held(caplog: pytest.LogCaptureFixture) -> None:
+    sizes: list[int] = []
+
+    class Noting(ToyBackend):
+        def separate(
+            self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
+        ) -> Output:
+            assert queries is not None
+            sizes.append(len(queries))
+            return super().separate(mixture, queries, negatives)
+
+    vectors = torch.eye(4)[torch.arange(40) % 4]
+    targets = [Target(f"t{n}") for n in range(40)]
+    with caplog.at_level("INFO"):
+        found = separated(song(0.9, 44_100), loaded(Noting(), *targets, conditions=Conditions(vectors)))
+    assert sizes == [16, 16, 16, 16, 8, 8] and list(found) == [target.name for target in targets]
+    assert "40 results at once: time and memory grow with their number." in caplog.messages
+    for number, estimate in enumerate(found.values()):
+        assert np.array_equal(estimate.audio.samples, found[f"t{number % 4}"].audio.samples)
 
 
 def test_presence_is_that_of_the_segment_where_the_sound_is_surest() -> None:
@@ -252,7 +288,9 @@ def test_shifts_change_nothing_for_a_backend_without_context() -> None:
 def test_a_range_with_shifts_equals_the_full_run() -> None:
     full = separated(song(4.0), loaded(Mean()), shifts=2)["a"].audio.samples
     part = separated(song(4.0), loaded(Mean(), Target("a", stem="a", time_range=(1, 2))), shifts=2)["a"].audio.samples
-    assert np.array_equal(part[:, RATE : 2 * RATE], full[:, RATE : 2 * RATE])
+    n_fade = round(FADE_SECONDS * RATE)
+    inside = slice(RATE + n_fade, 2 * RATE - n_fade)
+    assert np.array_equal(part[:, inside], full[:, inside])
 
 
 def test_segments_can_be_shorter_but_not_longer_than_the_backend_takes() -> None:
@@ -354,16 +392,17 @@ def test_inputs_are_left_alone_even_if_they_cannot_be_written() -> None:
     assert np.array_equal(samples, before)
 
 
-def test_spans_are_grown_and_merged() -> None:
-    assert with_fades(Span(5, 200), 1_000) == Span(0, 210)
+def test_spans_are_merged_and_fade_inside_their_ends() -> None:
     assert [span for span, _ in stretches([Span(5, 9), Span(0, 5)])] == [Span(0, 9)]
-    curve = gains(Span(100, 200), Span(90, 210), Span(90, 210))
+    span = Span(90, 210)
+    curve = gains(span, span, 10)
     assert curve[:10].tolist() == sorted(curve[:10])
     assert curve[110:].tolist() == sorted(curve[110:], reverse=True)
     assert (curve[10:110] == 1).all()
     assert 0 < curve[0] < 0.05
-    parts = [gains(Span(100, 200), Span(90, 210), Span(at, at + 8)) for at in range(90, 210, 8)]
+    parts = [gains(span, Span(at, at + 8), 10) for at in range(90, 210, 8)]
     assert np.array_equal(np.concatenate(parts), curve)
+    assert (gains(Span(0, 100), Span(0, 90), 10) == 1).all(), "what starts with the recording begins at 1"
     assert at_model_rate(Span(441, 882), 44_100, 48_000).start % 160 == 0
 
 

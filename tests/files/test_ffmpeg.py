@@ -128,3 +128,50 @@ def test_the_command_allows_local_files_of_known_kinds_only(tmp_path: Path, monk
     )
     assert command[command.index("-i") + 1] == f"file:{os.getcwd()}/-i concat:x.wav"
     assert "-fs" in command
+
+
+@needs_ffmpeg
+def test_m4a_is_written_as_it_is_read(tmp_path: Path) -> None:
+    song = tone(440, 3.0)
+    default, small = (
+        files.write(tmp_path / f"{name}.m4a", song, bitrate_kbps=kbps) for name, kbps in (("a", None), ("b", 64))
+    )
+    back = files.read(default)
+    n = song.n_samples
+    assert n <= back.n_samples <= n + 44_100 and back.sample_rate_hz == 44_100
+    assert np.abs(back.samples[:, 4_000 : n - 4_000] - song.samples[:, 4_000 : n - 4_000]).max() < 0.02
+    assert small.stat().st_size < default.stat().st_size
+    assert files.write(tmp_path / "again.m4a", song).read_bytes() == default.read_bytes(), "no stamps"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.m4a", "again.m4a", "b.m4a"]
+    for kbps, rate_hz, message in ((9999, 44_100, "32 to 320"), (None, 192_000, "192000 Hz")):
+        with pytest.raises(AudioFileError, match=message):
+            files.write(tmp_path / "no.m4a", tone(440, 0.1, rate_hz), bitrate_kbps=kbps)
+
+
+@needs_ffmpeg
+def test_m4a_holds_tags(tmp_path: Path) -> None:
+    pytest.importorskip("mutagen")
+    from unisep.files.tags import Picture, Tags, read_tags
+
+    texts = {"title": ["Über"], "artist": ["A", "B"], "composer": ["C"], "comment": ["one"], "tracknumber": ["3/12"]}
+    pictures = (Picture(b"front", "image/png"), Picture(b"back", "image/jpeg"))
+    files.write_all({tmp_path / "a.m4a": tone(440, 0.5)}, tags=Tags({**texts, "isrc": ["left behind"]}, pictures))
+    tags = read_tags(tmp_path / "a.m4a")
+    assert tags.texts == texts and tags.pictures == pictures
+    assert files.read(tmp_path / "a.m4a").n_samples >= 22_050
+
+
+@needs_ffmpeg
+def test_an_m4a_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ffmpeg, "_run", lambda *_: (_ for _ in ()).throw(AudioFileError("ffmpeg could not encode it")))
+    with pytest.raises(AudioFileError, match="could not encode"):
+        files.write_all({tmp_path / "new" / f"{name}.m4a": tone(440, 0.5) for name in "ab"})
+    assert not (tmp_path / "new").exists()
+
+
+def test_m4a_without_ffmpeg_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ffmpeg, "program", lambda: None)
+    song = files.write(tmp_path / "song.wav", tone(440, 0.5))
+    with toy_plugin(), pytest.raises(AudioFileError, match="made by the ffmpeg program, which is not installed"):
+        Separator("toy").separate_file(song, tmp_path / "out", format="m4a")
+    assert not (tmp_path / "out").exists()

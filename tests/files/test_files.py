@@ -440,7 +440,7 @@ def test_unknown_formats_subtypes_and_bitrates_are_refused(tmp_path: Path) -> No
         files.write(tmp_path / "a.flc", music(100))
     with pytest.raises(AudioFileError, match="Possible: PCM_24, PCM_16"):
         files.write(tmp_path / "a.flac", music(100), subtype="FLOAT")
-    with pytest.raises(AudioFileError, match="Leave bitrate_kbps out"):
+    with pytest.raises(AudioFileError, match="Leave bitrate_kbps= out"):
         files.write(tmp_path / "a.wav", music(100), bitrate_kbps=128)
     with pytest.raises(AudioFileError, match="64 to 320"):
         files.write(tmp_path / "a.mp3", music(100), bitrate_kbps=999)
@@ -608,7 +608,7 @@ def test_beyond_four_gigabytes_a_wav_is_rf64(tmp_path: Path) -> None:
 def test_folders_are_made_and_what_is_not_committed_disappears(tmp_path: Path) -> None:
     with files.PartialFile(tmp_path / "x" / "y" / "a.wav", 44_100, 2, FLOAT_WAV) as partial:
         partial.write(music(100).samples)
-    assert list((tmp_path / "x" / "y").iterdir()) == []
+    assert not (tmp_path / "x").exists(), "the folders too, where they were made for it"
 
 
 def test_defaults_follow_the_input() -> None:

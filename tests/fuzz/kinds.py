@@ -118,7 +118,7 @@ def separate_audio(path: Path, draw: random.Random) -> None:
         written: set[Path] = set()
         try:
             found = separator.separate_file(path, out, query, format=format)
-            written = {*found.values(), found.rest}
+            written = {*found.paths}
         finally:
             left = {file for file in path.parent.rglob("*") if file.is_file() and file != path}
             assert left == written and all(out in file.parents for file in written)

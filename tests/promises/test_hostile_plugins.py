@@ -101,7 +101,7 @@ def step_of(module: Any, function: Any) -> Separator:
 
 
 def test_errors_of_result_steps(module: Any) -> None:
-    with pytest.raises(PluginError, match=r"SystemExit.*leave out --plugin"):
+    with pytest.raises(PluginError, match=r"SystemExit.*leave out plugins="):
         step_of(module, leave).separate(song)
 
     def refuses(targets: Any, mixture: Audio) -> Any:

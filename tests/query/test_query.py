@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,8 @@ def test_an_unknown_field_is_refused_and_the_allowed_ones_named() -> None:
         ({"text": "a", "exclude": ["b", " "]}, "excluded text is empty"),
         ({"text": "a", "time_range": (5, 5)}, "is no range"),
         ({"text": "a", "time_range": (-1, 5)}, "is no range"),
-        ({"text": "a", "time_range": (1, float("inf"))}, "is no range"),
+        ({"text": "a", "time_range": (float("inf"), None)}, "is no range"),
+        ({"text": "a", "time_range": (1, 2, 3)}, "'time_range' cannot be used"),
         ({"text": "a", "time_range": (float("nan"), 2)}, "is no range"),
         ({"text": "a", "time_range": 30}, "'time_range' cannot be used"),
         ({"text": "a", "example_range": (3, 2)}, "is no range"),
@@ -68,6 +70,20 @@ def test_an_unknown_field_is_refused_and_the_allowed_ones_named() -> None:
 def test_bad_fields_are_refused_with_a_reason(fields: dict, message: str) -> None:
     with pytest.raises(QueryError, match=message):
         Query(**fields)
+
+
+def test_what_is_excluded_may_be_a_dict_of_fields() -> None:
+    clip = tone(100, 0.1)
+    query = Query(text="a", exclude=["b", {"text": ["c", "d"], "audio": clip}, {"embedding": VECTOR}])
+    assert query.exclude == ("b", "c", "d", clip, VECTOR)
+    with pytest.raises(QueryError, match="no field 'sound'"):
+        Query(text="a", exclude={"sound": "b"})
+
+
+def test_ranges_may_be_open() -> None:
+    ranges = [Query(text="a", time_range=span).time_range for span in ((1, None), (None, 30), (None, None))]
+    assert ranges == [(1.0, math.inf), (0.0, 30.0), (0.0, math.inf)]
+    assert Query(example_range=[2, None]).example_range == (2.0, math.inf)
 
 
 def test_queries_are_equal_by_what_they_ask() -> None:
@@ -90,6 +106,14 @@ def test_queries_are_equal_by_what_they_ask() -> None:
     for field, value in others.items():
         assert query != Query(**{**asked, field: value}), field
     assert Query(audio=clip) != Query(audio=Audio(clip, 8_000)) and query != "hi-hat"
+
+
+def test_a_clip_is_named_after_its_file_where_no_other_has_the_name(tmp_path: Path) -> None:
+    from unisep import files
+
+    lick, rest = (files.write(tmp_path / f"{name}.wav", tone(100, 0.1)) for name in ("lick", "rest"))
+    parsed_queries = parse_queries([lick, rest, lick, "lick-2", {"text": "bass", "audio": lick}])
+    assert [parsed.name for parsed in parsed_queries] == ["lick", "rest-2", "lick-3", "lick-2", "bass"]
 
 
 def test_a_query_cannot_be_changed() -> None:
@@ -120,7 +144,7 @@ def test_every_kind_of_query_is_understood(tmp_path: Path) -> None:
         ],
         44_100,
     )
-    names = ["guitar", *(f"example-{n}" for n in range(1, 7)), "embedding-1", "example-7", "lead", "hi-hat"]
+    names = ["guitar", "lick", *(f"example-{n}" for n in range(1, 6)), "embedding-1", "lick-2", "lead", "hi-hat"]
     assert [parsed.name for parsed in parsed_queries] == names
     for parsed in parsed_queries:
         assert parsed.clip is None or isinstance(parsed.clip.audio, Audio)

@@ -286,7 +286,7 @@ def test_two_claims_to_a_name_matter_only_when_it_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("owners", "message"),
     [
-        (["local one", "local two"], "one.py and two.py both .* Give only one of them with --plugin"),
+        (["local one", "local two"], "one.py and two.py both .* Give only one of them with plugins="),
         (["registered A", "registered A-2"], "'A' of registered and 'A-2' of registered both .* Give only one"),
         (["d one", "d two"], "'one' of d and 'two' of d both .* Leave one out, as with UNISEP_PLUGINS=-d:one"),
         (

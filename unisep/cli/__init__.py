@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 
-from unisep.cli.arguments import debug_by_environment, parse, plugin_options
+from unisep.cli.arguments import FLAGS, debug_by_environment, parse, plugin_options
 from unisep.cli.console import Console
-from unisep.errors import EmbeddingError, OptionError, PluginError, QueryError, UnisepError
+from unisep.errors import EmbeddingError, OptionError, PluginError, QueryError, UnisepError, arguments_named_by
 from unisep.plugins.loading import load_function
 from unisep.plugins.registry import clash, installed, strictly, using
 from unisep.plugins.specs import CommandSpec
@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # read with torch; waiting threads would take the cores of others
     with ExitStack() as stack:
+        stack.enter_context(arguments_named_by(FLAGS))
         for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
             if stream is None:  # closed by the caller, or without a console
                 stack.enter_context(redirect(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
@@ -60,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments = _parse(words, stack)
         except SystemExit as exit:  # argparse has printed the help, the version or what is wrong
             return int(exit.code or DONE)
+        except KeyboardInterrupt:  # while a plugin is imported
+            Console().say("unisep: interrupted")
+            return INTERRUPTED
         except UnisepError as error:
             Console().error(error)
             return exit_code(error)

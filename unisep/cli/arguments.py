@@ -5,15 +5,33 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import unisep
+from unisep.cli.console import visible
 
 PLUGIN_KINDS = ("backend", "encoder")  # that `new-plugin` can write
+FLAGS = {  # of arguments that the command line calls otherwise than Python does
+    "segment_seconds": "--segment", "overlap_fraction": "--overlap", "bitrate_kbps": "--bitrate", "plugins": "--plugin",
+    "sample_rate_hz": "sample rate", "folder": "--out", "headroom_db": "--headroom",
+}  # fmt: skip
 
 _SEVERAL: dict[str, Any] = {"action": "append", "default": []}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in two lines what is wrong and where to read on, and takes "-1:30" for a value."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._negative_number_matcher = re.compile(r"^-[\d.:]+$")
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, and exit with code 2."""
+        self.exit(2, visible(f"unisep: error: {message}\nSee: {self.prog} --help\n"))
 
 
 def seconds(text: str) -> float:
@@ -29,14 +47,31 @@ def seconds(text: str) -> float:
 
 
 def time_range(text: str) -> tuple[float, float]:
-    """Return start and end in seconds of "30-60" or "0:30-1:00"."""
+    """Return start and end in seconds of "30-60", "0:30-1:00", "30-" or "-60"."""
+    match = re.fullmatch(r"\s*([\d:.]*)\s*-\s*([\d:.]*)\s*", text)
     try:
-        start, end = map(seconds, text.split("-"))
-    except ValueError:
-        start = end = 0.0
-    if not start < end < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no range; write start-end in seconds, such as 30-60")
+        start, end = seconds(match[1] or "0"), seconds(match[2] or "inf")  # type: ignore[index]
+    except (TypeError, ValueError):
+        start = end = math.inf
+    if not start < end or text.strip() == "-":
+        raise argparse.ArgumentTypeError(f"{text!r} is no range; write start-end in seconds: 30-60, 1:30-, -60")
     return start, end
+
+
+def named(text: str) -> tuple[str | None, str]:
+    """Split "NAME=VALUE" where NAME is a word; all else is a value without a name.
+
+    >>> named("lead=electric guitar"), named("a = b")
+    (('lead', 'electric guitar'), (None, 'a = b'))
+    """
+    match = re.fullmatch(r"([^\W\d][\w-]*)=(.+)", text, re.DOTALL)
+    return (match[1], match[2]) if match else (None, text)
+
+
+def named_file(text: str) -> tuple[str | None, Path]:
+    """Split "NAME=FILE", where no file is called so as a whole."""
+    name, file = (None, text) if os.path.exists(text) else named(text)
+    return name, Path(file)
 
 
 def mix(text: str) -> dict[str, float]:
@@ -56,6 +91,10 @@ def names(text: str) -> tuple[str, ...]:
     return parts
 
 
+_WAV: dict[str, Any] = {"dest": "wav_subtype", "action": "store_const"}
+_RANGE: dict[str, Any] = {**_SEVERAL, "type": time_range, "metavar": "S-E"}
+
+
 def parse(argv: Sequence[str] | None = None, plugin_commands: Sequence[tuple[str, str]] = ()) -> argparse.Namespace:
     """Return the parsed arguments, or exit after printing an error or the help, in which `plugin_commands` are listed."""
     arguments = _parser(plugin_commands).parse_args(argv)
@@ -70,7 +109,7 @@ def debug_by_environment() -> bool:
 
 def plugin_options(*, allow_abbrev: bool = False) -> argparse.ArgumentParser:
     """Return the options on plugins, which every command takes and which count before the command is known."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=allow_abbrev)
+    parser = Parser(prog="unisep", add_help=False, allow_abbrev=allow_abbrev)
     add = parser.add_argument_group("plugins").add_argument
     add("--plugin", **_SEVERAL, type=Path, metavar="PATH", help="a plugin of your own, a file or a folder; repeatable")
     add("--strict-plugins", action="store_true", help="a plugin with a problem is an error (UNISEP_PLUGINS_STRICT=1)")
@@ -117,24 +156,27 @@ def _model_options() -> argparse.ArgumentParser:
 def _add_questions(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group(
         "what to isolate",
-        "Repeat -q (or --query-audio, or --embedding) for several results in one pass. "
-        "One text, one clip and one vector given together are one question.",
+        "Repeat -q (or --query-audio, or --embedding) for several results in one pass. One text, one clip and one vector "
+        "given together are one question. Ranges and --mix are given once for all questions, or once for each.",
     ).add_argument
-    add("-q", "--query", **_SEVERAL, metavar="TEXT", help="a sound by its name")
-    add("--query-audio", **_SEVERAL, type=Path, metavar="FILE", help="a sound by an example clip")
-    add("--embedding", **_SEVERAL, type=Path, metavar="FILE", help="a vector saved by `unisep embed`")
-    add("--mix", type=mix, metavar="text=W,audio=W", help="how much each part of the question counts")
-    add("--exclude", **_SEVERAL, metavar="TEXT", help="a sound to leave out")
+    add(
+        "-q", "--query", **_SEVERAL, type=named, metavar="[NAME=]TEXT", help="a sound by its name; NAME is the result's"
+    )
+    add("--query-audio", **_SEVERAL, type=named_file, metavar="[NAME=]FILE", help="a sound by an example clip")
+    add("--embedding", **_SEVERAL, type=named_file, metavar="[NAME=]FILE", help="a vector saved by `unisep embed`")
+    add("--mix", **_SEVERAL, type=mix, metavar="text=W,audio=W", help="how much each part of a question counts")
+    add("--exclude", **_SEVERAL, metavar="TEXT", help="a sound to leave out of all results")
     add("--exclude-audio", **_SEVERAL, type=Path, metavar="FILE", help="a clip of a sound to leave out")
-    add("--time-range", type=time_range, metavar="S-E", help="where in the recording it is wanted: 30-60")
-    add("--example-range", type=time_range, metavar="S-E", help="the part of the clip (or of the recording) to go by")
+    add("--time-range", **_RANGE, help="where in the recording it is wanted: 30-60, 1:30-, -60")
+    add("--example-range", **_RANGE, help="the part of the clip (or of the recording) to go by")
+    add("--queries", type=Path, metavar="FILE", help="a TOML file with a table for each question")
     add_stem = parser.add_argument_group("fixed stems").add_mutually_exclusive_group().add_argument
     add_stem("--stems", type=names, metavar="A,B", help="only these of the fixed stems")
     add_stem("--two-stems", dest="stems", nargs=1, metavar="STEM", help="one fixed stem, and the rest")
 
 
 def _parser(plugin_commands: Sequence[tuple[str, str]]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="unisep",
         parents=[plugin_options()],
         allow_abbrev=False,
@@ -165,19 +207,32 @@ def _command(commands: Any, name: str, *parents: argparse.ArgumentParser, **text
 
 def _separate(commands: Any) -> None:
     about = "isolate sounds from recordings: what you ask for, or else drums, bass, other and vocals; and the rest"
-    example = 'example: unisep separate song.mp3 -q "electric guitar" -o out/'
+    example = (
+        'example: unisep separate song.mp3 -q "electric guitar" -o out/. '
+        "As in demucs: --two-stems STEM, --mp3, --mp3-bitrate KBPS, --float32, --int24, -d DEVICE, and -n BACKEND."
+    )
     parser = _command(commands, "separate", shared_options(), help=about, epilog=example)
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio files, folders, or patterns such as '*.flac'")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="audio files, folders, patterns such as '*.flac', - for stdin"
+    )
     parser.add_argument("-r", "--recursive", action="store_true", help="also take what is in folders of folders")
     _add_questions(parser)
     fields = "with {track}, {trackext}, {folder}, {stem}, {ext} (default: %(default)s)"
-    add = parser.add_argument_group("files").add_argument
-    add("-o", "--out", type=Path, default=Path("separated"), help="output folder (default: %(default)s)")
-    add("--format", help="wav, flac, ogg, opus, mp3, ... (default: that of the input; flac if lossy)")
-    add("--subtype", help="how samples are stored: PCM_16, PCM_24, FLOAT, ...")
+    add = (group := parser.add_argument_group("files")).add_argument
+    add("-o", "--out", type=Path, default=Path("separated"), help="output folder (default: %(default)s), - for stdout")
+    add("--format", help="wav, flac, ogg, opus, mp3, m4a, ... (default: that of the input; flac if lossy)")
     add("--bitrate", type=int, metavar="KBPS", help="of lossy formats, in kbit/s")
+    add_depth = group.add_mutually_exclusive_group().add_argument
+    add_depth("--subtype", help="how samples are stored: PCM_16, PCM_24, FLOAT, ...")
+    add_depth("--float32", **_WAV, const="FLOAT", help="write wav in float, which keeps the level and never clips")
+    add_depth("--int24", **_WAV, const="PCM_24", help=argparse.SUPPRESS)
+    add("--headroom", type=float, default=0.0, metavar="DB", help="write all files that much lower, in every run")
     add("--filename", default="{track}/{stem}.{ext}", metavar="TEMPLATE", help=fields)
     add("--no-tags", action="store_true", help="leave tags and cover art of the input behind")
+    add("--mp3", dest="format", action="store_const", const="mp3", help=argparse.SUPPRESS)
+    add("--mp3-bitrate", dest="bitrate", type=int, help=argparse.SUPPRESS)
+    add("-n", dest="backend", help=argparse.SUPPRESS)
+    add("-d", dest="device", help=argparse.SUPPRESS, default="auto")
     add("--resume", action="store_true", help="skip inputs that were completed before, and verify them")
 
 

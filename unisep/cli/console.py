@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -17,6 +18,11 @@ from unisep.errors import UnisepError
 
 if TYPE_CHECKING:
     from unisep.progress import OnProgress, Progress
+
+
+_CONTROLS = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)  # but for tab and newline
 
 
 class Console:
@@ -51,14 +57,15 @@ class Console:
         """Print `value` on stdout as JSON, if JSON was asked for."""
         if self.as_json:
             is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-            print(json.dumps(value, indent=2, ensure_ascii=not is_utf8, default=str), flush=True)
+            text = json.dumps(value, indent=2, ensure_ascii=not is_utf8, default=str)
+            print(visible(text), flush=True)
 
     def lines(self, lines: Sequence[str]) -> None:
         """Print lines on stdout, unless JSON was asked for."""
         if not self.as_json:
             self._end_line()
             for line in lines:
-                print(line, flush=True)
+                print(visible(line), flush=True)
 
     def note(self, text: str) -> None:
         """Say something on stderr that a quiet console keeps to itself."""
@@ -68,7 +75,7 @@ class Console:
     def say(self, text: str) -> None:
         """Say something on stderr."""
         self._end_line()
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
         """Say a warning on stderr, each once for a whole batch."""
@@ -98,7 +105,7 @@ class Console:
 
     def rewrite(self, text: str) -> None:
         """Replace the open line of a terminal by `text`."""
-        print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[2K{visible(text)}", end="", file=sys.stderr, flush=True)
         self._line_open = True
 
     def _end_line(self) -> None:
@@ -160,6 +167,15 @@ class BatchProgress:
             f", {duration((now - self._started) * (1 / fraction - 1))} left" if fraction and now > self._started else ""
         )
         return f"; all: {fraction:4.0%}{left}"
+
+
+def visible(text: str) -> str:
+    r"""Return text that no terminal obeys: with escapes, which JSON understands too, for control characters.
+
+    >>> visible("song\x1b[2J.wav")
+    'song\\u001b[2J.wav'
+    """
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def describe(error: Exception) -> str:

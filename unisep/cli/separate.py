@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import glob
+import io
 import json
+import math
 import os
+import re
+import shutil
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +25,7 @@ from unisep.cli.console import BatchProgress, Console, describe
 from unisep.cli.questions import deciding_options, questions
 from unisep.errors import AudioFileError, Cancelled, OptionError, OverwriteError, PluginError, WeightsError
 from unisep.files.formats import READ_SUFFIXES, checked_subtype, find_format, lossy
-from unisep.files.paths import Template, file_on_the_way, protected
+from unisep.files.paths import DEFAULT_TEMPLATE, Template, file_on_the_way, protected
 from unisep.weights.hashes import sha256_of
 
 if TYPE_CHECKING:
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from unisep.separator import Separator
 
 FILE_NAME = ".unisep-done.jsonl"
+_PIPE = "unisep-pipe-"
 Values = Mapping[str, Any]
 
 _SAME_FOR_ALL = (OptionError, PluginError, WeightsError)  # no input would fare better than the first
@@ -35,8 +42,55 @@ _SAME_FOR_ALL = (OptionError, PluginError, WeightsError)  # no input would fare 
 def separate(arguments: Namespace, console: Console) -> int:
     """Separate all inputs; return 0 when each was separated or had been before, else 1.
 
-    Wrong usage, and what would fail for every input, is raised.
+    Wrong usage, and what would fail for every input, is raised. "-" is standard input, as the output folder standard
+    output; both pass through a folder that is removed afterwards.
     """
+    is_to_stdout = str(arguments.out) == "-"
+    if "-" not in arguments.inputs and not is_to_stdout:
+        return _separate_files(arguments, console)
+    _check_pipes(arguments, is_to_stdout)
+    with TemporaryDirectory(prefix=_PIPE) as folder:
+        place, stdin, stdout = Path(folder), Path(folder, "stdin"), sys.stdout
+        if "-" in arguments.inputs:
+            with stdin.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        inputs = [str(stdin) if text == "-" else text for text in arguments.inputs]
+        if not is_to_stdout:
+            return _separate_files(Namespace(**{**vars(arguments), "inputs": inputs}), console)
+        with redirect_stdout(io.StringIO()):  # paths are of no use there
+            options = {"inputs": inputs, "out": place / "out", "format": "wav"}
+            code = _separate_files(Namespace(**{**vars(arguments), **options}), console)
+        for path in place.glob("out/*/*.wav"):
+            if path.stem != "rest":
+                with path.open("rb") as file:
+                    shutil.copyfileobj(file, stdout.buffer)
+        stdout.flush()
+        return code
+
+
+def _check_pipes(arguments: Namespace, is_to_stdout: bool) -> None:
+    """Raise OptionError for what cannot come from standard input, or go to standard output."""
+    if "-" in arguments.inputs and (arguments.resume or arguments.inputs.count("-") > 1 or sys.stdin.isatty()):
+        raise OptionError("- is one recording from standard input, as of a pipe: give it once, and without --resume.")
+    kinds = (
+        arguments.query,
+        arguments.query_audio,
+        arguments.embedding,
+        arguments.example_range,
+        arguments.stems or (),
+    )
+    is_plain = not (arguments.json or arguments.resume or arguments.queries or arguments.filename != DEFAULT_TEMPLATE)
+    path = Path(arguments.inputs[0])
+    is_one = max(map(len, kinds)) == len(arguments.inputs) == 1 and (path.is_file() or not glob.has_magic(str(path)))
+    is_one &= not path.is_dir()
+    if is_to_stdout and not (is_plain and is_one and arguments.format in (None, "wav") and not sys.stdout.isatty()):
+        raise OptionError(
+            "-o - writes one result as wav to standard output, for a pipe or a file: give one recording and one question, "
+            "or --two-stems STEM, without --json, --resume, --queries, --filename and other formats."
+        )
+
+
+def _separate_files(arguments: Namespace, console: Console) -> int:
     template = Template(arguments.filename)
     _check_writing(arguments)
     ledger = Ledger(arguments.out)
@@ -99,7 +153,7 @@ class _Batch:
         self._progress = BatchProgress(console, [path if isinstance(path, Path) else None for path in inputs])
         stems, route = arguments.stems, arguments.route
         self._question: dict[str, Any] = {"query": questions(arguments), "stems": stems, "route": route}
-        self._options = {**deciding_options(arguments), "version": unisep.__version__}
+        self._options = {**deciding_options(arguments, self._question["query"]), "version": unisep.__version__}
         self._any_done = False
 
     @cached_property
@@ -125,7 +179,7 @@ class _Batch:
         return result
 
     def _failed(self, source: str | Path, error: Exception, about: str = "") -> _Result:
-        self._console.error(error, about)
+        self._console.say(f"unisep: error: {about}{_printable(describe(error))}")
         return _Result(source, "failed", error=describe(error))
 
     def _completed(self, source: Path) -> _Result | None:
@@ -150,14 +204,15 @@ class _Batch:
             format=arguments.format,
             subtype=arguments.subtype,
             bitrate_kbps=arguments.bitrate,
+            headroom_db=arguments.headroom,
             tags=not arguments.no_tags,
             on_progress=self._progress.of(index, source.name),
         )
         seconds = round(perf_counter() - started, 3)
-        outputs = {**files, "rest": files.rest}
+        outputs = {**files} if files.rest is None else {**files, "rest": files.rest}
         segments = {name: [part._asdict() for part in parts] for name, parts in files.presence_over_time.items()}
         details = {"presence": dict(files.presence), "presence_over_time": segments}
-        details |= {"plan": files.plan.to_json(), "gain": files.gain}
+        details |= {"plan": files.plan.to_json(), "gain": files.gain, "nothing_left": files.rest is None}
         self._ledger.add(source, sha256, self._basis(), outputs, details)
         self._report(f"{self._progress.label(index)}{_printable(source)}", files, seconds)
         return _Result(source, "done", outputs, {**details, "seconds": seconds})
@@ -172,20 +227,26 @@ class _Batch:
             names_by_answer.setdefault(f"{choice.backend}{encoder}. {choice.reason}", []).append(f"{name}{presence}")
         for answer, names in names_by_answer.items():
             note(f"unisep:   {', '.join(names)}: {answer}")
-        if files.gain != 1.0:
-            advice = "--format wav --subtype FLOAT keeps the level"
+        if files.rest is None:
+            note("unisep:   these stems leave nothing, so no rest is written")
+        if files.gain < files.encoding.gain(0.0):
+            needed_db = math.ceil(-20 * math.log10(files.gain))
+            advice = f"--float32 keeps the level, --headroom {needed_db} would be the same for every run"
             note(f"unisep:   all files are scaled by {files.gain:.4f}, so that none clips; {advice}")
 
 
 def _printable(name: str | Path) -> str:
-    """Return the name with escapes for bytes that are not UTF-8."""
-    return str(name).encode(errors="backslashreplace").decode()
+    """Return the name with escapes for bytes that are not UTF-8, and without the place of what came through a pipe."""
+    text = str(name).encode(errors="backslashreplace").decode()
+    return re.sub(rf"'?[^'\s]*{_PIPE}\w+[/\\]stdin'?", "standard input", text)
 
 
 def _check_writing(arguments: Namespace) -> None:
     """Raise OptionError for files that cannot be written, before anything is computed."""
     if (obstacle := file_on_the_way(arguments.out)) is not None:
         raise OptionError(f"--out {arguments.out}: {obstacle} is a file. Give a folder.")
+    if arguments.wav_subtype is not None:
+        arguments.subtype, arguments.format = arguments.wav_subtype, arguments.format or "wav"
     if arguments.format is None:
         if arguments.subtype is not None or arguments.bitrate is not None:
             raise OptionError("--subtype and --bitrate need --format, so that they fit every input.")

@@ -10,7 +10,7 @@ import torch
 
 from unisep.engine.chunking import MAX_OVERLAP_FRACTION, OVERLAP_FRACTION
 from unisep.engine.cpu import free_bytes, is_worker
-from unisep.errors import OptionError, suggest
+from unisep.errors import OptionError, arg, suggest
 from unisep.plugins.backend import BackendInfo
 from unisep.plugins.specs import BackendSpec
 
@@ -36,18 +36,18 @@ class Options:
     def __post_init__(self) -> None:
         if not _is_number(self.overlap_fraction) or not 0 <= self.overlap_fraction <= MAX_OVERLAP_FRACTION:
             raise OptionError(
-                f"overlap_fraction={self.overlap_fraction!r} is out of range: give 0 to {MAX_OVERLAP_FRACTION}. "
+                f"{arg('overlap_fraction', self.overlap_fraction)} is out of range: give 0 to {MAX_OVERLAP_FRACTION}. "
                 "0.25 is usual; more costs time and gains little."
             )
         seconds = self.segment_seconds
         if seconds is not None and not (_is_number(seconds) and 0 < seconds < math.inf):
-            raise OptionError(f"segment_seconds={seconds!r}: give seconds above 0, or None.")
+            raise OptionError(f"{arg('segment_seconds', seconds)}: give seconds above 0, or leave it out.")
         for name, least in {"shifts": 0, "seed": 0, "threads": 1}.items():
             value = getattr(self, name)
             if value is None and name == "threads":
                 continue
             if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-                raise OptionError(f"{name}={value!r}: give a whole number of {least} or more.")
+                raise OptionError(f"{arg(name, value)}: give a whole number of {least} or more.")
             object.__setattr__(self, name, int(value))
         object.__setattr__(self, "overlap_fraction", float(self.overlap_fraction))
 
@@ -91,11 +91,11 @@ class Options:
         if self.segment_seconds is None:
             return None if info.needs_whole else info.segment_samples
         if info.needs_whole:
-            raise OptionError(f"'{backend}' must hear a recording in one piece: leave out segment_seconds.")
+            raise OptionError(f"'{backend}' must hear a recording in one piece: leave out {arg('segment_seconds')}.")
         if info.segment_seconds is not None and self.segment_seconds > info.segment_seconds:
             raise OptionError(
-                f"segment_seconds={self.segment_seconds}: '{backend}' takes at most {info.segment_seconds} s at once. "
-                "Give less, or None."
+                f"{arg('segment_seconds', self.segment_seconds)}: '{backend}' takes at most "
+                f"{info.segment_seconds} s at once. Give less, or leave it out."
             )
         return max(1, round(self.segment_seconds * info.sample_rate_hz))
 
@@ -113,11 +113,11 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
         raise OptionError(
-            f"device={name!r} is no device. {suggest(str(name), ['auto', 'cpu', 'cuda', 'mps'])}"
+            f"{arg('device', name)} is no device. {suggest(name, ['auto', 'cpu', 'cuda', 'mps'])}"
         ) from error
     n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (device.type == "cuda" and (device.index or 0) >= n_cuda) or (device.type == "mps" and not has_mps):
-        raise OptionError(f"device={name!r} is not available here. Use device='auto', which takes what there is.")
+        raise OptionError(f"{arg('device', name)} is not available here. {arg('device', 'auto')} takes what there is.")
     return device
 
 
@@ -134,13 +134,13 @@ class Precision:
 
     def __post_init__(self) -> None:
         if self.name != "auto" and self.name not in _DTYPES:
-            raise OptionError(f"precision={self.name!r} is unknown. {suggest(str(self.name), ['auto', *_DTYPES])}")
+            raise OptionError(f"{arg('precision', self.name)} is unknown. {suggest(self.name, ['auto', *_DTYPES])}")
         if self.name == "float16" and self.device.type == "cpu":
-            raise OptionError("precision='float16' needs an accelerator. On the CPU use 'auto' or 'float32'.")
+            raise OptionError(f"{arg('precision', 'float16')} needs an accelerator; the CPU has 'auto' and 'float32'.")
         if self.name == "bfloat16" and not self._computes(torch.bfloat16):
             raise OptionError(
-                "precision='bfloat16': this processor has no bfloat16 arithmetic (as AVX-512 BF16 and AMX are), and "
-                "torch would imitate it a hundred times slower. Use 'auto' or 'float32'."
+                f"{arg('precision', 'bfloat16')}: this processor has no bfloat16 arithmetic (as AVX-512 BF16 and AMX "
+                "are), and torch would imitate it a hundred times slower. Use 'auto' or 'float32'."
             )
 
     def dtype_for(self, spec: BackendSpec) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ from itertools import chain
 
 import torch
 
-from unisep.audio import Samples, span_samples
+from unisep.audio import ENDLESS, Samples, span_samples
 from unisep.engine.chunking import Chunker, SegmentPlan
 from unisep.engine.cpu import Workers, keeping_freed_memory
 from unisep.engine.device import Options
@@ -20,7 +21,7 @@ from unisep.engine.overlap_add import OverlapAdd, ShiftAverager
 from unisep.engine.recording import Layout, Statistics
 from unisep.engine.resample import StreamResampler, delay_seconds, resampled_length, with_channels
 from unisep.engine.runner import BackendRunner, Scale, SegmentOutput, no_scale, segment_scale, song_scale
-from unisep.engine.timeline import WHOLE, Presence, SampleQueue, Span, TargetTrack, at_model_rate, stretches, with_fades
+from unisep.engine.timeline import Presence, SampleQueue, Span, TargetTrack, at_model_rate, stretches
 from unisep.errors import BackendError, OptionError
 from unisep.plugins.backend import Backend
 from unisep.progress import CancelFlag, ProgressReporter, stop_if
@@ -28,6 +29,9 @@ from unisep.query.encode import Conditions
 from unisep.routing.types import BackendTask
 
 MAX_SHIFT_SECONDS = 0.5
+MAX_TARGETS_AT_ONCE = 16  # of one call of a backend: what it gives for a segment is held until it is put in place
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,10 +208,14 @@ class Engine:
         self._passes: list[BackendPass] = []
         for task in loaded:
             wanted = _wanted(task, layout)
-            for stretch, indices in stretches([with_fades(span, layout.sample_rate_hz) for span in wanted]):
-                shared = layout, options, statistics, self._workers, on_segment, cancel
-                self._passes.append(BackendPass(task, stretch, indices, wanted, *shared))
+            for stretch, indices in stretches(wanted):
+                for at in range(0, len(indices), MAX_TARGETS_AT_ONCE):
+                    group = indices[at : at + MAX_TARGETS_AT_ONCE]
+                    shared = layout, options, statistics, self._workers, on_segment, cancel
+                    self._passes.append(BackendPass(task, stretch, group, wanted, *shared))
         self._tracks = {name: track for one in self._passes for name, track in one.tracks.items()}
+        if len(self._tracks) > MAX_TARGETS_AT_ONCE:
+            log.info("%d results at once: time and memory grow with their number.", len(self._tracks))
         self._mixture = SampleQueue()
         self.n_in = self._n_out = 0
         self._has_ended = False
@@ -273,10 +281,16 @@ class Engine:
 
 
 def _wanted(loaded: LoadedTask, layout: Layout) -> list[Span]:
-    """Return where each target is wanted, in samples of the recording."""
-    rate_hz, n_samples = layout.sample_rate_hz, layout.n_samples
-    ranges = [target.time_range for target in loaded.task.targets]
-    return [Span(*span_samples(seconds, rate_hz, n_samples, "time_range")) if seconds else WHOLE for seconds in ranges]
+    """Return where each target is wanted, in samples of the recording; a range may end after it."""
+    spans = []
+    for target in loaded.task.targets:
+        start, stop = target.time_range or (0, math.inf)
+        first, _ = span_samples((start, stop), layout.sample_rate_hz, layout.n_samples, "time_range")
+        spans.append(Span(first, round(min(stop * layout.sample_rate_hz, ENDLESS))))
+        if layout.n_samples is not None and layout.n_samples < spans[-1].stop < ENDLESS:
+            seconds = layout.n_samples / layout.sample_rate_hz
+            log.info("%s: a time to %g s is asked for, and the recording ends at %.3f s.", target.name, stop, seconds)
+    return spans
 
 
 def pieces(blocks: Iterable[Samples], engine: Engine) -> Iterator[Piece]:

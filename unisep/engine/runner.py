@@ -15,7 +15,7 @@ from unisep.audio import ENDLESS
 from unisep.engine.chunking import context
 from unisep.engine.recording import Statistics
 from unisep.engine.timeline import Span
-from unisep.errors import FAILURES, BackendError, UnisepError
+from unisep.errors import FAILURES, BackendError, UnisepError, arg
 from unisep.plugins.backend import Backend, Output
 from unisep.query.encode import Conditions
 
@@ -140,7 +140,8 @@ class BackendRunner:
             lacks = "" if is_memory else _lacking(error)
             can_halve = is_memory and len(batch) > 1
             if not can_halve and (self._on_cpu is None or not (is_memory or lacks)):
-                advice = " Use a shorter segment_seconds, or device='cpu'." if is_memory else ""
+                smaller = f" Use a shorter {arg('segment_seconds')}, or {arg('device', 'cpu')}."
+                advice = smaller if is_memory else ""
                 raise BackendError(
                     f"The backend '{self._name}' failed at {self._seconds(segments[0].start):.1f} s: "
                     f"{type(error).__name__}: {error}{advice}"
@@ -155,7 +156,7 @@ class BackendRunner:
         elif lacks:
             self._go_to_cpu(f"{batch.device} cannot do all of '{self._name}' ({lacks}): it")
         else:
-            advice = "A shorter segment_seconds needs less memory."
+            advice = f"A shorter {arg('segment_seconds')} needs less memory."
             self._go_to_cpu(f"{where}, with a single segment: '{self._name}'", advice)
         return None
 
@@ -190,7 +191,7 @@ class BackendRunner:
         position = max(segment.start, context(segment, sources.shape[-1]).start + sample)
         return (
             f"NaN or infinity at {self._seconds(min(position, segment.stop - 1)):.1f} s. "
-            "Try precision='float32'; verify its weights with `unisep models verify`."
+            f"Try {arg('precision', 'float32')}; verify its weights with `unisep models verify`."
         )
 
     def _seconds(self, sample: int) -> float:

@@ -1,4 +1,4 @@
-"""Place results in time: spans to compute, fades at their ends, samples that wait, presence."""
+"""Place results in time: spans to compute, fades inside their ends, samples that wait, presence."""
 
 from __future__ import annotations
 
@@ -57,26 +57,14 @@ def stretches(wanted: Sequence[Span]) -> list[tuple[Span, list[int]]]:
     return result
 
 
-def with_fades(span: Span, sample_rate_hz: int) -> Span:
-    """Return the span with room for a fade on both sides; it may reach beyond the recording's end."""
-    n_fade = round(FADE_SECONDS * sample_rate_hz)
-    return Span(max(0, span.start - n_fade), min(span.stop + n_fade, ENDLESS))
+def gains(span: Span, part: Span, n_fade: float) -> Samples:
+    """Return the gains over `part` of `span`: half a cosine up from its start and down to its end, and 1 between.
 
-
-def gains(span: Span, faded: Span, part: Span) -> Samples:
-    """Return the gains over `part` of `faded`: 1 within `span`, half a cosine down to 0 on either side of it."""
-    result = np.ones(part.length, dtype=np.float32)
-    rise, fall = _rise(span.start - faded.start), _rise(faded.stop - span.stop)[::-1]
-    for edge, values in ((faded.start, rise), (span.stop, fall)):
-        first, last = max(part.start, edge), min(part.stop, edge + len(values))
-        if first < last:
-            result[first - part.start : last - part.start] = values[first - edge : last - edge]
-    return result
-
-
-def _rise(n_samples: int) -> Samples:
-    phase = (np.arange(n_samples) + 0.5) / n_samples
-    return (0.5 - 0.5 * np.cos(np.pi * phase)).astype(np.float32)
+    What starts with the recording begins at 1.
+    """
+    middles = np.arange(part.start, part.stop) + 0.5
+    n_from_edge = np.minimum(middles - (span.start or -n_fade), span.stop - middles)
+    return (0.5 - 0.5 * np.cos(np.pi * np.clip(n_from_edge / n_fade, 0, 1))).astype(np.float32)
 
 
 def at_model_rate(span: Span, source_rate_hz: int, model_rate_hz: int) -> Span:
@@ -133,7 +121,7 @@ class TargetTrack:
 
     def __init__(self, wanted: Span, start: int, sample_rate_hz: int, n_channels: int) -> None:
         self._wanted = wanted
-        self._faded = with_fades(wanted, sample_rate_hz)
+        self._n_fade = min(FADE_SECONDS * sample_rate_hz, wanted.length / 2)
         self._rate_hz = sample_rate_hz
         self._n_put = start
         self._n_channels = n_channels
@@ -143,7 +131,7 @@ class TargetTrack:
     @property
     def ready(self) -> int:
         """Up to which sample of the recording the result is known."""
-        return ENDLESS if self._n_put >= self._faded.stop else max(self._n_put, self._faded.start)
+        return ENDLESS if self._n_put >= self._wanted.stop else max(self._n_put, self._wanted.start)
 
     @property
     def presence(self) -> tuple[Presence, ...]:
@@ -164,17 +152,17 @@ class TargetTrack:
     def put(self, samples: Samples) -> None:
         """Append samples `[channels, n]` of the pass."""
         first, self._n_put = self._n_put, self._n_put + samples.shape[-1]
-        part = Span(max(first, self._faded.start), min(self._n_put, self._faded.stop))
+        part = Span(max(first, self._wanted.start), min(self._n_put, self._wanted.stop))
         if part.start >= part.stop:
             return
         inside = samples[..., part.start - first : part.stop - first]
-        if part.start < self._wanted.start or part.stop > self._wanted.stop:
-            inside = inside * gains(self._wanted, self._faded, part)
+        if part.start < self._wanted.start + self._n_fade or part.stop > self._wanted.stop - self._n_fade:
+            inside = inside * gains(self._wanted, part, self._n_fade)
         self._inside.put(inside)
 
     def take(self, start: int, stop: int) -> Samples:
         """Return the result from `start`, where the last one ended, to `stop`; silence where nothing was put."""
-        first, last = max(start, self._faded.start), min(stop, self._faded.stop)
+        first, last = max(start, self._wanted.start), min(stop, self._wanted.stop)
         inside = self._inside.take(last - first) if first < last else None
         if inside is not None and inside.shape[-1] == stop - start:
             return inside

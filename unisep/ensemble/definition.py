@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from unisep.errors import EnsembleError, reasons, suggest
+from unisep.errors import EnsembleError, arg, reasons, suggest
 
 AT = "ensemble@"
 _LARGEST_FILE_BYTES = 1 << 16
@@ -145,7 +145,7 @@ def as_ensemble(backend: object) -> Ensemble | None:
     if not (isinstance(backend, str) and backend.startswith(AT)):
         return None
     if backend == AT:
-        raise EnsembleError("backend='ensemble@' is incomplete. Write 'ensemble@file.toml'.")
+        raise EnsembleError(f"{arg('backend', AT)} is incomplete. Write 'ensemble@file.toml'.")
     ensemble = read_ensemble(Path(os.path.expanduser(backend.removeprefix(AT))))
     return ensemble.model_copy(update={"name": backend})
 

@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from unisep.files.formats import AudioFileInfo, default_format, default_subtype, lossy
     from unisep.files.paths import safe_name, safe_names
     from unisep.files.reading import OpenFile, opened, probe, read, read_blocks, read_with_info
-    from unisep.files.writing import PartialFile, WriteReport, write, write_all
+    from unisep.files.writing import PartialFile, WriteReport, peak_of, write, write_all
 
 _MODULES = {
     "formats": ("AudioFileInfo", "default_format", "default_subtype", "lossy"),
     "paths": ("safe_name", "safe_names"),
     "reading": ("OpenFile", "opened", "probe", "read", "read_blocks", "read_with_info"),
-    "writing": ("PartialFile", "WriteReport", "write", "write_all"),
+    "writing": ("PartialFile", "WriteReport", "peak_of", "write", "write_all"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "AudioFileInfo", "OpenFile", "PartialFile", "WriteReport", "default_format", "default_subtype", "lossy", "opened",
-    "probe", "read", "read_blocks", "read_with_info", "safe_name", "safe_names", "write", "write_all",
+    "peak_of", "probe", "read", "read_blocks", "read_with_info", "safe_name", "safe_names", "write", "write_all",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Decode with the ffmpeg program, where it is installed, what libsndfile cannot read.
+"""Read and write with the ffmpeg program, where it is installed, what libsndfile cannot.
 
 It runs apart, reads one local file only (no network, no playlists, no lists of files), and is held to limits of time,
 size, and the memory it takes at once.
@@ -33,11 +33,30 @@ def decode(source: Path, target: Path) -> None:
 
     Raises AudioFileError where ffmpeg is missing, cannot decode the file, or met a limit of time or size.
     """
-    ffmpeg = program()
+    max_bytes = min(MAX_DECODED_BYTES, int(0.9 * shutil.disk_usage(target.parent).free))
+    _run("decode", _decoding(source, target, max_bytes), target)
+    if target.stat().st_size >= max_bytes - 2**20:
+        raise AudioFileError(f"its audio is larger than the limit of {max_bytes // 2**20} MiB")
+
+
+def encode_aac(path: Path, bitrate_kbps: int | None) -> None:
+    """Put an m4a file in the place of the wav file at `path`. Raises AudioFileError as `decode` does."""
+    target = path.with_name(f"{path.name}.m4a")
+    bitrate = "" if bitrate_kbps is None else f"-b:a {bitrate_kbps}k"
+    output = f"-c:a aac {bitrate} -map_metadata -1 -fflags +bitexact -flags:a +bitexact -f ipod".split()
+    try:
+        _run("encode", ["-xerror", "-i", f"file:{path.absolute()}", *output, f"file:{target}"], target)
+        target.replace(path)
+    finally:
+        target.unlink(missing_ok=True)
+
+
+def _run(verb: str, arguments: list[str], target: Path) -> None:
+    """Run ffmpeg, which is to write `target`."""
+    ffmpeg, nothing = program(), subprocess.DEVNULL
     if ffmpeg is None:
         raise AudioFileError("the ffmpeg program, which reads more formats, is not installed")
-    max_bytes = min(MAX_DECODED_BYTES, int(0.9 * shutil.disk_usage(target.parent).free))
-    command, nothing = _command(ffmpeg, source, target, max_bytes), subprocess.DEVNULL
+    command = [ffmpeg, "-nostdin", "-hide_banner", "-loglevel", "error", "-y", *arguments]
     with tempfile.TemporaryFile() as log:
         try:
             done = subprocess.run(command, stdin=nothing, stdout=nothing, stderr=log, timeout=TIMEOUT_SECONDS)
@@ -46,13 +65,10 @@ def decode(source: Path, target: Path) -> None:
         except OSError as error:
             raise AudioFileError(f"ffmpeg did not start ({error})") from error
         if done.returncode != 0 or not target.is_file():
-            raise AudioFileError(f"ffmpeg could not decode it ({_last_line(log) or 'no reason given'})")
-    if target.stat().st_size >= max_bytes - 2**20:
-        raise AudioFileError(f"its audio is larger than the limit of {max_bytes // 2**20} MiB")
+            raise AudioFileError(f"ffmpeg could not {verb} it ({_last_line(log) or 'no reason given'})")
 
 
-def _command(ffmpeg: str, source: Path, target: Path, max_bytes: int) -> list[str]:
-    quiet = [ffmpeg, "-nostdin", "-hide_banner", "-loglevel", "error", "-y"]
+def _decoding(source: Path, target: Path, max_bytes: int) -> list[str]:
     allowed = [
         "-protocol_whitelist",
         "file,pipe",
@@ -64,7 +80,7 @@ def _command(ffmpeg: str, source: Path, target: Path, max_bytes: int) -> list[st
     only_audio = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-map_metadata", "-1"]
     # Not w64: libsndfile reads some bytes of the header of ffmpeg 5.1's as samples.
     output = ["-c:a", "pcm_f32le", "-fs", str(max_bytes), "-rf64", "auto", "-f", "wav", f"file:{target}"]
-    return [*quiet, *allowed, "-i", f"file:{source.absolute()}", *only_audio, *output]
+    return [*allowed, "-i", f"file:{source.absolute()}", *only_audio, *output]
 
 
 def _last_line(log: IO[bytes]) -> str:

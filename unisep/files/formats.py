@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from unisep.errors import AudioFileError, suggest
+from unisep.errors import AudioFileError, OptionError, arg, suggest
+from unisep.files import ffmpeg
 
 INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+MAX_HEADROOM_DB = 100
 MAX_RIFF_BYTES = 2**32 - 2**16  # larger wav files become RF64; aiff has no such way
 _LOSSLESS_ELSEWHERE = {"ape", "au", "dsf", "tak", "tta", "wv"}
 _MP3_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+_AAC_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)
 _OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 _VORBIS_KBPS = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 500)  # of the qualities 0, 0.1, ... 1
 
@@ -62,6 +65,7 @@ FORMATS = {
         Format("w64", "W64", (".w64",), ("FLOAT", "PCM_16", "PCM_24", "PCM_32")),
         Format("ogg", "OGG", (".ogg", ".oga"), ("VORBIS",), max_rate_hz=192_000, kbps=(64, 500)),
         Format("opus", "OGG", (".opus",), ("OPUS",), rates_hz=_OPUS_RATES_HZ, kbps=(12, 510)),
+        Format("m4a", "FFMPEG", (".m4a",), ("AAC",), rates_hz=_AAC_RATES_HZ, kbps=(32, 320)),
         Format("mp3", "MP3", (".mp3",), ("MPEG_LAYER_III",), rates_hz=_MP3_RATES_HZ, kbps=(64, 320)),
     )
 }
@@ -73,18 +77,44 @@ READ_SUFFIXES = frozenset(suffix for known in FORMATS.values() for suffix in kno
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a file is to be written. `bitrate_kbps` is for lossy formats; None is their default."""
+    """How a file is to be written. `bitrate_kbps` is for lossy formats; None is their default.
+
+    Raises OptionError for a headroom below 0.
+    """
 
     format: str
     subtype: str
     bitrate_kbps: int | None = None
+    headroom_db: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.headroom_db <= MAX_HEADROOM_DB:
+            raise OptionError(f"{arg('headroom_db', self.headroom_db)}: give 0 to {MAX_HEADROOM_DB} decibels.")
+
+    def gain(self, peak: float) -> float:
+        """Return what samples up to `peak` are multiplied by: the headroom, or less where integers would clip.
+
+        >>> Encoding("flac", "PCM_16").gain(0.9), Encoding("wav", "FLOAT").gain(2.0)
+        (1.0, 1.0)
+        >>> round(Encoding("flac", "PCM_16").gain(2.0), 4), Encoding("wav", "FLOAT", headroom_db=20).gain(2.0)
+        (0.5, 0.1)
+        """
+        gain = 10 ** (-self.headroom_db / 20)
+        if self.subtype not in INTEGER_BITS or peak * gain <= 1.0:
+            return float(gain)
+        return (1.0 - 2.0 ** (1 - INTEGER_BITS[self.subtype])) / peak
 
     def n_bytes(self, sample_rate_hz: int, n_channels: int, n_samples: int) -> int:
-        """Return how large a file becomes, at the most (for lossy formats, about)."""
+        """Return how large a file becomes, at the most (for lossy formats, about); m4a, which is made of a wav, on the way."""
         kbps = FORMATS[self.format].kbps
-        if kbps is not None:
+        if kbps is not None and not self.is_by_ffmpeg:
             return n_samples * (self.bitrate_kbps or kbps[1]) * 125 // sample_rate_hz
         return n_samples * n_channels * INTEGER_BITS.get(self.subtype, 32) // 8
+
+    @property
+    def is_by_ffmpeg(self) -> bool:
+        """Whether ffmpeg makes the file."""
+        return FORMATS[self.format].container == "FFMPEG"
 
     def settings(self, sample_rate_hz: int, n_channels: int) -> dict[str, object]:
         """Return what `soundfile.SoundFile` is told to reach the bitrate; nothing for the default.
@@ -99,10 +129,14 @@ class Encoding:
                 f"{known.name} files cannot hold {sample_rate_hz} Hz (possible: {possible} Hz). "
                 "Write wav or flac, which keep the rate of the recording."
             )
+        if self.is_by_ffmpeg and ffmpeg.program() is None:
+            raise AudioFileError(f"{known.name} files are made by the ffmpeg program, which is not installed here.")
         if bitrate_kbps is None:
             return {}
         if known.kbps is None:
-            raise AudioFileError(f"A bitrate is for lossy formats; {known.name} has none. Leave bitrate_kbps out.")
+            raise AudioFileError(
+                f"A bitrate is for lossy formats, not for {known.name}. Leave {arg('bitrate_kbps')} out."
+            )
         lowest, highest = known.kbps
         if known.name == "mp3" and sample_rate_hz < 32_000:
             highest = 160 if sample_rate_hz >= 16_000 else 64
@@ -110,9 +144,11 @@ class Encoding:
             highest = min(highest, 255 * n_channels)
         if not isinstance(bitrate_kbps, int) or not lowest <= bitrate_kbps <= highest:
             raise AudioFileError(
-                f"bitrate_kbps={bitrate_kbps!r:.80} is out of range for {known.name} at {sample_rate_hz} Hz: "
+                f"{arg('bitrate_kbps', bitrate_kbps)} is out of range for {known.name} at {sample_rate_hz} Hz: "
                 f"give {lowest} to {highest}."
             )
+        if self.is_by_ffmpeg:
+            return {}
         if known.name == "mp3":
             floor = 32 if sample_rate_hz >= 32_000 else 8
             return {"compression_level": (highest - bitrate_kbps) / (highest - floor), "bitrate_mode": "CONSTANT"}
@@ -125,7 +161,7 @@ class Encoding:
 def find_format(path: Path, name: str | None = None) -> Format:
     """Return the format of that name, or without one that of the file's suffix. Raises AudioFileError for others."""
     if not isinstance(name, str | None):
-        raise AudioFileError(f"format={name!r:.80} is no name of a format. Possible: {', '.join(FORMATS)}.")
+        raise AudioFileError(f"{arg('format', name)} is no name of a format. Possible: {', '.join(FORMATS)}.")
     suffix = path.suffix if name is None else f".{name.removeprefix('.')}"
     for known in FORMATS.values():
         if suffix.lower() in known.suffixes:
@@ -175,12 +211,17 @@ def checked_subtype(known: Format, subtype: str | None) -> str:
 
 
 def choose_encoding(
-    source: AudioFileInfo, *, format: str | None = None, subtype: str | None = None, bitrate_kbps: int | None = None
+    source: AudioFileInfo,
+    *,
+    format: str | None = None,
+    subtype: str | None = None,
+    bitrate_kbps: int | None = None,
+    headroom_db: float = 0.0,
 ) -> Encoding:
     """Return how to write results of a file: as the arguments say, like the file where they do not, and checked."""
     known = find_format(Path(), default_format(source) if format is None else format)
     subtype = default_subtype(known.name, source) if subtype is None else subtype
-    encoding = Encoding(known.name, checked_subtype(known, subtype), bitrate_kbps)
+    encoding = Encoding(known.name, checked_subtype(known, subtype), bitrate_kbps, headroom_db)
     encoding.settings(source.sample_rate_hz, source.n_channels)
     return encoding
 

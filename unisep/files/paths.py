@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from unisep.errors import OptionError, OverwriteError
+from unisep.errors import OptionError, OverwriteError, arg
 
 MAX_NAME_BYTES = 150
 FIELDS = ("track", "trackext", "folder", "stem", "ext")
@@ -105,22 +105,21 @@ class Template:
     pattern: str
 
     def __post_init__(self) -> None:
+        written = arg("filename", self.pattern)
         if not isinstance(self.pattern, str) or "\0" in self.pattern:
-            raise OptionError(f"filename {self.pattern!r:.200} is no template such as {DEFAULT_TEMPLATE!r}.")
+            raise OptionError(f"{written} is no template such as {DEFAULT_TEMPLATE!r}.")
         try:
             fields = [field for field in string.Formatter().parse(self.pattern) if field[1] is not None]
         except ValueError as error:
-            raise OptionError(f"filename {self.pattern!r} is no template: {error}.") from error
+            raise OptionError(f"{written} is no template: {error}.") from error
         for _, name, format_spec, conversion in fields:
             if name not in FIELDS or format_spec or conversion:
-                raise OptionError(
-                    f"filename {self.pattern!r}: {name!r} is no field, or has a format. Use {', '.join(FIELDS)}."
-                )
+                raise OptionError(f"{written}: {name!r} is no field, or has a format. Use {', '.join(FIELDS)}.")
         if "stem" not in (name for _, name, _, _ in fields):
-            raise OptionError(f"filename {self.pattern!r} would give every result one name. Put {{stem}} in it.")
+            raise OptionError(f"{written} would give every result one name. Put {{stem}} in it.")
         path = PurePosixPath(self.pattern.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-            raise OptionError(f"filename {self.pattern!r} leaves the output folder, which is chosen with --out.")
+            raise OptionError(f"{written} leaves the output folder, which is chosen with {arg('folder')}.")
 
     def place(self, source: Path, stems: Sequence[str], ext: str) -> dict[str, Path]:
         """Return the path of each result, in the output folder."""

@@ -61,7 +61,7 @@ def read_tags(path: Path) -> Tags:
 
 def write_tags(path: Path, format: str, tags: Tags) -> None:
     """Put `tags` into a complete audio file, where its format holds any."""
-    if not tags or format not in ("wav", "aiff", "mp3", "flac", "ogg", "opus"):
+    if not tags or format not in ("wav", "aiff", "mp3", "flac", "ogg", "opus", "m4a"):
         return
     try:
         _write(path, format, tags)
@@ -111,14 +111,16 @@ def _easy_texts(tags: Any, getters: Mapping[str, Callable[[Any, str], list[str]]
 
 
 def _write(path: Path, format: str, tags: Tags) -> None:
-    from mutagen import aiff, flac, mp3, oggopus, oggvorbis, wave
+    from mutagen import aiff, flac, mp3, mp4, oggopus, oggvorbis, wave
 
-    kinds: dict[str, Any] = {"wav": wave.WAVE, "aiff": aiff.AIFF, "mp3": mp3.MP3, "flac": flac.FLAC}
+    kinds: dict[str, Any] = {"wav": wave.WAVE, "aiff": aiff.AIFF, "mp3": mp3.MP3, "flac": flac.FLAC, "m4a": mp4.MP4}
     file = (kinds | {"ogg": oggvorbis.OggVorbis, "opus": oggopus.OggOpus})[format](path)
     if file.tags is None:
         file.add_tags()
     if format in ("wav", "aiff", "mp3"):
         _fill_id3(file.tags, tags)
+    elif format == "m4a":
+        _fill_mp4(file.tags, tags)
     else:
         file.update(tags.texts)
         for picture in tags.pictures:
@@ -148,3 +150,16 @@ def _fill_id3(frames: Any, tags: Tags) -> None:
     for n, p in enumerate(tags.pictures):
         description = p.description or (str(n) if n else "")  # two of one description would be one
         frames.add(id3.APIC(id3.Encoding.UTF8, mime=p.mime, type=p.kind, desc=description, data=p.data))
+
+
+def _fill_mp4(atoms: Any, tags: Tags) -> None:
+    from mutagen.easymp4 import EasyMP4Tags
+    from mutagen.mp4 import MP4Cover
+
+    for name, values in tags.texts.items():
+        if name == "composer":
+            atoms["\xa9wrt"] = values
+        elif name in EasyMP4Tags.Set:
+            EasyMP4Tags.Set[name](atoms, name, values)
+    kinds = {"image/png": MP4Cover.FORMAT_PNG}
+    atoms["covr"] = [MP4Cover(p.data, kinds.get(p.mime, MP4Cover.FORMAT_JPEG)) for p in tags.pictures]

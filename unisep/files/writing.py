@@ -17,6 +17,7 @@ import soundfile
 
 from unisep.audio import Audio, Samples
 from unisep.errors import AudioFileError, DiskSpaceError
+from unisep.files import ffmpeg
 from unisep.files.containers import take_out_stamps
 from unisep.files.formats import FORMATS, INTEGER_BITS, MAX_RIFF_BYTES, Encoding, checked_subtype, find_format, lossy
 from unisep.files.tags import Tags, write_tags
@@ -56,26 +57,29 @@ class PartialFile(AbstractContextManager["PartialFile"]):
         self.path, self.encoding, self._tags = Path(path), encoding, tags
         self._n_written, self._is_finished = 0, False
         settings = encoding.settings(sample_rate_hz, n_channels)
-        container = FORMATS[encoding.format].container
+        container, subtype = FORMATS[encoding.format].container, encoding.subtype
+        if encoding.is_by_ffmpeg:
+            container, subtype = "WAV", "FLOAT"
         if container == "WAV" and encoding.n_bytes(sample_rate_hz, n_channels, n_samples) > MAX_RIFF_BYTES:
             container = "RF64"
         with file_errors(self.path):
             if self.path.is_dir():
                 raise AudioFileError(f"Cannot write '{self.path}': it is a folder. Give the name of a file in it.")
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._remove_folders = make_folder(self.path.parent)
             self._partial = self.path.parent / f".{uuid.uuid4().hex}.part"
             name = name_for_libsndfile(self._partial)
             try:
                 self._sound = soundfile.SoundFile(
-                    name, "w", sample_rate_hz, n_channels, encoding.subtype, format=container, **settings
+                    name, "w", sample_rate_hz, n_channels, subtype, format=container, **settings
                 )
             except BaseException:
                 self._partial.unlink(missing_ok=True)
+                self._remove_folders()
                 raise
 
-    def write(self, samples: Samples, gain: float = 1.0) -> None:
-        """Append `samples` `[channels, samples]`, multiplied by `gain`."""
-        bits = INTEGER_BITS.get(self.encoding.subtype)
+    def write(self, samples: Samples, gain: float | None = None) -> None:
+        """Append `samples` `[channels, samples]`, multiplied by `gain`, by default that of the encoding."""
+        gain, bits = self.encoding.gain(0.0) if gain is None else gain, INTEGER_BITS.get(self.encoding.subtype)
         with file_errors(self.path):
             for start in range(0, samples.shape[1], _BLOCK_SAMPLES):
                 block = samples[:, start : start + _BLOCK_SAMPLES] * np.float32(gain)
@@ -92,10 +96,14 @@ class PartialFile(AbstractContextManager["PartialFile"]):
         with file_errors(self.path):
             self._sound.close()
             take_out_stamps(self._partial)
-            if self._tags is not None:
-                write_tags(self._partial, self.encoding.format, self._tags)
-            if self._n_written and not _is_whole(self._partial, self.encoding.format, self._n_written):
+            format = "wav" if self.encoding.is_by_ffmpeg else self.encoding.format
+            if self._tags is not None and format == self.encoding.format:
+                write_tags(self._partial, format, self._tags)
+            if self._n_written and not _is_whole(self._partial, format, self._n_written):
                 raise OSError("the file is not complete, the disk may be full")
+            if self.encoding.is_by_ffmpeg:
+                ffmpeg.encode_aac(self._partial, self.encoding.bitrate_kbps)
+                write_tags(self._partial, self.encoding.format, self._tags or Tags())
         self._is_finished = True
 
     def commit(self) -> Path:
@@ -122,6 +130,7 @@ class PartialFile(AbstractContextManager["PartialFile"]):
             self._sound.close()
         with suppress(OSError):
             self._partial.unlink(missing_ok=True)
+        self._remove_folders()
 
 
 def write(
@@ -149,9 +158,10 @@ def write_all(
     format: str | None = None,
     subtype: str | None = None,
     bitrate_kbps: int | None = None,
+    headroom_db: float = 0.0,
     tags: Tags | None = None,
 ) -> WriteReport:
-    """Write all files or none, with the one gain that keeps every integer file from clipping.
+    """Write all files or none, with the one gain that the headroom asks for, or that keeps integer files from clipping.
 
     All files are complete before the first takes its final name. Float and lossy formats hold values
     beyond full scale, so their gain is 1. `tags` go into each of the files. Raises AudioFileError as `write` does.
@@ -160,10 +170,10 @@ def write_all(
         pairs: list[tuple[PartialFile, Audio]] = []
         for path, audio in files.items():
             known = find_format(path, format)
-            encoding = Encoding(known.name, checked_subtype(known, subtype), bitrate_kbps)
+            encoding = Encoding(known.name, checked_subtype(known, subtype), bitrate_kbps, headroom_db)
             partial = PartialFile(path, audio.sample_rate_hz, audio.n_channels, encoding, audio.n_samples, tags)
             pairs.append((stack.enter_context(partial), audio))
-        gain = min(fitting_gain(_peak(audio.samples), partial.encoding.subtype) for partial, audio in pairs)
+        gain = min(partial.encoding.gain(peak_of(audio.samples)) for partial, audio in pairs)
         for partial, audio in pairs:
             partial.write(audio.samples, gain)
         return WriteReport(commit_all([partial for partial, _ in pairs]), gain)
@@ -214,6 +224,7 @@ class FileSet(AbstractContextManager["FileSet"]):
         self._encoding, self._tags = encoding, tags
         self._partials: dict[str, PartialFile] = {}
         self._spools: dict[str, _Spool] = {}
+        self.peaks = dict.fromkeys(paths, 0.0)  # of what was written so far
         is_spooled = encoding.subtype in INTEGER_BITS
         # The most that lies on the disk at a time: a spool goes once its file is complete.
         n_file_bytes = encoding.n_bytes(*self._shape)
@@ -234,11 +245,18 @@ class FileSet(AbstractContextManager["FileSet"]):
         """Append to each file its block `[channels, samples]`."""
         for name, file in (self._spools or self._partials).items():
             file.write(blocks[name])
+            self.peaks[name] = max(self.peaks[name], peak_of(blocks[name]))
+
+    def leave_out(self, name: str) -> None:
+        """Drop one of the files."""
+        del self.peaks[name]
+        if (spool := self._spools.pop(name, None)) is not None:
+            spool.close()
+        self._partials.pop(name, None)
 
     def commit(self, between_blocks: Callable[[], None] = lambda: None) -> WriteReport:
         """Complete all files and put them in their places, unless `between_blocks`, called while copying, raises."""
-        peak = max((spool.peak for spool in self._spools.values()), default=0.0)
-        gain = fitting_gain(peak, self._encoding.subtype)
+        gain = self._encoding.gain(max(self.peaks.values()))
         for name, spool in self._spools.items():
             partial = self._stack.enter_context(self._partial(spool.path))
             for samples in spool.blocks():
@@ -260,13 +278,12 @@ class _Spool:
     """The samples of a future file as float, in a file without a name on the disk of `path`."""
 
     def __init__(self, path: Path, n_channels: int) -> None:
-        self.path, self.peak, self._n_channels = path, 0.0, n_channels
+        self.path, self._n_channels = path, n_channels
         with file_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._remove_folders = make_folder(path.parent)
             self._file = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115
 
     def write(self, samples: Samples) -> None:
-        self.peak = max(self.peak, _peak(samples))
         with file_errors(self.path):
             self._file.write(np.ascontiguousarray(samples.T).tobytes())
 
@@ -280,6 +297,20 @@ class _Spool:
     def close(self) -> None:
         with suppress(OSError):  # what is left to be flushed is of no use any more
             self._file.close()
+        self._remove_folders()
+
+
+def make_folder(folder: Path) -> Callable[[], None]:
+    """Make a folder, and those above it; return what removes those that were not there, as far as they are empty."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def remove() -> None:
+        with suppress(OSError):  # the first that holds a file is where it ends
+            for path in new:
+                path.rmdir()
+
+    return remove
 
 
 @contextmanager
@@ -301,18 +332,8 @@ def name_for_libsndfile(path: Path) -> str | bytes:
     return str(path) if os.name == "nt" else os.fsencode(path)
 
 
-def fitting_gain(peak: float, subtype: str) -> float:
-    """Return the gain, at most 1, under which samples up to `peak` fit the subtype; 1 for float and lossy ones.
-
-    >>> fitting_gain(0.9, "PCM_16"), fitting_gain(2.0, "FLOAT"), round(fitting_gain(2.0, "PCM_16"), 4)
-    (1.0, 1.0, 0.5)
-    """
-    if subtype not in INTEGER_BITS or peak <= 1.0:
-        return 1.0
-    return (1.0 - 2.0 ** (1 - INTEGER_BITS[subtype])) / peak
-
-
-def _peak(samples: Samples) -> float:
+def peak_of(samples: Samples) -> float:
+    """Return the largest magnitude of the samples."""
     return max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
 
 

@@ -15,7 +15,7 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 
-from unisep.errors import PluginError, suggest
+from unisep.errors import PluginError, arg, suggest
 from unisep.plugins.local import LOCAL, has_hooks, read_local
 from unisep.plugins.plugin import Plugin, read, read_in_time
 from unisep.plugins.specs import GROUP
@@ -137,7 +137,7 @@ def clash(kind: str, name: str, owners: Sequence[tuple[str, str]]) -> str:
     if selectors:
         advice = f"Choose one with {' or '.join(selectors)}, or leave out the others."
     elif set(places) <= set(GIVEN):
-        advice = "Give only one of them with --plugin (plugins=)."
+        advice = f"Give only one of them with {arg('plugins')}."
     else:
         advice = f"Leave one out, as with {CHOICE}=-{':'.join(owners[0])}."
     return f"{' and '.join(labels)} both offer a {kind} named {name!r}. {advice}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from unisep.audio import Audio, span_samples
-from unisep.errors import QueryError
+from unisep.errors import QueryError, wording
 from unisep.files.paths import safe_name
 from unisep.files.reading import Opened, open_audio
 from unisep.plugins.specs import is_reserved
@@ -82,6 +83,9 @@ def parse_queries(
 ) -> tuple[ParsedQuery, ...]:
     """Parse a query, or a list of them, once: names are made, and example clips are decoded.
 
+    A query is named by its text, else by the file of its example; what has neither, or a name that another has, is
+    numbered.
+
     Args:
         query: a str, audio-like, `Embedding`, `Query`, dict of its fields, or a list of any of these. A str is always
             text, a Path is audio. What was parsed before is taken as it is.
@@ -89,32 +93,42 @@ def parse_queries(
         say: is told of texts that are also the names of files.
 
     Raises:
-        QueryError: not a query, an empty list, a reserved name or the same name twice.
+        QueryError: not a query, an empty list, a reserved name or the same name or text twice.
         AudioError: an example that cannot be read, or a bare array without a rate.
     """
     items = list(query) if isinstance(query, list | tuple) else [query]
     if not items:
         raise QueryError("The list of queries is empty. Give at least one, or query=None for the fixed stems.")
-    counts = {"example": 0, "embedding": 0}
-    parsed_queries: dict[str, ParsedQuery] = {}
     for item in items:
-        if isinstance(item, ParsedQuery):
-            parsed = item
-        else:
-            for text in [item] if isinstance(item, str) else _excluded(item):
-                if isinstance(text, str) and is_file(text):
-                    say(
-                        f"The query {text!r} is taken as text, though a file of that name exists. For an example clip pass "
-                        f"Path({text!r})."
-                    )
-            parsed = _parse(_as_query(item), counts, sample_rate_hz)
-        if parsed.name in parsed_queries:
-            raise QueryError(f"Two queries are named {parsed.name!r}; results are told apart by name. {_NAME_IT}")
-        parsed_queries[parsed.name] = parsed
-    return tuple(parsed_queries.values())
+        for text in [item] if isinstance(item, str) else () if isinstance(item, ParsedQuery) else _excluded(item):
+            if isinstance(text, str) and is_file(text):
+                advice = wording(f"pass Path({text!r})", "use --query-audio or --exclude-audio")
+                say(
+                    f"The query {text!r} is taken as text, though a file of that name exists. For an example clip {advice}."
+                )
+    parsed_queries = [
+        item if isinstance(item, ParsedQuery) else _parse(_as_query(item), sample_rate_hz) for item in items
+    ]
+    names = {parsed.name for parsed in parsed_queries if parsed.name}
+    for name in sorted(names):
+        if [parsed.name for parsed in parsed_queries].count(name) > 1:
+            raise QueryError(f"Two queries are named {name!r}; results are told apart by name. {_name_it()}")
+        if is_reserved(name) or is_reserved(safe_name(name)):
+            raise QueryError(f"The name {name!r} is reserved for what unisep returns by itself. {_name_it()}")
+    return tuple(parsed if parsed.name else replace(parsed, name=_new_name(parsed, names)) for parsed in parsed_queries)
 
 
-_NAME_IT = "Name it yourself: Query(text=..., name='lead')."
+def _new_name(parsed: ParsedQuery, names: set[str]) -> str:
+    """Return a name for a query without text, after the file of its example, and add it to `names`."""
+    path = parsed.clip.path if parsed.clip else None
+    kind = path.stem if path else "example" if "audio" in parsed.query.parts else "embedding"
+    candidates = chain([kind] if path else [], (f"{kind}-{number}" for number in count(2 if path else 1)))
+    names.add(name := next(name for name in candidates if name not in names and not is_reserved(safe_name(name))))
+    return name
+
+
+def _name_it() -> str:
+    return "Name it yourself: " + wording("Query(text=..., name='lead').", "-q lead=TEXT.")
 
 
 def is_file(text: str) -> bool:
@@ -148,17 +162,10 @@ def _as_query(item: Any) -> Query:
     return Query(audio=item)
 
 
-def _parse(query: Query, counts: dict[str, int], sample_rate_hz: float | None) -> ParsedQuery:
-    """Name the query and open its clips; `counts` numbers those without a name."""
-    name = query.name or next(iter(query.texts), None)
-    if name is None:
-        kind = "example" if "audio" in query.parts else "embedding"
-        counts[kind] += 1
-        name = f"{kind}-{counts[kind]}"
-    if is_reserved(name) or is_reserved(safe_name(name)):
-        raise QueryError(f"The name {name!r} is reserved for what unisep returns by itself. {_NAME_IT}")
+def _parse(query: Query, sample_rate_hz: float | None) -> ParsedQuery:
+    """Open the clips of the query; its name is "" where neither a name nor a text is given."""
     return ParsedQuery(
-        name,
+        query.name or next(iter(query.texts), ""),
         query,
         None if query.audio is None else open_audio(query.audio, sample_rate_hz),
         tuple(item.strip() for item in query.exclude if isinstance(item, str)),

@@ -7,18 +7,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeGuard, Unpack
+from typing import Annotated, Any, Literal, TypedDict, TypeGuard, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 
 from unisep.audio import Array, Audio, Clip
-from unisep.errors import EmbeddingError, QueryError, UnisepError
+from unisep.errors import EmbeddingError, QueryError, UnisepError, arg, wording
 from unisep.files.paths import write_whole
 
 Modality = Literal["text", "audio", "embedding"]
 Range = tuple[float, float]
+_Start = Annotated[float, BeforeValidator(lambda value: 0.0 if value is None else value)]
+_End = Annotated[float, BeforeValidator(lambda value: math.inf if value is None else value)]
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -126,8 +128,8 @@ class QueryDict(TypedDict, total=False):
     embedding: Embedding | None
     weights: Mapping[Modality, float] | None
     exclude: str | Clip | Embedding | Sequence[str | Clip | Embedding] | None
-    time_range: Range | None
-    example_range: Range | None
+    time_range: tuple[float | None, float | None] | None
+    example_range: tuple[float | None, float | None] | None
     name: str | None
 
 
@@ -139,11 +141,12 @@ class Query(BaseModel):
         audio: an example: path, `Audio`, array, bytes or file object; a str here is a path.
         embedding: a vector with its space.
         weights: how much each of "text", "audio" and "embedding" counts, where more than one is given; equal without.
-        exclude: what the target must leave out: text (str), audio (Path, `Audio`, array), `Embedding`, or a list of these.
-        time_range: (start, end) in seconds, where in the mixture the target is wanted; outside it the target is silent
-            (after a fade of 10 ms) and only that part is computed.
-        example_range: (start, end) in seconds, which part of `audio` is the example; without `audio`, that part of the
-            mixture itself is.
+        exclude: what the target must leave out: text (str), audio (Path, `Audio`, array), `Embedding`, a dict of
+            "text", "audio" or "embedding", or a list of these.
+        time_range: (start, end) in seconds, where in the mixture the target is wanted, with None for its start or its
+            end; outside it the target is silent and nothing is computed. Inside, it fades in and out within 10 ms.
+        example_range: the same for the part of `audio` that is the example; without `audio`, that part of the mixture
+            itself is.
         name: of the result; otherwise the text, or "example-1".
 
     Raises:
@@ -160,8 +163,8 @@ class Query(BaseModel):
     embedding: Embedding | None = None
     weights: dict[Modality, float] | None = None
     exclude: tuple[Any, ...] = ()
-    time_range: Range | None = None
-    example_range: Range | None = None
+    time_range: tuple[_Start, _End] | None = None
+    example_range: tuple[_Start, _End] | None = None
     name: str | None = None
 
     def __init__(self, **fields: Unpack[QueryDict]) -> None:
@@ -202,17 +205,22 @@ class Query(BaseModel):
     def _several(cls, value: Any) -> tuple[Any, ...]:
         if value is None:
             return ()
-        items = tuple(value) if isinstance(value, list | tuple) else (value,)
+        items: tuple[Any, ...] = ()
+        for item in value if isinstance(value, list | tuple) else (value,):
+            sound = Query(**item) if isinstance(item, dict) else None
+            parts = (item,) if sound is None else (*sound.texts, sound.audio, sound.embedding)
+            items += tuple(part for part in parts if part is not None)
         if any(isinstance(item, str) and not item.strip() for item in items):
-            raise QueryError("An excluded text is empty. Say what to leave out, or drop `exclude`.")
+            raise QueryError(f"An excluded text is empty. Say what to leave out, or drop {arg('exclude')}.")
         return items
 
     @field_validator("time_range", "example_range")
     @classmethod
     def _is_a_range(cls, value: Range | None) -> Range | None:
-        if value is not None and not (0 <= value[0] < value[1] and math.isfinite(value[1])):
+        if value is not None and not 0 <= value[0] < value[1]:
             raise QueryError(
-                f"{value} is no range: give (start, end) in seconds with 0 <= start < end, such as (30, 60)."
+                f"{value} is no range: give (start, end) in seconds with 0 <= start < end, such as (30, 60); "
+                "None for the start or the end of the recording."
             )
         return value
 
@@ -259,13 +267,13 @@ def _check_weights(weights: dict[Modality, float] | None, parts: frozenset[Modal
         return
     if set(weights) != parts:
         raise QueryError(
-            f"weights names {', '.join(sorted(weights)) or 'nothing'}, the query is made of "
+            f"{wording('weights', '--mix')} names {', '.join(sorted(weights)) or 'nothing'}, the query is made of "
             f"{', '.join(sorted(parts))}. Give one weight for each part of the query."
         )
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or not any(weights.values()):
         raise QueryError(
-            f"weights={weights} cannot be used: give numbers of 0 or more, at least one above 0."
-            " To leave a sound out, use `exclude`."
+            f"{wording('weights', '--mix')}={weights} cannot be used: give numbers of 0 or more, at least one above 0."
+            f" To leave a sound out, use {arg('exclude')}."
         )
 
 

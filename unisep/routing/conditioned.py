@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
-from unisep.errors import DownloadError, EmbeddingError, OptionError, PluginError, QueryError, UnisepError
+from unisep.errors import DownloadError, EmbeddingError, OptionError, PluginError, QueryError, UnisepError, arg
 from unisep.query.parsed import ParsedQuery
 from unisep.query.space_maps import LEAST_CENTRED_COSINE, LEAST_TOP_5, MapCard
 from unisep.routing.catalog import BackendEntry, Catalog, CatalogEntry, EncoderEntry, SpecT
@@ -32,7 +32,9 @@ def _query_backend(parsed_queries: tuple[ParsedQuery, ...], request: Request, ca
         entry = catalog.backend(request.query_backend)
         if not entry.spec.spaces:
             able = catalog.names(stems=False)
-            raise OptionError(f"'{entry.name}' does not answer queries; give it as backend=. Those that do: {able}.")
+            raise OptionError(
+                f"'{entry.name}' does not answer queries; give it as {arg('backend')}. Those that do: {able}."
+            )
         if not entry.is_here and request.offline:
             raise not_here(entry, request)
         return entry
@@ -94,7 +96,7 @@ def _named_encoder(
     if not parsed.modalities <= spec.modalities:
         raise QueryError(
             f"The encoder '{entry.name}' encodes {' and '.join(sorted(spec.modalities))}, and '{parsed.name}' needs "
-            f"{' and '.join(sorted(parsed.modalities))}. Ask differently, or leave encoder= out."
+            f"{' and '.join(sorted(parsed.modalities))}. Ask differently, or leave {arg('encoder')} out."
         )
     if not entry.is_here and request.offline:
         raise not_here(entry, request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unisep.errors import DownloadError, OptionError, PluginError
+from unisep.errors import DownloadError, OptionError, PluginError, arg
 from unisep.query.parsed import ParsedQuery
 from unisep.query.query import Query
 from unisep.routing.catalog import BackendEntry, Catalog, rank
@@ -32,7 +32,7 @@ def plainly_names(text: str, stem: str) -> bool:
 def route_stems(request: Request, catalog: Catalog) -> Route:
     """Choose who gives the fixed stems. Raise as `resolve` does."""
     if request.route == "conditioned":
-        return _by_query(request, catalog, "as route='conditioned' asks.", "")
+        return _by_query(request, catalog, f"as {arg('route', 'conditioned')} asks.", "")
     entry = _backend_with_stems(request, catalog)
     if entry is None:
         reason = "no backend with fixed stems is installed"
@@ -48,7 +48,8 @@ def route_stems(request: Request, catalog: Catalog) -> Route:
     warning = "" if best is entry else f"'{entry.name}' gives the stems: the weights of '{best.name}' are not here."
     reason = warning or f"'{entry.name}' gives these stems directly."
     task = BackendTask(entry, tuple(Target(stem, stem=stem) for stem in stems))
-    return Route((task,), Plan({stem: choice(entry, None, reason) for stem in stems}), warning=warning)
+    plan = Plan({stem: choice(entry, None, reason) for stem in stems}, is_complete=request.stems is None)
+    return Route((task,), plan, warning=warning)
 
 
 def _backend_with_stems(request: Request, catalog: Catalog) -> BackendEntry | None:
@@ -57,7 +58,8 @@ def _backend_with_stems(request: Request, catalog: Catalog) -> BackendEntry | No
         entry = catalog.backend(request.backend)
         if not entry.spec.stems and not request.own_stems:
             raise OptionError(
-                f"'{entry.name}' has no fixed stems; give it as query_backend=. With stems: {catalog.names(stems=True)}."
+                f"'{entry.name}' has no fixed stems; give it as {arg('query_backend')}. "
+                f"With stems: {catalog.names(stems=True)}."
             )
         return entry
     no_download = request.offline or bool(request.download_failed)
@@ -96,7 +98,7 @@ def _checked_stems(stems: tuple[str, ...] | None, known: tuple[str, ...], who: s
     unknown = [stem for stem in stems if stem not in known]
     if unknown or not stems or len(set(stems)) != len(stems):
         problem = f"no stem named {unknown[0]!r}" if unknown else "nothing to give for an empty or doubled list"
-        raise OptionError(f"stems={list(stems)}: {who} has {problem}. Its stems: {', '.join(known)}.")
+        raise OptionError(f"{arg('stems', list(stems))}: {who} has {problem}. Its stems: {', '.join(known)}.")
     return stems
 
 
@@ -122,6 +124,6 @@ def _by_query(request: Request, catalog: Catalog, why: str, better: str) -> Rout
     reason = (
         f"'{entry.name}' answers by the queries drums, bass and vocals: {why.rstrip('.')}. {first.through}".rstrip()
     )
-    plan = Plan({stem: choice(entry, first.encoder, reason) for stem in stems})
+    plan = Plan({stem: choice(entry, first.encoder, reason) for stem in stems}, is_complete=request.stems is None)
     warning = f"The stems come from '{entry.name}', a weaker model, since {better}." if better else ""
     return Route(tasks, plan, REMAINDER if REMAINDER in stems else "", warning)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from unisep.errors import DownloadError, OptionError, PluginError, UnisepError
+from unisep.errors import DownloadError, OptionError, PluginError, UnisepError, arg
 from unisep.query.parsed import ParsedQuery
 from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry, rank
 from unisep.routing.conditioned import conditioned_tasks
@@ -27,18 +27,18 @@ def resolve(request: Request, catalog: Catalog) -> Route:
         DownloadError: the weights asked for are not here and downloads are off.
     """
     if request.route not in ROUTES:
-        raise OptionError(f"route={request.route!r} is unknown. Possible: {', '.join(ROUTES)}.")
+        raise OptionError(f"{arg('route', request.route)} is unknown. Possible: {', '.join(ROUTES)}.")
     if request.parsed_queries is None:
         route = route_stems(request, catalog)
     elif request.stems is not None:
-        raise OptionError("stems= chooses among the fixed stems; leave it out when you give a query.")
+        raise OptionError(f"{arg('stems')} chooses among the fixed stems; leave it out when you give a query.")
     else:
         route = _route_queries(request.parsed_queries, request, catalog)
     if not catalog.steps:
         return route
     steps = f"Then: {', '.join(step.title for step in catalog.steps)}."
     plan = {name: replace(entry, reason=f"{entry.reason} {steps}") for name, entry in route.plan.items()}
-    return replace(route, plan=Plan(plan), steps=catalog.steps)
+    return replace(route, plan=Plan(plan, is_complete=route.plan.is_complete), steps=catalog.steps)
 
 
 def candidates(parsed: ParsedQuery | None, request: Request, catalog: Catalog) -> list[Candidate]:
@@ -72,7 +72,7 @@ def default_backend(request: Request, catalog: Catalog, *, answers_queries: bool
     for entry in catalog.usable_backends():
         if entry.spec.spaces if answers_queries else entry.spec.stems:
             return entry
-    raise PluginError(f"No backend is installed that could open these weights. Install one and name it: {kind}=.")
+    raise PluginError(f"No backend is installed that could open these weights. Install one and name it: {arg(kind)}.")
 
 
 def _insisting(
@@ -145,13 +145,13 @@ def _decide(
     elif request.route == "fixed" and stems:
         entry = stems[0][0]
         raise DownloadError(
-            f"route='fixed': '{entry.name}' has this stem, and its weights are not here. Run: {pull(entry)}"
+            f"{arg('route', 'fixed')}: '{entry.name}' has this stem, and its weights are not here. Run: {pull(entry)}"
         )
     elif request.route == "fixed":
         known = ", ".join(sorted({stem for entry in named for stem in request.stems_of(entry)})) or "none"
         raise OptionError(
-            f"route='fixed': '{parsed.name}' names no stem of an installed backend (stems: {known}). "
-            "Use route='auto' for anything else."
+            f"{arg('route', 'fixed')}: '{parsed.name}' names no stem of an installed backend (stems: {known}). "
+            f"Use {arg('route', 'auto')} for anything else."
         )
     elif stems:
         decisions.stronger[parsed.name] = stems[0][0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, final
 
 from unisep.errors import DownloadError, TargetError, suggest
@@ -36,10 +35,14 @@ class Choice:
 
 @final
 class Plan(Mapping[str, Choice]):
-    """An ordered, read-only mapping of result names to `Choice`; known before anything is computed."""
+    """An ordered, read-only mapping of result names to `Choice`; known before anything is computed.
 
-    def __init__(self, choices: Mapping[str, Choice]) -> None:
-        self._choices = MappingProxyType(dict(choices))
+    `is_complete` where these are all stems that there are, which may leave nothing of the recording.
+    """
+
+    def __init__(self, choices: Mapping[str, Choice], *, is_complete: bool = False) -> None:
+        self._choices = dict(choices)
+        self.is_complete = is_complete
 
     def __getitem__(self, name: str) -> Choice:
         if name not in self._choices:
@@ -52,11 +55,8 @@ class Plan(Mapping[str, Choice]):
     def __len__(self) -> int:
         return len(self._choices)
 
-    def __reduce__(self) -> tuple[type[Plan], tuple[dict[str, Choice]]]:
-        return Plan, (dict(self._choices),)
-
     def __repr__(self) -> str:
-        return f"Plan({dict(self._choices)})"
+        return f"Plan({self._choices})"
 
     @property
     def reason(self) -> str:

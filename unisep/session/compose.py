@@ -12,7 +12,7 @@ import numpy as np
 from unisep.audio import Audio, Samples
 from unisep.engine.engine import Engine, Piece, pieces
 from unisep.engine.recording import BLOCK_SAMPLES, InMemory, OnDisk, Recording
-from unisep.errors import FAILURES, AudioError, PluginError, UnisepError
+from unisep.errors import FAILURES, AudioError, PluginError, UnisepError, arg
 from unisep.files.formats import Encoding, check_size
 from unisep.files.tags import Tags
 from unisep.files.writing import FileSet
@@ -23,7 +23,7 @@ from unisep.progress import CancelFlag, ProgressReporter, stop_if
 from unisep.routing.catalog import Extension
 from unisep.routing.fixed import STEMS_BY_QUERY
 from unisep.routing.types import Route
-from unisep.separation import SeparatedFiles, difference
+from unisep.separation import SeparatedFiles, difference, leaves_nothing
 
 REST = "rest"
 
@@ -94,11 +94,14 @@ def write_results(
     with FileSet(paths, *shape, encoding, tags) as files:
         for block in compose_blocks(recording, engine, route):
             files.write(block)
+        has_rest = not leaves_nothing(route.plan, files.peaks)
+        if not has_rest:
+            files.leave_out(REST)
         reporter.stage("writing")
         report = files.commit(lambda: stop_if(cancel))
     return SeparatedFiles(
         {name: paths[name] for name in route.plan},
-        paths[REST],
+        paths[REST] if has_rest else None,
         gain=report.gain,
         encoding=encoding,
         layout=layout,
@@ -109,7 +112,7 @@ def write_results(
 
 def without(distribution: str) -> str:
     """Return how to go without the plugins of a distribution, or without those that were given."""
-    return "leave out --plugin (plugins=)" if distribution in GIVEN else f"UNISEP_PLUGINS=-{distribution}"
+    return f"leave out {arg('plugins')}" if distribution in GIVEN else f"UNISEP_PLUGINS=-{distribution}"
 
 
 def run_step(step: Extension[ResultSpec], targets: dict[str, Audio], mixture: Audio) -> dict[str, Audio]:

@@ -17,7 +17,7 @@ from unisep.engine.cpu import give_back
 from unisep.engine.device import Precision
 from unisep.ensemble.assembly import Assembly, assemble
 from unisep.ensemble.definition import Ensemble, as_ensemble
-from unisep.errors import FAILURES, WeightsError
+from unisep.errors import FAILURES, WeightsError, arg
 from unisep.files.paths import is_there
 from unisep.plugins.backend import Backend
 from unisep.plugins.encoder import QueryEncoder
@@ -268,10 +268,10 @@ def _stamp(*parts: str) -> str:
     return " ".join(part for part in parts if part)
 
 
-def existing(path: str | Path, option: str) -> Path:
+def existing(path: str | Path, name: str) -> Path:
     """Return the path. Raise WeightsError when there is no file or folder."""
     if not isinstance(path, str | os.PathLike):
-        raise WeightsError(f"{option}={path!r:.300}: give the path of a file or folder.")
+        raise WeightsError(f"{arg(name, path)}: give the path of a file or folder.")
     if not is_there(Path(path)):
-        raise WeightsError(f"{option}={str(path)!r:.300}: there is no such file or folder.")
+        raise WeightsError(f"{arg(name, str(path))}: there is no such file or folder.")
     return Path(path)

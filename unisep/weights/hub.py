@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from unisep.errors import DownloadError, OptionError, WeightsError
+from unisep.errors import DownloadError, OptionError, WeightsError, arg
 from unisep.files.paths import is_there
 
 HUB = "https://huggingface.co"
@@ -86,10 +86,12 @@ def split_place(encoder: str) -> tuple[str, str]:
     (('clap', 'laion/larger_clap_music'), ('clap-mini', ''))
     """
     if not isinstance(encoder, str):
-        raise OptionError(f"encoder={encoder!r}: name who reads these weights, such as encoder='clap@{encoder}'.")
+        raise OptionError(f"{arg('encoder', encoder)}: name who reads these weights, such as 'clap@{encoder}'.")
     name, at, place = encoder.partition("@")
     if not name or (at and not place):
-        raise OptionError(f"encoder={encoder!r} is incomplete. Write a name, 'clap@./folder' or 'clap@owner/name'.")
+        raise OptionError(
+            f"{arg('encoder', encoder)} is incomplete. Write 'clap', 'clap@./folder' or 'clap@owner/name'."
+        )
     return name, place
 
 

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unisep.cli.arguments import common_options
+from unisep.cli.arguments import Parser, common_options
 from unisep.cli.console import Console, columns
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="unisep align",
         parents=[common_options()],
         description="Fit a map from an encoder's space to the one the query backend was trained in, measure it on "

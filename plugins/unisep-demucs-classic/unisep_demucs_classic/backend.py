@@ -14,7 +14,7 @@ from torch.nn import functional
 from unisep_htdemucs.bags import Bag, find_bag, mean_of
 
 from unisep import Backend, BackendInfo, Output
-from unisep.errors import OptionError, WeightsError
+from unisep.errors import OptionError, WeightsError, arg
 
 from .checkpoints import build_model, read_checkpoint
 
@@ -82,7 +82,7 @@ def _load(name: str, *, weights: Path | None, device: torch.device, dtype: torch
         OptionError: Another precision than float32.
     """
     if dtype != torch.float32:
-        raise OptionError(f"precision: {name} computes in float32 only. Give precision='float32'.")
+        raise OptionError(f"{name} computes in float32 only. Give {arg('precision', 'float32')}.")
     if weights is None:
         raise WeightsError(f"{name} has no weights here. Run `unisep models pull {name}`, or give a file.")
     paths, bag = find_bag(name, weights, RELEASED)

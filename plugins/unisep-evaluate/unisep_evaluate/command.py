@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import unisep
-from unisep.cli.arguments import common_options, names, shared_options
+from unisep.cli.arguments import Parser, common_options, names, shared_options
 from unisep.cli.console import Console
 from unisep.errors import OptionError
 
@@ -33,7 +33,7 @@ def main(words: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="unisep evaluate",
         parents=[common_options(), shared_options()],
         description="Measure separation on recordings whose stems are known: by questions about windows of them, "

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unisep import Backend, BackendInfo, Output
-from unisep.errors import WeightsError
+from unisep.errors import WeightsError, arg
 
 from .bags import find_bag, mean_of
 from .checkpoints import build_model, read_checkpoint
@@ -80,6 +80,6 @@ def _load(name: str, weights: Path | None, device: torch.device, dtype: torch.dt
     if bag.segment_seconds is not None and longest is not None and bag.segment_seconds < longest:
         raise WeightsError(
             f"{name}.yaml asks for segments of {bag.segment_seconds} s, and the model was trained on {longest} s. Leave "
-            "that line out; segment_seconds asks for shorter ones."
+            f"that line out; {arg('segment_seconds')} asks for shorter ones."
         )
     return mean_of(backends, bag)

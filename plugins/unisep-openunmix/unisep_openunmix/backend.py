@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unisep import Backend, BackendInfo, Output
-from unisep.errors import OptionError, WeightsError
+from unisep.errors import OptionError, WeightsError, arg
 
 from .checkpoints import Framing, build_model, find_files, read_checkpoint, read_framing
 from .model import OpenUnmix
@@ -81,7 +81,7 @@ def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> B
             "Open-Unmix has no weights here. Run `unisep models pull umxhq`, or give a folder of .pth files."
         )
     if dtype == torch.float16:
-        raise OptionError("Open-Unmix leaves float16's range; use precision='float32' or 'bfloat16'.")
+        raise OptionError(f"Open-Unmix leaves float16's range; use {arg('precision', 'float32')} or 'bfloat16'.")
     files = find_files(weights)
     models = {target: build_model(read_checkpoint(target, path), device, dtype) for target, path in files.items()}
     n_fft = next(iter(models.values())).shape.n_fft
