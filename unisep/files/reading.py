@@ -210,6 +210,8 @@ def _check_path(path: Path) -> None:
         raise AudioFileError(f"'{path}' cannot be opened ({error}).") from error
     if is_folder:
         raise AudioFileError(f"'{path}' is a folder. Give the path of an audio file in it.")
+    if path.is_symlink() and not exists:
+        raise AudioFileError(f"'{path}' is a link that leads to no file. Give the path of the file itself.")
     if exists:
         raise AudioFileError(f"'{path}' is no regular file. Open it yourself and pass the file object.")
     raise AudioFileError(f"There is no file '{path}'. Relative paths start at '{Path.cwd()}'.")
