@@ -555,7 +555,7 @@ def test_routing_a_query_never_downloads(card: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("unisep.weights.store.WeightsStore.ensure", no_download)
     with (
         registered_backend(lambda **_: FourStems(), card, "htdemucs"),
-        pytest.warns(UserWarning, match="'htdemucs' is stronger"),
+        pytest.warns(UserWarning, match="'htdemucs' was made for that"),
     ):
         result = Separator(offline=False).separate(SONG, "drums")
     assert result.plan["drums"].backend == "toy"

@@ -258,7 +258,9 @@ def test_a_plugin_that_is_slow_to_import_is_given_up(site, monkeypatch: pytest.M
     assert plugin_of("good-one").state == "ok"
 
 
-def test_the_limit_holds_for_files_and_folders_given_by_hand_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_holds_for_files_and_folders_given_by_hand_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("UNISEP_PLUGINS_TIMEOUT", "0.3")
     slow = "import threading; threading.Event().wait(5)\n" + GOOD.format(name="slow")
     (tmp_path / "slow_file.py").write_text(slow)
@@ -268,7 +270,7 @@ def test_the_limit_holds_for_files_and_folders_given_by_hand_too(tmp_path: Path,
     (project / "pyproject.toml").write_text('[project]\nname = "p"\n[project.entry-points.unisep]\np = "slow_module"\n')
     started = time.monotonic()
     for place in (tmp_path / "slow_file.py", project):
-        with pytest.raises(PluginError, match="is broken: It was not read within 0.3 s"), plugins.using(place):
+        with pytest.raises(PluginError, match="is broken: It was not read within"), plugins.using(place):
             pass
     assert time.monotonic() - started < 4
 

@@ -163,7 +163,28 @@ def test_conditioned_stems_on_request_need_no_warning() -> None:
     assert route.warning == ""
 
 
+@pytest.mark.parametrize("name", ["htdemucs-film", "dist-htdemucs-film:htdemucs-film"])
+def test_the_query_model_may_be_named_for_the_stems(name: str) -> None:
+    route = route_of(backend=name)
+    assert who(route) == dict.fromkeys(FOUR, "htdemucs-film")
+    assert (route.warning, route.remainder) == ("", "other")
+    other = backend("other", spaces=("clap",))
+    here = installed(*ALL, other)
+    assert set(who(route_of(here=here, backend=name, query_backend="other")).values()) == {"htdemucs-film"}
+    assert who(route_of("oboe", here, backend=name, query_backend="other")) == {"oboe": "other"}
+    assert who(route_of(["oboe", "drums"], here, backend="other")) == {"oboe": "other", "drums": "other"}
+
+
 # queries
+
+
+def test_a_backend_for_those_who_name_it_takes_no_query_from_the_query_model() -> None:
+    classic = BackendSpec(name="classic", load="m:f", summary="", stems=("percussive", "drums"), only_by_name=True)
+    here = installed(classic, *ALL)
+    assert who(route_of(["percussive", "drums"], here)) == {"percussive": "htdemucs-film", "drums": "htdemucs"}
+    assert who(route_of("percussive", here, backend="classic")) == {"percussive": "classic"}
+    assert who(route_of("percussive", here, route="fixed")) == {"percussive": "classic"}
+    assert who(route_of("percussive", installed(classic, HTDEMUCS))) == {"percussive": "classic"}
 
 
 def test_a_query_goes_to_the_query_model_with_its_first_space() -> None:
@@ -174,11 +195,11 @@ def test_a_query_goes_to_the_query_model_with_its_first_space() -> None:
 
 
 @pytest.mark.parametrize("text", ["vocals", "Vocals", " the vocals ", "singing"])
-def test_a_query_that_names_a_stem_goes_to_the_stronger_model(text: str) -> None:
+def test_a_query_that_names_a_stem_goes_to_the_model_that_has_it(text: str) -> None:
     route = route_of(text)
     (name,) = route.plan
     assert route.plan[name].backend == "htdemucs"
-    assert "stronger" in route.plan[name].reason
+    assert "which gives it directly" in route.plan[name].reason
     assert route.tasks[0].targets[0].stem == "vocals"
 
 
@@ -306,7 +327,7 @@ def test_of_two_claims_to_a_name_both_are_named_with_what_can_be_done(owners: li
 
 def test_a_backend_of_the_wrong_kind_is_refused() -> None:
     with pytest.raises(OptionError, match="give it as query_backend="):
-        route_of(backend="htdemucs-film")
+        route_of(backend="htdemucs-film", route="fixed")
     with pytest.raises(OptionError, match="does not answer queries; give it as backend="):
         route_of("oboe", query_backend="htdemucs")
 

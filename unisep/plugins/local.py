@@ -95,7 +95,8 @@ def _read_distribution(folder: Path) -> Iterator[Plugin]:
     for name, value in _table(file, _table(file, project, "entry-points"), GROUP).items():
         if not isinstance(value, str):
             raise PluginError(f'{file}: the entry point {name!r} is {value!r}; write "package.module".')
-        yield read_in_time(Plugin(name, distribution, version), partial(_load_from, root, EntryPoint(name, value, GROUP)))
+        load = partial(_load_from, root, EntryPoint(name, value, GROUP))
+        yield read_in_time(Plugin(name, distribution, version), load)
 
 
 def _table(file: Path, values: dict[str, Any], name: str) -> dict[str, Any]:

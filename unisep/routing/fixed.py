@@ -32,7 +32,7 @@ def plainly_names(text: str, stem: str) -> bool:
 def route_stems(request: Request, catalog: Catalog) -> Route:
     """Choose who gives the fixed stems. Raise as `resolve` does."""
     if request.route == "conditioned":
-        return _by_query(request, catalog, "as route='conditioned' asks.", "")
+        return _by_query(request, catalog, "as asked", "")
     entry = _backend_with_stems(request, catalog)
     if entry is None:
         reason = "no backend with fixed stems is installed"
@@ -119,9 +119,7 @@ def _by_query(request: Request, catalog: Catalog, why: str, better: str) -> Rout
             raise
         raise type(error)(f"Fixed stems: {better}. And the query model cannot step in: {error}") from error
     entry, first = tasks[0].backend, tasks[0].targets[0]
-    reason = (
-        f"'{entry.name}' answers by the queries drums, bass and vocals: {why.rstrip('.')}. {first.through}".rstrip()
-    )
+    reason = f"'{entry.name}' answers by the queries drums, bass and vocals: {why}. {first.through}".rstrip()
     plan = Plan({stem: choice(entry, first.encoder, reason) for stem in stems})
     warning = f"The stems come from '{entry.name}', a weaker model, since {better}." if better else ""
     return Route(tasks, plan, REMAINDER if REMAINDER in stems else "", warning)
