@@ -525,6 +525,8 @@ def test_without_weights_the_query_model_gives_the_stems_and_says_so(
         n_warnings, tried = len(caught), len(fetched)
         with pytest.warns(UserWarning, match="not here"):
             separator.separate(SONG)
+        with pytest.warns(UserWarning, match="not here"):
+            Separator(offline=offline).separate(SONG)  # as in another process
     assert n_warnings == 1
     assert caught[0].filename == __file__
     assert (tried, len(fetched)) == ((0, 0) if offline else (1, 1))  # what failed is not tried again

@@ -123,6 +123,8 @@ def explain(
         encoder=encoder,
         offline=store.offline,
     )
+    if request.may_substitute:
+        request = replace(request, download_failed=store.recent_failure())
     chosen = resolve(request, catalog)
 
     def costs(entry: BackendEntry | EncoderEntry) -> Cost:
