@@ -28,10 +28,11 @@ def program() -> str | None:
     return shutil.which("ffmpeg")
 
 
-def decode(source: Path, target: Path) -> None:
+def decode(source: Path, target: Path, *, strict: bool = False) -> None:
     """Write the first audio stream of `source` to `target` as 32 bit float wav (RF64 above 4 GiB).
 
-    Raises AudioFileError where ffmpeg is missing, cannot decode the file, or met a limit of time or size.
+    Raises AudioFileError where ffmpeg is missing, cannot decode the file (if `strict`, without any complaint), or met a
+    limit of time or size.
     """
     ffmpeg = program()
     if ffmpeg is None:
@@ -45,7 +46,7 @@ def decode(source: Path, target: Path) -> None:
             raise AudioFileError(f"ffmpeg was stopped after {TIMEOUT_SECONDS:.0f} s") from error
         except OSError as error:
             raise AudioFileError(f"ffmpeg did not start ({error})") from error
-        if done.returncode != 0 or not target.is_file():
+        if done.returncode != 0 or not target.is_file() or (strict and _last_line(log)):
             raise AudioFileError(f"ffmpeg could not decode it ({_last_line(log) or 'no reason given'})")
     if target.stat().st_size >= max_bytes - 2**20:
         raise AudioFileError(f"its audio is larger than the limit of {max_bytes // 2**20} MiB")
