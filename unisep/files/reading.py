@@ -141,8 +141,9 @@ class OpenFile:
         frames = sound.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)
         if not np.isfinite(frames).all():
             first = n_read + int(np.argwhere(~np.isfinite(frames))[0][0])
+            beyond = " (in 64 bits, maybe a level that is much too high)" if self.info.subtype == "DOUBLE" else ""
             raise AudioFileError(
-                f"{self.label} holds NaN or infinity, first at {first / self.info.sample_rate_hz:.3f} s. "
+                f"{self.label} holds NaN or infinity{beyond}, first at {first / self.info.sample_rate_hz:.3f} s. "
                 "Repair or cut the recording there."
             )
         return np.ascontiguousarray(frames.T)
