@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -109,6 +111,22 @@ def test_in_its_place_only_what_is_needed_is_asked() -> None:
     assert (list(other.plan), other.remainder) == (["other"], "other")
     with pytest.raises(OptionError, match="no stem named 'piano'"):
         route_of(here=installed(HTDEMUCS, FILM, MINI, missing="htdemucs"), offline=True, stems=("piano",))
+
+
+@pytest.mark.parametrize(("figures", "who_gives"), [
+    ({"ft": 9.0, "default": 8.8}, "htdemucs_ft"), ({"ft": 8.0, "default": 8.8}, "htdemucs"),
+    ({"ft": 9.0}, "htdemucs"), ({"default": 8.8}, "htdemucs"),
+])  # fmt: skip
+def test_what_is_here_and_known_to_be_as_good_spares_a_download(figures: dict[str, float], who_gives: str) -> None:
+    default, tuned = replace(HTDEMUCS, card="default"), replace(FINE_TUNED, card="ft")
+    here = installed(default, tuned, SIX_STEMS, FILM, MINI, missing="htdemucs htdemucs_6s")
+    here = replace(here, quality=lambda card: dict.fromkeys(FOUR, figures[card]) if card in figures else {})
+    route = route_of(here=here)
+    assert set(who(route).values()) == {who_gives} and route.warning == ""
+    assert set(who(route_of(here=here, offline=True)).values()) == {"htdemucs_ft"}
+    assert (route_of(here=here, offline=True).warning == "") is (who_gives == "htdemucs_ft")
+    here = replace(here, backends=tuple(replace(entry, weights="present") for entry in here.backends))
+    assert set(who(route_of(here=here)).values()) == {"htdemucs"}
 
 
 def test_another_model_with_these_stems_comes_before_the_query_model() -> None:

@@ -8,14 +8,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from unisep.cli.console import Console, columns
-from unisep.errors import PluginError, UnisepError, WeightsError, suggest
+from unisep.errors import DownloadError, PluginError, UnisepError, WeightsError, suggest
 from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import clash, installed
 from unisep.plugins.specs import ModelSpec
 from unisep.weights.cards import read_card
+from unisep.weights.presets import presets
 from unisep.weights.store import FileCheck, FileProgress, WeightsStore
 
-_HEADS = ("NAME", "STATE", "SIZE", "LICENCE", "WHAT")
+_STEMS = ("drums", "bass", "other", "vocals")
+_HEADS = ("NAME", "STATE", "SIZE", "LICENCE", *(stem.upper() for stem in _STEMS), "ON", "WHAT")
+_FOOTNOTE = (
+    "",
+    "DRUMS to VOCALS: published SDR in dB, which compare on the same songs only; `unisep models card NAME` has metric and source.",
+    "The strongest at once: unisep models pull best",
+)
 
 
 @dataclass(frozen=True)
@@ -49,15 +56,22 @@ def show_list(arguments: Namespace, console: Console) -> int:
     store = WeightsStore()
     listed = [_to_json(model, store) for model in models(store)]
     console.data(listed)
-    rows = [_HEADS]
-    for values in listed:
-        size, about = _size(values.get("n_bytes")), (values.get("licence", ""), values.get("summary", ""))
-        rows.append((values["name"], values["state"], size, *about))
-    console.lines(columns(rows) if listed else ["No model with weights is installed."])
+    rows = [_HEADS, *map(_row, listed)]
+    console.lines([*columns(rows), *_FOOTNOTE] if listed else ["No model with weights is installed."])
     for values in listed:
         if values["error"]:
             console.say(f"unisep: {values['error']}")
     return 0
+
+
+def _row(values: dict[str, Any]) -> tuple[str, ...]:
+    figures = values.get("quality", [])
+    test_set, metric = (figures[0]["test_set"], figures[0]["metric"]) if figures else ("", "")
+    by_stem = {
+        f["stem"]: f"{f['figure_db']:.1f}" for f in figures if (f["test_set"], f["metric"]) == (test_set, metric)
+    }
+    facts = (values["name"], values["state"], _size(values.get("n_bytes")), values.get("licence", ""))
+    return (*facts, *(by_stem.get(stem, "") for stem in _STEMS), test_set, values.get("summary", ""))
 
 
 def _to_json(model: Model, store: WeightsStore) -> dict[str, Any]:
@@ -67,7 +81,8 @@ def _to_json(model: Model, store: WeightsStore) -> dict[str, Any]:
     except WeightsError as error:
         return {**values, "error": str(error)}
     about = {key: getattr(card, key) for key in ("summary", "licence", "source", "n_bytes")}
-    return {**values, "error": None, "path": str(store.path(card)), **about}
+    quality = [figure.model_dump() for figure in card.quality]
+    return {**values, "error": None, "path": str(store.path(card)), **about, "quality": quality}
 
 
 def pull(arguments: Namespace, console: Console) -> int:
@@ -85,7 +100,32 @@ def pull(arguments: Namespace, console: Console) -> int:
         console.lines([str(folder)])
         return {"name": model.spec.name, "ok": True, "path": str(folder), "licence": card.licence, "error": None}
 
-    return _for_each(_find(arguments.names, store), console, pull_one)
+    names: list[str] = []
+    for name in arguments.names:
+        names += _agreed(name, store, console, yes=arguments.yes) if name in presets() else [name]
+    return _for_each(_find(names, store), console, pull_one)
+
+
+def _agreed(name: str, store: WeightsStore, console: Console, *, yes: bool) -> list[str]:
+    """Return the models of a preset, after showing them; what is to be fetched must be agreed to."""
+    preset, every = presets()[name], {model.key: model for model in models(store) if model.state != "broken"}
+    cards = {key: read_card(model.spec.card) for key, model in every.items()}
+    chosen = preset.models(cards)
+    if not chosen:
+        raise PluginError(f"No installed model can be part of '{name}'. Run: pip install unisep-htdemucs")
+    rows = [("MODEL", "STATE", "SIZE", "LICENCE", "STRONGEST AT, IN dB")]
+    for key, stems in chosen.items():
+        card, figures = cards[key], preset.figures_db(cards[key])
+        strengths = ", ".join(f"{stem} {figures[stem]:.1f}" for stem in stems)
+        rows.append((every[key].spec.name, every[key].state, _size(card.n_bytes), card.licence, strengths))
+    total = sum(cards[key].n_bytes for key in chosen if every[key].state == "missing")
+    show = console.note if yes or not total else console.say
+    for line in (f"{name}: {preset.summary} ({preset.metric}; {preset.test_set})", *columns(rows)):
+        show(line)
+    show(f"To download: {_size(total)}" if total else "All of them are here.")
+    if total and not yes and not console.agrees("Download them?", f"unisep models pull {name} --yes"):
+        raise DownloadError("Nothing was downloaded, as you wished.")
+    return list(chosen)
 
 
 def verify(arguments: Namespace, console: Console) -> int:
@@ -114,6 +154,8 @@ def show_card(arguments: Namespace, console: Console) -> int:
     facts += [("outputs", ", ".join(card.sources)), ("state", state), ("size", _size(card.n_bytes))]
     facts += [("file", f"{file.name}  sha256 {file.sha256 or 'recorded at the first download'}") for file in card.files]
     console.lines(columns([fact for fact in facts if fact[1]]))
+    published = [(f.stem, f"{f.figure_db:g} dB", f.metric, f.test_set, f.source) for f in card.quality]
+    console.lines(["", "Published:", *columns(published)] if published else [])
     console.lines(["", *card.notes.strip().splitlines()] if card.notes.strip() else [])
     console.lines(["", "Measured:", *_measured(card.measured, "  ")] if card.measured else [])
     return 0

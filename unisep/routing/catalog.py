@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -11,6 +11,7 @@ from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import clash
 from unisep.plugins.specs import BackendSpec, EncoderSpec, ResultSpec, RouteSpec
 from unisep.query.space_maps import MapCard
+from unisep.weights.presets import quality_db
 
 SpecT = TypeVar("SpecT", BackendSpec, EncoderSpec)
 ExtensionT = TypeVar("ExtensionT", RouteSpec, ResultSpec)
@@ -66,17 +67,17 @@ class Extension(Generic[ExtensionT]):
         return f"'{self.spec.name}' of {self.distribution}"
 
 
-def rank(entry: BackendEntry, here_first: bool = False) -> tuple[bool, int, str]:
-    """Return a sort key: the default first; with `here_first`, those whose weights are here before all others."""
-    position = PREFERRED.index(entry.name) if entry.name in PREFERRED else len(PREFERRED)
-    return (here_first and not entry.is_here, position, entry.name)
+def rank(entry: BackendEntry) -> tuple[int, str]:
+    """Return a sort key: the default first."""
+    return (PREFERRED.index(entry.name) if entry.name in PREFERRED else len(PREFERRED), entry.name)
 
 
 @dataclass(frozen=True)
 class Catalog:
     """Every entry of the plugins that work, and the plugins that do not.
 
-    map_between: looks up the card of the map from one space to another; None where none was fitted. rules: asked in this
+    map_between: looks up the card of the map from one space to another; None where none was fitted. quality: looks up, by the
+    place of its card, a backend's published figures in dB by stem; those of all backends compare. rules: asked in this
     order who answers a query. steps: what every result goes through, in this order.
     """
 
@@ -84,6 +85,7 @@ class Catalog:
     encoders: tuple[EncoderEntry, ...]
     broken: tuple[Plugin, ...] = ()
     map_between: MapLookup = lambda source, target: None
+    quality: Callable[[str], Mapping[str, float]] = quality_db
     rules: tuple[Extension[RouteSpec], ...] = ()
     steps: tuple[Extension[ResultSpec], ...] = ()
 

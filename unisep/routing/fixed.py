@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from unisep.errors import DownloadError, OptionError, PluginError
 from unisep.query.parsed import ParsedQuery
 from unisep.query.query import Query
@@ -45,7 +47,8 @@ def route_stems(request: Request, catalog: Catalog) -> Route:
         return _by_query(request, catalog, reason, f"{reason}. Better: {pull(entry)}, then separate again")
     stems = _checked_stems(request.stems, request.stems_of(entry), f"'{entry.name}'")
     best = entry if request.backend else min(_backends_with_stems(request, catalog), key=rank)
-    warning = "" if best is entry else f"'{entry.name}' gives the stems: the weights of '{best.name}' are not here."
+    is_weaker = not _is_as_good(entry, best, catalog)
+    warning = f"'{entry.name}' gives the stems: the weights of '{best.name}' are not here." if is_weaker else ""
     reason = warning or f"'{entry.name}' gives these stems directly."
     task = BackendTask(entry, tuple(Target(stem, stem=stem) for stem in stems))
     return Route((task,), Plan({stem: choice(entry, None, reason) for stem in stems}), warning=warning)
@@ -60,9 +63,23 @@ def _backend_with_stems(request: Request, catalog: Catalog) -> BackendEntry | No
                 f"'{entry.name}' has no fixed stems; give it as query_backend=. With stems: {catalog.names(stems=True)}."
             )
         return entry
-    no_download = request.offline or bool(request.download_failed)
-    entries = _backends_with_stems(request, catalog)
-    return min(entries, key=lambda entry: rank(entry, here_first=no_download), default=None)
+    default = min(entries := _backends_with_stems(request, catalog), key=rank, default=None)
+    if default is None or default.is_here:
+        return default
+    must_be_here = request.offline or request.download_failed
+    here = [entry for entry in entries if entry.is_here and (must_be_here or _is_as_good(entry, default, catalog))]
+    return min(here, key=lambda entry: (-_quality_db(entry, catalog), rank(entry)), default=default)
+
+
+def _quality_db(entry: BackendEntry, catalog: Catalog) -> float:
+    """Return the mean of the published figures of the four stems; minus infinity unless all are known."""
+    figures = catalog.quality(entry.spec.card)
+    return sum(figures.get(stem, -math.inf) for stem in STEMS_BY_QUERY) / len(STEMS_BY_QUERY)
+
+
+def _is_as_good(entry: BackendEntry, other: BackendEntry, catalog: Catalog) -> bool:
+    """Tell whether `entry` is `other`, or is known to be no weaker."""
+    return entry is other or _quality_db(entry, catalog) >= _quality_db(other, catalog) > -math.inf
 
 
 def _backends_with_stems(request: Request, catalog: Catalog) -> list[BackendEntry]:

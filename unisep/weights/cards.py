@@ -70,11 +70,24 @@ class CardFile(BaseModel):
         return self
 
 
+class Quality(BaseModel):
+    """One published figure: the `metric` of one stem on the songs of `test_set`, and the `source` that states it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stem: str
+    figure_db: Annotated[float, Field(allow_inf_nan=False)]
+    metric: str
+    test_set: str
+    source: str
+
+
 class Card(BaseModel):
     """What is known of a set of weights, 0 and "" where the card does not say.
 
-    `sources` are the model's outputs in order, none for query models and encoders; `measured` holds figures of quality
-    and speed, free keys to numbers, texts or tables of them; `package`, where the card was found, is not in the TOML.
+    `sources` are the model's outputs in order, none for query models and encoders; `quality` holds published figures that
+    compare models; `measured` holds any figures of quality and speed, free keys to numbers, texts or tables of them;
+    `package`, where the card was found, is not in the TOML.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -89,6 +102,7 @@ class Card(BaseModel):
     segment_seconds: Annotated[float, Field(ge=0)] = 0.0
     n_parameters: NonNegativeInt = 0
     notes: str = ""
+    quality: tuple[Quality, ...] = ()
     measured: Annotated[dict[str, Any], AfterValidator(_checked_measures)] = Field(default_factory=dict)
     package: str = ""
 
@@ -105,6 +119,16 @@ class Card(BaseModel):
     def embedded(self) -> bool:
         """Whether the weights ship inside the package."""
         return bool(self.files[0].resource)
+
+    @property
+    def is_fetchable(self) -> bool:
+        """Whether the weights can be downloaded, and are known well enough to do so unasked."""
+        return all(file.url and file.sha256 and file.n_bytes for file in self.files)
+
+    def figures_db(self, metric: str, test_set: str) -> dict[str, float]:
+        """Return the published figures of this metric on these songs, by stem."""
+        kind = (metric, test_set)
+        return {entry.stem: entry.figure_db for entry in self.quality if (entry.metric, entry.test_set) == kind}
 
     @property
     def n_bytes(self) -> int:
