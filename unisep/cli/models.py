@@ -13,7 +13,7 @@ from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import clash, installed
 from unisep.plugins.specs import ModelSpec
 from unisep.weights.cards import read_card
-from unisep.weights.presets import presets
+from unisep.weights.presets import figures_db, presets, strongest
 from unisep.weights.store import FileCheck, FileProgress, WeightsStore
 
 _STEMS = ("drums", "bass", "other", "vocals")
@@ -66,10 +66,8 @@ def show_list(arguments: Namespace, console: Console) -> int:
 
 def _row(values: dict[str, Any]) -> tuple[str, ...]:
     figures = values.get("quality", [])
-    test_set, metric = (figures[0]["test_set"], figures[0]["metric"]) if figures else ("", "")
-    by_stem = {
-        f["stem"]: f"{f['figure_db']:.1f}" for f in figures if (f["test_set"], f["metric"]) == (test_set, metric)
-    }
+    test_set = figures[0]["test_set"] if figures else ""
+    by_stem = {figure["stem"]: f"{figure['figure_db']:.1f}" for figure in figures if figure["test_set"] == test_set}
     facts = (values["name"], values["state"], _size(values.get("n_bytes")), values.get("licence", ""))
     return (*facts, *(by_stem.get(stem, "") for stem in _STEMS), test_set, values.get("summary", ""))
 
@@ -80,9 +78,8 @@ def _to_json(model: Model, store: WeightsStore) -> dict[str, Any]:
         card = read_card(model.spec.card)
     except WeightsError as error:
         return {**values, "error": str(error)}
-    about = {key: getattr(card, key) for key in ("summary", "licence", "source", "n_bytes")}
-    quality = [figure.model_dump() for figure in card.quality]
-    return {**values, "error": None, "path": str(store.path(card)), **about, "quality": quality}
+    about = card.model_dump(mode="json", include={"summary", "licence", "source", "quality"})
+    return {**values, "error": None, "path": str(store.path(card)), "n_bytes": card.n_bytes, **about}
 
 
 def pull(arguments: Namespace, console: Console) -> int:
@@ -110,17 +107,17 @@ def _agreed(name: str, store: WeightsStore, console: Console, *, yes: bool) -> l
     """Return the models of a preset, after showing them; what is to be fetched must be agreed to."""
     preset, every = presets()[name], {model.key: model for model in models(store) if model.state != "broken"}
     cards = {key: read_card(model.spec.card) for key, model in every.items()}
-    chosen = preset.models(cards)
+    chosen = strongest(name, cards)
     if not chosen:
         raise PluginError(f"No installed model can be part of '{name}'. Run: pip install unisep-htdemucs")
     rows = [("MODEL", "STATE", "SIZE", "LICENCE", "STRONGEST AT, IN dB")]
     for key, stems in chosen.items():
-        card, figures = cards[key], preset.figures_db(cards[key])
+        card, figures = cards[key], figures_db(cards[key], name)
         strengths = ", ".join(f"{stem} {figures[stem]:.1f}" for stem in stems)
         rows.append((every[key].spec.name, every[key].state, _size(card.n_bytes), card.licence, strengths))
     total = sum(cards[key].n_bytes for key in chosen if every[key].state == "missing")
     show = console.note if yes or not total else console.say
-    for line in (f"{name}: {preset.summary} ({preset.metric}; {preset.test_set})", *columns(rows)):
+    for line in (f"{name}: {preset['summary']} ({preset['metric']}; {preset['test_set']})", *columns(rows)):
         show(line)
     show(f"To download: {_size(total)}" if total else "All of them are here.")
     if total and not yes and not console.agrees("Download them?", f"unisep models pull {name} --yes"):

@@ -26,7 +26,6 @@ MAX_STREAM_BYTES = 16 * 2**30
 MAX_VALUES_IN_MEMORY = 2**31
 FFMPEG = "FFMPEG"  # the subtype of what libsndfile cannot read
 _BLOCK_SAMPLES = 2**16
-_PLAUSIBLE_VALUES_PER_BYTE = 64
 _EXACT_FORMATS = {"wav", "flac", "aiff", "caf", "w64", "au"}
 _NAMES = {"WAVEX": "wav", "RF64": "wav"}
 _REFUSALS = (soundfile.SoundFileError, RuntimeError, TypeError)  # of soundfile and libsndfile
@@ -70,21 +69,15 @@ class OpenFile:
 
     def whole(self) -> Audio:
         """Return the recording. Raises AudioFileError as `blocks` does, and where it does not fit into memory."""
-        n_channels, n_claimed, n_read = self.info.n_channels, self.info.n_samples or 0, 0
-        is_plausible = n_claimed * n_channels <= _PLAUSIBLE_VALUES_PER_BYTE * self.stamp[0]
-        samples = np.empty((n_channels, n_claimed if is_plausible else 0), dtype=np.float32)
-        for block in self.blocks(_BLOCK_SAMPLES):
-            n_needed = n_read + block.shape[1]
-            if n_needed * n_channels > MAX_VALUES_IN_MEMORY:
+        pieces, n_values = [], 0
+        for piece in self._pieces(0):
+            pieces.append(piece)
+            n_values += piece.size
+            if n_values > MAX_VALUES_IN_MEMORY:
                 raise AudioFileError(
                     f"{self.label} is too long to read at once. Separate it disk to disk, or cut it first."
                 )
-            if n_needed > samples.shape[1]:
-                n_more = max(n_needed, 2 * n_read) - n_read
-                samples = np.pad(samples[:, :n_read], ((0, 0), (0, n_more)))
-            samples[:, n_read:n_needed] = block
-            n_read = n_needed
-        return Audio(samples[:, :n_read], self.info.sample_rate_hz)
+        return Audio(np.concatenate(pieces, axis=1), self.info.sample_rate_hz)
 
     def _pieces(self, start: int) -> Iterator[Samples]:
         """Yield the samples from `start` on. Where libsndfile gives up, ffmpeg goes on if it finds no fault.

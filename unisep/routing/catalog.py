@@ -11,7 +11,7 @@ from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import clash
 from unisep.plugins.specs import BackendSpec, EncoderSpec, ResultSpec, RouteSpec
 from unisep.query.space_maps import MapCard
-from unisep.weights.presets import quality_db
+from unisep.weights.presets import figures_at
 
 SpecT = TypeVar("SpecT", BackendSpec, EncoderSpec)
 ExtensionT = TypeVar("ExtensionT", RouteSpec, ResultSpec)
@@ -85,7 +85,7 @@ class Catalog:
     encoders: tuple[EncoderEntry, ...]
     broken: tuple[Plugin, ...] = ()
     map_between: MapLookup = lambda source, target: None
-    quality: Callable[[str], Mapping[str, float]] = quality_db
+    quality: Callable[[str], Mapping[str, float]] = figures_at
     rules: tuple[Extension[RouteSpec], ...] = ()
     steps: tuple[Extension[ResultSpec], ...] = ()
 

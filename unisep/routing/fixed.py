@@ -66,9 +66,10 @@ def _backend_with_stems(request: Request, catalog: Catalog) -> BackendEntry | No
     default = min(entries := _backends_with_stems(request, catalog), key=rank, default=None)
     if default is None or default.is_here:
         return default
-    must_be_here = request.offline or request.download_failed
-    here = [entry for entry in entries if entry.is_here and (must_be_here or _is_as_good(entry, default, catalog))]
-    return min(here, key=lambda entry: (-_quality_db(entry, catalog), rank(entry)), default=default)
+    here = [entry for entry in entries if entry.is_here]
+    best = min(here, key=lambda entry: (-_quality_db(entry, catalog), rank(entry)), default=default)
+    is_good = request.offline or request.download_failed or _is_as_good(best, default, catalog)
+    return best if is_good else default
 
 
 def _quality_db(entry: BackendEntry, catalog: Catalog) -> float:

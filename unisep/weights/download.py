@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import http.client
 import re
 import socket
@@ -108,18 +107,13 @@ def _receive_in_attempts(request: Request, part: Path, on_bytes: OnBytes) -> _Hu
             problem = error
         except (OSError, http.client.HTTPException) as error:
             problem = error
-            if n_failed == 0 and _is_offline(getattr(error, "reason", error)):
-                break  # waiting will not help
+            if n_failed == 0 and isinstance(getattr(error, "reason", error), socket.gaierror | ConnectionRefusedError):
+                break  # nobody is there, so waiting will not help
     reason = str(getattr(problem, "reason", "") or problem) or type(problem).__name__
     raise DownloadError(
         f"{request.url} could not be fetched ({reason}). Check the connection and try again: "
         "what has arrived is kept, and the download goes on from there."
     ) from problem
-
-
-def _is_offline(reason: object) -> bool:
-    unreachable = getattr(reason, "errno", None) in (errno.ENETUNREACH, errno.EHOSTUNREACH)
-    return unreachable or isinstance(reason, socket.gaierror | ConnectionRefusedError)
 
 
 def _receive(request: Request, part: Path, on_bytes: OnBytes) -> _Hub:
