@@ -129,8 +129,8 @@ def _weights() -> Iterator[Finding]:
 
     store = WeightsStore()
     for model in models(store):
-        what, state, pull = f"weights {model.spec.name}", model.state, f"unisep models pull {model.spec.name}"
-        reinstall = f"Reinstall {model.plugin.distribution}."
+        what, state, pull = f"weights {model.name}", model.weights, f"unisep models pull {model.name}"
+        reinstall = f"Reinstall {model.distribution}."
         try:
             damaged = [check.name for check in store.verify(read_card(model.spec.card)) if not is_intact(check)]
         except UnisepError as error:

@@ -51,6 +51,7 @@ class CatalogEntry(Generic[SpecT]):
 BackendEntry = CatalogEntry[BackendSpec]
 EncoderEntry = CatalogEntry[EncoderSpec]
 MapLookup = Callable[[str, str], MapCard | None]
+EntryT = TypeVar("EntryT", BackendEntry, EncoderEntry, BackendEntry | EncoderEntry)
 WeightsState = Callable[[BackendSpec | EncoderSpec], str]
 
 
@@ -91,11 +92,11 @@ class Catalog:
 
     def backend(self, name: str) -> BackendEntry:
         """Return the backend called `name` or `distribution:name`. Raise PluginError for none, or two."""
-        return _find("backend", name, self.backends, self.broken)
+        return find("backend", name, self.backends, self.broken)
 
     def encoder(self, name: str) -> EncoderEntry:
         """Return the encoder called `name` or `distribution:name`. Raise PluginError for none, or two."""
-        return _find("encoder", name, self.encoders, self.broken)
+        return find("encoder", name, self.encoders, self.broken)
 
     def usable_backends(self) -> list[BackendEntry]:
         """Return the backends whose name one distribution alone claims, the default first."""
@@ -146,9 +147,8 @@ def _unique(entries: tuple[CatalogEntry[SpecT], ...]) -> list[CatalogEntry[SpecT
     return [entry for entry in entries if names.count(entry.name) == 1]
 
 
-def _find(
-    kind: str, name: str, entries: tuple[CatalogEntry[SpecT], ...], broken: tuple[Plugin, ...]
-) -> CatalogEntry[SpecT]:
+def find(kind: str, name: str, entries: tuple[EntryT, ...], broken: tuple[Plugin, ...] = ()) -> EntryT:
+    """Return the entry called `name` or `distribution:name`. Raise PluginError for none, or two of one name."""
     matches = [entry for entry in entries if name in (entry.name, entry.key)]
     if len(matches) == 1:
         return matches[0]
