@@ -109,7 +109,7 @@ def _from_hub(name: str, revision: str) -> Checkpoint:
             fetch_if_there(file)
         weights = fetch_if_there(WEIGHTS_NAMES[0]) or fetch(WEIGHTS_NAMES[1])
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
-        what_to_do = "Unset HF_HUB_OFFLINE and connect" if constants.HF_HUB_OFFLINE else "Check its name and the connection"
+        what_to_do = "Unset HF_HUB_OFFLINE and connect" if constants.HF_HUB_OFFLINE else "Check the name and connect"
         raise DownloadError(f"{_cannot(name, revision, error)} {what_to_do}{_OTHERWISE}") from error
     if f"{name}@{revision}" == DEFAULT_SPACE and known_sha256(weights) != DEFAULT_SHA256:
         raise WeightsError(
