@@ -115,7 +115,11 @@ def as_samples(values: Any) -> NDArray[np.float32]:
     _check_shape(array)
     scaled = _as_float32(array)
     if not np.isfinite(scaled).all():
-        where = int(np.argwhere(~np.isfinite(scaled))[0][1])
+        channel, where = np.argwhere(~np.isfinite(scaled))[0].tolist()
+        if np.isfinite(value := array[channel, where]):
+            raise AudioError(
+                f"The level is too high: {abs(value):.3g} at sample {where}; full scale is 1.0. Divide by the peak."
+            )
         raise AudioError(
             f"The audio holds NaN or infinity, first at sample {where}. Repair or cut the recording there."
         )

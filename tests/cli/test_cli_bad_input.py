@@ -26,6 +26,11 @@ def with_value(value):
     return samples
 
 
+def link_in_a_circle(path):
+    path.symlink_to(path)
+    return path
+
+
 def truncated(path):
     whole = wav(path, noise(20_000), subtype="PCM_16").read_bytes()
     path.write_bytes(whole[:30])
@@ -43,6 +48,7 @@ FAILS = {
     "infinity": lambda path: wav(path, with_value(np.inf)),
     "three channels": lambda path: wav(path, noise(100, 3)),
     "eight channels": lambda path: wav(path, noise(100, 8)),
+    "a link in a circle": link_in_a_circle,
     "a folder without audio": lambda path: path.mkdir(),
 }
 WORKS = {

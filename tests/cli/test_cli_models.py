@@ -1,5 +1,8 @@
 import hashlib
+import importlib.metadata
+import io
 import json
+import re
 import sys
 import threading
 from functools import partial
@@ -196,6 +199,120 @@ def test_doctor_goes_on_after_what_fails_and_says_what_to_do(monkeypatch, capsys
         "cannot be written"
         in {f["what"]: f for f in run_json(capsys, "doctor")[1]["findings"]}["weights folder"]["advice"]
     )
+
+
+def test_doctor_takes_ten_lines_where_all_is_well(monkeypatch, capsys):
+    monkeypatch.setenv("UNISEP_PLUGINS", "-cli-broken")
+    monkeypatch.setattr("unisep.files.ffmpeg.program", lambda: "/usr/bin/ffmpeg")
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    heads = [
+        "unisep",
+        "devices",
+        "plugins",
+        "weights",
+        "fixed stems",
+        "text queries",
+        "example queries",
+        "ffmpeg",
+        "weights folder",
+    ]
+    assert [line.split("  ")[1].strip() for line in lines[: len(heads)]] == heads
+    assert len(lines) <= 10
+    assert main(["doctor", "--verbose"]) == 0
+    verbose = capsys.readouterr().out
+    assert len(verbose.splitlines()) > 30 and "numpy" in verbose and "plugin cli-probe" in verbose
+
+
+def test_doctor_counts_what_is_in_order_and_names_what_is_not(probe, capsys):
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "broken  plugin cli-broken" in out and "plugin cli-probe" not in out
+    counted = re.search(r"weights +(\d+) missing, (\d+) embedded \(the strongest: unisep models pull best\)", out)
+    assert counted and int(counted[1]) >= 1 and int(counted[2]) >= 1
+    assert "weights probe-outside" not in out
+    (probe / "inside.bin").write_bytes(b"damaged")
+    assert main(["doctor"]) == 1
+    assert "broken  weights probe-inside" in capsys.readouterr().out
+
+
+QUALITY = """
+[[quality]]
+stem = "{stem}"
+figure_db = {figure_db}
+metric = "SDR, mean of whole songs"
+test_set = "Multisong"
+source = "made for this test"
+"""
+
+
+@pytest.fixture
+def measured(probe, server, monkeypatch):
+    """The models of the probe alone, and a third: one has drums and a whistle, one more of all, one cannot be fetched."""
+    (probe / "plugin.py").write_text(
+        PLUGIN.replace('"probe-outside")]', '"probe-outside", "probe-best", "probe-open")]')
+    )
+    only = [d for d in importlib.metadata.distributions(path=[str(probe.parent)]) if d.metadata["Name"] == "cli-probe"]
+    monkeypatch.setattr(plugins.registry, "distributions", lambda: only)
+    plugins.refresh()
+    file = f'[[files]]\nname = "outside.bin"\nurl = "{server[1]}/outside.bin"\nn_bytes = {len(WEIGHTS)}\n'
+    known = f'{file}sha256 = "{SHA256}"\n'
+    for name, files, figures in (
+        ("probe-outside", known, {"drums": 9.9, "whistle": 20.0}),
+        ("probe-best", known, {"drums": 10.0, "bass": 8.0}),
+        ("probe-open", file, {"drums": 30.0}),
+    ):
+        entries = "".join(QUALITY.format(stem=stem, figure_db=figure) for stem, figure in figures.items())
+        (probe / f"{name}.toml").write_text(f'name = "{name}"\nsummary = "s"\n{entries}{files}')
+
+
+def test_the_preset_is_shown_and_fetched_only_when_agreed_to(measured, tmp_path, monkeypatch, capsys):
+    home = tmp_path / "home"
+    assert main(["models", "pull", "best"]) == 2
+    err = capsys.readouterr().err
+    assert re.search(r"probe-best +missing +0.0 MB +not stated +drums 10.0, bass 8.0", err)
+    assert "probe-open" not in err and "probe-outside" not in err, "no sha256; no stronger than the other"
+    assert "unisep models pull best --yes" in err and not home.exists()
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
+    assert main(["models", "pull", "best"]) == 1
+    assert "[y/N]" in capsys.readouterr().err and not home.exists()
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    assert main(["models", "pull", "best"]) == 0
+    assert "To download: 0.0 MB" in capsys.readouterr().err and list(home.rglob("outside.bin"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    code, (pulled,) = run_json(capsys, "models", "pull", "best")
+    assert code == 0 and pulled["name"] == "probe-best", "what is here needs no agreement"
+
+
+def test_the_preset_is_fetched_unasked_with_yes(measured, capsys):
+    code, (pulled,) = run_json(capsys, "models", "pull", "best", "--yes")
+    assert code == 0 and pulled["ok"] and pulled["name"] == "probe-best"
+
+
+def test_without_a_model_for_the_preset_it_is_said_what_to_install(capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plugins.registry, "distributions", lambda: [])
+        plugins.refresh()
+        assert main(["models", "pull", "best", "--yes"]) == 1
+    plugins.refresh()
+    assert "pip install unisep-htdemucs" in capsys.readouterr().err
+
+
+def test_the_list_has_licence_and_quality_and_says_on_which_songs(measured, capsys):
+    assert main(["models", "list"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"probe-best +missing +0.0 MB +not stated +10.0 +8.0 +Multisong +s", out)
+    (best,) = [model for model in run_json(capsys, "models", "list")[1] if model["name"] == "probe-best"]
+    assert best["quality"][0] == {
+        "stem": "drums", "figure_db": 10.0, "metric": "SDR, mean of whole songs", "test_set": "Multisong", "source": "made for this test",
+    }  # fmt: skip
+    assert main(["models", "card", "probe-best"]) == 0
+    assert re.search(r"drums +10 dB +SDR, mean of whole songs +Multisong +made for this test", capsys.readouterr().out)
 
 
 def test_a_download_shows_its_progress_to_those_who_look(monkeypatch, capsys):

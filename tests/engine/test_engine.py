@@ -14,6 +14,7 @@ from unisep import Audio, Backend, BackendInfo, BackendSpec, Output, Progress
 from unisep.engine.device import Options
 from unisep.engine.engine import Engine, LoadedTask, pieces
 from unisep.engine.recording import InMemory
+from unisep.engine.runner import BackendRunner
 from unisep.engine.timeline import FADE_SECONDS, Span, at_model_rate, gains, stretches
 from unisep.errors import BackendError, Cancelled, OptionError, QueryError
 from unisep.progress import ProgressReporter
@@ -198,6 +199,19 @@ def test_fades_are_smooth() -> None:
     found = separated(mixture, loaded(backend, wanted))["left"].audio.samples[0]
     steps = np.abs(np.diff(found))
     assert steps.max() <= np.abs(np.diff(mixture.samples[0])).max() * 1.1
+
+
+@pytest.mark.parametrize(
+    ("level", "advice"), [(1e30, "level of the recording is too high: its peak is 1e\\+30"), (1.0, "precision=")]
+)
+def test_what_overflows_is_laid_to_the_level_where_it_is_to_blame(level: float, advice: str) -> None:
+    class Overflowing(Mean):
+        def separate(self, mixture: torch.Tensor, *_: torch.Tensor | None) -> Output:
+            return Output(torch.stack([mixture * 1e38, mixture], dim=1) * 1e9)
+
+    runner = BackendRunner(Overflowing(), "overflowing", None, [0])
+    with pytest.raises(BackendError, match=f"NaN or infinity at 0.0 s.*{advice}"):
+        runner.run(torch.full((1, 2, 100), level), [Span(0, 100)])
 
 
 def test_a_range_beyond_the_end_is_refused() -> None:

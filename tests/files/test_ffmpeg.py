@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from unisep import Separator, files
+from unisep import Audio, Separator, files
 from unisep.errors import AudioFileError
 from unisep.files import ffmpeg
+from unisep.files.containers import ogg_checksum
 from unisep.testing import tone, toy_plugin
 
 PROGRAM = shutil.which("ffmpeg")
@@ -66,11 +70,11 @@ def test_what_only_ffmpeg_can_read_is_read_like_any_other(name: str, secret: Pat
 def test_playlists_and_lists_of_files_are_refused(name: str, secret: Path, tmp_path: Path) -> None:
     pointer = tmp_path / name
     pointer.write_text(POINTERS[name].format(secret=secret))
-    with pytest.raises(AudioFileError, match="cannot be read as audio"):
+    with pytest.raises(AudioFileError, match="cannot be decoded"):
         files.read(pointer)
     relative = tmp_path / f"relative-{name}"
     relative.write_text(POINTERS[name].format(secret=secret.name))
-    with pytest.raises(AudioFileError, match="cannot be read as audio"):
+    with pytest.raises(AudioFileError, match="cannot be decoded"):
         files.read(relative)
 
 
@@ -175,3 +179,114 @@ def test_m4a_without_ffmpeg_is_refused_before_any_work(tmp_path: Path, monkeypat
     with toy_plugin(), pytest.raises(AudioFileError, match="made by the ffmpeg program, which is not installed"):
         Separator("toy").separate_file(song, tmp_path / "out", format="m4a")
     assert not (tmp_path / "out").exists()
+
+
+# what libsndfile reads in part
+
+
+def opus_that_libsndfile_gives_up(path: Path, audio: Audio) -> Path:
+    """A valid Opus file whose pages tell the time otherwise than packets add up, as some that ffmpeg writes."""
+    data = bytearray(files.write(path, audio).read_bytes())
+    starts = [match.start() for match in re.finditer(b"OggS", data)]
+    for start in starts[len(starts) // 2 :][:1]:
+        (granule,) = struct.unpack_from("<q", data, start + 6)
+        n_segments = data[start + 26]
+        end = start + 27 + n_segments + sum(data[start + 27 : start + 27 + n_segments])
+        struct.pack_into("<q", data, start + 6, granule + 488)
+        struct.pack_into("<I", data, start + 22, 0)
+        struct.pack_into("<I", data, start + 22, ogg_checksum(data[start:end]))
+    path.write_bytes(data)
+    return path
+
+
+def noise(seconds: float, rate_hz: int = 48_000) -> Audio:
+    samples = np.random.default_rng(0).normal(0, 0.1, (2, round(seconds * rate_hz)))
+    return Audio(samples.astype(np.float32), rate_hz)
+
+
+@needs_ffmpeg
+def test_what_libsndfile_calls_damaged_is_read_by_ffmpeg_where_that_finds_no_fault(tmp_path: Path) -> None:
+    song = noise(12)
+    path = opus_that_libsndfile_gives_up(tmp_path / "song.opus", song)
+    with pytest.raises(soundfile.LibsndfileError):
+        soundfile.read(path)
+    whole = files.read(path)
+    assert whole.samples.shape == song.samples.shape
+    plain = files.read(files.write(tmp_path / "plain.opus", song))
+    assert float(np.abs(whole.samples - plain.samples).max()) < 0.02
+    for block_samples in (1000, 65_536, 300_000):
+        blocks = [block.samples for block in files.read_blocks(path, block_samples)]
+        assert {block.shape[1] for block in blocks[:-1]} <= {block_samples}
+        assert np.array_equal(np.concatenate(blocks, axis=1), whole.samples)
+    with files.opened(path) as opened:
+        for start in (0, 1, 65_536, 100_000, 400_000, song.n_samples):
+            rest = np.concatenate([np.zeros((2, 0)), *opened.blocks(50_000, start)], axis=1)
+            assert np.array_equal(rest, whole.samples[:, start:])
+
+
+@needs_ffmpeg
+def test_such_a_file_is_separated_from_disk_to_disk_like_in_memory(tmp_path: Path) -> None:
+    path = opus_that_libsndfile_gives_up(tmp_path / "song.opus", noise(6))
+    with toy_plugin():
+        separator = Separator("toy", offline=True)
+        separator.separate_file(path, tmp_path, filename="{stem}.{ext}", format="wav", subtype="FLOAT")
+        result = separator.separate(path)
+    for name, target in {**result, "rest": result.rest}.items():
+        assert np.array_equal(files.read(tmp_path / f"{name}.wav").samples, target.samples)
+
+
+def test_without_ffmpeg_such_a_file_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = opus_that_libsndfile_gives_up(tmp_path / "song.opus", noise(6))
+    monkeypatch.setattr(ffmpeg, "program", lambda: None)
+    with pytest.raises(AudioFileError, match="damaged or cut short: it can be read up to"):
+        files.read(path)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("format", ["flac", "opus"])
+def test_what_ffmpeg_finds_damaged_too_stays_damaged(format: str, tmp_path: Path) -> None:
+    path = tmp_path / f"song.{format}"
+    if format == "flac":
+        files.write(path, noise(4))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        data = bytearray(opus_that_libsndfile_gives_up(path, noise(12)).read_bytes())
+        data[len(data) * 3 // 4] ^= 0xFF  # a page that is not what its checksum says
+        path.write_bytes(data)
+    for _ in range(2):
+        with pytest.raises(AudioFileError, match="damaged or cut short"), files.opened(path) as opened:
+            list(opened.blocks(10_000))
+
+
+GARBAGE = {
+    "text": b"garbage\n",
+    "random": np.random.default_rng(3).bytes(5000),
+    "a tag": b"ID3\x03\x00\x00\x00\x00\x00\x00garbage",
+    "a long tag": b"ID3\x03\x00\x00\x00\x00\x10\x00" + bytes(2048) + b"garbage" * 100,
+    "one header": b"\xff\xfb\x90garbage",
+}
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+@pytest.mark.parametrize("has_ffmpeg", [False, pytest.param(True, marks=needs_ffmpeg)])
+def test_garbage_called_mp3_cannot_be_decoded_and_is_met_in_silence(
+    kind: str, has_ffmpeg: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.mp3").write_bytes(GARBAGE[kind])
+    if not has_ffmpeg:
+        monkeypatch.setattr(ffmpeg, "program", lambda: None)
+    with pytest.raises(AudioFileError, match=r"cannot be decoded: .*'no MPEG audio is at its beginning'") as caught:
+        files.read(tmp_path / "bad.mp3")
+    assert "does not exist" not in str(caught.value)
+    assert ("install ffmpeg" in str(caught.value)) is not has_ffmpeg
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("before", [b"", b"some junk " * 50, b"ID3\x03\x00\x00\x00\x00\x02\x00" + bytes(256)])
+def test_mp3_after_a_tag_or_some_junk_is_read_by_libsndfile(before: bytes, tmp_path: Path) -> None:
+    song = files.write(tmp_path / "song.mp3", noise(1, 44_100))
+    (tmp_path / "more.mp3").write_bytes(before + song.read_bytes())
+    assert np.array_equal(files.read(tmp_path / "more.mp3").samples, files.read(song).samples)
+    assert files.probe(tmp_path / "more.mp3").subtype == "MPEG_LAYER_III"
+    (tmp_path / "nameless").write_bytes(song.read_bytes())
+    assert files.probe(tmp_path / "nameless").format == "mp3"

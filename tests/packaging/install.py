@@ -68,6 +68,12 @@ def use(programs: Path, place: Path) -> None:
     shutil.copytree(ROOT / "examples" / "audio", place / "audio")
     print(run((programs / "python", "demo.py", "--out", "results"), place, HF_HUB_OFFLINE="1"))
     print(run((unisep, "evaluate", "--help"), place).splitlines()[0])
+    refused = subprocess.run(
+        (unisep, "models", "pull", "best"), cwd=place, env=ENVIRONMENT, input="", capture_output=True, text=True
+    )
+    if refused.returncode != 2 or "htdemucs_ft" not in refused.stderr or "--yes" not in refused.stderr:
+        sys.exit(f"the best models were not shown and asked about:\n{refused.stderr}")
+    print(refused.stderr)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -255,6 +256,30 @@ def test_a_plugin_that_is_slow_to_import_is_given_up(site, monkeypatch: pytest.M
     assert slow.state == "broken"
     assert "not read within 0.3 s" in slow.error and "UNISEP_PLUGINS=-slow-one-entry" in slow.error
     assert plugin_of("good-one").state == "ok"
+
+
+def test_the_limit_holds_for_files_and_folders_given_by_hand_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNISEP_PLUGINS_TIMEOUT", "0.3")
+    slow = "import threading; threading.Event().wait(5)\n" + GOOD.format(name="slow")
+    (tmp_path / "slow_file.py").write_text(slow)
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "slow_module.py").write_text(slow)
+    (project / "pyproject.toml").write_text('[project]\nname = "p"\n[project.entry-points.unisep]\np = "slow_module"\n')
+    started = time.monotonic()
+    for place in (tmp_path / "slow_file.py", project):
+        with pytest.raises(PluginError, match="is broken: It was not read within"), plugins.using(place):
+            pass
+    assert time.monotonic() - started < 4
+
+
+def test_a_link_that_leads_to_itself_is_no_plugin(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.py"
+    loop.symlink_to(loop)
+    with pytest.raises(PluginError, match="There is no file or folder"), plugins.using(loop):
+        pass
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])

@@ -9,14 +9,17 @@ import sys
 import sysconfig
 import tomllib
 import venv
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from unisep import Separator, plugins
 from unisep.cli import main
 from unisep.cli.arguments import PLUGIN_KINDS
 from unisep.cli.plugins import rendered, write_plugin
 from unisep.errors import OptionError
+from unisep.testing import noise
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -123,6 +126,23 @@ def test_what_new_plugin_writes_passes_its_own_tests(kind, name, tmp_path):
     assert " passed" in said and " failed" not in said
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["entry-points"] == {"unisep": {name: f"unisep_{name.replace('-', '_')}.plugin"}}
+
+
+def test_what_new_plugin_writes_gets_long_recordings_in_segments(tmp_path, monkeypatch):
+    folder = write_plugin("cut-up", tmp_path, "backend")[0]
+    with plugins.using(folder):
+        backend = import_module("unisep_cut_up.backend")
+        lengths, separate = [], backend.CutUp.separate
+
+        def noted(self, mixture, *more):
+            lengths.append(mixture.shape[0] * mixture.shape[-1])
+            return separate(self, mixture, *more)
+
+        monkeypatch.setattr(backend.CutUp, "separate", noted)
+        song = noise(seconds=60.0)
+        low = Separator("cut-up", offline=True).separate(song)["low"]
+    assert low.samples.shape == song.samples.shape
+    assert len(lengths) > 5 and max(lengths) == backend.SEGMENT_SECONDS * 44_100
 
 
 @pytest.mark.parametrize("kind", PLUGIN_KINDS)

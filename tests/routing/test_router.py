@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -111,6 +113,22 @@ def test_in_its_place_only_what_is_needed_is_asked() -> None:
         route_of(here=installed(HTDEMUCS, FILM, MINI, missing="htdemucs"), offline=True, stems=("piano",))
 
 
+@pytest.mark.parametrize(("figures", "who_gives"), [
+    ({"ft": 9.0, "default": 8.8}, "htdemucs_ft"), ({"ft": 8.0, "default": 8.8}, "htdemucs"),
+    ({"ft": 9.0}, "htdemucs"), ({"default": 8.8}, "htdemucs"),
+])  # fmt: skip
+def test_what_is_here_and_known_to_be_as_good_spares_a_download(figures: dict[str, float], who_gives: str) -> None:
+    default, tuned = replace(HTDEMUCS, card="default"), replace(FINE_TUNED, card="ft")
+    here = installed(default, tuned, SIX_STEMS, FILM, MINI, missing="htdemucs htdemucs_6s")
+    here = replace(here, quality=lambda card: dict.fromkeys(FOUR, figures[card]) if card in figures else {})
+    route = route_of(here=here)
+    assert set(who(route).values()) == {who_gives} and route.warning == ""
+    assert set(who(route_of(here=here, offline=True)).values()) == {"htdemucs_ft"}
+    assert (route_of(here=here, offline=True).warning == "") is (who_gives == "htdemucs_ft")
+    here = replace(here, backends=tuple(replace(entry, weights="present") for entry in here.backends))
+    assert set(who(route_of(here=here)).values()) == {"htdemucs"}
+
+
 def test_another_model_with_these_stems_comes_before_the_query_model() -> None:
     route = route_of(here=installed(*ALL, missing="htdemucs htdemucs_6s"), offline=True)
     assert set(who(route).values()) == {"htdemucs_ft"}
@@ -163,7 +181,28 @@ def test_conditioned_stems_on_request_need_no_warning() -> None:
     assert route.warning == ""
 
 
+@pytest.mark.parametrize("name", ["htdemucs-film", "dist-htdemucs-film:htdemucs-film"])
+def test_the_query_model_may_be_named_for_the_stems(name: str) -> None:
+    route = route_of(backend=name)
+    assert who(route) == dict.fromkeys(FOUR, "htdemucs-film")
+    assert (route.warning, route.remainder) == ("", "other")
+    other = backend("other", spaces=("clap",))
+    here = installed(*ALL, other)
+    assert set(who(route_of(here=here, backend=name, query_backend="other")).values()) == {"htdemucs-film"}
+    assert who(route_of("oboe", here, backend=name, query_backend="other")) == {"oboe": "other"}
+    assert who(route_of(["oboe", "drums"], here, backend="other")) == {"oboe": "other", "drums": "other"}
+
+
 # queries
+
+
+def test_a_backend_for_those_who_name_it_takes_no_query_from_the_query_model() -> None:
+    classic = BackendSpec(name="classic", load="m:f", summary="", stems=("percussive", "drums"), only_by_name=True)
+    here = installed(classic, *ALL)
+    assert who(route_of(["percussive", "drums"], here)) == {"percussive": "htdemucs-film", "drums": "htdemucs"}
+    assert who(route_of("percussive", here, backend="classic")) == {"percussive": "classic"}
+    assert who(route_of("percussive", here, route="fixed")) == {"percussive": "classic"}
+    assert who(route_of("percussive", installed(classic, HTDEMUCS))) == {"percussive": "classic"}
 
 
 def test_a_query_goes_to_the_query_model_with_its_first_space() -> None:
@@ -174,11 +213,11 @@ def test_a_query_goes_to_the_query_model_with_its_first_space() -> None:
 
 
 @pytest.mark.parametrize("text", ["vocals", "Vocals", " the vocals ", "singing"])
-def test_a_query_that_names_a_stem_goes_to_the_stronger_model(text: str) -> None:
+def test_a_query_that_names_a_stem_goes_to_the_model_that_has_it(text: str) -> None:
     route = route_of(text)
     (name,) = route.plan
     assert route.plan[name].backend == "htdemucs"
-    assert "stronger" in route.plan[name].reason
+    assert "which gives it directly" in route.plan[name].reason
     assert route.tasks[0].targets[0].stem == "vocals"
 
 
@@ -306,7 +345,7 @@ def test_of_two_claims_to_a_name_both_are_named_with_what_can_be_done(owners: li
 
 def test_a_backend_of_the_wrong_kind_is_refused() -> None:
     with pytest.raises(OptionError, match="give it as query_backend="):
-        route_of(backend="htdemucs-film")
+        route_of(backend="htdemucs-film", route="fixed")
     with pytest.raises(OptionError, match="does not answer queries; give it as backend="):
         route_of("oboe", query_backend="htdemucs")
 

@@ -100,7 +100,7 @@ def test_licences_and_costs_are_those_of_spec_card_and_file(models) -> None:
     stems = next(other.backend for other in answer.others if other.backend.name == "stems")
     assert (stems.licence, stems.weights) == ("CC-BY-4.0", "missing")
     assert (stems.cost.n_download_bytes, stems.cost.n_parameters) == (4_000_000, 12_300_000)
-    assert "'stems' is stronger at that" in explain("vocals").warning
+    assert "'stems' was made for that" in explain("vocals").warning
 
 
 def test_what_is_explained_is_what_separates(models) -> None:
@@ -120,9 +120,11 @@ def test_the_fixed_stems_are_explained_too(models) -> None:
     assert [answer.name for answer in answers] == ["drums", "bass", "other", "vocals"]
     for answer in answers:
         assert named([answer.chosen]) == [("asked", "enc-one")]
-        assert ("stems", None) in named(answer.others)
+        assert ("stems", None) in named(answer.unable), "it has drums and vocals only"
     (drums,) = explain(stems=["drums"]).answers
     assert named([drums.chosen]) == [("stems", None)]
+    (drums,) = explain(stems=["drums"], backend="asked").answers
+    assert named([drums.chosen]) == [("asked", "enc-one")] and ("stems", None) in named(drums.others)
 
 
 def test_what_the_caller_insists_on_is_explained(models) -> None:
@@ -187,12 +189,16 @@ def test_segments_are_counted_as_they_are_cut(seconds: float, segment: float | N
         assert len(SegmentPlan(round(segment * 1000)).grid(round(seconds * 1000))) == n
 
 
-def test_the_command_says_it_in_words(models, tmp_path: Path, capsys) -> None:
+def test_the_command_says_it_in_words(models, tmp_path: Path, capsys, monkeypatch) -> None:
     soundfile.write(tmp_path / "song.wav", np.zeros((44_100 * 60, 1)), 44_100)
     asked = ["explain", str(tmp_path / "song.wav"), "-q", "violin"]
     assert main(asked) == 0
     out = capsys.readouterr().out
     assert "  cannot: 4 others; --verbose says why" in out and "cannot: stems: " not in out
+    monkeypatch.setattr("unisep.cli.explain.N_OTHERS", 1)
+    assert main(asked) == 0
+    out = capsys.readouterr().out
+    assert out.count("could also: ") == 2 and "  could also: 1 more; --verbose lists them" in out
     assert main([*asked, "--verbose"]) == 0
     out = capsys.readouterr().out
     for said in (
@@ -206,6 +212,14 @@ def test_the_command_says_it_in_words(models, tmp_path: Path, capsys) -> None:
         "cannot: stems: ",
     ):
         assert said in out
+
+
+def test_a_size_that_is_not_known_is_not_spoken_of(models, tmp_path: Path, capsys) -> None:
+    card = tmp_path / "site" / "explained_models" / "away.toml"
+    card.write_text(card.read_text().replace("n_bytes = 4_000_000", ""))
+    assert main(["explain", "-q", "vocals"]) == 0
+    out = capsys.readouterr().out
+    assert "weights are not here: unisep models pull stems" in out and "to download" not in out
 
 
 def test_the_command_gives_json_with_the_promised_keys(models, capsys) -> None:

@@ -83,10 +83,10 @@ def test_weights_that_another_process_fetched_are_seen(counts: Counter[str]) -> 
         pool = separator._pool
         assert pool.catalog() is pool.catalog()
         before = pool.catalog()
-        (pool._store.folder / "fetched").mkdir(parents=True)
+        (pool.store.folder / "fetched").mkdir(parents=True)
         assert pool.catalog() is not before
         before = pool.catalog()
-        (pool._store.folder / "fetched" / "model.safetensors").write_bytes(b"x")
+        (pool.store.folder / "fetched" / "model.safetensors").write_bytes(b"x")
         assert pool.catalog() is not before
 
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -271,9 +273,37 @@ def test_what_the_server_refuses_is_a_typed_error(
     assert len(server.seen) == (download.N_ATTEMPTS if status == 500 else 1)
 
 
-def test_no_server_at_all_is_a_typed_error(server: Server, store: WeightsStore) -> None:
+def test_no_server_at_all_is_a_typed_error_at_once(
+    server: Server, store: WeightsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_waiting(_seconds: float) -> None:
+        raise AssertionError("nobody is there, so there is nothing to wait for")
+
+    def no_names(*_: object, **_more: object) -> None:
+        raise socket.gaierror(-3, "no name server")
+
+    monkeypatch.setattr(download.time, "sleep", no_waiting)
     with pytest.raises(DownloadError, match="Check the connection"):
         store.ensure(card_of("http://127.0.0.1:1/a"))
+    monkeypatch.setattr(socket, "getaddrinfo", no_names)
+    with pytest.raises(DownloadError, match="no name server"):
+        store.ensure(card_of("https://weights.invalid/a"))
+
+
+def test_a_failed_download_is_remembered_until_one_works_or_for_ten_minutes(
+    server: Server, store: WeightsStore
+) -> None:
+    assert store.recent_failure() == ""
+    store.remember_failure("no route to host")
+    another_process = WeightsStore(False, store.folder)
+    assert another_process.recent_failure() == "no route to host"
+    stamp = store.folder / ".download-failed"
+    for age_seconds in (700, -700):  # long ago, and of a clock that was wrong
+        os.utime(stamp, (time.time() - age_seconds,) * 2)
+        assert another_process.recent_failure() == ""
+    store.remember_failure("no route to host")
+    store.ensure(card_of(f"{server.url}/a"))
+    assert another_process.recent_failure() == "" and not stamp.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_a_typed_error(server: Server, tmp_path: Path) -> None:

@@ -189,7 +189,10 @@ def _parser(plugin_commands: Sequence[tuple[str, str]]) -> argparse.ArgumentPars
     _embed(commands)
     _models(commands)
     _plugins(commands)
-    _command(commands, "doctor", help="check this installation and say what to do")
+    doctor = _command(commands, "doctor", help="check this installation and say what to do")
+    doctor.add_argument(
+        "-v", "--verbose", action="store_true", help="each package, plugin and model in a line of its own"
+    )
     claims = [*commands.choices, *(name for name, _ in plugin_commands)]
     for name, summary in plugin_commands:
         if claims.count(name) == 1:
@@ -249,6 +252,9 @@ def _models(commands: Any) -> None:
         sub.set_defaults(command=f"models {action}")
         if n_names:
             sub.add_argument("names", nargs=n_names, metavar="NAME", help="a model of `unisep models list`")
+        if action == "pull":
+            sub.epilog = "`unisep models pull best` fetches the strongest of all installed models"
+            sub.add_argument("-y", "--yes", action="store_true", help="fetch `best` without asking")
 
 
 def _embed(commands: Any) -> None:

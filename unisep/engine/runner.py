@@ -20,6 +20,7 @@ from unisep.plugins.backend import Backend, Output
 from unisep.query.encode import Conditions
 
 LEAST_DEVIATION = 1e-8
+LOUDEST = 1e6  # a level at which not the model is to blame for what overflows
 
 # What a device cannot do at all: an operator that torch has not made for it, or doubles on mps.
 _NOT_THERE = re.compile(
@@ -170,7 +171,7 @@ class BackendRunner:
         """Return the outputs that are wanted. Raises BackendError where the backend broke its contract."""
         n_outputs = len(self._backend.info.sources if self._conditions is None else self._conditions.queries)
         wrong = wrong_sources(output, n_outputs, batch)
-        wrong = wrong or self._not_finite(output.sources, segments)
+        wrong = wrong or self._not_finite(output.sources, batch, segments)
         wrong = wrong or _wrong_presence(output.presence, (len(batch), n_outputs))
         if wrong:
             raise BackendError(f"The backend '{self._name}' returned {wrong}")
@@ -182,17 +183,17 @@ class BackendRunner:
             presence = output.presence[:, self._outputs].float().cpu()
         return SegmentOutput(sources, presence, self._says_presence)
 
-    def _not_finite(self, sources: Tensor, segments: Sequence[Span]) -> str:
+    def _not_finite(self, sources: Tensor, batch: Tensor, segments: Sequence[Span]) -> str:
         """Return what is wrong with sources that are not all finite, or "". They are if their sum is: quicker to know."""
         if sources.sum(dtype=torch.float32).isfinite() or sources.isfinite().all():
             return ""
         index, _, _, sample = (~torch.isfinite(sources)).nonzero()[0].tolist()
         segment = segments[index]
         position = max(segment.start, context(segment, sources.shape[-1]).start + sample)
-        return (
-            f"NaN or infinity at {self._seconds(min(position, segment.stop - 1)):.1f} s. "
-            f"Try {arg('precision', 'float32')}; verify its weights with `unisep models verify`."
-        )
+        advice = f"Try {arg('precision', 'float32')}; verify its weights with `unisep models verify`."
+        if (peak := float(batch[index].abs().max())) > LOUDEST:
+            advice = f"The level of the recording is too high: its peak is {peak:.3g}, full scale is 1.0. Divide by the peak."
+        return f"NaN or infinity at {self._seconds(min(position, segment.stop - 1)):.1f} s. {advice}"
 
     def _seconds(self, sample: int) -> float:
         return max(0, sample) / self._backend.info.sample_rate_hz

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ _MAX_CHUNKS = 1000
 _UNKNOWN_FROM_BYTES = 0x7FFF_0000  # writers to a pipe put a huge size where they cannot know it
 _SERIAL = 1
 _PAGE_HEAD_BYTES = 27
+# Two headers of frames with the same version and layer, as far apart as frames may be (ISO/IEC 11172-3, 2.4.1.3).
+_MPEG_FRAMES = re.compile(rb"\xff([\xe2-\xe7\xf2-\xf7\xfa-\xff])[\x00-\xef].{20,4000}?\xff\1[\x00-\xef]", re.DOTALL)
+_MPEG_HEAD_BYTES = 2**10  # of junk before them, which libmpg123 passes over
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -30,6 +34,18 @@ def claimed_end_bytes(path: Path) -> int | None:
                     return start + long_size
                 return None if size == 0 or size >= _UNKNOWN_FROM_BYTES else start + size
     return None
+
+
+def lacks_mpeg_frames(path: Path) -> bool:
+    """Tell whether libsndfile would take the file for MPEG audio, by its name or its tag, and no frames follow."""
+    with path.open("rb") as file:
+        head = file.read(10)
+        has_tag = head[:3] == b"ID3" and len(head) == 10
+        if not has_tag and path.suffix.lower() != ".mp3":
+            return False
+        file.seek(10 + sum(byte << 7 * n for n, byte in enumerate(reversed(head[6:]))) if has_tag else 0)
+        frames = _MPEG_FRAMES.search(file.read(_MPEG_HEAD_BYTES + 8000))
+        return frames is None or frames.start() > _MPEG_HEAD_BYTES
 
 
 def take_out_stamps(path: Path) -> None:

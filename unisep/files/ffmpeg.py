@@ -28,13 +28,14 @@ def program() -> str | None:
     return shutil.which("ffmpeg")
 
 
-def decode(source: Path, target: Path) -> None:
+def decode(source: Path, target: Path, *, strict: bool = False) -> None:
     """Write the first audio stream of `source` to `target` as 32 bit float wav (RF64 above 4 GiB).
 
-    Raises AudioFileError where ffmpeg is missing, cannot decode the file, or met a limit of time or size.
+    Raises AudioFileError where ffmpeg is missing, cannot decode the file (if `strict`, without any complaint), or met a
+    limit of time or size.
     """
     max_bytes = min(MAX_DECODED_BYTES, int(0.9 * shutil.disk_usage(target.parent).free))
-    _run("decode", _decoding(source, target, max_bytes), target)
+    _run("decode", _decoding(source, target, max_bytes), target, strict)
     if target.stat().st_size >= max_bytes - 2**20:
         raise AudioFileError(f"its audio is larger than the limit of {max_bytes // 2**20} MiB")
 
@@ -51,8 +52,8 @@ def encode_aac(path: Path, bitrate_kbps: int | None) -> None:
         target.unlink(missing_ok=True)
 
 
-def _run(verb: str, arguments: list[str], target: Path) -> None:
-    """Run ffmpeg, which is to write `target`."""
+def _run(verb: str, arguments: list[str], target: Path, strict: bool = False) -> None:
+    """Run ffmpeg, which is to write `target`; if `strict`, without any complaint."""
     ffmpeg, nothing = program(), subprocess.DEVNULL
     if ffmpeg is None:
         raise AudioFileError("the ffmpeg program, which reads more formats, is not installed")
@@ -64,7 +65,7 @@ def _run(verb: str, arguments: list[str], target: Path) -> None:
             raise AudioFileError(f"ffmpeg was stopped after {TIMEOUT_SECONDS:.0f} s") from error
         except OSError as error:
             raise AudioFileError(f"ffmpeg did not start ({error})") from error
-        if done.returncode != 0 or not target.is_file():
+        if done.returncode != 0 or not target.is_file() or (strict and _last_line(log)):
             raise AudioFileError(f"ffmpeg could not {verb} it ({_last_line(log) or 'no reason given'})")
 
 

@@ -126,7 +126,7 @@ class Template:
         fields = {
             "track": safe_name(source.stem),
             "trackext": safe_name(source.suffix.removeprefix(".")),
-            "folder": safe_name(source.resolve().parent.name),
+            "folder": safe_name(Path(os.path.realpath(source)).parent.name),
             "ext": ext,
         }
         names = zip(stems, safe_names(stems), strict=True)

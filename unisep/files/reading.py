@@ -17,7 +17,7 @@ import soundfile
 from unisep.audio import MAX_CHANNELS, Audio, Samples, as_samples, checked_rate
 from unisep.errors import AudioError, AudioFileError
 from unisep.files import ffmpeg
-from unisep.files.containers import claimed_end_bytes
+from unisep.files.containers import claimed_end_bytes, lacks_mpeg_frames
 from unisep.files.formats import AudioFileInfo
 from unisep.files.writing import name_for_libsndfile
 
@@ -25,8 +25,7 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 MAX_STREAM_BYTES = 16 * 2**30
 MAX_VALUES_IN_MEMORY = 2**31
 FFMPEG = "FFMPEG"  # the subtype of what libsndfile cannot read
-_BLOCK_SAMPLES = 2**18
-_PLAUSIBLE_VALUES_PER_BYTE = 64
+_BLOCK_SAMPLES = 2**16
 _EXACT_FORMATS = {"wav", "flac", "aiff", "caf", "w64", "au"}
 _NAMES = {"WAVEX": "wav", "RF64": "wav"}
 _REFUSALS = (soundfile.SoundFileError, RuntimeError, TypeError)  # of soundfile and libsndfile
@@ -37,13 +36,15 @@ _REPAIR = "save what can be read first, for example with: ffmpeg -i INPUT -c:a p
 class OpenFile:
     """A file whose header was read and found good; messages call it `label`.
 
-    libsndfile reads `path`, the file itself or what ffmpeg made of it; `stamp` is its size and time when opened.
+    libsndfile reads `path`, the file itself or what ffmpeg made of it; `stamp` is its size and time when opened. `folder`
+    takes what ffmpeg makes of it later.
     """
 
     label: str
     path: Path
     info: AudioFileInfo
     stamp: tuple[int, int]
+    folder: Path
 
     def changed(self) -> AudioFileError:
         """Return the error for a file that no longer is what it was when it was opened."""
@@ -54,63 +55,88 @@ class OpenFile:
 
         Raises AudioFileError where the file changed since it was opened, or is damaged, once that is reached.
         """
+        held: list[Samples] = []
+        n_held = 0
+        for piece in self._pieces(start):
+            held, n_held = [*held, piece], n_held + piece.shape[1]
+            if n_held >= block_samples:
+                joined, n_left = np.concatenate(held, axis=1), n_held % block_samples
+                for first in range(0, n_held - n_left, block_samples):
+                    yield np.ascontiguousarray(joined[:, first : first + block_samples])
+                held, n_held = [joined[:, n_held - n_left :]], n_left
+        if n_held:
+            yield np.concatenate(held, axis=1)
+
+    def whole(self) -> Audio:
+        """Return the recording. Raises AudioFileError as `blocks` does, and where it does not fit into memory."""
+        pieces, n_values = [], 0
+        for piece in self._pieces(0):
+            pieces.append(piece)
+            n_values += piece.size
+            if n_values > MAX_VALUES_IN_MEMORY:
+                raise AudioFileError(
+                    f"{self.label} is too long to read at once. Separate it disk to disk, or cut it first."
+                )
+        return Audio(np.concatenate(pieces, axis=1), self.info.sample_rate_hz)
+
+    def _pieces(self, start: int) -> Iterator[Samples]:
+        """Yield the samples from `start` on. Where libsndfile gives up, ffmpeg goes on if it finds no fault.
+
+        Pieces are counted from the beginning of the file, so that this happens at the same sample in every pass.
+        """
+        path, n_read, is_whole = self.path, start, False
+        while not is_whole:
+            try:
+                for first, piece in self._decoded(path, n_read):
+                    if first + piece.shape[1] > n_read:
+                        yield piece[:, n_read - first if n_read > first else 0 :]
+                        n_read = first + piece.shape[1]
+                is_whole = self.info.format not in _EXACT_FORMATS or n_read >= (self.info.n_samples or 0)
+            except _REFUSALS:
+                pass
+            path = path if is_whole else self._rescued(path, n_read)
+        if n_read == 0:
+            raise _no_samples(self.label)
+
+    def _decoded(self, path: Path, start: int) -> Iterator[tuple[int, Samples]]:
+        """Yield pieces and where they begin: at `start` where it can be sought, else at 0, as a decoder must hear them."""
         try:
-            sound = soundfile.SoundFile(name_for_libsndfile(self.path))
-            if _stamp(self.path) != self.stamp:
+            sound = soundfile.SoundFile(name_for_libsndfile(path))
+            if path == self.path and _stamp(path) != self.stamp:
                 sound.close()
                 raise self.changed()
         except (*_REFUSALS, OSError) as error:
             raise self.changed() from error
         with sound:
-            n_read = self._skip(sound, start)
-            while (block := self._next_block(sound, block_samples, n_read)).size:
-                n_read += block.shape[1]
-                yield block
-        if n_read == 0:
-            raise _no_samples(self.label)
-        if self.info.format in _EXACT_FORMATS and n_read < (self.info.n_samples or 0):
-            raise self._damaged(n_read)
+            is_exact = self.info.format in _EXACT_FORMATS or self.info.subtype == FFMPEG or path != self.path
+            n_read = int(sound.seek(start)) if start and is_exact and sound.seekable() else 0
+            while (piece := self._next_piece(sound, n_read)).size:
+                yield n_read, piece
+                n_read += piece.shape[1]
 
-    def whole(self) -> Audio:
-        """Return the recording. Raises AudioFileError as `blocks` does, and where it does not fit into memory."""
-        n_channels, n_claimed, n_read = self.info.n_channels, self.info.n_samples or 0, 0
-        is_plausible = n_claimed * n_channels <= _PLAUSIBLE_VALUES_PER_BYTE * self.stamp[0]
-        samples = np.empty((n_channels, n_claimed if is_plausible else 0), dtype=np.float32)
-        for block in self.blocks(_BLOCK_SAMPLES):
-            n_needed = n_read + block.shape[1]
-            if n_needed * n_channels > MAX_VALUES_IN_MEMORY:
-                raise AudioFileError(
-                    f"{self.label} is too long to read at once. Separate it disk to disk, or cut it first."
-                )
-            if n_needed > samples.shape[1]:
-                n_more = max(n_needed, 2 * n_read) - n_read
-                samples = np.pad(samples[:, :n_read], ((0, 0), (0, n_more)))
-            samples[:, n_read:n_needed] = block
-            n_read = n_needed
-        return Audio(samples[:, :n_read], self.info.sample_rate_hz)
-
-    def _skip(self, sound: soundfile.SoundFile, n_samples: int) -> int:
-        """Pass over samples, and return how many; read them where a decoder must hear them, or cannot seek at all."""
-        is_exact = self.info.format in _EXACT_FORMATS or self.info.subtype == FFMPEG
-        n_skipped = 0
+    def _rescued(self, path: Path, n_read: int) -> Path:
+        """Return what ffmpeg makes of the file. Raise the error for a damaged one unless ffmpeg reads it all, without fault."""
+        rescued, facts = self.folder / "rescued.wav", (self.info.sample_rate_hz, self.info.n_channels)
         try:
-            if n_samples and is_exact and sound.seekable():
-                return int(sound.seek(n_samples))
-            while n_skipped < n_samples and (n := len(sound.read(min(_BLOCK_SAMPLES, n_samples - n_skipped)))):
-                n_skipped += n
-        except _REFUSALS as error:
-            raise self._damaged(0) from error
-        return n_skipped
-
-    def _next_block(self, sound: soundfile.SoundFile, block_samples: int, n_read: int) -> Samples:
-        try:
-            frames = sound.read(block_samples, dtype="float32", always_2d=True)
-        except _REFUSALS as error:
+            if path == rescued or self.info.subtype == FFMPEG:
+                raise self._damaged(n_read)
+            if not rescued.exists():
+                ffmpeg.decode(self.path, rescued, strict=True)
+            sound = soundfile.info(str(rescued))
+        except (AudioFileError, *_REFUSALS) as error:
+            rescued.unlink(missing_ok=True)
             raise self._damaged(n_read) from error
+        if (sound.samplerate, sound.channels) != facts or sound.frames < max(n_read, self.info.n_samples or 0):
+            raise self._damaged(n_read)
+        return rescued
+
+    def _next_piece(self, sound: soundfile.SoundFile, n_read: int) -> Samples:
+        frames = sound.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)
         if not np.isfinite(frames).all():
             first = n_read + int(np.argwhere(~np.isfinite(frames))[0][0])
+            beyond = " (in 64 bits, maybe a level that is much too high)" if self.info.subtype == "DOUBLE" else ""
             raise AudioFileError(
-                f"{self.label} holds NaN or infinity, first at {first / self.info.sample_rate_hz:.3f} s. "
+                f"{self.label} holds NaN or infinity{beyond}, first at {first / self.info.sample_rate_hz:.3f} s. "
                 "Repair or cut the recording there."
             )
         return np.ascontiguousarray(frames.T)
@@ -137,6 +163,8 @@ def opened(source: Source) -> Iterator[OpenFile]:
             )
         readable = path
         try:
+            if lacks_mpeg_frames(path):  # else libmpg123 looks for them, and tells all about it on stderr
+                raise soundfile.SoundFileRuntimeError("no MPEG audio is at its beginning")
             sound = soundfile.SoundFile(name_for_libsndfile(path))
             format, subtype = _NAMES.get(sound.format, sound.format.lower()), sound.subtype
             format = "opus" if subtype == "OPUS" else format
@@ -146,7 +174,7 @@ def opened(source: Source) -> Iterator[OpenFile]:
             format, subtype = path.suffix.lower().removeprefix(".") or "unknown", FFMPEG
         with sound:
             info = _checked_info(sound, label, format, subtype)
-        yield OpenFile(label, readable, info, _stamp(readable))
+        yield OpenFile(label, readable, info, _stamp(readable), Path(folder))
 
 
 def read(source: Source) -> Audio:
@@ -210,6 +238,8 @@ def _check_path(path: Path) -> None:
         raise AudioFileError(f"'{path}' cannot be opened ({error}).") from error
     if is_folder:
         raise AudioFileError(f"'{path}' is a folder. Give the path of an audio file in it.")
+    if path.is_symlink() and not exists:
+        raise AudioFileError(f"'{path}' is a link that leads to no file. Give the path of the file itself.")
     if exists:
         raise AudioFileError(f"'{path}' is no regular file. Open it yourself and pass the file object.")
     raise AudioFileError(f"There is no file '{path}'. Relative paths start at '{Path.cwd()}'.")
@@ -221,9 +251,10 @@ def _through_ffmpeg(path: Path, label: str, target: Path, first: Exception) -> s
         return soundfile.SoundFile(name_for_libsndfile(target))
     except (AudioFileError, *_REFUSALS) as second:
         reason = str(first).split(": ")[-1].strip().rstrip(".")
+        more = "" if ffmpeg.program() else ", or install ffmpeg for more formats"
         raise AudioFileError(
-            f"{label} cannot be read as audio: libsndfile says {reason!r}, and {second}. "
-            "Check that it is an audio file; convert it to wav or flac, or install ffmpeg for more formats."
+            f"{label} cannot be decoded: libsndfile says {reason!r}, and {second}. "
+            f"Check that it is an audio file; convert it to wav or flac{more}."
         ) from second
 
 

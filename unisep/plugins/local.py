@@ -18,7 +18,7 @@ from typing import Any
 import pluggy
 
 from unisep.errors import PluginError
-from unisep.plugins.plugin import Plugin, read
+from unisep.plugins.plugin import Plugin, read_in_time
 from unisep.plugins.specs import GROUP
 
 LOCAL = "local"  # the distribution of a file
@@ -30,7 +30,7 @@ def read_local(path: Path) -> tuple[Plugin, ...]:
     The folder that a module lies in is added to the end of `sys.path`, so that `load` finds what lies beside it. Raises
     PluginError where there is no plugin.
     """
-    path = Path(os.path.expanduser(path)).resolve()
+    path = Path(os.path.realpath(os.path.expanduser(path)))  # a link in a circle is nothing that is there
     if path.is_file():
         plugin = _read_file(path)
         plugins = [plugin] if plugin.specs or plugin.error or has_hooks(sys.modules[path.stem]) else []
@@ -66,7 +66,7 @@ def has_hooks(plugin: Any) -> bool:
 
 
 def _read_file(path: Path) -> Plugin:
-    return read(Plugin(path.stem, LOCAL), partial(_import_file, path))
+    return read_in_time(Plugin(path.stem, LOCAL), partial(_import_file, path))
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -77,7 +77,7 @@ def _import_file(path: Path) -> ModuleType:
     _add_to_path(path.parent)
     spec = find_spec(name)
     origin = (spec and spec.origin) or "a folder without __init__.py"
-    if Path(origin).resolve() != path:
+    if os.path.realpath(origin) != str(path):
         raise PluginError(f"There is a module named {name!r} already, in {origin}. Rename {path.name}.")
     return importlib.import_module(name)
 
@@ -95,7 +95,8 @@ def _read_distribution(folder: Path) -> Iterator[Plugin]:
     for name, value in _table(file, _table(file, project, "entry-points"), GROUP).items():
         if not isinstance(value, str):
             raise PluginError(f'{file}: the entry point {name!r} is {value!r}; write "package.module".')
-        yield read(Plugin(name, distribution, version), partial(_load_from, root, EntryPoint(name, value, GROUP)))
+        load = partial(_load_from, root, EntryPoint(name, value, GROUP))
+        yield read_in_time(Plugin(name, distribution, version), load)
 
 
 def _table(file: Path, values: dict[str, Any], name: str) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def read_in_time(plugin: Plugin, load: Callable[[], Any]) -> Plugin:
         return results[0]
     error = (
         f"It was not read within {timeout_seconds:g} s. A hook module must import nothing heavy; tell its author. To wait "
-        f"longer, set UNISEP_PLUGINS_TIMEOUT to a number of seconds; to leave it out, UNISEP_PLUGINS=-{plugin.name}."
+        f"longer, set UNISEP_PLUGINS_TIMEOUT to a number of seconds; to go without, UNISEP_PLUGINS=-{plugin.name}, or no --plugin for it."
     )
     return replace(plugin, state="broken", error=error)
 

@@ -74,12 +74,15 @@ class BackendSpec(ModelSpec):
         spaces: Embedding spaces it understands; with any of them, it answers queries.
         auto_precision: Kind of device -> "bfloat16" or "float16", the type that `precision="auto"` may take there: it is
             faster, and the results agree with float32 by 40 dB or more. Float32 for kinds that are left out.
+        only_by_name: Whether a query that names a stem of it is left to others, unless the user names this backend: for
+            methods that nobody trained or measured on such sounds.
     """
 
     kind: ClassVar[str] = "backend"
     stems: tuple[str, ...] = ()
     spaces: tuple[str, ...] = ()
     auto_precision: Mapping[str, str] = field(default_factory=dict, hash=False)
+    only_by_name: bool = False
 
     def __post_init__(self) -> None:
         for name in ("stems", "spaces"):

@@ -21,18 +21,10 @@ from unisep.files.paths import safe_name
 from unisep.weights.store import default_folder
 
 Modality = Literal["text", "audio"]
-
-
 MODALITIES: tuple[Modality, ...] = ("text", "audio")
-
-
 # Measured (docs/alignment.md): 0.7 costs 0.2 dB against the own encoder, below 0.6 single targets are lost.
 LEAST_CENTRED_COSINE = 0.65
-
-
 LEAST_TOP_5 = 0.8
-
-
 RECORD = "map.json"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -11,6 +11,7 @@ from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import clash
 from unisep.plugins.specs import BackendSpec, EncoderSpec, ResultSpec, RouteSpec
 from unisep.query.space_maps import MapCard
+from unisep.weights.presets import figures_at
 
 SpecT = TypeVar("SpecT", BackendSpec, EncoderSpec)
 ExtensionT = TypeVar("ExtensionT", RouteSpec, ResultSpec)
@@ -50,6 +51,7 @@ class CatalogEntry(Generic[SpecT]):
 BackendEntry = CatalogEntry[BackendSpec]
 EncoderEntry = CatalogEntry[EncoderSpec]
 MapLookup = Callable[[str, str], MapCard | None]
+EntryT = TypeVar("EntryT", BackendEntry, EncoderEntry, BackendEntry | EncoderEntry)
 WeightsState = Callable[[BackendSpec | EncoderSpec], str]
 
 
@@ -66,17 +68,17 @@ class Extension(Generic[ExtensionT]):
         return f"'{self.spec.name}' of {self.distribution}"
 
 
-def rank(entry: BackendEntry, here_first: bool = False) -> tuple[bool, int, str]:
-    """Return a sort key: the default first; with `here_first`, those whose weights are here before all others."""
-    position = PREFERRED.index(entry.name) if entry.name in PREFERRED else len(PREFERRED)
-    return (here_first and not entry.is_here, position, entry.name)
+def rank(entry: BackendEntry) -> tuple[int, str]:
+    """Return a sort key: the default first."""
+    return (PREFERRED.index(entry.name) if entry.name in PREFERRED else len(PREFERRED), entry.name)
 
 
 @dataclass(frozen=True)
 class Catalog:
     """Every entry of the plugins that work, and the plugins that do not.
 
-    map_between: looks up the card of the map from one space to another; None where none was fitted. rules: asked in this
+    map_between: looks up the card of the map from one space to another; None where none was fitted. quality: looks up, by the
+    place of its card, a backend's published figures in dB by stem; those of all backends compare. rules: asked in this
     order who answers a query. steps: what every result goes through, in this order.
     """
 
@@ -84,16 +86,17 @@ class Catalog:
     encoders: tuple[EncoderEntry, ...]
     broken: tuple[Plugin, ...] = ()
     map_between: MapLookup = lambda source, target: None
+    quality: Callable[[str], Mapping[str, float]] = figures_at
     rules: tuple[Extension[RouteSpec], ...] = ()
     steps: tuple[Extension[ResultSpec], ...] = ()
 
     def backend(self, name: str) -> BackendEntry:
         """Return the backend called `name` or `distribution:name`. Raise PluginError for none, or two."""
-        return _find("backend", name, self.backends, self.broken)
+        return find("backend", name, self.backends, self.broken)
 
     def encoder(self, name: str) -> EncoderEntry:
         """Return the encoder called `name` or `distribution:name`. Raise PluginError for none, or two."""
-        return _find("encoder", name, self.encoders, self.broken)
+        return find("encoder", name, self.encoders, self.broken)
 
     def usable_backends(self) -> list[BackendEntry]:
         """Return the backends whose name one distribution alone claims, the default first."""
@@ -144,9 +147,8 @@ def _unique(entries: tuple[CatalogEntry[SpecT], ...]) -> list[CatalogEntry[SpecT
     return [entry for entry in entries if names.count(entry.name) == 1]
 
 
-def _find(
-    kind: str, name: str, entries: tuple[CatalogEntry[SpecT], ...], broken: tuple[Plugin, ...]
-) -> CatalogEntry[SpecT]:
+def find(kind: str, name: str, entries: tuple[EntryT, ...], broken: tuple[Plugin, ...] = ()) -> EntryT:
+    """Return the entry called `name` or `distribution:name`. Raise PluginError for none, or two of one name."""
     matches = [entry for entry in entries if name in (entry.name, entry.key)]
     if len(matches) == 1:
         return matches[0]

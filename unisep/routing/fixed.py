@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from unisep.errors import DownloadError, OptionError, PluginError, arg
 from unisep.query.parsed import ParsedQuery
 from unisep.query.query import Query
@@ -32,7 +34,7 @@ def plainly_names(text: str, stem: str) -> bool:
 def route_stems(request: Request, catalog: Catalog) -> Route:
     """Choose who gives the fixed stems. Raise as `resolve` does."""
     if request.route == "conditioned":
-        return _by_query(request, catalog, f"as {arg('route', 'conditioned')} asks.", "")
+        return _by_query(request, catalog, "as asked", "")
     entry = _backend_with_stems(request, catalog)
     if entry is None:
         reason = "no backend with fixed stems is installed"
@@ -45,7 +47,8 @@ def route_stems(request: Request, catalog: Catalog) -> Route:
         return _by_query(request, catalog, reason, f"{reason}. Better: {pull(entry)}, then separate again")
     stems = _checked_stems(request.stems, request.stems_of(entry), f"'{entry.name}'")
     best = entry if request.backend else min(_backends_with_stems(request, catalog), key=rank)
-    warning = "" if best is entry else f"'{entry.name}' gives the stems: the weights of '{best.name}' are not here."
+    is_weaker = not _is_as_good(entry, best, catalog)
+    warning = f"'{entry.name}' gives the stems: the weights of '{best.name}' are not here." if is_weaker else ""
     reason = warning or f"'{entry.name}' gives these stems directly."
     task = BackendTask(entry, tuple(Target(stem, stem=stem) for stem in stems))
     plan = Plan({stem: choice(entry, None, reason) for stem in stems}, is_complete=request.stems is None)
@@ -62,9 +65,24 @@ def _backend_with_stems(request: Request, catalog: Catalog) -> BackendEntry | No
                 f"With stems: {catalog.names(stems=True)}."
             )
         return entry
-    no_download = request.offline or bool(request.download_failed)
-    entries = _backends_with_stems(request, catalog)
-    return min(entries, key=lambda entry: rank(entry, here_first=no_download), default=None)
+    default = min(entries := _backends_with_stems(request, catalog), key=rank, default=None)
+    if default is None or default.is_here:
+        return default
+    here = [entry for entry in entries if entry.is_here]
+    best = min(here, key=lambda entry: (-_quality_db(entry, catalog), rank(entry)), default=default)
+    is_good = request.offline or request.download_failed or _is_as_good(best, default, catalog)
+    return best if is_good else default
+
+
+def _quality_db(entry: BackendEntry, catalog: Catalog) -> float:
+    """Return the mean of the published figures of the four stems; minus infinity unless all are known."""
+    figures = catalog.quality(entry.spec.card)
+    return sum(figures.get(stem, -math.inf) for stem in STEMS_BY_QUERY) / len(STEMS_BY_QUERY)
+
+
+def _is_as_good(entry: BackendEntry, other: BackendEntry, catalog: Catalog) -> bool:
+    """Tell whether `entry` is `other`, or is known to be no weaker."""
+    return entry is other or _quality_db(entry, catalog) >= _quality_db(other, catalog) > -math.inf
 
 
 def _backends_with_stems(request: Request, catalog: Catalog) -> list[BackendEntry]:
@@ -121,9 +139,7 @@ def _by_query(request: Request, catalog: Catalog, why: str, better: str) -> Rout
             raise
         raise type(error)(f"Fixed stems: {better}. And the query model cannot step in: {error}") from error
     entry, first = tasks[0].backend, tasks[0].targets[0]
-    reason = (
-        f"'{entry.name}' answers by the queries drums, bass and vocals: {why.rstrip('.')}. {first.through}".rstrip()
-    )
+    reason = f"'{entry.name}' answers by the queries drums, bass and vocals: {why}. {first.through}".rstrip()
     plan = Plan({stem: choice(entry, first.encoder, reason) for stem in stems}, is_complete=request.stems is None)
     warning = f"The stems come from '{entry.name}', a weaker model, since {better}." if better else ""
     return Route(tasks, plan, REMAINDER if REMAINDER in stems else "", warning)

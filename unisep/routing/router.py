@@ -28,6 +28,7 @@ def resolve(request: Request, catalog: Catalog) -> Route:
     """
     if request.route not in ROUTES:
         raise OptionError(f"{arg('route', request.route)} is unknown. Possible: {', '.join(ROUTES)}.")
+    request = _with_query_model(request, catalog)
     if request.parsed_queries is None:
         route = route_stems(request, catalog)
     elif request.stems is not None:
@@ -92,6 +93,15 @@ def _insisting(
             yield backend, encoder, replace(request, query_backend=backend.key, encoder=key, route="conditioned")
 
 
+def _with_query_model(request: Request, catalog: Catalog) -> Request:
+    """Return the request; a query model named as `backend` answers by queries, stems too."""
+    entry = catalog.backend(request.backend) if request.backend is not None and request.route == "auto" else None
+    if entry is None or not entry.spec.spaces or request.stems_of(entry):
+        return request
+    query_backend = request.query_backend if request.parsed_queries is not None else None
+    return replace(request, backend=None, route="conditioned", query_backend=query_backend or request.backend)
+
+
 @dataclass
 class _Decisions:
     """What is decided of queries, by name: rules that matched, stems that answer, stronger models that are not here."""
@@ -116,7 +126,7 @@ def _route_queries(parsed_queries: tuple[ParsedQuery, ...], request: Request, ca
     if decisions.stronger:
         stronger, weaker = next(iter(decisions.stronger.values())), tasks[-1].backend.name
         warnings.append(
-            f"'{weaker}' answers {', '.join(decisions.stronger)}; '{stronger.name}' is stronger at that, and its weights "
+            f"'{weaker}' answers {', '.join(decisions.stronger)}; '{stronger.name}' was made for that, and its weights "
             f"are not here. To use it: {pull(stronger)}"
         )
     return Route(tasks, _plan(worded, tasks, decisions), warning=" ".join(dict.fromkeys(warnings)))
@@ -130,7 +140,10 @@ def _decide(
         decisions.fixed[parsed.name] = match.backend, match.direction.stem
     if request.route == "conditioned" or (match is not None and match.names_a_model):
         return
-    named = catalog.usable_backends() if request.backend is None else [catalog.backend(request.backend)]
+    usable = catalog.usable_backends()
+    if request.route == "auto" and any(entry.spec.spaces for entry in usable):  # somebody else can answer
+        usable = [entry for entry in usable if not entry.spec.only_by_name]
+    named = usable if request.backend is None else [catalog.backend(request.backend)]
     stems = [
         (entry, stem)
         for entry in named
@@ -200,7 +213,7 @@ def _plan(parsed_queries: list[ParsedQuery], tasks: tuple[BackendTask, ...], dec
         if match is not None and match.backend is not None:
             reason = f"'{backend.name}' has the stem '{target.stem}'."
         elif target.stem:
-            reason = f"The query names the stem '{target.stem}' of '{backend.name}', which is stronger at it."
+            reason = f"The query names the stem '{target.stem}' of '{backend.name}', which gives it directly."
         elif name in decisions.stronger:
             away = decisions.stronger[name].name
             reason = f"'{backend.name}' answers, a weaker model for this stem: the weights of '{away}' are not here."

@@ -92,6 +92,11 @@ class Request:
         clips = [clip for parsed in self.parsed_queries or () for clip in (parsed.clip, *parsed.excluded_clips) if clip]
         return tuple(clip.path for clip in clips if clip.path is not None)
 
+    @property
+    def may_substitute(self) -> bool:
+        """Whether another model may answer where the weights of the default cannot be had."""
+        return self.parsed_queries is None and self.backend is None and self.route == "auto"
+
     def stems_of(self, entry: BackendEntry) -> tuple[str, ...]:
         """Return the fixed stems of a backend: those of the caller's own weights, where they are for it."""
         return self.own_stems if self.own_stems and entry.key == self.backend else entry.spec.stems

@@ -125,13 +125,16 @@ def explain(
         encoder=encoder,
         offline=store.offline,
     )
+    if request.may_substitute:
+        request = replace(request, download_failed=store.recent_failure())
     chosen = resolve(request, catalog)
 
     def costs(entry: BackendEntry | EncoderEntry) -> Cost:
         return ensemble_costs.get(entry.key) or cost_of(entry.spec.card, entry.weights, store)
 
     by_name = {parsed.name: parsed for parsed in request.parsed_queries or ()}
-    listed = {parsed: candidates(parsed, request, catalog) for parsed in by_name.values() or [None]}
+    whole = request if by_name else replace(request, stems=tuple(chosen.plan))  # who has other stems is no candidate
+    listed = {parsed: candidates(parsed, whole, catalog) for parsed in by_name.values() or [None]}
     answers = [_answer(name, chosen, listed[by_name.get(name)], costs) for name in chosen.plan]
     rules, steps = ([extension.title for extension in some] for some in (catalog.rules, catalog.steps))
     return Explanation(tuple(answers), chosen.warning, tuple(rules), tuple(steps))

@@ -44,12 +44,13 @@ class ModelPool:
 
     Attributes:
         own_weights: files or folders of the caller, by the key of the entry that loads them.
+        store: the weights on this machine.
     """
 
     def __init__(self, store: WeightsStore, precision: Precision, plugins: tuple[Plugin, ...] = ()) -> None:
         """Start empty, with `plugins` of this Separator alone beside those that are installed."""
         self.own_weights: dict[str, Path] = {}
-        self._store = store
+        self.store = store
         self._plugins = plugins
         self._maps = MapStore()
         self._precision = precision
@@ -66,13 +67,13 @@ class ModelPool:
     @property
     def offline(self) -> bool:
         """Whether nothing may be downloaded."""
-        return self._store.offline
+        return self.store.offline
 
     def catalog(self) -> Catalog:
         """Return what is installed, with the state of its weights; read anew only when plugins or weights have changed."""
-        state, cached = (installed(self._plugins), self._store.last_change_ns()), self._catalog
+        state, cached = (installed(self._plugins), self.store.last_change_ns()), self._catalog
         if cached is None or cached[0] != state:
-            built = build_catalog(state[0], self.own_weights, lambda spec: self._store.state_at(spec.card))
+            built = build_catalog(state[0], self.own_weights, lambda spec: self.store.state_at(spec.card))
             backends = (*built.backends, *(ensemble.entry for ensemble in list(self._ensembles.values())))
             encoders = (*built.encoders, *list(self._own_encoders.values()))
             built = replace(built, backends=backends, encoders=encoders, map_between=self._maps.card)
@@ -241,9 +242,9 @@ class ModelPool:
         for ensemble in self._ensembles.values():
             if entry.key in ensemble.cards:
                 card = ensemble.cards[entry.key]
-                path = self._store.path(card) / card.files[0].name
+                path = self.store.path(card) / card.files[0].name
         if path is None:
-            return self._store.sha256(read_card(entry.spec.card)) if entry.spec.card else ""
+            return self.store.sha256(read_card(entry.spec.card)) if entry.spec.card else ""
         if path.exists():
             return content_sha256(path)
         # A name on a hub is no path; the commit is in its name, or its space states it.
@@ -260,8 +261,8 @@ class ModelPool:
         for ensemble in self._ensembles.values():
             if entry.key in ensemble.cards:  # one file of a card
                 card = ensemble.cards[entry.key]
-                return self._store.ensure(card, report) / card.files[0].name
-        return self._store.ensure(read_card(entry.spec.card), report) if entry.spec.card else None
+                return self.store.ensure(card, report) / card.files[0].name
+        return self.store.ensure(read_card(entry.spec.card), report) if entry.spec.card else None
 
 
 def _stamp(*parts: str) -> str:

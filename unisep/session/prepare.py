@@ -52,7 +52,6 @@ class Preparer:
         self.request = request
         self._pool = pool
         self._options = options
-        self._download_failed = ""
         self._said: set[str] = set()
         catalog = pool.catalog()
         for name in (request.backend, request.query_backend):
@@ -87,7 +86,7 @@ class Preparer:
         names = (stems,) if isinstance(stems, str) else None if stems is None else tuple(stems)
         request = replace(self.request, parsed_queries=parsed_queries, stems=names, route=route)
         # A download that failed is not tried again at every call.
-        return replace(request, download_failed=self._download_failed) if _may_substitute(request) else request
+        return replace(request, download_failed=self._pool.store.recent_failure() if request.may_substitute else "")
 
     def route(self, request: Request) -> Route:
         """Decide who answers, with nothing loaded. Raise as `resolve` does."""
@@ -98,10 +97,11 @@ class Preparer:
         try:
             prepared = self._loaded(request, reporter)
         except DownloadError as error:
-            if not _may_substitute(request) or request.download_failed:
+            if not request.may_substitute or request.download_failed:
                 raise
-            self._download_failed = str(error).split(". ")[0].rstrip(".")
-            prepared = self._loaded(replace(request, download_failed=self._download_failed), reporter)
+            failed = str(error).split(". ")[0].rstrip(".")
+            self._pool.store.remember_failure(failed)
+            prepared = self._loaded(replace(request, download_failed=failed), reporter)
         if prepared.route.warning:
             self.say(prepared.route.warning)
         return prepared
@@ -149,8 +149,3 @@ class Preparer:
         ]
         conditions = in_one_thread(partial(encode_queries, parsed_queries, encoders, excerpt))
         return LoadedTask(task, backend, conditions, on_cpu)
-
-
-def _may_substitute(request: Request) -> bool:
-    """Tell whether another model may answer where the weights of the default cannot be had."""
-    return request.parsed_queries is None and request.backend is None and request.route == "auto"

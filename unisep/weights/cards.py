@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, ValidationError, model_validator
 
 from unisep.errors import WeightsError, reasons
 
@@ -40,14 +40,12 @@ def _checked_measures(measures: dict[str, Any]) -> dict[str, Any]:
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,149}$")]
 
 
-class CardFile(BaseModel):
+class CardFile(BaseModel, extra="forbid", frozen=True):
     """One file of a card: downloaded from `url`, or embedded at `resource` inside the package.
 
     `revision` is the commit or branch of a model hub that `url` names; `sha256` is empty where it is recorded at the
     first download, and `n_bytes` 0 where it is not known.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: _Name
     url: str = ""
@@ -70,14 +68,23 @@ class CardFile(BaseModel):
         return self
 
 
-class Card(BaseModel):
+class Quality(BaseModel, extra="forbid", frozen=True):
+    """One published figure: the `metric` of one stem on the songs of `test_set`, and the `source` that states it."""
+
+    stem: str
+    figure_db: Annotated[float, Field(allow_inf_nan=False)]
+    metric: str
+    test_set: str
+    source: str
+
+
+class Card(BaseModel, extra="forbid", frozen=True):
     """What is known of a set of weights, 0 and "" where the card does not say.
 
-    `sources` are the model's outputs in order, none for query models and encoders; `measured` holds figures of quality
-    and speed, free keys to numbers, texts or tables of them; `package`, where the card was found, is not in the TOML.
+    `sources` are the model's outputs in order, none for query models and encoders; `quality` holds published figures that
+    compare models; `measured` holds any figures of quality and speed, free keys to numbers, texts or tables of them;
+    `package`, where the card was found, is not in the TOML.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: _Name
     summary: str
@@ -89,6 +96,7 @@ class Card(BaseModel):
     segment_seconds: Annotated[float, Field(ge=0)] = 0.0
     n_parameters: NonNegativeInt = 0
     notes: str = ""
+    quality: tuple[Quality, ...] = ()
     measured: Annotated[dict[str, Any], AfterValidator(_checked_measures)] = Field(default_factory=dict)
     package: str = ""
 
@@ -105,6 +113,11 @@ class Card(BaseModel):
     def embedded(self) -> bool:
         """Whether the weights ship inside the package."""
         return bool(self.files[0].resource)
+
+    @property
+    def is_fetchable(self) -> bool:
+        """Whether the weights can be downloaded, and are known well enough to do so unasked."""
+        return all(file.url and file.sha256 and file.n_bytes for file in self.files)
 
     @property
     def n_bytes(self) -> int:

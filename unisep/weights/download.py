@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -106,6 +107,8 @@ def _receive_in_attempts(request: Request, part: Path, on_bytes: OnBytes) -> _Hu
             problem = error
         except (OSError, http.client.HTTPException) as error:
             problem = error
+            if n_failed == 0 and isinstance(getattr(error, "reason", error), socket.gaierror | ConnectionRefusedError):
+                break  # nobody is there, so waiting will not help
     reason = str(getattr(problem, "reason", "") or problem) or type(problem).__name__
     raise DownloadError(
         f"{request.url} could not be fetched ({reason}). Check the connection and try again: "

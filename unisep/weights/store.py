@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +23,9 @@ from unisep.weights.hashes import joint_sha256, known_sha256, remember, sha256_o
 log = logging.getLogger(__name__)
 State = Literal["embedded", "present", "missing"]
 CheckState = Literal["ok", "missing", "damaged", "unrecorded"]
+FAILURE_SECONDS = 600.0  # for so long a failed download is not tried again by itself
 _RECORD = ".record.json"
+_FAILURE = ".download-failed"
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,21 @@ class WeightsStore:
             return self.state(read_card(place))
         except WeightsError:
             return "broken"  # its own error is raised when it is asked for
+
+    def recent_failure(self) -> str:
+        """Return why a download failed in the last minutes, in whatever process; "" where none did, or one worked since."""
+        stamp = self.folder / _FAILURE
+        try:
+            age_seconds = time.time() - stamp.stat().st_mtime
+            return stamp.read_text(encoding="utf-8") if 0 <= age_seconds < FAILURE_SECONDS else ""
+        except (OSError, ValueError):
+            return ""
+
+    def remember_failure(self, reason: str) -> None:
+        """Remember for some minutes, for all processes, why a download failed."""
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self.folder / _FAILURE, reason.encode())
 
     def ensure(self, card: Card, on_progress: OnProgress | None = None) -> Path:
         """Return the folder that holds all files of the card, verified; download what is missing.
@@ -169,6 +188,7 @@ class WeightsStore:
             for file in card.files:
                 if not self._is_intact(card, file) and not self._adopt(card, file):
                     self._download(card, file, on_progress)
+        (self.folder / _FAILURE).unlink(missing_ok=True)
 
     def _adopt(self, card: Card, file: CardFile) -> bool:
         """Take the file over from the hub's cache, where it must be the right one; tell whether it was."""

@@ -7,12 +7,13 @@ from torch import Tensor
 from unisep import Backend, BackendInfo, Output
 
 CROSSOVER_HZ = 1_000
+SEGMENT_SECONDS = 10.0  # long recordings are cut into pieces of this length, which bounds memory
 
 
 class Splitter(Backend):
     """Splits `[batch, channels, samples]` into what lies below and above the crossover."""
 
-    info = BackendInfo(sources=("low", "high"), sample_rate_hz=44_100, channels=2)
+    info = BackendInfo(sources=("low", "high"), sample_rate_hz=44_100, channels=2, segment_seconds=SEGMENT_SECONDS)
 
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """Both bands, `[batch, 2, channels, samples]`; they sum to the mixture."""

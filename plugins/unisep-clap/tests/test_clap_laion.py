@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from unisep_clap import laion
+from unisep_clap import checkpoints, laion
 from unisep_clap.checkpoints import DEFAULT_NAME, DEFAULT_SPACE, find
 
 from unisep import Audio
@@ -236,6 +236,21 @@ def test_offline_without_a_copy_says_what_to_do(tmp_path):
     assert lines.count("clap-mini") == 2
 
 
+def test_without_a_connection_it_is_said_at_once_and_nothing_is_unset_that_was_not_set(tmp_path):
+    code = (
+        "import time\nfrom pathlib import Path\nfrom unisep_clap.checkpoints import find\n"
+        "from unisep.errors import DownloadError\nstarted = time.monotonic()\n"
+        "try:\n    find(Path('laion/larger_clap_music'))\nexcept DownloadError as error:\n    print(error)\n"
+        "print(time.monotonic() - started)\n"
+    )
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    said, seconds = done.stdout.strip().splitlines()
+    assert "http://127.0.0.1:9 does not answer" in said and "clap-mini" in said
+    assert "HF_HUB_OFFLINE" not in said and "Retrying" not in done.stderr
+    assert float(seconds) < 7, "the first of five pauses would be over, and the second"
+
+
 class _Hub:
     """Stands in for the hub: answers from a folder as its cache would."""
 
@@ -258,6 +273,7 @@ class _Hub:
 def test_a_hub_name_with_revision_gives_its_commit_as_space(folder, encoder, tmp_path, monkeypatch):
     hub = _Hub(folder, tmp_path, "c0ffee")
     monkeypatch.setattr("huggingface_hub.hf_hub_download", hub.download)
+    monkeypatch.setattr(checkpoints, "check_reachable", lambda name, revision: None)
     loaded = laion.load(weights=Path("someone/their-clap@v2"), device=CPU)
     assert loaded.space == "someone/their-clap@c0ffee"
     assert {(name, revision) for name, _, revision in hub.asked} == {("someone/their-clap", "v2")}
@@ -267,6 +283,7 @@ def test_a_hub_name_with_revision_gives_its_commit_as_space(folder, encoder, tmp
 def test_the_default_is_pinned_and_verified(folder, tmp_path, monkeypatch):
     hub = _Hub(folder, tmp_path, DEFAULT_SPACE.split("@")[1])
     monkeypatch.setattr("huggingface_hub.hf_hub_download", hub.download)
+    monkeypatch.setattr(checkpoints, "check_reachable", lambda name, revision: None)
     with pytest.raises(WeightsError, match="sha256 differs"):
         find(None)
     assert {(name, revision) for name, _, revision in hub.asked} == {tuple(DEFAULT_SPACE.split("@"))}

@@ -17,6 +17,7 @@ DEFAULT_SPACE = f"{DEFAULT_NAME}@{DEFAULT_REVISION}"
 # it builds tensors and plain containers, and refuses a file that names anything else.
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
 _NEEDED = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
+_OTHERWISE = ", give a folder that holds the checkpoint, or use the encoder 'clap-mini', which works offline."
 _WANTED = ("tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 
 
@@ -48,6 +49,27 @@ def find(asked: Path | None) -> Checkpoint:
     return _from_hub(name, named[2] or (DEFAULT_REVISION if name == DEFAULT_NAME else "main"))
 
 
+def check_reachable(name: str, revision: str) -> None:
+    """Raise DownloadError where the hub is needed and nobody answers: hf_hub_download would try for half a minute."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    is_here = isinstance(try_to_load_from_cache(name, _NEEDED[0], revision=revision), str)
+    if is_here or constants.HF_HUB_OFFLINE:
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(name, _NEEDED[0], revision=revision))
+    except HfHubHTTPError:  # it answers; what is wrong is told when the file is fetched
+        return
+    except Exception as error:  # of whatever library the hub's package uses for the network
+        what_to_do = f"Connect: {constants.ENDPOINT} does not answer; or{_OTHERWISE.removeprefix(',')}"
+        raise DownloadError(f"{_cannot(name, revision, error)} {what_to_do}") from error
+
+
+def _cannot(name: str, revision: str, error: Exception) -> str:
+    return f"Cannot fetch {name} at revision {revision} ({type(error).__name__}: {error})."
+
+
 def _from_folder(folder: Path) -> Checkpoint:
     weights = next((folder / name for name in WEIGHTS_NAMES if (folder / name).is_file()), None)
     if weights is None:
@@ -62,7 +84,7 @@ def _from_folder(folder: Path) -> Checkpoint:
 def _from_hub(name: str, revision: str) -> Checkpoint:
     """Fetch into the hub's cache (HF_HOME) unless it is there already; HF_HUB_OFFLINE is honoured."""
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import constants, hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
     except ImportError as error:
         raise DownloadError(
@@ -80,16 +102,15 @@ def _from_hub(name: str, revision: str) -> Checkpoint:
         except EntryNotFoundError:
             return None
 
+    check_reachable(name, revision)
     try:
         needed = [fetch(file) for file in _NEEDED]
         for file in _WANTED:
             fetch_if_there(file)
         weights = fetch_if_there(WEIGHTS_NAMES[0]) or fetch(WEIGHTS_NAMES[1])
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
-        raise DownloadError(
-            f"Cannot fetch {name} at revision {revision} ({type(error).__name__}: {error}). Connect and unset "
-            "HF_HUB_OFFLINE, give a folder that holds the checkpoint, or use the encoder 'clap-mini', which works offline."
-        ) from error
+        what_to_do = "Unset HF_HUB_OFFLINE and connect" if constants.HF_HUB_OFFLINE else "Check the name and connect"
+        raise DownloadError(f"{_cannot(name, revision, error)} {what_to_do}{_OTHERWISE}") from error
     if f"{name}@{revision}" == DEFAULT_SPACE and known_sha256(weights) != DEFAULT_SHA256:
         raise WeightsError(
             f"{weights} is not the published file of {name}: its sha256 differs. Delete it and try again."

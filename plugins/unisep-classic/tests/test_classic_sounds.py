@@ -133,3 +133,7 @@ def test_the_example_ensemble_is_a_baseline_for_drums_and_vocals() -> None:
     result = Separator(f"ensemble@{example}").separate(Audio(song.numpy(), RATE_HZ))
     assert list(result) == ["drums", "vocals"]
     assert sdr_db(panned(clicks(1, 0.25), 0.6, 0.6), torch.from_numpy(result["drums"].samples)) > 0
+
+
+def test_a_query_for_what_strikes_is_left_to_models_that_were_trained() -> None:
+    assert all(spec.only_by_name for spec in plugin.unisep_backends())

@@ -26,6 +26,7 @@ def unisep_backends() -> Iterable[BackendSpec]:
             summary=f"{summary}; no weights",
             stems=stems,
             licence="MIT",
+            only_by_name=True,
         )
         for name, (summary, stems) in _BACKENDS.items()
     ]

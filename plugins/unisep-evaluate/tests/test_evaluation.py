@@ -308,15 +308,13 @@ def test_the_command_prints_a_table_and_writes_report_and_picture(songs_folder, 
         )  # fmt: skip
     out, err = capsys.readouterr()
     assert code == 0, err
-    for expected in (
-        "song: guitar",
-        "SI-SDRi",
-        "AUC",
-        "Real-time factor",
-        "peak memory",
-        "SDR: 10 log10(|s|^2 / |s-e|^2)",
-    ):
+    for expected in ("song: guitar", "SI-SDRi", "AUC", "Real-time factor", "peak memory"):
         assert expected in out
+    assert "10 log10" not in out and "--formulas" in err
+    formula = "SDR: 10 log10(|s|^2 / |s-e|^2), in dB; a silent e scores 0"
+    with toy_plugin():
+        assert command(songs_folder, "--query-backend", "toy", "--encoder", "toy", "--n-absent", 1, "--formulas") == 0
+    assert formula in capsys.readouterr().out.splitlines()
     assert plot.is_file()
     about = json.loads(report.read_text())["about"]
     assert about["songs"] == ["one", "two"] and about["options"]["window"] == 1.0

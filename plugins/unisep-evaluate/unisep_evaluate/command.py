@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         prog="unisep evaluate",
         parents=[common_options(), shared_options()],
         description="Measure separation on recordings whose stems are known: by questions about windows of them, "
-        "or (--mode stems) the fixed stems of whole songs. Tables go to stdout, each figure with its formula.",
+        "or (--mode stems) the fixed stems of whole songs. Tables go to stdout.",
         epilog="example: unisep evaluate musdb18hq --mode stems --bsseval --report musdb.json",
     )
     parser.set_defaults(route=None)
@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("data", type=Path, metavar="FOLDER", help=what)
     parser.add_argument("--mode", choices=["query", "stems"], default="query", help="(default: %(default)s)")
     parser.add_argument("--bsseval", action="store_true", help="also BSSEval v4, by museval (slow)")
+    parser.add_argument("--formulas", action="store_true", help="also print how each figure is computed")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write everything as JSON, window by window")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the figures by class")
     _add_data(parser)
@@ -98,7 +99,9 @@ def evaluate(arguments: Namespace, console: Console) -> int:
     measure = _measure_stems if arguments.mode == "stems" else _measure_queries
     evaluation = measure(arguments, console, dataset)
     console.data(evaluation.to_json())
-    console.lines(lines(evaluation))
+    console.lines(lines(evaluation, formulas=arguments.formulas))
+    if not arguments.formulas:
+        console.note("unisep: how each figure is computed: --formulas")
     if arguments.report is not None:
         console.note(f"unisep: written: {evaluation.save(arguments.report)}")
     if arguments.plot is not None:
@@ -159,7 +162,7 @@ def _vectors(folder: Path | None) -> dict[str, Embedding]:
 
 def _about(arguments: Namespace, dataset: Dataset) -> dict[str, Any]:
     """Return what was measured on, and how: enough to do it again."""
-    ignored = {"json", "quiet", "debug", "data", "report", "plot"}
+    ignored = {"json", "quiet", "debug", "data", "report", "plot", "formulas"}
     return {
         "unisep": unisep.__version__,
         "data": dataset.name,

@@ -191,8 +191,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def lines(evaluation: Evaluation) -> list[str]:
-    """Return the whole report as lines of text, for a terminal of about 120 columns."""
+def lines(evaluation: Evaluation, *, formulas: bool = False) -> list[str]:
+    """Return the whole report as lines of text, for a terminal of about 120 columns; with the formula of each figure if asked."""
     summaries = evaluation.summaries()
     present = [summary for summary in summaries if summary.group != "absent"]
     absent = [summary for summary in summaries if summary.group == "absent"]
@@ -202,9 +202,11 @@ def lines(evaluation: Evaluation) -> list[str]:
         report += ["Where the sound is there: medians (nSDR: mean)", *_table(present, keys), ""]
     if absent:
         report += ["Where it is not: medians (nSDR: mean)", *_table(absent, _ABSENT_KEYS), ""]
+    if not formulas:
+        return [*report, *_facts(evaluation)]
     shown = {*keys, *(_ABSENT_KEYS if absent else ())}
-    formulas = [metric for metric in METRICS if metric.key in shown] + list(RUN_METRICS)
-    return [*report, *_facts(evaluation), "", *(f"{metric.name}: {metric.formula}" for metric in formulas)]
+    metrics = [metric for metric in METRICS if metric.key in shown] + list(RUN_METRICS)
+    return [*report, *_facts(evaluation), "", *(f"{metric.name}: {metric.formula}" for metric in metrics)]
 
 
 def _table(summaries: Sequence[Summary], keys: Sequence[str]) -> list[str]:
