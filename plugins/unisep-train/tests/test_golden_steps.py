@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -159,10 +158,8 @@ def text_tower(folder: Path) -> torch.nn.Module:
     lesson = text.Lesson(sounds + known, shift(project(torch.cat([u_sounds, u_known]))), len(sounds))
     config = TextTowerConfig(n_pieces=len(pieces), n_factors=12, hidden_width=24, n_dims=8, **shape)
     tower = text.start_from(teacher, list(range(len(pieces))), config, (0, 1, 2))
-    clock = SimpleNamespace(monotonic=itertools.count(0, 6).__next__)  # ten steps of six seconds
-    with patch.object(text, "time", clock):
-        run = text.distil(tower, tokens, lesson, text.TextRecipe(batch_size=8, minutes=1.1, bfloat16=False), folder)
-    return run.averaged()
+    recipe = text.TextRecipe(batch_size=8, n_steps=10, bfloat16=False)
+    return text.TextRun(tower, recipe, folder).learn_all(text.batches(lesson, tokens, recipe))
 
 
 def audio_tower(folder: Path) -> torch.nn.Module:
@@ -185,7 +182,7 @@ def audio_tower(folder: Path) -> torch.nn.Module:
     rough = audio.RougheningConfig()
     listener = audio.Listener([(made, list(made.clips))], audio.n_frames_of(tower), rough, 0)
     recipe = audio.AudioRecipe(n_steps=10, batch_size=8, average_decay=0.9, bfloat16=False)
-    return audio.train(audio.AudioRun(tower, names, recipe, folder), listener)
+    return audio.AudioRun(tower, names, recipe, folder).learn_all(audio.batches(listener, recipe))
 
 
 TASKS: dict[str, Callable[[Path], torch.nn.Module]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import tomllib
 from dataclasses import replace
@@ -154,7 +155,7 @@ def two_tones(made, folder, **changes):
 def test_the_audio_tower_learns_two_tones(store, tmp_path):
     _, made = store
     run, listener = two_tones(made, tmp_path)
-    trained = audio_tower.train(run, listener)
+    trained = run.learn_all(audio_tower.batches(listener, run.recipe))
     held = [clip for clip in made.clips if clip.song == "held"]
     assert retrieval(trained, made, held, run.names)["all"]["top_1"] == 1.0
     assert torch.allclose(hear(trained, made, held[0]).norm(), torch.tensor(1.0), atol=1e-5)
@@ -164,11 +165,15 @@ def test_a_resumed_audio_tower_is_the_unbroken_one(store, tmp_path):
     _, made = store
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
-    whole = audio_tower.train(*two_tones(made, tmp_path / "whole", n_steps=4))
-    first, listener = two_tones(made, tmp_path / "broken", n_steps=4)
-    audio_tower.train(first, listener, stop_after_seconds=0)
-    assert first.step == 1
-    second = audio_tower.train(*two_tones(made, tmp_path / "broken", n_steps=4))
+
+    def learned(name, stop_after_seconds=math.inf):
+        run, listener = two_tones(made, tmp_path / name, n_steps=4)
+        batches = audio_tower.batches(listener, run.recipe)
+        return run.learn_all(batches, stop_after_seconds=stop_after_seconds), run.step
+
+    whole, _ = learned("whole")
+    assert learned("broken", stop_after_seconds=0)[1] == 1
+    second, _ = learned("broken")
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
@@ -299,10 +304,10 @@ def test_both_towers_from_the_command_line(store, tmp_path, monkeypatch, command
     letters = [f"{chr(97 + i)}q{chr(97 + j)}zz" for i in range(26) for j in range(12)]
     monkeypatch.setattr(phrases, "dictionary_phrases", lambda wordnet, words, sounds: sounds + letters)
     (tmp_path / "names.txt").write_text("zither hum, y\n")
-    words = ["text-tower", "--teacher", teacher, "--wordnet", tmp_path, "--out", out, "--minutes", 0.02]
+    words = ["text-tower", "--teacher", teacher, "--wordnet", tmp_path, "--out", out, "--n-steps", 2]
     assert not command(*words, "--names", tmp_path / "names.txt")
     report = json.loads((out / "text.json").read_text())
-    assert report["n_steps"] > 0
+    assert report["n_steps"] == 2
     assert report["n_phrases"] + report["held_out_words"]["n"] >= len(letters)
     assert 0 < report["held_out_words"]["n"] < report["n_phrases"]
     pieces = (out / "vocab.txt").read_text().splitlines()

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -60,10 +61,6 @@ class Learner(ABC, Generic[ModelT, BatchT]):
         """Choose what the log says of the figures of all processes since its last line."""
         return figures
 
-    def learning_rate(self) -> float:
-        """Return the learning rate of this step."""
-        return self.recipe.learning_rate_at(self.step)
-
     @property
     def in_bfloat16(self) -> torch.autocast:
         """A block whose products are in bfloat16: not on a CPU that would imitate it, a hundred times slower."""
@@ -75,7 +72,7 @@ class Learner(ABC, Generic[ModelT, BatchT]):
     def learn(self, loss: Tensor) -> Tensor:
         """Update the model against `loss`, and its average; return the gradient's norm."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.recipe.learning_rate_at(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
@@ -118,6 +115,17 @@ class Learner(ABC, Generic[ModelT, BatchT]):
         model = copy.deepcopy(self.model)
         model.load_state_dict(self.average)
         return model.eval()
+
+    def learn_all(
+        self, batches: Iterator[BatchT], audio_seconds: float = 0, stop_after_seconds: float = math.inf
+    ) -> ModelT:
+        """Learn until the last step of the recipe from batches that each call draws alike; return the running average.
+
+        What an earlier call has learnt from is drawn again, and left out.
+        """
+        self.restore()
+        keep_learning(self, islice(batches, self.step, self.recipe.n_steps), audio_seconds, stop_after_seconds)
+        return self.averaged()
 
     @torch.no_grad()
     def _follow(self) -> None:
