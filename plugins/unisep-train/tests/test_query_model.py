@@ -367,9 +367,8 @@ def test_training_lowers_the_loss(store: str, encoder: TextAudioEncoder, tmp_pat
 
 def test_shares_make_up_the_batch(store: str, encoder: TextAudioEncoder) -> None:
     def first(items: range | None) -> QueryBatch:
-        stream = QueryStream(store, RECIPE.mix, RECIPE.queries, encoder, seed=0, steps=range(4, 5),
-                             absent_from=0, items=items)  # fmt: skip
-        return next(iter(stream))
+        steps = range(4, 5)
+        return next(iter(QueryStream(store, RECIPE.mix, 0, steps, items, queries=RECIPE.queries, encoder=encoder)))
 
     whole, shares = first(None), [first(Place(rank, 2).share(4)) for rank in range(2)]
     assert torch.equal(whole.mixture, torch.cat([share.mixture for share in shares]))
@@ -382,7 +381,7 @@ def test_shares_make_up_the_batch(store: str, encoder: TextAudioEncoder) -> None
 def test_queries_with_noise_differ_between_shares_only(store: str, encoder: TextAudioEncoder) -> None:
     noisy = QueryMix(text_share=1.0, noise=0.5)
     streams = [
-        QueryStream(store, RECIPE.mix, noisy, encoder, seed=0, steps=range(1), absent_from=9, items=items)
+        QueryStream(store, RECIPE.mix, items=items, queries=noisy, encoder=encoder, absent_from=9)
         for items in (range(4), range(0, 2), range(2, 4), range(2, 4))
     ]
     whole, one, two, again = (next(iter(stream)).queries for stream in streams)

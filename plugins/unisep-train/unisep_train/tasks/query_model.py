@@ -24,13 +24,12 @@ from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs
 
 from unisep.errors import OptionError
-from unisep_train.data.store import Store
 from unisep_train.mixing.config import MixConfig, QueryMix
 from unisep_train.mixing.queries import EMBEDDED, QueryBatch, QueryStream, TextAudioEncoder
 from unisep_train.tasks.start import Start, begin, model_at_start
 from unisep_train.tasks.teacher import Teacher, answers, load_teacher, pinned, taught_loss
 from unisep_train.trainer.distributed import Place
-from unisep_train.trainer.learner import ALONE, N_THREADS, Device, Figures, Learner, begun, keep_learning, mixed_by
+from unisep_train.trainer.learner import ALONE, N_THREADS, Device, Figures, Learner, begun, learn_from
 from unisep_train.trainer.losses import LossWeights, separation_loss
 from unisep_train.trainer.recipe import CHECKPOINT_FILE, BaseRecipe
 
@@ -169,19 +168,12 @@ class QueryModelRun(Learner[FilmHTDemucs, QueryBatch]):
 def train(
     store: str, run: QueryModelRun, encoder: TextAudioEncoder, stop_after_seconds: float = math.inf, n_workers: int = 1
 ) -> QueryModelRun:
-    """Train until the last step, or for `stop_after_seconds` with the state saved for another call; return the run.
-
-    Raises:
-        OptionError: store and model have different sample rates.
-    """
-    recipe = run.recipe
-    Store(store).at_rate(recipe.model.separator.samplerate)
-    run.restore()
+    """Train until the last step, or for `stop_after_seconds` with the state saved for another call; return the run."""
+    recipe, rate_hz = run.recipe, run.recipe.model.separator.samplerate
     stream = QueryStream(
-        store, recipe.mix, recipe.queries, encoder, seed=recipe.seed, steps=range(run.step, recipe.n_steps),
-        absent_from=recipe.absent_from, items=run.place.share(recipe.mix.batch),
-    )  # fmt: skip
-    keep_learning(run, mixed_by(n_workers, stream), recipe.mix.batch_seconds, stop_after_seconds)
+        store, recipe.mix, recipe.seed, queries=recipe.queries, encoder=encoder, absent_from=recipe.absent_from
+    )
+    learn_from(run, stream, rate_hz, stop_after_seconds, n_workers)
     return run
 
 

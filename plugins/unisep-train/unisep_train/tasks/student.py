@@ -31,11 +31,10 @@ from unisep_htdemucs.saving import save_checkpoint
 
 from unisep.errors import OptionError, WeightsError
 from unisep.weights.hashes import sha256_of
-from unisep_train.data.store import Store
 from unisep_train.mixing.config import MixConfig
 from unisep_train.mixing.queries import MixtureStream
 from unisep_train.trainer.distributed import Place
-from unisep_train.trainer.learner import ALONE, N_THREADS, Device, Figures, Learner, begun, keep_learning, mixed_by
+from unisep_train.trainer.learner import ALONE, N_THREADS, Device, Figures, Learner, begun, learn_from
 from unisep_train.trainer.losses import log_spectral_distance, plain_sdr_db
 from unisep_train.trainer.recipe import BaseRecipe
 
@@ -146,17 +145,9 @@ def standardised(mixture: Tensor) -> Tensor:
 
 
 def distil(store: str, run: StudentRun, stop_after_seconds: float = math.inf, n_workers: int = 1) -> StudentRun:
-    """Distil until the last step, or for `stop_after_seconds` with the state saved for another call; return the run.
-
-    Raises:
-        OptionError: store and teacher have different sample rates.
-    """
-    recipe = run.recipe
-    Store(store).at_rate(run.model.config.samplerate)
-    run.restore()
-    items = run.place.share(recipe.mix.batch)
-    stream = MixtureStream(store, recipe.mix, recipe.seed, range(run.step, recipe.n_steps), items)
-    keep_learning(run, mixed_by(n_workers, stream), recipe.mix.batch_seconds, stop_after_seconds)
+    """Distil until the last step, or for `stop_after_seconds` with the state saved for another call; return the run."""
+    stream = MixtureStream(store, run.recipe.mix, run.recipe.seed)
+    learn_from(run, stream, run.model.config.samplerate, stop_after_seconds, n_workers)
     return run
 
 

@@ -14,15 +14,18 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from unisep_htdemucs.kernels import computes_bfloat16
 
+from unisep_train.data.store import Store
+from unisep_train.mixing.queries import StepStream
 from unisep_train.trainer.distributed import Place, joined
 from unisep_train.trainer.recipe import CHECKPOINT_FILE, BaseRecipe
 
@@ -180,9 +183,20 @@ def _log(run: Learner[Any, Any], figures: Figures, speed: float) -> None:
     print(json.dumps(line), flush=True)
 
 
-def mixed_by(n_workers: int, stream: IterableDataset[BatchT]) -> Iterable[BatchT]:
-    """Read a stream of batches through so many processes; with 0 it is mixed in this one."""
-    return DataLoader(stream, batch_size=None, num_workers=n_workers, prefetch_factor=6 if n_workers else None)
+def learn_from(
+    run: Learner[Any, BatchT], stream: StepStream[BatchT], rate_hz: int, stop_after_seconds: float, n_workers: int
+) -> None:
+    """Learn the steps that are left from a stream that so many processes mix; with 0 it is mixed in this one.
+
+    Raises:
+        OptionError: the store is not at the model's rate, or the processes cannot share a batch evenly.
+    """
+    Store(stream.store).at_rate(rate_hz)
+    run.restore()
+    steps, items = range(run.step, run.recipe.n_steps), run.place.share(stream.mix.batch)
+    left = replace(stream, steps=steps, items=items)
+    loader = DataLoader(left, batch_size=None, num_workers=n_workers, prefetch_factor=6 if n_workers else None)
+    keep_learning(run, loader, stream.mix.batch_seconds, stop_after_seconds)
 
 
 @contextmanager
