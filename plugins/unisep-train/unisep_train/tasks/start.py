@@ -15,9 +15,9 @@ from unisep_htdemucs.checkpoints import build_model, read_checkpoint
 
 from unisep.errors import OptionError
 
-OF_THE_QUERY = frozenset({"spaces", "condition_channels"})  # what a recipe may set of a model it starts from
-OF_BRANCHES = frozenset({"dconv_comp", "dconv_depth"})  # free where the old model has no residual branches
-GROWING = OF_BRANCHES | {"t_layers", "dconv_mode"}
+# What a recipe may set of a model that starts from HT Demucs, of one that starts from a FiLM model, and of its `demucs`.
+OF_HTDEMUCS, OF_FILM = frozenset({"spaces", "condition_channels"}), frozenset({"spaces", "demucs"})
+GROWING = frozenset({"demucs.t_layers", "demucs.dconv_mode", "demucs.dconv_comp", "demucs.dconv_depth"})
 
 
 class Start(BaseModel, frozen=True, extra="forbid"):
@@ -48,82 +48,64 @@ def model_at_start(start: Start, shape: dict[str, Any]) -> dict[str, Any]:
         OptionError: the recipe asks for another shape.
         WeightsError: the weights cannot be read.
     """
-    if start.htdemucs is None and start.film is None:
-        return shape
-    growing, changes = {}, shape.get("demucs", {})
-    if start.film is not None and isinstance(changes, dict) and set(changes) <= GROWING:
-        growing = changes
-        shape = {name: value for name, value in shape.items() if name != "demucs"}
-    fixed = sorted(set(shape) - OF_THE_QUERY)
+    if start.film is not None:
+        old, changes = load_model(start.film), shape.get("demucs", {})
+        _refuse(set(shape) - OF_FILM, OF_FILM)
+        _refuse({f"demucs.{name}" for name in changes} - GROWING if isinstance(changes, dict) else {"demucs"}, GROWING)
+        config = FilmConfig(**old.config.model_dump() | shape | {"demucs": old.config.demucs | changes})
+        _continue(FilmHTDemucs(config), old)
+        return config.model_dump()
+    if start.htdemucs is not None:
+        _refuse(set(shape) - OF_HTDEMUCS, OF_HTDEMUCS)
+        if "spaces" not in shape:
+            raise OptionError('A start from HT Demucs needs model.spaces: {"<embedding space>": <length of vectors>}.')
+        return _around_htdemucs(start.htdemucs, FilmConfig.model_validate(shape)).config.model_dump()
+    return shape
+
+
+def _refuse(fixed: set[str], free: frozenset[str]) -> None:
     if fixed:
         raise OptionError(
-            f"The recipe starts from weights, which fix the model's {fixed}. "
-            f"Leave these out; only {' and '.join(sorted(OF_THE_QUERY))} can be chosen, and with a start from `film` "
-            f"demucs.{', demucs.'.join(sorted(GROWING))}."
+            f"The recipe starts from weights, which fix the model's {', '.join(sorted(fixed))}. Leave that out; only "
+            f"{', '.join(sorted(free))} can be chosen there."
         )
-    if start.film is not None:
-        if "condition_channels" in shape:
-            raise OptionError("The weights in `start.film` fix condition_channels. Leave it out.")
-        old = load_model(start.film).config
-        _check_growth(old, growing)
-        return old.model_dump() | {"demucs": old.demucs | growing} | shape
-    if "spaces" not in shape:
-        raise OptionError('A start from HT Demucs needs model.spaces: {"<embedding space>": <length of vectors>}.')
-    return _around_htdemucs(start, FilmConfig.model_validate(shape)).config.model_dump()
 
 
 @torch.no_grad()
 def begin(model: FilmHTDemucs, start: Start) -> None:
     """Give the model the weights it starts from; without any it stays as it was made."""
     if start.htdemucs is not None:
-        model.load_state_dict(_around_htdemucs(start, model.config).state_dict())
+        model.load_state_dict(_around_htdemucs(start.htdemucs, model.config).state_dict())
     elif start.film is not None:
         _continue(model, load_model(start.film))
 
 
-def _around_htdemucs(start: Start, shape: FilmConfig) -> FilmHTDemucs:
-    assert start.htdemucs is not None
-    separator = build_model(read_checkpoint(start.htdemucs), torch.device("cpu"), torch.float32)
+def _around_htdemucs(checkpoint: Path, shape: FilmConfig) -> FilmHTDemucs:
+    separator = build_model(read_checkpoint(checkpoint), torch.device("cpu"), torch.float32)
     return from_htdemucs(separator, dict(shape.spaces), shape.condition_channels)
-
-
-def _check_growth(config: FilmConfig, growing: dict[str, Any]) -> None:
-    """Raise OptionError unless the old parameters fit into a model with the fields of `growing`."""
-    old = config.separator
-    n_layers, mode = growing.get("t_layers", old.t_layers), growing.get("dconv_mode", old.dconv_mode)
-    n_new = n_layers - old.t_layers if isinstance(n_layers, int) else -1
-    if n_new < 0 or n_new % 2 or (n_new and not old.t_layer_scale):
-        raise OptionError(
-            f"demucs.t_layers is {n_layers} and {old.t_layers} in `start.film`: self-attention and "
-            "cross-attention take turns, so a transformer with LayerScales can get two more layers, or four, and so on."
-        )
-    if mode not in (0, 1, 2, 3) or mode & old.dconv_mode != old.dconv_mode:
-        raise OptionError(
-            f"demucs.dconv_mode is {mode!r} and {old.dconv_mode} in `start.film`: residual branches (1 in the encoders, "
-            "2 in the decoder, 3 in both) can be added, and not taken away."
-        )
-    other = [name for name in sorted(OF_BRANCHES & set(growing)) if growing[name] != getattr(old, name)]
-    if old.dconv_mode and other:
-        raise OptionError(f"The residual branches of `start.film` fix demucs.{', demucs.'.join(other)}. Leave it out.")
 
 
 def _continue(model: FilmHTDemucs, donor: FilmHTDemucs) -> None:
     """Copy all of `donor`, but projectors only of the spaces that both know; what it lacks starts as the identity.
 
-    Transformer layers that it lacks come before its last.
+    Transformer layers that it lacks come before its last. Raises OptionError where something of it finds no place.
     """
-    last = donor.config.separator.t_layers - 1
-    n_new = model.config.separator.t_layers - donor.config.separator.t_layers
+    old, state = donor.config.separator, model.state_dict()
+    n_new = model.config.separator.t_layers - old.t_layers
     copied = {
-        _moved(name, last, n_new): value
+        _moved(name, old.t_layers - 1, n_new): value
         for name, value in donor.state_dict().items()
         if not name.startswith("projectors.")
     }
-    new = {
-        name: torch.zeros_like(value) if name.endswith(".scale") else value  # LayerScales
-        for name, value in model.state_dict().items()
-        if name not in copied
-    }
+    has_place = all(name in state and state[name].shape == value.shape for name, value in copied.items())
+    if not has_place or (n_new and not old.t_layer_scale):
+        raise OptionError(
+            "The model in `start.film` cannot become the recipe's: a transformer with LayerScales can get two more layers, "
+            "or four, and so on (demucs.t_layers), and a model without residual branches can get some (demucs.dconv_mode: "
+            "1 in the encoders, 2 in the decoder, 3 in both). Nothing can be taken away or change its shape."
+        )
+    new = {name: value for name, value in state.items() if name not in copied}
+    new |= {name: torch.zeros_like(value) for name, value in new.items() if name.endswith(".scale")}  # LayerScales
     model.load_state_dict(new | copied)
     for space in set(model.config.spaces) & set(donor.config.spaces):
         model.projectors.of(space).load_state_dict(donor.projectors.of(space).state_dict())

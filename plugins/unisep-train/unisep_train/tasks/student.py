@@ -13,7 +13,6 @@ Knowledge distillation: Hinton, Vinyals, Dean 2015, arXiv:1503.02531; here the t
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from fractions import Fraction
 from functools import cached_property
@@ -22,7 +21,6 @@ from typing import Any, Self
 
 import torch
 from einops import rearrange
-from pydantic import Field
 from torch import Tensor, nn
 from unisep_htdemucs.checkpoints import build_model, read_checkpoint
 from unisep_htdemucs.config import HTDemucsConfig
@@ -46,8 +44,9 @@ class Distillation(BaseRecipe):
 
     Attributes:
         teacher: a checkpoint of HT Demucs (.safetensors or .th).
-        teacher_sha256: of that file; this and `teacher_options` are filled in when the run starts, which holds on to them.
-        student: options of `HTDemucsConfig` in which the student differs from the teacher.
+        teacher_sha256: of that file, filled in when the run starts, which holds on to it.
+        student: options of `HTDemucsConfig` in which the student differs from the teacher; those of the teacher are filled
+            in when the run starts.
         mix: how mixtures are made; best with the teacher's `segment_seconds`, which is given silence to fill its own.
         l1: weight of the mean absolute difference of the waveforms.
         spectral: weight of the distance of their log spectra.
@@ -55,7 +54,6 @@ class Distillation(BaseRecipe):
 
     teacher: Path
     teacher_sha256: str = ""
-    teacher_options: dict[str, Any] = Field(default_factory=dict)
     student: dict[str, Any]
     mix: MixConfig = MixConfig(segment_seconds=7.8)
     l1: float = 1.0
@@ -68,16 +66,17 @@ class Distillation(BaseRecipe):
         return super().read(path).pinned()
 
     def pinned(self) -> Self:
-        """Return the recipe with the hash and the options of its teacher.
+        """Return the recipe with the hash of its teacher, and all options of the student.
 
         Raises:
             WeightsError: the teacher cannot be read.
             OptionError: the student or the segment does not go with it.
         """
         config = read_checkpoint(self.teacher).config
-        options = dataclasses.asdict(config) | {"segment": str(config.segment)}
-        recipe = self.model_copy(update={"teacher_sha256": sha256_of(self.teacher), "teacher_options": options})
-        recipe.student_config()
+        options = vars(config) | {"segment": str(config.segment), "sources": list(config.sources)} | self.student
+        recipe = self.model_copy(update={"teacher_sha256": sha256_of(self.teacher), "student": options})
+        if any(getattr(recipe.student_config(), name) != getattr(config, name) for name in SHARED):
+            raise OptionError(f"A student has the {', '.join(SHARED)} of its teacher. Leave them out of `student`.")
         n_samples = round(self.mix.segment_seconds * config.samplerate)
         if config.use_train_segment and n_samples > config.segment_samples:
             raise OptionError(
@@ -86,14 +85,9 @@ class Distillation(BaseRecipe):
         return recipe
 
     def student_config(self) -> HTDemucsConfig:
-        """Return the student's config: the teacher's with the student's options in their place."""
-        options = self.teacher_options
-        exact = {"segment": Fraction(options["segment"]), "sources": tuple(options["sources"])}
-        teacher = HTDemucsConfig(**options | exact)
-        if set(self.student) & set(SHARED):
-            raise OptionError(f"A student has the {', '.join(SHARED)} of its teacher. Leave them out of `student`.")
+        """Return the student's config, of a pinned recipe."""
         try:
-            return dataclasses.replace(teacher, **self.student)
+            return HTDemucsConfig(**self.student | {"segment": Fraction(self.student["segment"])})
         except (TypeError, ValueError, ArithmeticError) as error:
             raise OptionError(f"`student` makes no HT Demucs: {error}") from error
 
