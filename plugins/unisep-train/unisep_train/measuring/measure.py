@@ -12,16 +12,14 @@ absent sounds). SI-SDR is scale-invariant (arXiv:1811.02508); SDR is the plain e
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from unisep_evaluate import roc_auc, sdr_db, si_sdr_db
 from unisep_film.backend import WEIGHTS_FILE
@@ -45,8 +43,7 @@ ABSENT_FIGURES = ("level_db", "presence")
 Table = dict[str, dict[str, float]]
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """The figures of one window. Levels in dB; `level_db` is the output's energy against the mixture's."""
 
     name: str
@@ -63,7 +60,9 @@ class Figures:
 def measure_item(model: FilmHTDemucs, item: ValidationItem, query: Tensor) -> Figures:
     """Return the figures of one window asked for by `query [dim]`."""
     (space,) = model.config.spaces
-    mixture, target = (_heard(model, sound) for sound in (item.mixture, item.target))
+    mixture, target = torch.from_numpy(item.mixture), torch.from_numpy(item.target)
+    if model.config.separator.audio_channels == 1:
+        mixture, target = mixture.mean(0, keepdim=True), target.mean(0, keepdim=True)
     targets, logits = model(mixture[None], model.conditions(query[None, None], space))
     estimate = targets[0, 0]
     level = 10 * torch.log10(estimate.square().sum() / mixture.square().sum() + 1e-12)
@@ -74,18 +73,11 @@ def measure_item(model: FilmHTDemucs, item: ValidationItem, query: Tensor) -> Fi
     )  # fmt: skip
 
 
-def _heard(model: FilmHTDemucs, sound: NDArray[np.float32]) -> Tensor:
-    """Return `sound [2, samples]` with one channel where the model hears one."""
-    stereo = torch.from_numpy(sound)
-    return stereo.mean(0, keepdim=True) if model.config.separator.audio_channels == 1 else stereo
-
-
 def windows_for(model: FilmHTDemucs) -> ValidationConfig:
     """Return windows that the model can take at once: of 6 s, or as long as a segment of a spectrogram model is."""
-    shape, longest = model.config.separator, ValidationConfig.segment_seconds
-    if model.config.output == "spectrogram":
-        longest = min(longest, shape.segment_samples / shape.samplerate)
-    return ValidationConfig(segment_seconds=longest)
+    shape = model.config.separator
+    longest = shape.segment_samples / shape.samplerate if model.config.output == "spectrogram" else math.inf
+    return ValidationConfig(segment_seconds=min(ValidationConfig.segment_seconds, longest))
 
 
 def measure(
@@ -110,7 +102,7 @@ def grouped(figures: Sequence[Figures]) -> Table:
     for row in figures:
         of_kind, of_class = f"all: {KINDS.get(row.kind, row.kind)}", f"{row.group}: {row.name}"
         for key in ("absent",) if row.group == "absent" else (of_kind, of_class):
-            rows[key].append(vars(row))
+            rows[key].append(row._asdict())
     kinds = sorted(key for key in rows if key.startswith("all: "))
     fields = {key: ABSENT_FIGURES if key == "absent" else PRESENT_FIGURES for key in rows}
     return {key: medians(rows[key], fields[key]) for key in (*kinds, *(key for key in rows if key not in kinds))}

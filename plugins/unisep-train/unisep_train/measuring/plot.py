@@ -8,8 +8,8 @@ Several runs are drawn over each other, to compare them. A run that was resumed 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from unisep.errors import DatasetError, OptionError
 from unisep_train.trainer.learner import LOG_FILE
@@ -24,10 +24,10 @@ PANELS = {
     "spectral": "distance of log spectra",
     "audio_seconds_per_second": "seconds of audio a second",
 }
-Log = list[dict[str, float]]
+N_SMOOTHED = 9  # lines of the log that a thick line is the mean of
 
 
-def read_log(run: Path) -> Log:
+def read_log(run: Path) -> list[dict[str, float]]:
     """Read the lines of a run's log in order of their steps; of several lines for one step the last.
 
     A line cut short by a crash is left out.
@@ -54,18 +54,18 @@ def read_log(run: Path) -> Log:
     return list(lines.values())
 
 
-def smoothed(values: Sequence[float], n: int = 9) -> list[float]:
-    """Return means over the last `n` values, or as many as there are.
+def plot(runs: list[Path], *, out: Path = Path("progress.png")) -> None:
+    """Draw the logs of runs over each other.
 
-    >>> smoothed([2.0, 4.0, 6.0], n=2)
-    [2.0, 3.0, 5.0]
+    Args:
+        runs: folders of runs.
+        out: where the picture goes.
+
+    Raises:
+        OptionError: matplotlib is not installed.
     """
-    recent = [values[max(0, k - n) : k] for k in range(1, len(values) + 1)]
-    return [sum(window) / len(window) for window in recent]
-
-
-def draw(logs: Mapping[str, Log], out: Path) -> Path:
-    """Write a picture with a panel for each quantity that any log holds, and return its path. Needs matplotlib."""
+    names = [run.name for run in runs]
+    logs = {run.name if names.count(run.name) == 1 else str(run): read_log(run) for run in runs}
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -74,28 +74,16 @@ def draw(logs: Mapping[str, Log], out: Path) -> Path:
     n_columns = min(3, len(shown))
     n_rows = -(-len(shown) // n_columns)
     figure = Figure(figsize=(5 * n_columns, 3.2 * n_rows), layout="constrained")
-    axes = figure.subplots(n_rows, n_columns, squeeze=False).flat
-    for name, axis in zip(shown, axes, strict=False):
+    for place, name in enumerate(shown, start=1):
+        axis = figure.add_subplot(n_rows, n_columns, place)
         for run, log in logs.items():
             steps, values = ([row[key] for row in log if name in row] for key in ("step", name))
-            (line,) = axis.plot(steps, smoothed(values), label=run)
+            smoothed = [fmean(values[max(0, end - N_SMOOTHED) : end]) for end in range(1, len(values) + 1)]
+            (line,) = axis.plot(steps, smoothed, label=run)
             axis.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.6)
         axis.set(title=PANELS[name], xlabel="step")
         axis.grid(alpha=0.3)
-    for axis in list(figure.axes)[len(shown) :]:
-        axis.remove()
     if len(logs) > 1:
         figure.axes[0].legend()
     figure.savefig(out)
-    return out
-
-
-def plot(runs: list[Path], *, out: Path = Path("progress.png")) -> None:
-    """Draw the logs of runs over each other.
-
-    Args:
-        runs: folders of runs.
-        out: where the picture goes.
-    """
-    names = [run.name for run in runs]
-    print(draw({run.name if names.count(run.name) == 1 else str(run): read_log(run) for run in runs}, out))
+    print(out)
