@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 from unisep_evaluate.layouts import ManifestRow
-from unisep_train.data.curation import Judgement, count_row, judge_all, levels_db, source_of
+from unisep_train.data.curation import Judgement, count_row, judge_all, levels_db, source_of, total
 
 from unisep import Backend, BackendInfo, BackendSpec, Output, Separator, hookimpl
 from unisep.plugins.registry import registered
@@ -73,7 +73,10 @@ def verdict_of(folder, bands):
 
 
 def counted(*sources, **rows):
-    return Judgement.of("song", sources, rows)
+    """A judgement from the counts of each row: segments, those that sound, and those in which each output is heard."""
+    nothing = (0, 0, [0] * len(sources))
+    filled = (rows.get(source, nothing) for source in sources)
+    return Judgement("song", sources, np.array([[n, n_sounding, *heard] for n, n_sounding, heard in filled]))
 
 
 def test_levels_are_mean_power_of_whole_seconds():
@@ -89,7 +92,7 @@ def test_a_row_is_counted_as_published():
     stem = np.repeat(10 ** (np.array([-6, -6, -6, -39, -41.0]) / 20), 10)[None]
     near, far = stem * 10 ** (-9 / 20), stem * 10 ** (-11 / 20)
     half = np.where(np.arange(50) < 20, near, far)
-    assert count_row(stem, [near, far, half], 10) == (5, 4, [4, 0, 2])
+    assert count_row(stem, [near, far, half], 10) == [5, 4, 4, 0, 2]
 
 
 def test_the_rule_is_strict_about_its_limits():
@@ -107,7 +110,7 @@ def test_the_rule_is_strict_about_its_limits():
 def test_several_songs_count_together():
     one = counted("a", "b", a=(10, 10, [10, 0]), b=(10, 5, [0, 5]))
     two = counted("a", "b", a=(30, 30, [15, 30]), b=(10, 5, [5, 5]))
-    np.testing.assert_allclose(Judgement.total([one, two]).matrix, [[25 / 40, 30 / 40], [0.5, 1.0]])
+    np.testing.assert_allclose(total([one, two]).matrix, [[25 / 40, 30 / 40], [0.5, 1.0]])
 
 
 def test_a_clean_song_is_kept(tmp_path, bands):
