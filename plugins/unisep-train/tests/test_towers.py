@@ -21,7 +21,6 @@ from unisep_clap.text_tower import TextTower, TextTowerConfig
 from unisep_clap.wordpiece import WordPiece
 from unisep_train.data.band_powers import MEL, build, read
 from unisep_train.data.corpus import decode
-from unisep_train.measuring.cards import clap_card, pack
 from unisep_train.rendering.clips import beat, phrase, timbres
 from unisep_train.tasks import audio_tower, phrases
 from unisep_train.tasks.audio_tower import (
@@ -325,7 +324,7 @@ def test_both_towers_from_the_command_line(store, tmp_path, monkeypatch, command
     assert card["measured"]["audio"]["n_steps"] == 2 and card["notes"]
 
 
-def test_packed_weights_and_card(tmp_path):
+def test_packed_weights_and_card(tmp_path, command):
     tokens = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"])
     text = TextTower(
         TextTowerConfig(n_pieces=5, n_factors=2, width=32, n_layers=1, n_heads=1, hidden_width=8, n_dims=8)
@@ -333,13 +332,23 @@ def test_packed_weights_and_card(tmp_path):
     for folder, state in (("text", text.state_dict()), ("audio", AudioTower(SMALL).state_dict())):
         (tmp_path / folder).mkdir()
         save_file(state, tmp_path / folder / f"{folder}.safetensors")
+        report = {
+            "n_steps": 3,
+            "n_phrases": 5,
+            "sounds": {},
+            "held_out_words": {},
+            "validation": {"drums": {"top_1": 0.5}},
+        }
+        (tmp_path / folder / f"{folder}.json").write_text(json.dumps(report))
     (tmp_path / "text" / "vocab.txt").write_text("\n".join(tokens.pieces))
-    weights = pack(tmp_path / "text", tmp_path / "audio", tmp_path / "out")
-    packed = load_file(weights)
+    assert not command(
+        "release-clap", "--text", tmp_path / "text", "--audio", tmp_path / "audio", "--out", tmp_path / "out"
+    )
+    packed = load_file(tmp_path / "out" / "clap_mini.safetensors")
     assert {name.split(".")[0] for name in packed} == {"text", "audio"}
     assert {value.dtype for value in packed.values()} == {torch.float16, torch.int32}
-    parsed = tomllib.loads(clap_card(weights, "Prose.", {"audio": {"n": 3, "drums": {"top_1": 0.5}}}))
-    assert parsed["measured"]["audio"] == {"n": 3, "drums": {"top_1": 0.5}}
+    parsed = tomllib.loads((tmp_path / "out" / "clap-mini.toml").read_text())
+    assert parsed["measured"]["audio"] == {"n_steps": 3, "drums": {"top_1": 0.5}} and parsed["name"] == "clap-mini"
     assert [file["name"] for file in parsed["files"]] == ["clap_mini.safetensors", "vocab.txt"]
 
 

@@ -28,11 +28,12 @@ from unisep_film.model import FilmHTDemucs
 
 from unisep.errors import OptionError
 from unisep_train.data.store import Store
-from unisep_train.measuring.cards import update_film_card
+from unisep_train.measuring.cards import write_card
 from unisep_train.measuring.validation import ValidationConfig, ValidationItem, validation_items
 from unisep_train.mixing.queries import EMBEDDED, TextAudioEncoder
 from unisep_train.tasks.query_model import QueryModelRun
 
+MIN_WINDOWS = 8
 CARD = "htdemucs-film.toml"
 Group = Literal["song", "remix", "single", "absent", "rendered"]
 # What the kinds of a store are to a reader: notes and phrases come from recordings of instruments never trained on.
@@ -140,6 +141,11 @@ def measured(
     return table
 
 
+def _stated(table: Table) -> Table:
+    """Return the rows of a table that a card states: a median over few windows says little."""
+    return {key: row for key, row in table.items() if row.get("n_windows", MIN_WINDOWS) >= MIN_WINDOWS}
+
+
 def measure_command(
     store: str, run: Path, *, groups: list[Group] | None = None, ask: list[Literal["text", "audio"]] | None = None,
     release: Path | None = None, encoder: str = EMBEDDED, encoder_weights: Path | None = None,
@@ -180,6 +186,10 @@ def measure_command(
         tables = tables_of(load_model(candidate))
         candidate.replace(file)
         if not is_file:
-            update_film_card(card, file, n_steps, n_steps * measured_run.recipe.mix.batch_seconds / 3600, tables)
+            hours = n_steps * measured_run.recipe.mix.batch_seconds / 3600
+            training = {"n_steps": n_steps, "hours_of_mixtures": round(hours, 1)}
+            write_card(
+                card, card, [file], {"training": training} | {way: _stated(table) for way, table in tables.items()}
+            )
     finally:
         candidate.unlink(missing_ok=True)

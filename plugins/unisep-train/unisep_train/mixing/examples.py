@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +51,8 @@ class Sampler:
         """Draw the canonical name asked for and a sound that answers to it."""
         config, catalogue = self.config, self.catalogue
         roll = rng.random()
-        for name, share in (
-            ("drums", config.drums_share),
-            ("vocals", config.vocals_share),
-            ("bass", config.bass_share),
-        ):
+        roles = {"drums": config.drums_share, "vocals": config.vocals_share, "bass": config.bass_share}
+        for name, share in roles.items():
             if roll < share and name in catalogue.by_tag:
                 index = catalogue.draw(catalogue.by_tag[name], rng)
                 label = catalogue.names[index]
@@ -108,15 +105,8 @@ class Batch:
     negatives: list[str | None]
 
 
-class _Example(NamedTuple):
-    target: Sound
-    rest: Sound
-    prompt: str
-    name: str
-    is_present: bool
-    clip: NDArray[np.float32] | None
-    source_id: str
-    negative: str | None
+# Target, rest, prompt, name, whether the target sounds, example clip, the sound's name in the store, negative prompt.
+_Example = tuple[Sound, Sound, str, str, bool, NDArray[np.float32] | None, str, str | None]
 
 
 @final
@@ -139,11 +129,9 @@ class ExampleStream:
         targets, rests, prompts, names, present, clips, ids, negatives = map(list, zip(*examples, strict=True))
         target = np.stack(targets)
         mixture = target + np.stack(rests)
-        sounds = self._channels(mixture), self._channels(target)
-        return Batch(*sounds, prompts, names, np.array(present), clips, ids, negatives)
-
-    def _channels(self, sound: NDArray[np.float32]) -> NDArray[np.float32]:
-        return sound.mean(axis=1, keepdims=True) if self.config.n_channels == 1 else sound
+        if self.config.n_channels == 1:
+            mixture, target = (sound.mean(axis=1, keepdims=True) for sound in (mixture, target))
+        return Batch(mixture, target, prompts, names, np.array(present), clips, ids, negatives)
 
     def _example(self, rng: np.random.Generator) -> _Example:
         """Mix one example; draw again when the drawn window turns out silent."""
@@ -273,10 +261,8 @@ class ExampleStream:
             rest = np.zeros_like(rest)
         level_db = sounds.level_db(target + rest)
         factor = sounds.gain(rng.uniform(*config.mixture_level_db) - level_db)
-        present = bool(target.any())
-        return _Example(
-            target * factor, rest * factor, prompt, shown, present, clip, self.catalogue.items[index].id, negative
-        )
+        source_id = self.catalogue.items[index].id
+        return target * factor, rest * factor, prompt, shown, bool(target.any()), clip, source_id, negative
 
     def _negative(self, name: str, left_out: str | None, rng: np.random.Generator) -> str | None:
         """Draw a prompt for what is left out, or now and then for a sound that has nothing to do with `name`."""
