@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,8 @@ from unisep_clap.text_tower import TextTower, TextTowerConfig
 from unisep_clap.wordpiece import WordPiece
 from unisep_train.data.band_powers import MEL, build, read
 from unisep_train.data.corpus import decode
-from unisep_train.rendering.clips import beat, phrase, timbres
+from unisep_train.rendering.clips import DRUM_KIT, TIMBRES, phrase
+from unisep_train.rendering.scores import new_score
 from unisep_train.tasks import audio_tower, phrases
 from unisep_train.tasks.audio_tower import (
     AudioRecipe,
@@ -353,9 +353,14 @@ def test_packed_weights_and_card(tmp_path, command):
 
 
 def test_every_timbre_has_a_phrase_within_its_seconds():
-    table = timbres()
-    assert {timbre.program for timbre in table if timbre.percussion_note is None} == set(range(128))
-    for timbre in table:
-        events = phrase(timbre, random.Random(1))
-        assert events and all(0 <= start < 4.0 and end > start for start, end, _, _ in events)
-    assert {36, 35} & {key for _, _, key, _ in beat(random.Random(0))}
+    assert {timbre.program for timbre in TIMBRES if timbre.percussion_note is None} == set(range(128))
+    for number, timbre in enumerate((*TIMBRES, DRUM_KIT)):
+        rng = np.random.default_rng(number)
+        score = new_score(4.0, rng)
+        part = phrase(timbre, score, rng)
+        assert part.notes and all(
+            0 <= score.seconds(note.start_beats) < 4.0 and note.n_beats > 0 for note in part.notes
+        )
+        if timbre.percussion_note:
+            assert {note.key for note in part.notes} == {timbre.percussion_note}
+    assert part.is_drums and len({note.key for note in part.notes}) > 1

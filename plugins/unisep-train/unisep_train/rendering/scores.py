@@ -297,7 +297,7 @@ PIECES = {row["name"]: Piece(**row) for row in _PLAYERS["piece"]}
 
 def arrange(score: Score, rng: np.random.Generator) -> list[Part]:
     """Draw the parts of a piece: drums piece by piece, a bass, and two to five others with different labels."""
-    parts = _drum_parts(score, rng)
+    parts = drum_parts(score, rng)
     used: set[str] = set()
     roles = [name for name, role in ROLES.items() if rng.random() < role.probability]
     roles += ["chords"] * (len(roles) < 3) + ["lead"] * (rng.random() < 0.25)
@@ -331,7 +331,8 @@ def _with_rests(notes: list[Note], score: Score, probability: float, rng: np.ran
     return [note for note in notes if plays[int(note.start_beats // (2 * BEATS_PER_BAR))]]
 
 
-def _drum_parts(score: Score, rng: np.random.Generator) -> list[Part]:
+def drum_parts(score: Score, rng: np.random.Generator) -> list[Part]:
+    """Write the parts of a kit, a piece each."""
     kit = int(rng.choice(STYLES[score.style].kits))
     parts = []
     for name, notes in drum_notes(score, rng).items():
