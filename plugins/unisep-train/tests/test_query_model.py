@@ -284,6 +284,12 @@ def test_recipes_of_older_runs_stay_readable(tmp_path: Path) -> None:
     assert Recipe.of_run(tmp_path) == RECIPE
 
 
+@pytest.mark.parametrize("name", ["ablation", "embedded", "embedded-anew"])
+def test_recipes_that_start_from_nothing_can_be_read(name: str) -> None:
+    recipe = Recipe.read(Path(str(resources.files("unisep_train"))) / "recipes" / f"{name}.json")
+    assert recipe.start == Start() and recipe.space == "clap-mini-1"
+
+
 def test_the_recipe_of_one_run_makes_the_embedded_model() -> None:
     recipe = Recipe.read(Path(str(resources.files("unisep_train"))) / "recipes" / "embedded-anew.json")
     weights = Path(str(resources.files("unisep_film"))) / "weights" / "unisep_film.safetensors"
