@@ -220,7 +220,10 @@ def test_phrases_come_from_a_dictionary_and_a_manifest(tmp_path):
     (tmp_path / "data.adj").write_text(lines("00", "wet(a)"))
     (tmp_path / "data.verb").write_text(lines("30", "bake", "see"))
     (tmp_path / "words").write_text("Kettle don't")
-    rows = [{"label": "bell", "synonyms": ["gong", "chime"]}, {"label": "tin bell", "synonyms": ["gong"]}]
+    rows = [
+        {"path": "1.wav", "label": "bell", "synonyms": ["gong", "chime"]},
+        {"path": "2.wav", "label": "tin bell", "synonyms": ["gong"]},
+    ]
     (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
     links = phrases.sound_links(tmp_path / "manifest.jsonl")
     assert ("bell", "gong", 1.0) in links.pairs and "tin bell" in links.names

@@ -184,21 +184,19 @@ class PartWriter:
                 f"{self.sample_rate_hz}: all parts of a store have one rate."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._keep_facts()
+        begun, facts = (
+            self.folder / "begun",
+            f"{self.sample_rate_hz} Hz{f' from {self.source}' if self.source else ''}\n",
+        )
+        if begun.exists() and (was := begun.read_text(encoding="utf-8")) != facts:
+            raise DatasetError(
+                f"{self.folder} was begun at {was.strip()}, not {facts.strip()}. Go on as it was begun, or delete it."
+            )
+        begun.write_text(facts, encoding="utf-8")
         n_index_bytes = self._recover()
         places = {"samples.i16": 2 * self._n_values, "activity.i8": self._n_activity, "index.jsonl": n_index_bytes}
         self._files = [_open_at(self.folder / name, n_bytes) for name, n_bytes in places.items()]
         return self
-
-    def _keep_facts(self) -> None:
-        path, origin = self.folder / "begun", f" from {self.source}" if self.source else ""
-        facts = f"{self.sample_rate_hz} Hz{origin}\n"
-        begun = path.read_text(encoding="utf-8") if path.exists() else facts
-        if begun != facts:
-            raise DatasetError(
-                f"{self.folder} was begun at {begun.strip()}, not {facts.strip()}. Go on as it was begun, or delete it."
-            )
-        path.write_text(facts, encoding="utf-8")
 
     def _recover(self) -> int:
         """Move positions behind the sounds that an earlier run left complete; return the length of its index in bytes."""

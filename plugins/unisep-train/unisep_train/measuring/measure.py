@@ -33,7 +33,7 @@ from unisep_train.measuring.validation import ValidationConfig, ValidationItem, 
 from unisep_train.mixing.queries import EMBEDDED, TextAudioEncoder
 from unisep_train.tasks.query_model import QueryModelRun
 
-MIN_WINDOWS = 8
+MIN_WINDOWS = 8  # a median over fewer says little, and is left out of a card
 CARD = "htdemucs-film.toml"
 Group = Literal["song", "remix", "single", "absent", "rendered"]
 # What the kinds of a store are to a reader: notes and phrases come from recordings of instruments never trained on.
@@ -97,7 +97,8 @@ def measure(
 def grouped(figures: Sequence[Figures]) -> Table:
     """Return medians over all windows of a kind of held-out recording in which the target sounds, then a group and class.
 
-    Absent sounds are one class, and only have a level and a presence.
+    Absent sounds are one class, and only have a level and a presence. The area under the ROC curve of presence is the chance
+    that a present sound scores above an absent one.
     """
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in figures:
@@ -106,20 +107,18 @@ def grouped(figures: Sequence[Figures]) -> Table:
             rows[key].append(row._asdict())
     kinds = sorted(key for key in rows if key.startswith("all: "))
     fields = {key: ABSENT_FIGURES if key == "absent" else PRESENT_FIGURES for key in rows}
-    return {key: medians(rows[key], fields[key]) for key in (*kinds, *(key for key in rows if key not in kinds))}
+    table = {key: medians(rows[key], fields[key]) for key in (*kinds, *(key for key in rows if key not in kinds))}
+    present, absent = (
+        [row.presence for row in figures if (row.group == "absent") is is_absent] for is_absent in (False, True)
+    )
+    auc = roc_auc(present, absent)
+    return table if auc is None else table | {"presence_auc": {"value": round(auc, 3)}}
 
 
 def medians(rows: Sequence[Mapping[str, Any]], fields: Iterable[str] | None = None) -> dict[str, float]:
     """Return the number of windows, and the median of each field over them; of all fields by default."""
     fields = fields or (rows[0] if rows else ())
     return {"n_windows": len(rows)} | {field: round(median(row[field] for row in rows), 2) for field in fields if rows}
-
-
-def presence_auc(figures: Sequence[Figures]) -> float | None:
-    """Return the area under the ROC curve of presence: the chance that a present sound scores above an absent one."""
-    present = [row.presence for row in figures if row.group != "absent"]
-    auc = roc_auc(present, [row.presence for row in figures if row.group == "absent"])
-    return None if auc is None else round(auc, 3)
 
 
 def print_table(table: Mapping[str, Mapping[str, float]], width: int, digits: int) -> None:
@@ -133,17 +132,13 @@ def measured(
 ) -> Table:
     """Return the figures of a model by kind and class for one way of asking; print them."""
     items = validation_items(store, windows_for(model), groups)
-    figures = measure(model, items, queries, store.sample_rate_hz, ask)
-    auc = presence_auc(figures)
-    table = grouped(figures) | ({} if auc is None else {"presence_auc": {"value": auc}})
-    print(json.dumps({"ask": ask, "step": n_steps, "presence_auc": auc}), flush=True)
+    table = grouped(measure(model, items, queries, store.sample_rate_hz, ask))
+    print(
+        json.dumps({"ask": ask, "step": n_steps, "presence_auc": table.get("presence_auc", {}).get("value")}),
+        flush=True,
+    )
     print_table(table, 40, 7)
     return table
-
-
-def _stated(table: Table) -> Table:
-    """Return the rows of a table that a card states: a median over few windows says little."""
-    return {key: row for key, row in table.items() if row.get("n_windows", MIN_WINDOWS) >= MIN_WINDOWS}
 
 
 def measure_command(
@@ -188,8 +183,10 @@ def measure_command(
         if not is_file:
             hours = n_steps * measured_run.recipe.mix.batch_seconds / 3600
             training = {"n_steps": n_steps, "hours_of_mixtures": round(hours, 1)}
-            write_card(
-                card, card, [file], {"training": training} | {way: _stated(table) for way, table in tables.items()}
-            )
+            stated: dict[str, Table] = {
+                way: {key: row for key, row in table.items() if row.get("n_windows", MIN_WINDOWS) >= MIN_WINDOWS}
+                for way, table in tables.items()
+            }
+            write_card(card, card, [file], {"training": training, **stated})
     finally:
         candidate.unlink(missing_ok=True)

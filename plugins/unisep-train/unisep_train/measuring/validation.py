@@ -19,6 +19,7 @@ from typing import NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 from unisep_evaluate import vocabulary
+from unisep_evaluate.passages import power_db
 from unisep_evaluate.windows import quota
 
 from unisep_train.data.catalogue import Catalog
@@ -94,7 +95,7 @@ class SongWindows:
             loudest = target_db.max(axis=0)
             if np.mean(loudest > max(loudest.max() - 25, -50)) < LEAST_SHARE:
                 continue
-            levels_db = _power_db(target_db), _power_db(rest_db)
+            levels_db = power_db(target_db), power_db(rest_db)
             if abs(levels_db[0] - levels_db[1]) < within_db and min(levels_db) > LEAST_DB:
                 windows.append(Window(song, start))
         return windows
@@ -118,10 +119,6 @@ class SongWindows:
         first, store = int(start / self._step_samples), self.catalogue.store
         steps = slice(first, first + int(self.n_samples / self._step_samples))
         return np.array([store.activity(self.catalogue.items[index])[steps] for index in indices], dtype=np.float64)
-
-
-def _power_db(levels_db: NDArray[np.float64]) -> float:
-    return float(10 * np.log10(np.sum(10.0 ** (levels_db / 10), axis=0).mean() + 1e-12))
 
 
 @dataclass(frozen=True)
@@ -248,14 +245,13 @@ class _Builder:
 
     def absent_items(self) -> Iterator[ValidationItem]:
         """Yield windows of held-out songs asked for what is not in them, nor anything of its kind."""
-        songs, questions = sorted(self.held_out.songs), []
-        tags = {
-            song: {tag for i in stems for tag in self.held_out.tags[i]} for song, stems in self.held_out.songs.items()
-        }
+        songs, questions, tags = sorted(self.held_out.songs), [], self.held_out.tags
         for number, name in enumerate(ABSENT_NAMES):
             first = number % max(len(songs), 1)
             kin = {name} | vocabulary.ancestors(name)
-            questions += [(song, name) for song in songs[first:] + songs[:first] if not kin & tags[song]]
+            for song in songs[first:] + songs[:first]:
+                if all(kin.isdisjoint(tags[i]) for i in self.held_out.songs[song]):
+                    questions.append((song, name))
         for number, (song, name) in enumerate(questions[: self.config.n_absent]):
             stems = self.held_out.songs[song]
             start = self.held_out.start(stems[0], self.n_samples, np.random.default_rng((7, number)))

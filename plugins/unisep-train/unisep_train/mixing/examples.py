@@ -19,7 +19,7 @@ from unisep.errors import DatasetError
 from unisep_train.data.catalogue import Catalog
 from unisep_train.data.store import Store
 from unisep_train.mixing import sounds
-from unisep_train.mixing.config import MixConfig, Variation
+from unisep_train.mixing.config import MixConfig
 from unisep_train.mixing.sounds import Sound
 
 # What a prompt may be besides a name, and prompts for all but one of the four stems.
@@ -185,7 +185,8 @@ class ExampleStream:
 
     def _lone_target(self, name: str, index: int, song: list[int] | None, rng: np.random.Generator) -> Sound:
         """Return the sound alone, or with the stems of its song that answer too."""
-        catalogue, variation = self.catalogue, self._variation(name)
+        catalogue = self.catalogue
+        variation = self.config.vocals_variation if _is_vocal(name) else self.config.variation
         if not song or rng.random() < 0.3:
             return sounds.one_sound(catalogue, index, self.n_samples, variation, rng)
         n_read = sounds.varied_length(self.n_samples, variation, rng)
@@ -193,9 +194,6 @@ class ExampleStream:
         matching = [i for i in song if name in catalogue.tags[i]]
         sound = sounds.stems(catalogue, matching, start, n_read, rng, self.config.source_level_db)
         return sounds.varied(sounds.respeed(sound, self.n_samples), catalogue, variation, rng)
-
-    def _variation(self, name: str) -> Variation:
-        return self.config.vocals_variation if _is_vocal(name) else self.config.variation
 
     def _among_others(self, name: str, target: Sound, rng: np.random.Generator) -> tuple[Sound, Sound]:
         """Put sounds from elsewhere beside the target; those that answer as well are added to it."""

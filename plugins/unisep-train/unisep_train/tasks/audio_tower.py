@@ -109,15 +109,12 @@ class AudioRun(Learner[AudioTower, AudioBatch]):
         """Make one update; return the loss."""
         mel, clips = batch
         with self.in_bfloat16:
-            heard = self.model.from_mel(mel)
-        loss = self._loss(heard.float(), clips)
-        return {"norm": self.learn(loss), "loss": loss.detach()}
-
-    def _loss(self, heard: Tensor, clips: list[Clip]) -> Tensor:
+            heard = self.model.from_mel(mel).float()
         right = torch.stack([self.names.rightness[clip.label] for clip in clips])
         wanted = self.names.of([clip.label for clip in clips])
         guess = (heard @ self.names.vectors.T / self.recipe.temperature).log_softmax(-1)
-        return -(right * guess).sum(-1).mean() + self.recipe.cosine_weight * (1 - (heard * wanted).sum(-1)).mean()
+        loss = -(right * guess).sum(-1).mean() + self.recipe.cosine_weight * (1 - (heard * wanted).sum(-1)).mean()
+        return {"norm": self.learn(loss), "loss": loss.detach()}
 
 
 @final
@@ -136,7 +133,7 @@ class Listener:
             EMPHASIS.get(clip.family, 1.0) / n_files[clip.label] ** 0.5
             * (3.0 if clip.kind == "song" else 1.0) for _, clip in self._items
         ])  # fmt: skip
-        self._cumulative = np.cumsum(weights / weights.sum())
+        self._shares = weights / weights.sum()
 
     def draw(self, n: int) -> tuple[Tensor, Tensor, list[Clip]]:
         """Draw powers `[n, bands + 1, frames]` of sounds, those of strangers to mix in, and the sounds' clips."""
@@ -147,7 +144,7 @@ class Listener:
         return *powers, [clip for _, clip in chosen]  # type: ignore[return-value]
 
     def _item(self) -> tuple[BandPowers, Clip]:
-        return self._items[min(int(np.searchsorted(self._cumulative, self._random.random())), len(self._items) - 1)]
+        return self._items[self._random.choice(len(self._items), p=self._shares)]
 
     def _cut(self, store: BandPowers, clip: Clip) -> np.ndarray:
         """Cut a window where the clip sounds, now and then a short one."""

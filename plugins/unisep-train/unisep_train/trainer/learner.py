@@ -81,7 +81,13 @@ class Learner(ABC, Generic[ModelT, BatchT]):
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         if torch.isfinite(norm):
             self.optimizer.step()
-        self._follow()
+        decay = self.recipe.average_decay_at(self.step)
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                if value.is_floating_point():
+                    self.average[name].lerp_(value, 1 - decay)
+                else:  # a counter
+                    self.average[name].copy_(value)
         self.step += 1
         return norm
 
@@ -129,16 +135,6 @@ class Learner(ABC, Generic[ModelT, BatchT]):
         self.restore()
         keep_learning(self, islice(batches, self.step, self.recipe.n_steps), audio_seconds, stop_after_seconds)
         return self.averaged()
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the average towards the model; counters are copied."""
-        decay = self.recipe.average_decay_at(self.step)
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
-            else:
-                self.average[name].copy_(value)
 
 
 def keep_learning(
