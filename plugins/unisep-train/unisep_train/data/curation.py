@@ -3,12 +3,9 @@
     python -m unisep_train curate FOLDER --backend htdemucs --json verdicts.json
     python -m unisep_train corpus FOLDER STORE --curated verdicts.json
 
-The rule of Rouard et al. 2022 (arXiv:2211.08553), section 4.1: every stem i of a song is put through a separator by
-itself. P[i, j] is the share of the one-second segments in which stem i sounds and output j comes within 10 dB of it (or
-exceeds it). Were all labels right and the separator perfect, P would be the identity. A song is kept if every stem sounds
-in at least 30 % of its segments, every P[i, i] is above 70 % and every other P[i, j] below 30 %.
-
-FOLDER is in any layout; stems of one source are summed first. Any backend with fixed stems will do.
+The rule of Rouard et al. 2022 (arXiv:2211.08553), section 4.1: P[i, j] is the share of the one-second segments in which
+stem i sounds and output j, of a separator that is given stem i alone, comes within 10 dB of it (or exceeds it). FOLDER is
+in any layout; stems of one source are summed first. Any backend with fixed stems will do.
 """
 
 from __future__ import annotations

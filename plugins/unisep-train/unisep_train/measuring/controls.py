@@ -2,11 +2,10 @@
 
     python -m unisep_train controls STORE --weights model.safetensors --json controls.json
 
-*Exclusion*: windows in which a name is answered by stems with and without a narrower or another name ("drums"
-with and without "kick drum"), both heard. The output is projected on the true stems that are kept, left out and
-neither (least squares); the share of the stem that is left out is compared with and without the exclusion.
-*Weights*: windows that hold two sounds; one is asked for by text and the other by an example, in one query, with
-shares of the text from 1 to 0; the level of one against the other in the output should follow.
+*Exclusion*: a name is asked with and without a narrower or another name ("drums" without "kick drum"); the output is
+projected on the true stems that are kept, left out and neither (least squares).
+*Weights*: of two sounds one is asked for by text and the other by an example, in one query; the level of one against the
+other in the output should follow the share of the text.
 """
 
 from __future__ import annotations

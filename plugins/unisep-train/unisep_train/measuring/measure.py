@@ -4,8 +4,7 @@
     python -m unisep_train measure STORE RUN --release my.safetensors       # and weights for --query-weights
     python -m unisep_train measure STORE RUN --release PACKAGE              # or weights and card in a package folder
 
-Every figure is a median over windows in which target and rest are within 10 dB of each other (but for
-absent sounds). SI-SDR is scale-invariant (arXiv:1811.02508); SDR is the plain energy ratio
+Every figure is a median over windows. SI-SDR is scale-invariant (arXiv:1811.02508); SDR is the plain energy ratio
 10 log10(|s|^2 / |s - e|^2), for which silence scores 0 dB.
 """
 

@@ -1,10 +1,9 @@
 """The fixed validation windows: the same list for the same store and config, however often it is asked.
 
-Five groups: `song` (a held-out song's stems as its own mixture), `remix` (the same with the target raised or
-lowered to the rest's level, for stems the song holds too quiet), `single` (a held-out single recording among
-other held-out material), `absent` (a held-out song asked for what it does not hold) and `rendered` (a rendered
-song of a held-out score as its own mixture). The first four do not depend on whether the store has rendered
-songs. In all but `absent`, target and rest are within 10 dB of each other. Clips for example queries come from the training split.
+Five groups: `song` (a held-out song's stems as its own mixture), `remix` (the same with the target near the rest's level,
+for stems the song holds too quiet), `single` (a held-out recording among others), `absent` (a held-out song asked for
+what it does not hold) and `rendered` (a rendered song of a held-out score). In all but `absent`, target and rest are
+within 10 dB of each other. Clips for example queries come from the training split.
 """
 
 from __future__ import annotations

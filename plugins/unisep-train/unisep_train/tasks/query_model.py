@@ -4,10 +4,8 @@
     python -m unisep_train train STORE RUN            # goes on where RUN stopped
     torchrun --nproc-per-node 8 -m unisep_train train STORE RUN --config recipe.json --workers 8
 
-A run folder holds `recipe.json` (frozen when the run starts), `checkpoint.pt` (model, average, optimiser, step;
-replaced atomically) and `log.jsonl` (a line every `log_every` steps; `plot` draws it). The examples of a step depend
-on the seed and the step alone, so a resumed run sees what an unbroken one would have seen, and several processes share
-the batch that one would have had.
+The examples of a step depend on the seed and the step alone, so a resumed run sees what an unbroken one would have seen,
+and several processes share the batch that one would have had.
 """
 
 from __future__ import annotations

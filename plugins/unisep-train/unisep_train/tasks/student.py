@@ -1,13 +1,10 @@
 """Distil an HT Demucs into a smaller and faster one: the student learns to give what the teacher gives.
 
     python -m unisep_train distil STORE RUN --config distil.json
-    python -m unisep_train distil STORE RUN            # goes on where RUN stopped
-    python -m unisep_train distil STORE RUN --release student.safetensors
+    python -m unisep_train distil STORE RUN --release student.safetensors        # goes on where RUN stopped
 
-Only the mixtures of the store's examples are used, never what is in them: what is right is what the teacher gives. Both
-hear a mixture with mean 0 and deviation 1, as songs are given to HT Demucs. A run folder is what it is for `train`; a run
-that goes on takes no other teacher, and one that has ended needs none. The student that is released is the running
-average, as a checkpoint that `Separator("htdemucs", weights="student.safetensors")` takes.
+Only the mixtures of the store's examples are used, never what is in them; both hear a mixture with mean 0 and deviation 1,
+as songs are given to HT Demucs. The student that is released is the running average, a checkpoint as `Separator` takes it.
 Knowledge distillation: Hinton, Vinyals, Dean 2015, arXiv:1503.02531; here the teacher's waveforms are the soft targets.
 """
 

@@ -1,6 +1,6 @@
 """What every run goes through, whatever it learns: steps, a line in the log, the checkpoint, an early stop.
 
-A run is a folder with a recipe (`recipe.json`), a log (`log.jsonl`) and a checkpoint.
+A run is a folder with a recipe (`recipe.json`), a log (`log.jsonl`, which `plot` draws) and a checkpoint (`checkpoint.pt`).
 """
 
 from __future__ import annotations
