@@ -40,12 +40,12 @@ def phrase(name: str, rng: np.random.Generator, plain_probability: float = 0.65)
     return text.capitalize() if rng.random() < 0.07 else text
 
 
-@final
+@dataclass(frozen=True)
 class Sampler:
     """Draws names and sounds of a catalogue with the shares a config states."""
 
-    def __init__(self, catalogue: Catalog, config: MixConfig) -> None:
-        self.catalogue, self.config = catalogue, config
+    catalogue: Catalog
+    config: MixConfig
 
     def target(self, rng: np.random.Generator) -> tuple[str, int]:
         """Draw the canonical name asked for and a sound that answers to it."""
@@ -114,13 +114,10 @@ class ExampleStream:
     """Batches of examples from a store, the same for the same seed and step; pickles without the audio."""
 
     def __init__(self, store: Store, config: MixConfig | None = None, seed: int = 0) -> None:
-        self.config = config or MixConfig()
-        self.seed = seed
-        self.sample_rate_hz = store.sample_rate_hz
+        self.config, self.seed, self.sample_rate_hz = config or MixConfig(), seed, store.sample_rate_hz
         self.catalogue = Catalog(store)
         self.sampler = Sampler(self.catalogue, self.config)
         self.n_samples = round(self.config.segment_seconds * store.sample_rate_hz)
-        self._tags_of: dict[str, frozenset[str]] = {}
 
     def batch(self, step: int, items: range | None = None) -> Batch:
         """Mix the batch of `step`, or the `items` of it that are asked for."""
@@ -214,10 +211,9 @@ class ExampleStream:
 
     def _other(self, name: str, rng: np.random.Generator) -> tuple[Sound, bool, int]:
         """Draw a sound beside the target; tell whether it answers too, and how many sources it counts for."""
-        if self.catalogue.songs and rng.random() < self.config.bundle_probability:
-            bundle = self._bundle(name, rng)
-            if bundle is not None:
-                return bundle, False, 3
+        is_bundle = self.catalogue.songs and rng.random() < self.config.bundle_probability
+        if is_bundle and (bundle := self._bundle(name, rng)) is not None:
+            return bundle, False, 3
         for _ in range(20):
             index = self.sampler.beside(name, rng)
             if not self.catalogue.is_unclear(name, index):
@@ -266,16 +262,12 @@ class ExampleStream:
         """Draw a prompt for what is left out, or now and then for a sound that has nothing to do with `name`."""
         if left_out is None and rng.random() < self.config.negative_probability / 3:
             other = self.catalogue.names[self.sampler.beside(name, rng)]
-            apart = self._heard_as(name).isdisjoint({other, *vocabulary.ancestors(other)})
+            # All that sounds which answer to `name` answer to, and what contains it.
+            tags = (self.catalogue.tags[i] for i in self.catalogue.by_tag.get(name, ()))
+            heard_as = frozenset({name, *vocabulary.ancestors(name)}).union(*tags)
+            apart = heard_as.isdisjoint({other, *vocabulary.ancestors(other)})
             left_out = other if apart and other not in vocabulary.MIXED else None
         return None if left_out is None else phrase(left_out, rng)
-
-    def _heard_as(self, name: str) -> frozenset[str]:
-        """Return all that sounds which answer to `name` answer to, and what contains it."""
-        if name not in self._tags_of:
-            tags = (self.catalogue.tags[i] for i in self.catalogue.by_tag.get(name, ()))
-            self._tags_of[name] = frozenset({name, *vocabulary.ancestors(name)}).union(*tags)
-        return self._tags_of[name]
 
     def _clip(self, name: str, index: int, rng: np.random.Generator) -> NDArray[np.float32] | None:
         """Read a mono clip of the same name from another song or file, or return None."""

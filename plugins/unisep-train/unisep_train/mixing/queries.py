@@ -26,12 +26,12 @@ BatchT = TypeVar("BatchT", covariant=True)
 EMBEDDED = "unisep_clap.mini:load"
 
 
+@dataclass
 class TextAudioEncoder:
-    """Encodes prompts and example clips; prompts are few, so their vectors are kept."""
+    """Encodes prompts and example clips; prompts are few, so their vectors are kept. `load` is called on first use."""
 
-    def __init__(self, load: Callable[[], QueryEncoder]) -> None:
-        self._load = load
-        self._texts: dict[str, Tensor] = {}
+    load: Callable[[], QueryEncoder]
+    _texts: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def named(cls, load: str, weights: Path | None, spaces: dict[str, int]) -> TextAudioEncoder:
@@ -41,7 +41,7 @@ class TextAudioEncoder:
     @cached_property
     def encoder(self) -> QueryEncoder:
         """The encoder, loaded on first use. Raises as what loads it does."""
-        return self._load()
+        return self.load()
 
     def texts(self, prompts: Sequence[str]) -> Tensor:
         """Return vectors `[n, dim]` of `prompts`."""

@@ -126,18 +126,14 @@ def reverb(stem: Stem, sample_rate_hz: int, decay_seconds: float, wet_db: float,
 
 def drive(stem: Stem, amount: float) -> Stem:
     """Pass the stem through a soft clipper; `amount` is how far its peak goes beyond the knee."""
-    peak = float(np.abs(stem).max(initial=0.0))
-    if peak == 0.0:
-        return stem
+    peak = float(np.abs(stem).max(initial=0.0)) or 1.0
     return (np.tanh(stem * (amount / peak)) * (peak / np.tanh(amount))).astype(np.float32)
 
 
 def swell(stem: Stem, sample_rate_hz: int, range_db: float, rng: np.random.Generator) -> Stem:
     """Change the stem's level slowly within +-`range_db`, with a new aim every two seconds."""
-    n_points = len(stem) // (2 * sample_rate_hz) + 2
-    curve_db = np.interp(
-        np.arange(len(stem)), np.linspace(0, len(stem), n_points), rng.uniform(-range_db, range_db, n_points)
-    )
+    points = np.linspace(0, len(stem), len(stem) // (2 * sample_rate_hz) + 2)
+    curve_db = np.interp(np.arange(len(stem)), points, rng.uniform(-range_db, range_db, len(points)))
     return stem * (10.0 ** (curve_db / 20)).astype(np.float32)[:, None]
 
 

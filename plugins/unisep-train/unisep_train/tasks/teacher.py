@@ -72,20 +72,19 @@ def load_teacher(teacher: Teacher, student: FilmConfig, segment_seconds: float, 
 
 
 def _check_fit(teacher: FilmConfig, student: FilmConfig, segment_seconds: float) -> None:
+    theirs, ours = teacher.separator, student.separator
     for name in ("samplerate", "audio_channels"):
-        theirs, ours = getattr(teacher.separator, name), getattr(student.separator, name)
-        if theirs != ours:
+        if getattr(theirs, name) != getattr(ours, name):
             raise OptionError(
-                f"The teacher has {name} {theirs}, the student {ours}. "
-                "A student hears what its teacher hears: give it the same in model.demucs."
+                f"The teacher has {name} {getattr(theirs, name)}, the student {getattr(ours, name)}. Give it the same."
             )
-    strange = {space: n for space, n in student.spaces.items() if teacher.spaces.get(space) != n}
-    if strange:
-        raise OptionError(f"The teacher understands {teacher.spaces}, not {strange}. Ask in one of its spaces.")
-    is_limited = teacher.output == "spectrogram" and teacher.separator.use_train_segment
-    longest_seconds = float(teacher.separator.segment)
-    if is_limited and segment_seconds > longest_seconds:
-        raise OptionError(f"mix.segment_seconds is {segment_seconds}; the teacher takes at most {longest_seconds}.")
+    if not student.spaces.items() <= teacher.spaces.items():
+        raise OptionError(f"The teacher understands {teacher.spaces}, not {student.spaces}. Ask in one of its spaces.")
+    is_limited = teacher.output == "spectrogram" and theirs.use_train_segment
+    if is_limited and segment_seconds > theirs.segment:
+        raise OptionError(
+            f"mix.segment_seconds is {segment_seconds}; the teacher takes at most {float(theirs.segment)}."
+        )
 
 
 @torch.no_grad()

@@ -138,8 +138,8 @@ def draw_together(
     position = {name: i for i, name in enumerate(links.names)}
     wanted = torch.zeros(len(vectors), len(vectors))
     for first, second, strength in links.pairs:
-        for i, j in ((position[first], position[second]), (position[second], position[first])):
-            wanted[i, j] = max(float(wanted[i, j]), strength)
+        i, j = position[first], position[second]
+        wanted[i, j] = wanted[j, i] = max(float(wanted[i, j]), float(wanted[j, i]), strength)
     pull = wanted.sum(1, keepdim=True).clamp(max=1.0)
     wanted = wanted / wanted.sum(1, keepdim=True).clamp(min=1e-9)
     moved = vectors.clone().requires_grad_()
