@@ -30,10 +30,6 @@ from torch.nn.functional import normalize
 from unisep_clap.audio_tower import AudioTower, AudioTowerConfig
 from unisep_clap.text_tower import TextTower, TextTowerConfig
 from unisep_clap.wordpiece import WordPiece
-from unisep_film.checkpoints import save_model
-from unisep_film.config import FilmConfig
-from unisep_film.film import FiLM
-from unisep_film.model import FilmHTDemucs
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
 from unisep_htdemucs.saving import save_checkpoint
@@ -110,20 +106,11 @@ def store_of(folder: Path) -> str:
     return str(folder / "store")
 
 
-def query_model(folder: Path, **changes: Any) -> torch.nn.Module:
+def query_model(folder: Path) -> torch.nn.Module:
     given = folder / "given.json"
-    given.write_text(json.dumps(QUERY_MODEL | changes))
+    given.write_text(json.dumps(QUERY_MODEL))
     run = QueryModelRun(Recipe.of_run(folder / "run", given), folder / "run")
     return train(store_of(folder), run, TextAudioEncoder(HashEncoder), n_workers=0).averaged()
-
-
-def taught_query_model(folder: Path) -> torch.nn.Module:
-    torch.manual_seed(3)
-    teacher = FilmHTDemucs(FilmConfig.model_validate(QUERY_MODEL["model"]))
-    for film in (module for module in teacher.modules() if isinstance(module, FiLM)):
-        torch.nn.init.normal_(film.scale.weight, std=0.3)
-    path = save_model(folder / "teacher.safetensors", teacher, torch.float32)
-    return query_model(folder, teacher={"film": str(path), "share": 0.7, "spectral": 0.1}, n_steps=6)
 
 
 def student(folder: Path) -> torch.nn.Module:
@@ -186,8 +173,7 @@ def audio_tower(folder: Path) -> torch.nn.Module:
 
 
 TASKS: dict[str, Callable[[Path], torch.nn.Module]] = {
-    "query model": query_model, "taught query model": taught_query_model, "student": student,
-    "text tower": text_tower, "audio tower": audio_tower,
+    "query model": query_model, "student": student, "text tower": text_tower, "audio tower": audio_tower,
 }  # fmt: skip
 
 

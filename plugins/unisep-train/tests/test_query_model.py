@@ -280,8 +280,11 @@ def test_recipes_of_older_runs_stay_readable(tmp_path: Path) -> None:
     """What a run wrote before starts, stages and the spectral loss existed means the same as ever."""
     old = RECIPE.model_dump()
     del old["start"], old["conditioning_steps"], old["losses"]["spectral"], old["losses"]["spectral_windows"]
-    (tmp_path / "recipe.json").write_text(json.dumps(old))
+    (tmp_path / "recipe.json").write_text(json.dumps(old | {"teacher": None}))
     assert Recipe.of_run(tmp_path) == RECIPE
+    (tmp_path / "recipe.json").write_text(json.dumps(old | {"teacher": {"film": "large.safetensors"}}))
+    with pytest.raises(OptionError, match="teacher"):
+        Recipe.of_run(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["ablation", "embedded", "embedded-anew"])
