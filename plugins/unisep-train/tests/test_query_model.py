@@ -474,9 +474,9 @@ def test_an_encoder_of_another_space_is_refused(encoder: TextAudioEncoder) -> No
 
 
 def test_a_log_is_read_past_resumes_and_crashes(tmp_path: Path) -> None:
-    rows = [{"step": 2, "loss": 3.0}, {"step": 4, "loss": 2.0}, {"step": 6, "loss": 1.5}, {"step": 4, "loss": 1.0}]
+    rows = [{"step": 2, "loss": 3.0}, {"step": 4, "loss": 2.0}, {"step": 2, "loss": 1.0}]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 6, "lo')
-    assert plot.read_log(tmp_path) == [{"step": 2, "loss": 3.0}, {"step": 4, "loss": 1.0}]
+    assert plot.read_log(tmp_path) == [{"step": 2, "loss": 1.0}, {"step": 4, "loss": 2.0}]
     (tmp_path / "log.jsonl").write_text("")
     with pytest.raises(DatasetError, match="no steps"):
         plot.read_log(tmp_path)
@@ -486,7 +486,7 @@ def test_the_plot_shows_several_runs(tmp_path: Path, command: Command, capsys: p
     pytest.importorskip("matplotlib")
     for run, loss in (("first", 2.0), ("second", 1.0)):
         (tmp_path / run).mkdir()
-        lines = [{"step": step, "loss": loss / step, "si_sdr_gain_db": step} for step in (25, 50, 75)]
+        lines = [{"step": step, "loss": loss / step, f"only {run}": step} for step in (25, 50, 75)]
         (tmp_path / run / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
     out = tmp_path / "progress.png"
     assert not command("plot", tmp_path / "first", tmp_path / "second", "--out", out)
