@@ -73,7 +73,10 @@ def verdict_of(folder, bands):
 
 
 def counted(*sources, **rows):
-    return Judgement.of("song", sources, rows)
+    """A judgement from the counts of each row: segments, those that sound, and those in which each output is heard."""
+    nothing = (0, 0, [0] * len(sources))
+    filled = (rows.get(source, nothing) for source in sources)
+    return Judgement("song", sources, np.array([[n, n_sounding, *heard] for n, n_sounding, heard in filled]))
 
 
 def test_levels_are_mean_power_of_whole_seconds():
@@ -89,7 +92,7 @@ def test_a_row_is_counted_as_published():
     stem = np.repeat(10 ** (np.array([-6, -6, -6, -39, -41.0]) / 20), 10)[None]
     near, far = stem * 10 ** (-9 / 20), stem * 10 ** (-11 / 20)
     half = np.where(np.arange(50) < 20, near, far)
-    assert count_row(stem, [near, far, half], 10) == (5, 4, [4, 0, 2])
+    assert count_row(stem, [near, far, half], 10) == [5, 4, 4, 0, 2]
 
 
 def test_the_rule_is_strict_about_its_limits():
@@ -102,12 +105,6 @@ def test_the_rule_is_strict_about_its_limits():
     assert kept(3, 0, sounding=3)
     assert not kept(2, 0, sounding=2), "30 % of the segments must sound"
     assert counted("a").reasons == ["a sounds in 0% of the segments, 30% are needed"]
-
-
-def test_several_songs_count_together():
-    one = counted("a", "b", a=(10, 10, [10, 0]), b=(10, 5, [0, 5]))
-    two = counted("a", "b", a=(30, 30, [15, 30]), b=(10, 5, [5, 5]))
-    np.testing.assert_allclose(Judgement.total([one, two]).matrix, [[25 / 40, 30 / 40], [0.5, 1.0]])
 
 
 def test_a_clean_song_is_kept(tmp_path, bands):
@@ -126,8 +123,7 @@ def test_swapped_stems_are_found(tmp_path, bands):
     expected = np.eye(4)[[0, 3, 2, 1]]
     np.testing.assert_array_equal(verdict.matrix, expected)
     assert verdict.reasons
-    assert verdict.looks_like == {"bass": "vocals", "vocals": "bass"}
-    assert "bass comes out as vocals in 100%" in verdict.reasons
+    assert {"bass comes out as vocals in 100%", "vocals comes out as bass in 100%"} <= set(verdict.reasons)
 
 
 def test_leakage_counts_from_10_db_below(tmp_path, bands):
@@ -172,10 +168,10 @@ def test_the_command_prints_and_writes_verdicts(tmp_path, bands, capsys, command
     words = ["curate", tmp_path / "songs", "--backend", bands, "--rate", RATE_HZ, "--device", "cpu", "--json"]
     assert not command(*words, out)
     printed = capsys.readouterr().out
-    assert "1 of 2 songs kept" in printed and "drums sounds like other" in printed
+    assert "1 of 2 songs kept" in printed and "drums comes out as other in 100%" in printed
     found = json.loads(out.read_text())
     assert {s["song"]: s["kept"] for s in found["songs"]} == {"clean": True, "wrong": False}
-    assert found["overall"]["matrix"]["drums"] == {"drums": 0.5, "bass": 0.0, "other": 0.5, "vocals": 0.0}
+    assert found["songs"][1]["matrix"]["drums"] == {"drums": 0.0, "bass": 0.0, "other": 1.0, "vocals": 0.0}
     assert not command(*words, "-")
     assert json.loads(capsys.readouterr().out) == found
 

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -31,10 +30,6 @@ from torch.nn.functional import normalize
 from unisep_clap.audio_tower import AudioTower, AudioTowerConfig
 from unisep_clap.text_tower import TextTower, TextTowerConfig
 from unisep_clap.wordpiece import WordPiece
-from unisep_film.checkpoints import save_model
-from unisep_film.config import FilmConfig
-from unisep_film.film import FiLM
-from unisep_film.model import FilmHTDemucs
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
 from unisep_htdemucs.saving import save_checkpoint
@@ -111,20 +106,11 @@ def store_of(folder: Path) -> str:
     return str(folder / "store")
 
 
-def query_model(folder: Path, **changes: Any) -> torch.nn.Module:
+def query_model(folder: Path) -> torch.nn.Module:
     given = folder / "given.json"
-    given.write_text(json.dumps(QUERY_MODEL | changes))
+    given.write_text(json.dumps(QUERY_MODEL))
     run = QueryModelRun(Recipe.of_run(folder / "run", given), folder / "run")
     return train(store_of(folder), run, TextAudioEncoder(HashEncoder), n_workers=0).averaged()
-
-
-def taught_query_model(folder: Path) -> torch.nn.Module:
-    torch.manual_seed(3)
-    teacher = FilmHTDemucs(FilmConfig.model_validate(QUERY_MODEL["model"]))
-    for film in (module for module in teacher.modules() if isinstance(module, FiLM)):
-        torch.nn.init.normal_(film.scale.weight, std=0.3)
-    path = save_model(folder / "teacher.safetensors", teacher, torch.float32)
-    return query_model(folder, teacher={"film": str(path), "share": 0.7, "spectral": 0.1}, n_steps=6)
 
 
 def student(folder: Path) -> torch.nn.Module:
@@ -159,10 +145,8 @@ def text_tower(folder: Path) -> torch.nn.Module:
     lesson = text.Lesson(sounds + known, shift(project(torch.cat([u_sounds, u_known]))), len(sounds))
     config = TextTowerConfig(n_pieces=len(pieces), n_factors=12, hidden_width=24, n_dims=8, **shape)
     tower = text.start_from(teacher, list(range(len(pieces))), config, (0, 1, 2))
-    clock = SimpleNamespace(monotonic=itertools.count(0, 6).__next__)  # ten steps of six seconds
-    with patch.object(text, "time", clock):
-        run = text.distil(tower, tokens, lesson, text.TextRecipe(batch_size=8, minutes=1.1, bfloat16=False), folder)
-    return run.averaged()
+    recipe = text.TextRecipe(batch_size=8, n_steps=10, bfloat16=False)
+    return text.TextRun(tower, recipe, folder).learn_all(text.batches(lesson, tokens, recipe))
 
 
 def audio_tower(folder: Path) -> torch.nn.Module:
@@ -185,12 +169,11 @@ def audio_tower(folder: Path) -> torch.nn.Module:
     rough = audio.RougheningConfig()
     listener = audio.Listener([(made, list(made.clips))], audio.n_frames_of(tower), rough, 0)
     recipe = audio.AudioRecipe(n_steps=10, batch_size=8, average_decay=0.9, bfloat16=False)
-    return audio.train(audio.AudioRun(tower, names, recipe, folder), listener)
+    return audio.AudioRun(tower, names, recipe, folder).learn_all(audio.batches(listener, recipe))
 
 
 TASKS: dict[str, Callable[[Path], torch.nn.Module]] = {
-    "query model": query_model, "taught query model": taught_query_model, "student": student,
-    "text tower": text_tower, "audio tower": audio_tower,
+    "query model": query_model, "student": student, "text tower": text_tower, "audio tower": audio_tower,
 }  # fmt: skip
 
 

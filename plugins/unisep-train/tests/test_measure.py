@@ -21,7 +21,7 @@ from unisep_film.model import FilmHTDemucs
 from unisep_train.data import corpus
 from unisep_train.data.store import Store
 from unisep_train.measuring import measure
-from unisep_train.measuring.measure import Figures, grouped, presence_auc
+from unisep_train.measuring.measure import Figures, grouped
 from unisep_train.measuring.validation import validation_items
 from unisep_train.mixing.config import MixConfig
 from unisep_train.mixing.queries import TextAudioEncoder
@@ -134,9 +134,10 @@ def test_figures_are_grouped_and_presence_is_ranked() -> None:
         Figures("oboe", "single", "notes", 1.0, 2.0, 0.0, -3.0, 0.9),
     ]
     table = grouped(rows)
-    assert list(table) == ["all: instruments", "all: stems of songs", "song: drums", "absent", "single: oboe"]
+    names = ["all: instruments", "all: stems of songs", "song: drums", "absent", "single: oboe", "presence_auc"]
+    assert list(table) == names
     assert table["all: stems of songs"]["si_sdr_gain_db"] == table["song: drums"]["si_sdr_gain_db"] == 4.0
     assert table["all: instruments"]["n_windows"] == 1
     assert table["absent"] == {"n_windows": 1, "level_db": -40.0, "presence": 0.5}
-    assert presence_auc(rows[:3]) == 0.5
-    assert presence_auc(rows[:2]) is None
+    assert grouped(rows[:3])["presence_auc"] == {"value": 0.5}
+    assert "presence_auc" not in grouped(rows[:2])

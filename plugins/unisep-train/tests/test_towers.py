@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
+import math
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +20,8 @@ from unisep_clap.text_tower import TextTower, TextTowerConfig
 from unisep_clap.wordpiece import WordPiece
 from unisep_train.data.band_powers import MEL, build, read
 from unisep_train.data.corpus import decode
-from unisep_train.measuring.cards import clap_card, pack
-from unisep_train.rendering.clips import beat, phrase, timbres
+from unisep_train.rendering.clips import DRUM_KIT, TIMBRES, phrase
+from unisep_train.rendering.scores import new_score
 from unisep_train.tasks import audio_tower, phrases
 from unisep_train.tasks.audio_tower import (
     AudioRecipe,
@@ -154,7 +154,7 @@ def two_tones(made, folder, **changes):
 def test_the_audio_tower_learns_two_tones(store, tmp_path):
     _, made = store
     run, listener = two_tones(made, tmp_path)
-    trained = audio_tower.train(run, listener)
+    trained = run.learn_all(audio_tower.batches(listener, run.recipe))
     held = [clip for clip in made.clips if clip.song == "held"]
     assert retrieval(trained, made, held, run.names)["all"]["top_1"] == 1.0
     assert torch.allclose(hear(trained, made, held[0]).norm(), torch.tensor(1.0), atol=1e-5)
@@ -164,11 +164,15 @@ def test_a_resumed_audio_tower_is_the_unbroken_one(store, tmp_path):
     _, made = store
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
-    whole = audio_tower.train(*two_tones(made, tmp_path / "whole", n_steps=4))
-    first, listener = two_tones(made, tmp_path / "broken", n_steps=4)
-    audio_tower.train(first, listener, stop_after_seconds=0)
-    assert first.step == 1
-    second = audio_tower.train(*two_tones(made, tmp_path / "broken", n_steps=4))
+
+    def learned(name, stop_after_seconds=math.inf):
+        run, listener = two_tones(made, tmp_path / name, n_steps=4)
+        batches = audio_tower.batches(listener, run.recipe)
+        return run.learn_all(batches, stop_after_seconds=stop_after_seconds), run.step
+
+    whole, _ = learned("whole")
+    assert learned("broken", stop_after_seconds=0)[1] == 1
+    second, _ = learned("broken")
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
@@ -216,7 +220,10 @@ def test_phrases_come_from_a_dictionary_and_a_manifest(tmp_path):
     (tmp_path / "data.adj").write_text(lines("00", "wet(a)"))
     (tmp_path / "data.verb").write_text(lines("30", "bake", "see"))
     (tmp_path / "words").write_text("Kettle don't")
-    rows = [{"label": "bell", "synonyms": ["gong", "chime"]}, {"label": "tin bell", "synonyms": ["gong"]}]
+    rows = [
+        {"path": "1.wav", "label": "bell", "synonyms": ["gong", "chime"]},
+        {"path": "2.wav", "label": "tin bell", "synonyms": ["gong"]},
+    ]
     (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
     links = phrases.sound_links(tmp_path / "manifest.jsonl")
     assert ("bell", "gong", 1.0) in links.pairs and "tin bell" in links.names
@@ -299,10 +306,10 @@ def test_both_towers_from_the_command_line(store, tmp_path, monkeypatch, command
     letters = [f"{chr(97 + i)}q{chr(97 + j)}zz" for i in range(26) for j in range(12)]
     monkeypatch.setattr(phrases, "dictionary_phrases", lambda wordnet, words, sounds: sounds + letters)
     (tmp_path / "names.txt").write_text("zither hum, y\n")
-    words = ["text-tower", "--teacher", teacher, "--wordnet", tmp_path, "--out", out, "--minutes", 0.02]
+    words = ["text-tower", "--teacher", teacher, "--wordnet", tmp_path, "--out", out, "--n-steps", 2]
     assert not command(*words, "--names", tmp_path / "names.txt")
     report = json.loads((out / "text.json").read_text())
-    assert report["n_steps"] > 0
+    assert report["n_steps"] == 2
     assert report["n_phrases"] + report["held_out_words"]["n"] >= len(letters)
     assert 0 < report["held_out_words"]["n"] < report["n_phrases"]
     pieces = (out / "vocab.txt").read_text().splitlines()
@@ -320,7 +327,7 @@ def test_both_towers_from_the_command_line(store, tmp_path, monkeypatch, command
     assert card["measured"]["audio"]["n_steps"] == 2 and card["notes"]
 
 
-def test_packed_weights_and_card(tmp_path):
+def test_packed_weights_and_card(tmp_path, command):
     tokens = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"])
     text = TextTower(
         TextTowerConfig(n_pieces=5, n_factors=2, width=32, n_layers=1, n_heads=1, hidden_width=8, n_dims=8)
@@ -328,20 +335,35 @@ def test_packed_weights_and_card(tmp_path):
     for folder, state in (("text", text.state_dict()), ("audio", AudioTower(SMALL).state_dict())):
         (tmp_path / folder).mkdir()
         save_file(state, tmp_path / folder / f"{folder}.safetensors")
+        report = {
+            "n_steps": 3,
+            "n_phrases": 5,
+            "sounds": {},
+            "held_out_words": {},
+            "validation": {"drums": {"top_1": 0.5}},
+        }
+        (tmp_path / folder / f"{folder}.json").write_text(json.dumps(report))
     (tmp_path / "text" / "vocab.txt").write_text("\n".join(tokens.pieces))
-    weights = pack(tmp_path / "text", tmp_path / "audio", tmp_path / "out")
-    packed = load_file(weights)
+    assert not command(
+        "release-clap", "--text", tmp_path / "text", "--audio", tmp_path / "audio", "--out", tmp_path / "out"
+    )
+    packed = load_file(tmp_path / "out" / "clap_mini.safetensors")
     assert {name.split(".")[0] for name in packed} == {"text", "audio"}
     assert {value.dtype for value in packed.values()} == {torch.float16, torch.int32}
-    parsed = tomllib.loads(clap_card(weights, "Prose.", {"audio": {"n": 3, "drums": {"top_1": 0.5}}}))
-    assert parsed["measured"]["audio"] == {"n": 3, "drums": {"top_1": 0.5}}
+    parsed = tomllib.loads((tmp_path / "out" / "clap-mini.toml").read_text())
+    assert parsed["measured"]["audio"] == {"n_steps": 3, "drums": {"top_1": 0.5}} and parsed["name"] == "clap-mini"
     assert [file["name"] for file in parsed["files"]] == ["clap_mini.safetensors", "vocab.txt"]
 
 
 def test_every_timbre_has_a_phrase_within_its_seconds():
-    table = timbres()
-    assert {timbre.program for timbre in table if timbre.percussion_note is None} == set(range(128))
-    for timbre in table:
-        events = phrase(timbre, random.Random(1))
-        assert events and all(0 <= start < 4.0 and end > start for start, end, _, _ in events)
-    assert {36, 35} & {key for _, _, key, _ in beat(random.Random(0))}
+    assert {timbre.program for timbre in TIMBRES if timbre.percussion_note is None} == set(range(128))
+    for number, timbre in enumerate((*TIMBRES, DRUM_KIT)):
+        rng = np.random.default_rng(number)
+        score = new_score(4.0, rng)
+        part = phrase(timbre, score, rng)
+        assert part.notes and all(
+            0 <= score.seconds(note.start_beats) < 4.0 and note.n_beats > 0 for note in part.notes
+        )
+        if timbre.percussion_note:
+            assert {note.key for note in part.notes} == {timbre.percussion_note}
+    assert part.is_drums and len({note.key for note in part.notes}) > 1

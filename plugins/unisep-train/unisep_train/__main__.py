@@ -2,7 +2,7 @@
 
 judge and build a store    curate, corpus, render
 train                      train, distil
-look and measure           plot, measure, controls, ablation
+look and measure           plot, measure, controls
 clap-mini                  clips, band-powers, text-tower, audio-tower, release-clap
 """
 
@@ -26,7 +26,6 @@ COMMANDS = {
     "plot": "measuring.plot:plot",
     "measure": "measuring.measure:measure_command",
     "controls": "measuring.controls:controls_command",
-    "ablation": "measuring.ablation:ablate",
     "clips": "rendering.clips:render",
     "band-powers": "data.band_powers:build",
     "text-tower": "tasks.text_tower:train_command",

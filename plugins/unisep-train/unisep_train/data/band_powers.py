@@ -8,18 +8,18 @@ then cost next to nothing in training.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
+from pydantic import TypeAdapter
 from unisep_clap.log_mel import LogMel, LogMelConfig
 from unisep_evaluate import layouts
 from unisep_evaluate.datasets import md5_digit
 
+from unisep.files.paths import write_whole
 from unisep_train.data.corpus import HASHED_KINDS, VALID_DIGITS, decode
 
 MEL = LogMelConfig()
@@ -45,6 +45,9 @@ class Clip:
     def is_validation(self, songs: frozenset[str]) -> bool:
         """Tell whether the clip is held out: of the named songs, or a single file by the md5 of its path."""
         return md5_digit(self.path) in VALID_DIGITS if self.kind in HASHED_KINDS else self.song in songs
+
+
+_CLIPS = TypeAdapter(tuple[Clip, ...])
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,12 @@ def build(folder: Path, out: Path, *, exclude_repo: list[str] | None = None) -> 
                               len(frames), _active(frames)))  # fmt: skip
             position += len(frames)
     partial.replace(out / FRAMES)
-    listed = out / f"{CLIPS}.part"
-    listed.write_text(json.dumps([asdict(clip) for clip in clips]))
-    listed.replace(out / CLIPS)
+    write_whole(out / CLIPS, _CLIPS.dump_json(tuple(clips)))
 
 
 def read(folder: Path) -> BandPowers:
     """Read what `build` wrote."""
-    rows: list[dict[str, Any]] = json.loads((folder / CLIPS).read_text())
-    clips = tuple(Clip(**row | {name: tuple(row[name]) for name in ("synonyms", "active_frames")}) for row in rows)
+    clips = _CLIPS.validate_json((folder / CLIPS).read_bytes())
     frames = np.memmap(folder / FRAMES, dtype=np.float16, mode="r")
     return BandPowers(clips, frames.reshape(-1, MEL.n_bands + 1))
 

@@ -3,10 +3,8 @@
     python -m unisep_train corpus SOURCE STORE --rate 44100
     python -m unisep_train corpus MOISESDB STORE --part moisesdb --curated verdicts.json
 
-SOURCE holds `manifest.jsonl`, one JSON object a sound: path, label, and as far as known kind, song, stem,
-synonyms, family, four_stem, licence, repo, source_rate and split; or it is in a layout of `unisep_evaluate.layouts`.
-Sounds are decoded, resampled once and written as int16. An interrupted build continues where it stopped; a
-finished one is not touched.
+SOURCE is in a layout of `unisep_evaluate.layouts`. Sounds are decoded, resampled once and written as int16. An interrupted
+build continues where it stopped; a finished one is not touched.
 """
 
 from __future__ import annotations

@@ -3,12 +3,9 @@
     python -m unisep_train curate FOLDER --backend htdemucs --json verdicts.json
     python -m unisep_train corpus FOLDER STORE --curated verdicts.json
 
-The rule of Rouard et al. 2022 (arXiv:2211.08553), section 4.1: every stem i of a song is put through a separator by
-itself. P[i, j] is the share of the one-second segments in which stem i sounds and output j comes within 10 dB of it (or
-exceeds it). Were all labels right and the separator perfect, P would be the identity. A song is kept if every stem sounds
-in at least 30 % of its segments, every P[i, i] is above 70 % and every other P[i, j] below 30 %.
-
-FOLDER is in any layout; stems of one source are summed first. Any backend with fixed stems will do.
+The rule of Rouard et al. 2022 (arXiv:2211.08553), section 4.1: P[i, j] is the share of the one-second segments in which
+stem i sounds and output j, of a separator that is given stem i alone, comes within 10 dB of it (or exceeds it). FOLDER is
+in any layout; stems of one source are summed first. Any backend with fixed stems will do.
 """
 
 from __future__ import annotations
@@ -52,70 +49,43 @@ RULE = Rule()
 
 @dataclass(frozen=True)
 class Judgement:
-    """The counts of one song, or of several, and what follows from them; rows and columns are as `sources`.
+    """The counts of one song, and what follows from them; rows and columns are as `sources`.
 
     Attributes:
-        n_segments: `[i]`, segments of stem i.
-        n_sounding: `[i]`, those in which it sounds.
-        n_heard: `[i, j]`, those of the latter in which output j comes near it.
+        counts: `[i, 2 + j]`: segments of stem i, those in which it sounds, and those of the latter in which output j comes
+            near it; zeros for a stem that is not there.
     """
 
     song: str
     sources: tuple[str, ...]
-    n_segments: NDArray[np.int64]
-    n_sounding: NDArray[np.int64]
-    n_heard: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, song: str, sources: Sequence[str], rows: Mapping[str, tuple[int, int, Sequence[int]]]) -> Judgement:
-        """Put the rows of `count_row`, by source, together; a source without a row has no stem."""
-        filled = [rows.get(source, (0, 0, [0] * len(sources))) for source in sources]
-        return cls(song, tuple(sources), *(np.array([row[k] for row in filled], dtype=np.int64) for k in range(3)))
-
-    @classmethod
-    def total(cls, several: Sequence[Judgement]) -> Judgement:
-        """Add up what was counted in several songs, all of the same sources."""
-        counts = zip(*((one.n_segments, one.n_sounding, one.n_heard) for one in several), strict=True)
-        return cls("all songs", several[0].sources, *(np.sum(of_kind, axis=0) for of_kind in counts))
+    counts: NDArray[np.int64]
 
     @property
     def matrix(self) -> NDArray[np.float64]:
         """P `[i, j]`; the row of a stem that never sounds is not a number."""
         with np.errstate(invalid="ignore"):
-            return self.n_heard / self.n_sounding[:, None]
+            return self.counts[:, 2:] / self.counts[:, 1:2]
 
     @property
     def sounding_share(self) -> NDArray[np.float64]:
         """`[i]`: in which share of its segments stem i sounds; 0 for a stem that is not there."""
-        return self.n_sounding / np.maximum(self.n_segments, 1)
+        return self.counts[:, 1] / np.maximum(self.counts[:, 0], 1)
 
     @property
     def reasons(self) -> list[str]:
         """Why the song is left out, a reason for every number that breaks the rule; none when it is kept."""
+        shares = zip(self.sources, self.sounding_share, strict=True)
+        least = RULE.min_sounding_share
         reasons = [
-            f"{source} sounds in {share:.0%} of the segments, {RULE.min_sounding_share:.0%} are needed"
-            for source, share in zip(self.sources, self.sounding_share, strict=True)
-            if share < RULE.min_sounding_share
+            f"{s} sounds in {share:.0%} of the segments, {least:.0%} are needed" for s, share in shares if share < least
         ]
-        for i, (source, row) in enumerate(zip(self.sources, self.matrix, strict=True)):
-            if row[i] <= RULE.min_own_share:
-                reasons.append(f"{source} comes out as {source} in only {row[i]:.0%}")
-            reasons += [
-                f"{source} comes out as {other} in {share:.0%}"
-                for other, share in zip(self.sources, row, strict=True)
-                if other != source and share >= RULE.max_other_share
-            ]
+        for source, row in zip(self.sources, self.matrix, strict=True):
+            for other, share in zip(self.sources, row, strict=True):
+                if source == other and share <= RULE.min_own_share:
+                    reasons.append(f"{source} comes out as {source} in only {share:.0%}")
+                elif source != other and share >= RULE.max_other_share:
+                    reasons.append(f"{source} comes out as {other} in {share:.0%}")
         return reasons
-
-    @property
-    def looks_like(self) -> dict[str, str]:
-        """Stems that come out as one other source, and not as themselves, with that source: swapped ones name each other."""
-        looks = {}
-        for i, row in enumerate(self.matrix):
-            likely = np.flatnonzero(row > RULE.min_own_share)
-            if len(likely) == 1 and likely[0] != i and row[i] < RULE.max_other_share:
-                looks[self.sources[i]] = self.sources[likely[0]]
-        return looks
 
     def shares(self) -> dict[str, Any]:
         """Return the matrix by name: stem -> output -> share (None for a silent stem), and how much each stem sounds."""
@@ -130,7 +100,7 @@ class Judgement:
     def table(self) -> str:
         """Return the matrix as text: a row a stem, a column an output, in percent.
 
-        >>> print(Judgement.of("song", ("low", "high"), {"low": (10, 8, [8, 2])}).table())
+        >>> print(Judgement("song", ("low", "high"), np.array([[10, 8, 8, 2], [0, 0, 0, 0]])).table())
                      low    high  sounds
         low         100%     25%     80%
         high           -       -      0%
@@ -151,12 +121,12 @@ def levels_db(sound: Sound, sample_rate_hz: int) -> NDArray[np.float64]:
     return 10 * np.log10(np.maximum(whole, 1e-20))
 
 
-def count_row(stem: Sound, outputs: Sequence[Sound], sample_rate_hz: int) -> tuple[int, int, list[int]]:
+def count_row(stem: Sound, outputs: Sequence[Sound], sample_rate_hz: int) -> list[int]:
     """Count segments of the stem, those in which it sounds, and for each output those in which it comes near."""
     own_db = levels_db(stem, sample_rate_hz)
     sounds = own_db >= RULE.silent_below_db
     heard = [int(np.sum(sounds & (levels_db(y, sample_rate_hz) - own_db > -RULE.within_db))) for y in outputs]
-    return len(own_db), int(sounds.sum()), heard
+    return [len(own_db), int(sounds.sum()), *heard]
 
 
 def source_of(row: ManifestRow, sources: Sequence[str]) -> str | None:
@@ -176,14 +146,14 @@ def judge(
     for row in rows:
         if (name := source_of(row, sources)) is not None:
             stems[name].append(decode(folder / row.path, rate_hz).T)
-    counted = {}
+    counts = np.zeros((len(sources), 2 + len(sources)), dtype=np.int64)
     for name, parts in stems.items():
         stem = np.zeros((2, max(part.shape[1] for part in parts)), dtype=np.float32)
         for part in parts:
             stem[:, : part.shape[1]] += part
         outputs = separator.separate(Audio(stem, rate_hz))
-        counted[name] = count_row(stem, [outputs[source].samples for source in sources], rate_hz)
-    return Judgement.of(song, sources, counted)
+        counts[sources.index(name)] = count_row(stem, [outputs[source].samples for source in sources], rate_hz)
+    return Judgement(song, tuple(sources), counts)
 
 
 def judge_all(
@@ -210,20 +180,10 @@ def judge_all(
 
 def report(judgements: Sequence[Judgement], failed: Mapping[str, str], backend: str) -> dict[str, Any]:
     """Return the judgements as plain values."""
-    songs = [
-        {
-            "song": one.song,
-            "kept": not one.reasons,
-            "reasons": one.reasons,
-            "looks_like": one.looks_like,
-            **one.shares(),
-        }
-        for one in judgements
-    ]
+    songs = [{"song": one.song, "kept": not one.reasons, "reasons": one.reasons, **one.shares()} for one in judgements]
     return {
         "backend": backend, "rule": asdict(RULE), "n_songs": len(songs) + len(failed),
         "n_kept": sum(song["kept"] for song in songs), "songs": songs, "failed": dict(failed),
-        **({"overall": Judgement.total(judgements).shares()} if judgements else {}),
     }  # fmt: skip
 
 
@@ -231,14 +191,11 @@ def text(judgements: Sequence[Judgement], failed: Mapping[str, str]) -> str:
     """Return the matrices and verdicts as a person reads them."""
     parts = []
     for one in judgements:
-        guesses = [f"{stem} sounds like {source}" for stem, source in one.looks_like.items()]
-        outcome = "left out: " + "; ".join([*one.reasons, *guesses]) if one.reasons else "kept"
+        outcome = "left out: " + "; ".join(one.reasons) if one.reasons else "kept"
         parts.append(f"{one.song}\n{one.table()}\n{outcome}\n")
     parts += [f"{song}\nnot judged: {error}\n" for song, error in failed.items()]
-    if judgements:
-        n_kept, n = sum(not one.reasons for one in judgements), len(judgements) + len(failed)
-        parts.append(f"all songs\n{Judgement.total(judgements).table()}\n{n_kept} of {n} songs kept\n")
-    return "\n".join(parts)
+    n_kept, n = sum(not one.reasons for one in judgements), len(judgements) + len(failed)
+    return "\n".join([*parts, f"{n_kept} of {n} songs kept\n"])
 
 
 def curate(

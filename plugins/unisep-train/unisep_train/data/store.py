@@ -14,8 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisep.errors import DatasetError, OptionError
+from unisep.files.paths import write_whole
 
 FORMAT_VERSION = 1
 ACTIVITY_SECONDS = 0.1
@@ -79,30 +79,34 @@ class Store:
     Pickles as its path, so that data-loading processes each map the files themselves.
     """
 
-    def __init__(self, folder: str | Path, parts: tuple[str, ...] | None = None) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.parts = parts_of(self.folder) if parts is None else parts
+        self.parts = parts_of(self.folder)
         if not self.parts:
             raise DatasetError(
                 f"{folder} holds no finished part of a training store. Build one with "
                 f"'python -m unisep_train corpus SOURCE {folder}'."
             )
         facts = {part: part_facts(self.folder / part) for part in self.parts}
-        rates_hz = {part: fact["sample_rate_hz"] for part, fact in facts.items()}
-        if len(set(rates_hz.values())) != 1:
-            listed = ", ".join(f"{part} at {rate_hz} Hz" for part, rate_hz in rates_hz.items())
+        rates_hz = {fact["sample_rate_hz"] for fact in facts.values()}
+        if len(rates_hz) != 1:
+            listed = ", ".join(f"{part} at {fact['sample_rate_hz']} Hz" for part, fact in facts.items())
             raise DatasetError(f"{self.folder} has parts at different rates: {listed}. Build them alike.")
-        self.sample_rate_hz: int = rates_hz[self.parts[0]]
-        self.items = _songs_apart([item for part in self.parts for item in self._index(part)])
-        if len(self.items) != sum(fact["n_items"] for fact in facts.values()):
+        (self.sample_rate_hz,) = rates_hz
+        indices = [self.folder / part / "index.jsonl" for part in self.parts]
+        items = [Item.parsed(line, path) for path in indices for line in path.read_bytes().splitlines()]
+        if len(items) != sum(fact["n_items"] for fact in facts.values()):
             raise DatasetError(f"{self.folder}: the index does not match the sounds. Build it again.")
+        # Songs that only share their name with one of another part get names of their own.
+        n_parts = Counter(song for song, _ in {(item.song, item.part) for item in items if item.song})
+        shared = {song for song, n in n_parts.items() if n > 1}
+        self.items = tuple(
+            dataclasses.replace(item, song=f"{item.part}/{item.song}") if item.song in shared else item
+            for item in items
+        )
 
-    def __reduce__(self) -> tuple[type[Store], tuple[Path, tuple[str, ...]]]:
-        return Store, (self.folder, self.parts)
-
-    def _index(self, part: str) -> Iterator[Item]:
-        path = self.folder / part / "index.jsonl"
-        return (Item.parsed(line, path) for line in path.read_bytes().splitlines())
+    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+        return Store, (self.folder,)
 
     @cached_property
     def _samples(self) -> dict[str, NDArray[np.int16]]:
@@ -134,17 +138,6 @@ class Store:
                 f"The store is at {self.sample_rate_hz} Hz, the model at {sample_rate_hz}. Build a store at its rate."
             )
         return self
-
-
-def _songs_apart(items: list[Item]) -> tuple[Item, ...]:
-    """Give songs that only share their name with one of another part names of their own."""
-    parts: dict[str, set[str]] = defaultdict(set)
-    for item in items:
-        parts[item.song].add(item.part)
-    return tuple(
-        dataclasses.replace(item, song=f"{item.part}/{item.song}") if item.song and len(parts[item.song]) > 1 else item
-        for item in items
-    )
 
 
 def parts_of(folder: Path) -> tuple[str, ...]:
@@ -191,25 +184,20 @@ class PartWriter:
                 f"{self.sample_rate_hz}: all parts of a store have one rate."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._keep_facts()
-        kept = self._recover()
-        self._samples = _open_at(self.folder / "samples.i16", 2 * self._n_values)
-        self._activity = _open_at(self.folder / "activity.i8", self._n_activity)
-        self._index = _open_at(self.folder / "index.jsonl", len(kept))
+        begun = self.folder / "begun"
+        facts = f"{self.sample_rate_hz} Hz{f' from {self.source}' if self.source else ''}\n"
+        if begun.exists() and (was := begun.read_text(encoding="utf-8")) != facts:
+            raise DatasetError(
+                f"{self.folder} was begun at {was.strip()}, not {facts.strip()}. Go on as it was begun, or delete it."
+            )
+        begun.write_text(facts, encoding="utf-8")
+        n_index_bytes = self._recover()
+        places = {"samples.i16": 2 * self._n_values, "activity.i8": self._n_activity, "index.jsonl": n_index_bytes}
+        self._files = [_open_at(self.folder / name, n_bytes) for name, n_bytes in places.items()]
         return self
 
-    def _keep_facts(self) -> None:
-        path, origin = self.folder / "begun", f" from {self.source}" if self.source else ""
-        facts = f"{self.sample_rate_hz} Hz{origin}\n"
-        begun = path.read_text(encoding="utf-8") if path.exists() else facts
-        if begun != facts:
-            raise DatasetError(
-                f"{self.folder} was begun at {begun.strip()}, not {facts.strip()}. Go on as it was begun, or delete it."
-            )
-        path.write_text(facts, encoding="utf-8")
-
-    def _recover(self) -> bytes:
-        """Return the complete lines an earlier run left; positions are moved behind the sounds they name."""
+    def _recover(self) -> int:
+        """Move positions behind the sounds that an earlier run left complete; return the length of its index in bytes."""
         path = self.folder / "index.jsonl"
         text = path.read_bytes() if path.exists() else b""
         kept = text[: text.rfind(b"\n") + 1]
@@ -218,7 +206,7 @@ class PartWriter:
             self.done.add(item.id)
             self._n_values = item.first_value + item.n_samples * item.n_channels
             self._n_activity = item.first_activity + item.n_activity
-        return kept
+        return len(kept)
 
     def add(self, samples: NDArray[np.float32], **facts: Any) -> None:
         """Append `samples [samples, channels]`; `facts` are the fields of `Item` that are not positions."""
@@ -236,11 +224,8 @@ class PartWriter:
         )  # fmt: skip
         row = {key: value for key, value in dataclasses.asdict(item).items() if key != "part"}
         # The line goes last: a sound without its line is overwritten by the next run.
-        for file, content in (
-            (self._samples, np.round(samples / scale).astype("<i2").tobytes()),
-            (self._activity, activity.tobytes()),
-            (self._index, (json.dumps(row) + "\n").encode()),
-        ):
+        contents = np.round(samples / scale).astype("<i2"), activity, (json.dumps(row) + "\n").encode()
+        for file, content in zip(self._files, contents, strict=True):
             file.write(content)
             file.flush()
         self._n_values += samples.size
@@ -250,14 +235,12 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in (self._samples, self._activity, self._index):
+        for file in self._files:
             os.fsync(file.fileno())
             file.close()
         if kind is None:
             facts = {"format_version": FORMAT_VERSION, "sample_rate_hz": self.sample_rate_hz, "n_items": len(self.done)}
-            partial = self.folder / "part.json.partial"
-            partial.write_text(json.dumps(facts) + "\n")
-            partial.replace(self.folder / "part.json")
+            write_whole(self.folder / "part.json", (json.dumps(facts) + "\n").encode())
 
 
 def activity_db(samples: NDArray[np.float32], sample_rate_hz: int) -> NDArray[np.int8]:

@@ -2,11 +2,10 @@
 
     python -m unisep_train controls STORE --weights model.safetensors --json controls.json
 
-*Exclusion*: windows in which a name is answered by stems with and without a narrower or another name ("drums"
-with and without "kick drum"), both heard. The output is projected on the true stems that are kept, left out and
-neither (least squares); the share of the stem that is left out is compared with and without the exclusion.
-*Weights*: windows that hold two sounds; one is asked for by text and the other by an example, in one query, with
-shares of the text from 1 to 0; the level of one against the other in the output should follow.
+*Exclusion*: a name is asked with and without a narrower or another name ("drums" without "kick drum"); the output is
+projected on the true stems that are kept, left out and neither (least squares).
+*Weights*: of two sounds one is asked for by text and the other by an example, in one query; the level of one against the
+other in the output should follow the share of the text.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +37,7 @@ from unisep_train.measuring.validation import (
     MAX_DIFFERENCE_DB,
     Groups,
     SongWindows,
+    ValidationConfig,
     catalogues,
     example_clip,
     plain_first,
@@ -46,8 +46,6 @@ from unisep_train.mixing.queries import EMBEDDED, TextAudioEncoder
 from unisep_train.mixing.sounds import Sound
 from unisep_train.trainer.losses import si_sdr_db
 
-WINDOW_SECONDS, EXAMPLE_SECONDS = 6.0, 3.0
-N_WINDOWS = 8  # at most, of a pair of names
 LEAST_WINDOWS = 3  # of a pair, or it is left out
 TEXT_SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 
@@ -69,11 +67,28 @@ class Parts:
 
 def exclusion_windows(catalogue: Catalog, group: str) -> Iterator[Parts]:
     """Read windows of all pairs (name, what it is asked without) with kept, left out and other stems as parts."""
-    windows = SongWindows(catalogue, WINDOW_SECONDS)
-    for name, without in _pairs(catalogue):
-        chosen = windows.chosen(partial(_split, windows, name, without), MAX_DIFFERENCE_DB, N_WINDOWS)
-        for window, stems in chosen if len(chosen) >= LEAST_WINDOWS else []:
-            yield Parts(group, name, without, tuple(windows.read(some, window.start) for some in stems[:-1]))
+    return _windows(catalogue, group, _pairs(catalogue), _split, LEAST_WINDOWS)
+
+
+def weight_windows(catalogue: Catalog) -> Iterator[Parts]:
+    """Read windows of songs with two of drums, bass and vocals, and the other stems."""
+
+    def split(windows: SongWindows, first: str, second: str, song: str) -> Groups:
+        a, b = (windows.stems(name, song)[0] for name in (first, second))
+        return a, b, [i for i in catalogue.songs[song] if i not in {*a, *b}], []
+
+    return _windows(catalogue, "weights", itertools.permutations(MAIN_NAMES, 2), split, 1)
+
+
+def _windows(
+    catalogue: Catalog, group: str, pairs: Iterable[tuple[str, str]], split: Callable[..., Groups], n_least: int
+) -> Iterator[Parts]:
+    """Read windows for each pair of names, whose parts are what `split` makes of a song's stems, but for the last group."""
+    windows = SongWindows(catalogue, ValidationConfig.segment_seconds)
+    for pair in pairs:
+        chosen = windows.chosen(partial(split, windows, *pair), MAX_DIFFERENCE_DB, ValidationConfig.n_per_name)
+        for window, stems in chosen if len(chosen) >= n_least else []:
+            yield Parts(group, *pair, tuple(windows.read(some, window.start) for some in stems[:-1]))
 
 
 def _pairs(catalogue: Catalog) -> list[tuple[str, str]]:
@@ -81,16 +96,14 @@ def _pairs(catalogue: Catalog) -> list[tuple[str, str]]:
     kept: dict[tuple[frozenset[int], frozenset[int]], tuple[str, str]] = {}
     names = sorted({tag for tags in catalogue.tags for tag in tags} - vocabulary.NOT_PROMPTS, key=plain_first)
     for name, without in itertools.permutations(names, 2):
-        both: set[int] = set()
-        alone: set[int] = set()
+        both, alone = frozenset[int](), frozenset[int]()
         for song in catalogue.songs.values():
             answering = {i for i in song if name in catalogue.tags[i]}
             left_out = {i for i in answering if without in catalogue.tags[i]}
             if left_out and answering - left_out:
-                both |= left_out
-                alone |= answering - left_out
+                both, alone = both | left_out, alone | (answering - left_out)
         if both:
-            kept.setdefault((frozenset(both), frozenset(alone)), (name, without))
+            kept.setdefault((both, alone), (name, without))
     return sorted(kept.values())
 
 
@@ -99,21 +112,7 @@ def _split(windows: SongWindows, name: str, without: str, song: str) -> Groups:
     (matching, others, unclear), catalogue = windows.stems(name, song), windows.catalogue
     left_out = [i for i in matching if without in catalogue.tags[i]]
     doubtful = [i for i in matching if i not in left_out and catalogue.is_unclear(without, i)]
-    kept = [i for i in matching if i not in left_out and i not in doubtful]
-    return kept, left_out, others, unclear + doubtful
-
-
-def weight_windows(catalogue: Catalog) -> Iterator[Parts]:
-    """Read windows of songs with two of drums, bass and vocals, and the other stems."""
-    windows = SongWindows(catalogue, WINDOW_SECONDS)
-
-    def split(first: str, second: str, song: str) -> Groups:
-        a, b = (windows.stems(name, song)[0] for name in (first, second))
-        return a, b, [i for i in catalogue.songs[song] if i not in {*a, *b}], []
-
-    for first, second in itertools.permutations(MAIN_NAMES, 2):
-        for window, stems in windows.chosen(partial(split, first, second), MAX_DIFFERENCE_DB, N_WINDOWS):
-            yield Parts("weights", first, second, tuple(windows.read(some, window.start) for some in stems[:-1]))
+    return [i for i in matching if i not in {*left_out, *doubtful}], left_out, others, unclear + doubtful
 
 
 def shares(estimate: Tensor, parts: tuple[Sound, ...]) -> NDArray[np.float64]:
@@ -121,9 +120,8 @@ def shares(estimate: Tensor, parts: tuple[Sound, ...]) -> NDArray[np.float64]:
     columns = np.stack([part.reshape(-1) for part in parts], axis=1).astype(np.float64)
     sounding = np.flatnonzero(np.abs(columns).max(axis=0) > 0)
     out = np.zeros(len(parts))
-    out[sounding] = np.linalg.lstsq(columns[:, sounding], estimate.numpy().reshape(-1).astype(np.float64), rcond=None)[
-        0
-    ]
+    waveform = estimate.numpy().reshape(-1).astype(np.float64)
+    out[sounding] = np.linalg.lstsq(columns[:, sounding], waveform, rcond=None)[0]
     return out
 
 
@@ -131,11 +129,12 @@ def _db(ratio: float) -> float:
     return float(20 * np.log10(abs(ratio) + 1e-6))
 
 
+@dataclass(frozen=True)
 class Asker:
     """Asks a model about windows."""
 
-    def __init__(self, backend: Backend, encoder: TextAudioEncoder) -> None:
-        self.backend, self.encoder = backend, encoder
+    backend: Backend
+    encoder: TextAudioEncoder
 
     def answer(self, mixture: Sound, queries: Tensor, negatives: Tensor | None = None) -> Tensor:
         """Return targets `[queries, 2, samples]`."""
@@ -176,7 +175,7 @@ def measure_controls(store: Store, asker: Asker) -> dict[str, Any]:
     levels = []
     for number, window in enumerate(weight_windows(held_out)):
         rng = np.random.default_rng((5, number))
-        example = example_clip(training, training.by_tag[window.second], EXAMPLE_SECONDS, rng)
+        example = example_clip(training, training.by_tag[window.second], ValidationConfig.example_seconds, rng)
         levels.append(asker.weights(window, example, store.sample_rate_hz))
     return {
         "exclusion": {key: medians(of_pair) for key, of_pair in sorted(rows.items())},

@@ -4,24 +4,21 @@
     python -m unisep_train measure STORE RUN --release my.safetensors       # and weights for --query-weights
     python -m unisep_train measure STORE RUN --release PACKAGE              # or weights and card in a package folder
 
-Every figure is a median over windows in which target and rest are within 10 dB of each other (but for
-absent sounds). SI-SDR is scale-invariant (arXiv:1811.02508); SDR is the plain energy ratio
+Every figure is a median over windows. SI-SDR is scale-invariant (arXiv:1811.02508); SDR is the plain energy ratio
 10 log10(|s|^2 / |s - e|^2), for which silence scores 0 dB.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from unisep_evaluate import roc_auc, sdr_db, si_sdr_db
 from unisep_film.backend import WEIGHTS_FILE
@@ -30,11 +27,12 @@ from unisep_film.model import FilmHTDemucs
 
 from unisep.errors import OptionError
 from unisep_train.data.store import Store
-from unisep_train.measuring.cards import update_film_card
+from unisep_train.measuring.cards import write_card
 from unisep_train.measuring.validation import ValidationConfig, ValidationItem, validation_items
 from unisep_train.mixing.queries import EMBEDDED, TextAudioEncoder
 from unisep_train.tasks.query_model import QueryModelRun
 
+MIN_WINDOWS = 8  # a median over fewer says little, and is left out of a card
 CARD = "htdemucs-film.toml"
 Group = Literal["song", "remix", "single", "absent", "rendered"]
 # What the kinds of a store are to a reader: notes and phrases come from recordings of instruments never trained on.
@@ -45,8 +43,7 @@ ABSENT_FIGURES = ("level_db", "presence")
 Table = dict[str, dict[str, float]]
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """The figures of one window. Levels in dB; `level_db` is the output's energy against the mixture's."""
 
     name: str
@@ -63,7 +60,9 @@ class Figures:
 def measure_item(model: FilmHTDemucs, item: ValidationItem, query: Tensor) -> Figures:
     """Return the figures of one window asked for by `query [dim]`."""
     (space,) = model.config.spaces
-    mixture, target = (_heard(model, sound) for sound in (item.mixture, item.target))
+    mixture, target = torch.from_numpy(item.mixture), torch.from_numpy(item.target)
+    if model.config.separator.audio_channels == 1:
+        mixture, target = mixture.mean(0, keepdim=True), target.mean(0, keepdim=True)
     targets, logits = model(mixture[None], model.conditions(query[None, None], space))
     estimate = targets[0, 0]
     level = 10 * torch.log10(estimate.square().sum() / mixture.square().sum() + 1e-12)
@@ -74,18 +73,11 @@ def measure_item(model: FilmHTDemucs, item: ValidationItem, query: Tensor) -> Fi
     )  # fmt: skip
 
 
-def _heard(model: FilmHTDemucs, sound: NDArray[np.float32]) -> Tensor:
-    """Return `sound [2, samples]` with one channel where the model hears one."""
-    stereo = torch.from_numpy(sound)
-    return stereo.mean(0, keepdim=True) if model.config.separator.audio_channels == 1 else stereo
-
-
 def windows_for(model: FilmHTDemucs) -> ValidationConfig:
     """Return windows that the model can take at once: of 6 s, or as long as a segment of a spectrogram model is."""
-    shape, longest = model.config.separator, ValidationConfig.segment_seconds
-    if model.config.output == "spectrogram":
-        longest = min(longest, shape.segment_samples / shape.samplerate)
-    return ValidationConfig(segment_seconds=longest)
+    shape = model.config.separator
+    longest = shape.segment_samples / shape.samplerate if model.config.output == "spectrogram" else math.inf
+    return ValidationConfig(segment_seconds=min(ValidationConfig.segment_seconds, longest))
 
 
 def measure(
@@ -104,29 +96,28 @@ def measure(
 def grouped(figures: Sequence[Figures]) -> Table:
     """Return medians over all windows of a kind of held-out recording in which the target sounds, then a group and class.
 
-    Absent sounds are one class, and only have a level and a presence.
+    Absent sounds are one class, and only have a level and a presence. The area under the ROC curve of presence is the chance
+    that a present sound scores above an absent one.
     """
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in figures:
         of_kind, of_class = f"all: {KINDS.get(row.kind, row.kind)}", f"{row.group}: {row.name}"
         for key in ("absent",) if row.group == "absent" else (of_kind, of_class):
-            rows[key].append(vars(row))
+            rows[key].append(row._asdict())
     kinds = sorted(key for key in rows if key.startswith("all: "))
     fields = {key: ABSENT_FIGURES if key == "absent" else PRESENT_FIGURES for key in rows}
-    return {key: medians(rows[key], fields[key]) for key in (*kinds, *(key for key in rows if key not in kinds))}
+    table = {key: medians(rows[key], fields[key]) for key in (*kinds, *(key for key in rows if key not in kinds))}
+    present, absent = (
+        [row.presence for row in figures if (row.group == "absent") is is_absent] for is_absent in (False, True)
+    )
+    auc = roc_auc(present, absent)
+    return table if auc is None else table | {"presence_auc": {"value": round(auc, 3)}}
 
 
 def medians(rows: Sequence[Mapping[str, Any]], fields: Iterable[str] | None = None) -> dict[str, float]:
     """Return the number of windows, and the median of each field over them; of all fields by default."""
     fields = fields or (rows[0] if rows else ())
     return {"n_windows": len(rows)} | {field: round(median(row[field] for row in rows), 2) for field in fields if rows}
-
-
-def presence_auc(figures: Sequence[Figures]) -> float | None:
-    """Return the area under the ROC curve of presence: the chance that a present sound scores above an absent one."""
-    present = [row.presence for row in figures if row.group != "absent"]
-    auc = roc_auc(present, [row.presence for row in figures if row.group == "absent"])
-    return None if auc is None else round(auc, 3)
 
 
 def print_table(table: Mapping[str, Mapping[str, float]], width: int, digits: int) -> None:
@@ -140,10 +131,8 @@ def measured(
 ) -> Table:
     """Return the figures of a model by kind and class for one way of asking; print them."""
     items = validation_items(store, windows_for(model), groups)
-    figures = measure(model, items, queries, store.sample_rate_hz, ask)
-    auc = presence_auc(figures)
-    table = grouped(figures) | ({} if auc is None else {"presence_auc": {"value": auc}})
-    print(json.dumps({"ask": ask, "step": n_steps, "presence_auc": auc}), flush=True)
+    table = grouped(measure(model, items, queries, store.sample_rate_hz, ask))
+    print(json.dumps({"ask": ask, "step": n_steps, "presence_auc": table.get("presence_auc", {}).get("value")}))
     print_table(table, 40, 7)
     return table
 
@@ -188,6 +177,12 @@ def measure_command(
         tables = tables_of(load_model(candidate))
         candidate.replace(file)
         if not is_file:
-            update_film_card(card, file, n_steps, n_steps * measured_run.recipe.mix.batch_seconds / 3600, tables)
+            hours = n_steps * measured_run.recipe.mix.batch_seconds / 3600
+            training = {"n_steps": n_steps, "hours_of_mixtures": round(hours, 1)}
+            stated: dict[str, Table] = {
+                way: {key: row for key, row in table.items() if row.get("n_windows", MIN_WINDOWS) >= MIN_WINDOWS}
+                for way, table in tables.items()
+            }
+            write_card(card, card, [file], {"training": training, **stated})
     finally:
         candidate.unlink(missing_ok=True)

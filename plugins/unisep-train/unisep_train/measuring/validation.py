@@ -1,10 +1,9 @@
 """The fixed validation windows: the same list for the same store and config, however often it is asked.
 
-Five groups: `song` (a held-out song's stems as its own mixture), `remix` (the same with the target raised or
-lowered to the rest's level, for stems the song holds too quiet), `single` (a held-out single recording among
-other held-out material), `absent` (a held-out song asked for what it does not hold) and `rendered` (a rendered
-song of a held-out score as its own mixture). The first four do not depend on whether the store has rendered
-songs. In all but `absent`, target and rest are within 10 dB of each other. Clips for example queries come from the training split.
+Five groups: `song` (a held-out song's stems as its own mixture), `remix` (the same with the target near the rest's level,
+for stems the song holds too quiet), `single` (a held-out recording among others), `absent` (a held-out song asked for
+what it does not hold) and `rendered` (a rendered song of a held-out score). In all but `absent`, target and rest are
+within 10 dB of each other. Clips for example queries come from the training split.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 from unisep_evaluate import vocabulary
+from unisep_evaluate.passages import power_db
 from unisep_evaluate.windows import quota
 
 from unisep_train.data.catalogue import Catalog
@@ -94,7 +94,7 @@ class SongWindows:
             loudest = target_db.max(axis=0)
             if np.mean(loudest > max(loudest.max() - 25, -50)) < LEAST_SHARE:
                 continue
-            levels_db = _power_db(target_db), _power_db(rest_db)
+            levels_db = power_db(target_db), power_db(rest_db)
             if abs(levels_db[0] - levels_db[1]) < within_db and min(levels_db) > LEAST_DB:
                 windows.append(Window(song, start))
         return windows
@@ -105,12 +105,10 @@ class SongWindows:
 
     def _apart(self, windows: list[Window]) -> list[Window]:
         """Leave out windows on the odd half of a length that overlap with the one before."""
-        half = self.n_samples // 2
-        starts = [window.start for window in windows]
+        n = self.n_samples
+        before = [-n, *(window.start for window in windows)]
         return [
-            window
-            for k, window in enumerate(windows)
-            if not (k and window.start // half % 2 and window.start - starts[k - 1] < self.n_samples)
+            w for w, last in zip(windows, before, strict=False) if w.start // (n // 2) % 2 == 0 or w.start - last >= n
         ]
 
     def _activity(self, indices: Sequence[int], start: int) -> NDArray[np.float64]:
@@ -118,10 +116,6 @@ class SongWindows:
         first, store = int(start / self._step_samples), self.catalogue.store
         steps = slice(first, first + int(self.n_samples / self._step_samples))
         return np.array([store.activity(self.catalogue.items[index])[steps] for index in indices], dtype=np.float64)
-
-
-def _power_db(levels_db: NDArray[np.float64]) -> float:
-    return float(10 * np.log10(np.sum(10.0 ** (levels_db / 10), axis=0).mean() + 1e-12))
 
 
 @dataclass(frozen=True)
@@ -153,7 +147,6 @@ class ValidationItem:
     group: str
     song: str
     kind: str
-    start_seconds: float
     example: NDArray[np.float32] | None
 
 
@@ -248,14 +241,13 @@ class _Builder:
 
     def absent_items(self) -> Iterator[ValidationItem]:
         """Yield windows of held-out songs asked for what is not in them, nor anything of its kind."""
-        songs, questions = sorted(self.held_out.songs), []
-        tags = {
-            song: {tag for i in stems for tag in self.held_out.tags[i]} for song, stems in self.held_out.songs.items()
-        }
+        songs, questions, tags = sorted(self.held_out.songs), [], self.held_out.tags
         for number, name in enumerate(ABSENT_NAMES):
             first = number % max(len(songs), 1)
             kin = {name} | vocabulary.ancestors(name)
-            questions += [(song, name) for song in songs[first:] + songs[:first] if not kin & tags[song]]
+            for song in songs[first:] + songs[:first]:
+                if all(kin.isdisjoint(tags[i]) for i in self.held_out.songs[song]):
+                    questions.append((song, name))
         for number, (song, name) in enumerate(questions[: self.config.n_absent]):
             stems = self.held_out.songs[song]
             start = self.held_out.start(stems[0], self.n_samples, np.random.default_rng((7, number)))
@@ -270,8 +262,7 @@ class _Builder:
         training, example = self.training, None
         if known := training.by_name.get(name) or training.by_tag.get(name):
             example = example_clip(training, known, self.config.example_seconds, rng)
-        start_seconds = start / training.store.sample_rate_hz
-        return ValidationItem(target + rest, target, name, group, song, kind, start_seconds, example)
+        return ValidationItem(target + rest, target, name, group, song, kind, example)
 
 
 def plain_first(name: str) -> tuple[bool, int, str]:

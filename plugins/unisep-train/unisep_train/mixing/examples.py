@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from unisep.errors import DatasetError
 from unisep_train.data.catalogue import Catalog
 from unisep_train.data.store import Store
 from unisep_train.mixing import sounds
-from unisep_train.mixing.config import MixConfig, Variation
+from unisep_train.mixing.config import MixConfig
 from unisep_train.mixing.sounds import Sound
 
 # What a prompt may be besides a name, and prompts for all but one of the four stems.
@@ -40,22 +40,19 @@ def phrase(name: str, rng: np.random.Generator, plain_probability: float = 0.65)
     return text.capitalize() if rng.random() < 0.07 else text
 
 
-@final
+@dataclass(frozen=True)
 class Sampler:
     """Draws names and sounds of a catalogue with the shares a config states."""
 
-    def __init__(self, catalogue: Catalog, config: MixConfig) -> None:
-        self.catalogue, self.config = catalogue, config
+    catalogue: Catalog
+    config: MixConfig
 
     def target(self, rng: np.random.Generator) -> tuple[str, int]:
         """Draw the canonical name asked for and a sound that answers to it."""
         config, catalogue = self.config, self.catalogue
         roll = rng.random()
-        for name, share in (
-            ("drums", config.drums_share),
-            ("vocals", config.vocals_share),
-            ("bass", config.bass_share),
-        ):
+        roles = {"drums": config.drums_share, "vocals": config.vocals_share, "bass": config.bass_share}
+        for name, share in roles.items():
             if roll < share and name in catalogue.by_tag:
                 index = catalogue.draw(catalogue.by_tag[name], rng)
                 label = catalogue.names[index]
@@ -108,15 +105,8 @@ class Batch:
     negatives: list[str | None]
 
 
-class _Example(NamedTuple):
-    target: Sound
-    rest: Sound
-    prompt: str
-    name: str
-    is_present: bool
-    clip: NDArray[np.float32] | None
-    source_id: str
-    negative: str | None
+# Target, rest, prompt, name, whether the target sounds, example clip, the sound's name in the store, negative prompt.
+_Example = tuple[Sound, Sound, str, str, bool, NDArray[np.float32] | None, str, str | None]
 
 
 @final
@@ -124,13 +114,10 @@ class ExampleStream:
     """Batches of examples from a store, the same for the same seed and step; pickles without the audio."""
 
     def __init__(self, store: Store, config: MixConfig | None = None, seed: int = 0) -> None:
-        self.config = config or MixConfig()
-        self.seed = seed
-        self.sample_rate_hz = store.sample_rate_hz
+        self.config, self.seed, self.sample_rate_hz = config or MixConfig(), seed, store.sample_rate_hz
         self.catalogue = Catalog(store)
         self.sampler = Sampler(self.catalogue, self.config)
         self.n_samples = round(self.config.segment_seconds * store.sample_rate_hz)
-        self._tags_of: dict[str, frozenset[str]] = {}
 
     def batch(self, step: int, items: range | None = None) -> Batch:
         """Mix the batch of `step`, or the `items` of it that are asked for."""
@@ -139,11 +126,9 @@ class ExampleStream:
         targets, rests, prompts, names, present, clips, ids, negatives = map(list, zip(*examples, strict=True))
         target = np.stack(targets)
         mixture = target + np.stack(rests)
-        sounds = self._channels(mixture), self._channels(target)
-        return Batch(*sounds, prompts, names, np.array(present), clips, ids, negatives)
-
-    def _channels(self, sound: NDArray[np.float32]) -> NDArray[np.float32]:
-        return sound.mean(axis=1, keepdims=True) if self.config.n_channels == 1 else sound
+        if self.config.n_channels == 1:
+            mixture, target = (sound.mean(axis=1, keepdims=True) for sound in (mixture, target))
+        return Batch(mixture, target, prompts, names, np.array(present), clips, ids, negatives)
 
     def _example(self, rng: np.random.Generator) -> _Example:
         """Mix one example; draw again when the drawn window turns out silent."""
@@ -197,7 +182,8 @@ class ExampleStream:
 
     def _lone_target(self, name: str, index: int, song: list[int] | None, rng: np.random.Generator) -> Sound:
         """Return the sound alone, or with the stems of its song that answer too."""
-        catalogue, variation = self.catalogue, self._variation(name)
+        catalogue = self.catalogue
+        variation = self.config.vocals_variation if _is_vocal(name) else self.config.variation
         if not song or rng.random() < 0.3:
             return sounds.one_sound(catalogue, index, self.n_samples, variation, rng)
         n_read = sounds.varied_length(self.n_samples, variation, rng)
@@ -205,9 +191,6 @@ class ExampleStream:
         matching = [i for i in song if name in catalogue.tags[i]]
         sound = sounds.stems(catalogue, matching, start, n_read, rng, self.config.source_level_db)
         return sounds.varied(sounds.respeed(sound, self.n_samples), catalogue, variation, rng)
-
-    def _variation(self, name: str) -> Variation:
-        return self.config.vocals_variation if _is_vocal(name) else self.config.variation
 
     def _among_others(self, name: str, target: Sound, rng: np.random.Generator) -> tuple[Sound, Sound]:
         """Put sounds from elsewhere beside the target; those that answer as well are added to it."""
@@ -228,10 +211,9 @@ class ExampleStream:
 
     def _other(self, name: str, rng: np.random.Generator) -> tuple[Sound, bool, int]:
         """Draw a sound beside the target; tell whether it answers too, and how many sources it counts for."""
-        if self.catalogue.songs and rng.random() < self.config.bundle_probability:
-            bundle = self._bundle(name, rng)
-            if bundle is not None:
-                return bundle, False, 3
+        is_bundle = self.catalogue.songs and rng.random() < self.config.bundle_probability
+        if is_bundle and (bundle := self._bundle(name, rng)) is not None:
+            return bundle, False, 3
         for _ in range(20):
             index = self.sampler.beside(name, rng)
             if not self.catalogue.is_unclear(name, index):
@@ -273,25 +255,19 @@ class ExampleStream:
             rest = np.zeros_like(rest)
         level_db = sounds.level_db(target + rest)
         factor = sounds.gain(rng.uniform(*config.mixture_level_db) - level_db)
-        present = bool(target.any())
-        return _Example(
-            target * factor, rest * factor, prompt, shown, present, clip, self.catalogue.items[index].id, negative
-        )
+        source_id = self.catalogue.items[index].id
+        return target * factor, rest * factor, prompt, shown, bool(target.any()), clip, source_id, negative
 
     def _negative(self, name: str, left_out: str | None, rng: np.random.Generator) -> str | None:
         """Draw a prompt for what is left out, or now and then for a sound that has nothing to do with `name`."""
         if left_out is None and rng.random() < self.config.negative_probability / 3:
             other = self.catalogue.names[self.sampler.beside(name, rng)]
-            apart = self._heard_as(name).isdisjoint({other, *vocabulary.ancestors(other)})
+            # All that sounds which answer to `name` answer to, and what contains it.
+            tags = (self.catalogue.tags[i] for i in self.catalogue.by_tag.get(name, ()))
+            heard_as = frozenset({name, *vocabulary.ancestors(name)}).union(*tags)
+            apart = heard_as.isdisjoint({other, *vocabulary.ancestors(other)})
             left_out = other if apart and other not in vocabulary.MIXED else None
         return None if left_out is None else phrase(left_out, rng)
-
-    def _heard_as(self, name: str) -> frozenset[str]:
-        """Return all that sounds which answer to `name` answer to, and what contains it."""
-        if name not in self._tags_of:
-            tags = (self.catalogue.tags[i] for i in self.catalogue.by_tag.get(name, ()))
-            self._tags_of[name] = frozenset({name, *vocabulary.ancestors(name)}).union(*tags)
-        return self._tags_of[name]
 
     def _clip(self, name: str, index: int, rng: np.random.Generator) -> NDArray[np.float32] | None:
         """Read a mono clip of the same name from another song or file, or return None."""

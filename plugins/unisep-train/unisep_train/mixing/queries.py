@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
@@ -26,12 +26,12 @@ BatchT = TypeVar("BatchT", covariant=True)
 EMBEDDED = "unisep_clap.mini:load"
 
 
+@dataclass
 class TextAudioEncoder:
-    """Encodes prompts and example clips; prompts are few, so their vectors are kept."""
+    """Encodes prompts and example clips; prompts are few, so their vectors are kept. `load` is called on first use."""
 
-    def __init__(self, load: Callable[[], QueryEncoder]) -> None:
-        self._load = load
-        self._texts: dict[str, Tensor] = {}
+    load: Callable[[], QueryEncoder]
+    _texts: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def named(cls, load: str, weights: Path | None, spaces: dict[str, int]) -> TextAudioEncoder:
@@ -41,7 +41,7 @@ class TextAudioEncoder:
     @cached_property
     def encoder(self) -> QueryEncoder:
         """The encoder, loaded on first use. Raises as what loads it does."""
-        return self._load()
+        return self.load()
 
     def texts(self, prompts: Sequence[str]) -> Tensor:
         """Return vectors `[n, dim]` of `prompts`."""
@@ -76,6 +76,7 @@ def load_encoder(load: str, weights: Path | None, spaces: dict[str, int]) -> Que
     return encoder
 
 
+@dataclass
 class StepStream(IterableDataset[BatchT]):
     """Batches of the steps of a run; the same for the same seed and step.
 
@@ -83,9 +84,11 @@ class StepStream(IterableDataset[BatchT]):
     loader take turns, so that the steps come in order.
     """
 
-    def __init__(self, store: str, mix: MixConfig, seed: int, steps: range, items: range | None = None) -> None:
-        self.store, self.mix, self.seed, self.steps = store, mix, seed, steps
-        self.items = range(mix.batch) if items is None else items
+    store: str
+    mix: MixConfig
+    seed: int = 0
+    steps: range = range(1)
+    items: range | None = None
 
     def __iter__(self) -> Iterator[BatchT]:
         steps, worker = self.steps, get_worker_info()
@@ -130,18 +133,16 @@ class QueryBatch:
         return replace(self, **moved)
 
 
+@dataclass
 class QueryStream(StepStream[QueryBatch]):
     """Yields batches with queries by text, by example, and between the two.
 
     Before step `absent_from` every query is answered by something; from then on targets may be absent.
     """
 
-    def __init__(
-        self, store: str, mix: MixConfig, queries: QueryMix, encoder: TextAudioEncoder, *, seed: int, steps: range,
-        absent_from: int, items: range | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(store, mix, seed, steps, items)
-        self.queries, self.encoder, self.absent_from = queries, encoder, absent_from
+    queries: QueryMix = field(kw_only=True)
+    encoder: TextAudioEncoder = field(kw_only=True)
+    absent_from: int = 0
 
     def batches(self, store: Store, steps: range) -> Iterator[QueryBatch]:
         """Yield the batch of each step."""
@@ -153,7 +154,7 @@ class QueryStream(StepStream[QueryBatch]):
         batch = stream.batch(step, self.items)
         clips = batch.examples if step >= self.queries.audio_from else [None] * len(batch.prompts)
         # For the process with the first items this is the generator of (seed, step, 1).
-        rng = np.random.default_rng((self.seed, step, 1, self.items.start))
+        rng = np.random.default_rng((self.seed, step, 1, self.items.start if self.items else 0))
         queries = self._queries(batch.prompts, clips, stream.sample_rate_hz, rng)
         negatives = torch.zeros_like(queries)
         for row, prompt in enumerate(batch.negatives):

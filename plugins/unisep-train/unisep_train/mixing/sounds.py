@@ -139,11 +139,8 @@ def respeed(sound: Sound, n_samples: int) -> Sound:
     """Play the sound so that it lasts `n_samples`: pitch and tempo change together."""
     if sound.shape[1] == n_samples:
         return sound
-    out = soxr.resample(sound.T, sound.shape[1], n_samples, quality="QQ").T
-    fitted = np.zeros((2, n_samples), dtype=np.float32)
-    n_copied = min(n_samples, out.shape[1])
-    fitted[:, :n_copied] = out[:, :n_copied]
-    return fitted
+    out = soxr.resample(sound.T, sound.shape[1], n_samples, quality="QQ").T[:, :n_samples]
+    return np.pad(out, ((0, 0), (0, n_samples - out.shape[1])))
 
 
 def colour(sound: Sound, sample_rate_hz: int, rng: np.random.Generator, range_db: float = 6.0) -> Sound:

@@ -7,28 +7,20 @@ are plain: a key, a loop of chords, and for each role a pattern that follows the
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 BEATS_PER_BAR = 4
 
 
-def frozen_table(name: str) -> dict[str, Any]:
-    """Read a TOML file of this package, with tuples for lists."""
-    table: dict[str, Any] = _frozen(
-        tomllib.loads(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
-    )
-    return table
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _frozen(item) for key, item in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+def table(name: str) -> dict[str, Any]:
+    """Read a TOML file of this package."""
+    return tomllib.loads(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -51,10 +43,10 @@ class Style:
     kits: tuple[int, ...]
 
 
-_TABLE = frozen_table("styles.toml")
-SCALES: dict[str, tuple[int, ...]] = _TABLE["scales"]
-RHYTHMS: dict[str, tuple[tuple[int, ...], ...]] = _TABLE["rhythms"]
-STYLES = {name: Style(**style) for name, style in _TABLE["styles"].items()}
+_TABLE = table("styles.toml")
+SCALES = TypeAdapter(dict[str, tuple[int, ...]]).validate_python(_TABLE["scales"])
+RHYTHMS: dict[str, list[list[int]]] = _TABLE["rhythms"]
+STYLES = TypeAdapter(dict[str, Style]).validate_python(_TABLE["styles"])
 
 
 @dataclass(frozen=True)
@@ -107,9 +99,11 @@ def _drawn(choices: Sequence[Any], rng: np.random.Generator) -> Any:
     return choices[int(rng.integers(len(choices)))]
 
 
-def _spans(rhythm: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Return where each note of a bar begins, and where the next one does, in sixteenths."""
-    return zip(rhythm, (*rhythm[1:], 16), strict=True)
+def _spans(score: Score, rhythm: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the bar of each note, its number in it, where it begins, and where the next one does, in sixteenths."""
+    for bar in range(len(score.chords)):
+        for number, (place, until) in enumerate(zip(rhythm, (*rhythm[1:], 16), strict=True)):
+            yield bar, number, place, until
 
 
 def into_range(key: int, low: int, high: int) -> int:
@@ -132,97 +126,76 @@ def velocity(place: int, rng: np.random.Generator, base: int = 84) -> int:
     return int(np.clip(base + accent + rng.normal(0, 6), 25, 122))
 
 
-def bass_part(score: Score, low: int, high: int, rng: np.random.Generator) -> list[Note]:
+def bass_part(score: Score, low: int, high: int, rng: np.random.Generator) -> Iterator[Note]:
     """Write a bass line: roots and fifths on a fixed rhythm, or a walking line in jazz."""
-    rhythm = _drawn(RHYTHMS["bass"], rng)
-    walking = score.style == "jazz"
+    rhythm, walking = _drawn(RHYTHMS["bass"], rng), score.style == "jazz"
     rhythm = (0, 4, 8, 12) if walking else rhythm
     length = rng.choice((0.5, 0.8, 0.95))
     picks = rng.choice((0, 0, 0, 2, 0, 1), size=len(rhythm))
-    notes = []
-    for bar in range(len(score.chords)):
-        chord = score.chord(bar)
-        for number, (place, until) in enumerate(_spans(rhythm)):
-            pick = int(rng.integers(3)) if walking and number else int(picks[number]) if number else 0
-            key = into_range(chord[pick] + 24, low, high)
-            notes.append(_note(bar, place, until, key, length, rng, 92))
-    return notes
+    for bar, number, place, until in _spans(score, rhythm):
+        pick = int(rng.integers(3)) if walking and number else int(picks[number]) if number else 0
+        yield _note(bar, place, until, into_range(score.chord(bar)[pick] + 24, low, high), length, rng, 92)
 
 
-def chord_part(score: Score, low: int, high: int, rng: np.random.Generator, power: bool = False) -> list[Note]:
+def chord_part(score: Score, low: int, high: int, rng: np.random.Generator, power: bool = False) -> Iterator[Note]:
     """Write chords on a fixed rhythm, close voicings, perhaps strummed; `power` leaves root and fifth."""
     rhythm = _drawn(RHYTHMS["chords"], rng)
     centre = (low + high) / 2 + rng.uniform(-5, 3) if not power else low + 10
     length, strum_beats = rng.choice((0.35, 0.7, 0.97)), rng.choice((0.0, 0.0, 0.02, 0.05))
-    notes = []
-    for bar in range(len(score.chords)):
-        chord = score.chord(bar)
+    for bar, _, place, until in _spans(score, rhythm):
+        chord, loud = score.chord(bar), velocity(place, rng, 78)
         keys = voicing([chord[0], chord[2], chord[0] + 12] if power else chord, centre, low, high)
-        for place, until in _spans(rhythm):
-            loud = velocity(place, rng, 78)
-            for number, key in enumerate(keys):
-                note = _note(bar, place, until, key, length, rng, loud)
-                notes.append(Note(note.start_beats + number * strum_beats, note.n_beats, key, note.velocity))
-    return notes
+        for number, key in enumerate(keys):
+            note = _note(bar, place, until, key, length, rng, loud)
+            yield replace(note, start_beats=note.start_beats + number * strum_beats)
 
 
-def pad_part(score: Score, low: int, high: int, rng: np.random.Generator) -> list[Note]:
+def pad_part(score: Score, low: int, high: int, rng: np.random.Generator) -> Iterator[Note]:
     """Write held chords, one a bar."""
     centre = (low + high) / 2 + rng.uniform(-8, 4)
-    return [
-        _note(bar, 0, 16, key, 0.98, rng, 70)
-        for bar in range(len(score.chords))
-        for key in voicing(score.chord(bar), centre, low, high)
-    ]
+    for bar, _, place, until in _spans(score, [0]):
+        for key in voicing(score.chord(bar), centre, low, high):
+            yield _note(bar, place, until, key, 0.98, rng, 70)
 
 
-def arpeggio_part(score: Score, low: int, high: int, rng: np.random.Generator) -> list[Note]:
+def arpeggio_part(score: Score, low: int, high: int, rng: np.random.Generator) -> Iterator[Note]:
     """Write broken chords in eighths or sixteenths: up, down, up and down, or in one random order."""
     step, shape = int(rng.choice((1, 2, 2))), int(rng.integers(4))
     centre, length = (low + high) / 2 + rng.uniform(-6, 6), rng.choice((0.5, 0.9, 1.6))
     shuffled = rng.permutation(8)
-    notes = []
-    for bar in range(len(score.chords)):
+    for bar, number, place, until in _spans(score, range(0, 16, step)):
         keys = voicing(score.chord(bar), centre, low, high)
         keys = [*keys, into_range(keys[0] + 12, low, high)]
         order = [keys, keys[::-1], [*keys, *keys[-2:0:-1]], [keys[k % len(keys)] for k in shuffled]][shape]
-        for number, place in enumerate(range(0, 16, step)):
-            notes.append(_note(bar, place, place + step, order[number % len(order)], length, rng, 80))
-    return notes
+        yield _note(bar, place, until, order[number % len(order)], length, rng, 80)
 
 
-def lead_part(score: Score, low: int, high: int, rng: np.random.Generator) -> list[Note]:
+def lead_part(score: Score, low: int, high: int, rng: np.random.Generator) -> Iterator[Note]:
     """Write a melody: a two-bar motif over the chords that returns, with rests between phrases."""
     rhythms = [RHYTHMS["lead"][k] for k in rng.integers(len(RHYTHMS["lead"]), size=2)]
     walk = [rng.choice((-2, -1, -1, 0, 1, 1, 2), size=8) for _ in range(2)]
     length = rng.choice((0.6, 0.9, 1.0))
     centre = (low + high) / 2 + rng.uniform(-4, 4)
-    notes, rest_every = [], int(rng.choice((4, 8, 100)))
-    for bar in range(len(score.chords)):
+    rest_every = int(rng.choice((4, 8, 100)))
+    for bar, chord in enumerate(score.chords):
         if bar % rest_every == rest_every - 1:
             continue
-        rhythm = rhythms[bar % 2]
-        step = score.chords[bar] + int(rng.choice((0, 2, 4)))
-        for number, (place, until) in enumerate(_spans(rhythm)):
-            step += 0 if number == 0 else int(walk[bar % 2][number])
-            key = score.degree(step)
-            key = into_range(key + 12 * round((centre - key) / 12), low, high)
-            notes.append(_note(bar, place, until, key, length, rng, 90))
-    return notes
+        step, rhythm = chord + int(rng.choice((0, 2, 4))), rhythms[bar % 2]
+        for place, until, change in zip(rhythm, (*rhythm[1:], 16), (0, *walk[bar % 2][1:]), strict=False):
+            step += int(change)
+            (key,) = voicing([score.degree(step)], centre, low, high)
+            yield _note(bar, place, until, key, length, rng, 90)
 
 
-def riff_part(score: Score, low: int, high: int, rng: np.random.Generator, power: bool = False) -> list[Note]:
+def riff_part(score: Score, low: int, high: int, rng: np.random.Generator, power: bool = False) -> Iterator[Note]:
     """Write a short figure low in the range, the same in every bar but for its chord; `power` adds the fifth."""
     rhythm = _drawn(RHYTHMS["bass"][:-2], rng)
     steps = [0, *rng.choice((0, 0, 2, 4, 6, 1), size=len(rhythm) - 1)]
     length = rng.choice((0.4, 0.7, 0.95))
-    notes = []
-    for bar in range(len(score.chords)):
-        for number, (place, until) in enumerate(_spans(rhythm)):
-            key = into_range(score.degree(score.chords[bar] + int(steps[number])) + 36, low, min(high, low + 24))
-            added = (0, 7) if power else (0,)
-            notes += [_note(bar, place, until, key + interval, length, rng, 90) for interval in added]
-    return notes
+    for bar, number, place, until in _spans(score, rhythm):
+        key = into_range(score.degree(score.chords[bar] + int(steps[number])) + 36, low, min(high, low + 24))
+        for interval in (0, 7) if power else (0,):
+            yield _note(bar, place, until, key + interval, length, rng, 90)
 
 
 def _note(bar: int, place: int, until: int, key: int, length: float, rng: np.random.Generator, base: int) -> Note:
@@ -260,7 +233,7 @@ class Role:
 
     probability: float
     level_db: float
-    write: Callable[..., list[Note]]
+    write: Callable[..., Iterable[Note]]
 
 
 ROLES = {
@@ -298,7 +271,7 @@ class Piece:
 
     name: str
     label: str
-    keys: tuple[int, ...]
+    keys: list[int]
 
 
 @dataclass(frozen=True)
@@ -317,14 +290,14 @@ class Part:
     sustained: bool = False
 
 
-_PLAYERS = frozen_table("instruments.toml")
-INSTRUMENTS = tuple(Instrument(**row) for row in _PLAYERS["instrument"])
+_PLAYERS = table("instruments.toml")
+INSTRUMENTS = TypeAdapter(tuple[Instrument, ...]).validate_python(_PLAYERS["instrument"])
 PIECES = {row["name"]: Piece(**row) for row in _PLAYERS["piece"]}
 
 
 def arrange(score: Score, rng: np.random.Generator) -> list[Part]:
     """Draw the parts of a piece: drums piece by piece, a bass, and two to five others with different labels."""
-    parts = _drum_parts(score, rng)
+    parts = drum_parts(score, rng)
     used: set[str] = set()
     roles = [name for name, role in ROLES.items() if rng.random() < role.probability]
     roles += ["chords"] * (len(roles) < 3) + ["lead"] * (rng.random() < 0.25)
@@ -341,7 +314,7 @@ def arrange(score: Score, rng: np.random.Generator) -> list[Part]:
 def _part(score: Score, instrument: Instrument, name: str, rng: np.random.Generator) -> Part:
     role = ROLES[name]
     power = {"power": instrument.power_chords} if name in ("chords", "riff") else {}
-    notes = role.write(score, instrument.low, instrument.high, rng, **power)
+    notes = list(role.write(score, instrument.low, instrument.high, rng, **power))
     notes = _with_rests(notes, score, 0.1 if name == "bass" else 0.2, rng)
     return Part(
         instrument.label, instrument.synonyms, instrument.family, instrument.four_stem,
@@ -358,7 +331,8 @@ def _with_rests(notes: list[Note], score: Score, probability: float, rng: np.ran
     return [note for note in notes if plays[int(note.start_beats // (2 * BEATS_PER_BAR))]]
 
 
-def _drum_parts(score: Score, rng: np.random.Generator) -> list[Part]:
+def drum_parts(score: Score, rng: np.random.Generator) -> list[Part]:
+    """Write the parts of a kit, a piece each."""
     kit = int(rng.choice(STYLES[score.style].kits))
     parts = []
     for name, notes in drum_notes(score, rng).items():

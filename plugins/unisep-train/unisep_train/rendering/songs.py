@@ -9,22 +9,27 @@ the soundfont is Debian's `fluidr3mono-gm-soundfont` (MIT). An interrupted run c
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, final
 
 import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from unisep.errors import DatasetError
 from unisep_train.data.store import PartWriter
 from unisep_train.mixing import sounds
 from unisep_train.rendering.scores import Part, Score, arrange, new_score
-from unisep_train.rendering.synth import WHEEL_CENTRE, WHEEL_PER_SEMITONE, Event, Synth
 
 log = logging.getLogger(__name__)
 Stem = NDArray[np.float32]  # [samples, channels]
+Event = tuple[Any, ...]  # a sample from the start, the synthesizer's method to call there, what comes after the channel
 
 SYNTH_RATE_HZ = 44100
+PERCUSSION_BANK = 128
+# Pitch wheel: 8192 is the middle, and its range is two semitones.
+WHEEL_CENTRE, WHEEL_PER_SEMITONE = 8192, 4096
 TAIL_SECONDS = 1.5
 # Brings a kit, as the soundfont plays it, to the level of the other parts.
 KIT_GAIN_DB = 8.0
@@ -39,26 +44,63 @@ def song_parts(index: int, seed: int, seconds: float) -> tuple[Score, list[Part]
     return score, arrange(score, rng)
 
 
-def play(synth: Synth, part: Part, score: Score, rng: np.random.Generator) -> Stem:
-    """Play the part with a tail: `[samples, 1]` where both channels are the same, else 2."""
-    n_samples = round((score.seconds(score.n_beats) + TAIL_SECONDS) * SYNTH_RATE_HZ)
-    sound = synth.play(part.program, part.is_drums, _events(part, score, rng), n_samples)
+@final
+class Synth:
+    """A soundfont, loaded once. After every call all notes end, and `fading_seconds` of what is left are thrown away."""
+
+    def __init__(self, soundfont: Path, sample_rate_hz: int, fading_seconds: float = 0.0) -> None:
+        try:
+            import tinysoundfont
+        except ImportError as error:
+            raise DatasetError("Rendering needs tinysoundfont: pip install --no-deps tinysoundfont.") from error
+        if not soundfont.is_file():
+            raise DatasetError(f"No soundfont at {soundfont}. On Debian: apt install fluidr3mono-gm-soundfont.")
+        self.sample_rate_hz = sample_rate_hz
+        self._n_fading = round(fading_seconds * sample_rate_hz)
+        self._synth = tinysoundfont.Synth(samplerate=sample_rate_hz, gain=-6)
+        self._soundfont = self._synth.sfload(str(soundfont))
+
+    def play(self, program: int, is_drums: bool, events: Iterable[Event], n_samples: int) -> NDArray[np.float32]:
+        """Return `[n_samples, 2]` of what the events make of a program."""
+        self._synth.program_select(0, self._soundfont, PERCUSSION_BANK if is_drums else 0, program, is_drums)
+        sound = np.zeros((n_samples, 2), dtype=np.float32)
+        position = 0
+        for at, method, *values in sorted(events, key=lambda event: event[0]):
+            at = min(max(at, position), n_samples)
+            sound[position:at] = self._generate(at - position)
+            position = at
+            getattr(self._synth, method)(0, *values)
+        sound[position:] = self._generate(n_samples - position)
+        self._synth.pitchbend(0, WHEEL_CENTRE)
+        self._synth.sounds_off()
+        self._generate(self._n_fading)
+        return sound
+
+    def _generate(self, n_samples: int) -> NDArray[np.float32]:
+        if not n_samples:
+            return np.zeros((0, 2), dtype=np.float32)
+        return np.frombuffer(self._synth.generate(n_samples), dtype=np.float32).reshape(-1, 2)[:n_samples]
+
+
+def play(synth: Synth, part: Part, score: Score, rng: np.random.Generator, seconds: float | None = None) -> Stem:
+    """Play the part for some seconds, or all of it with a tail: `[samples, 1]` where both channels are the same, else 2."""
+    seconds = score.seconds(score.n_beats) + TAIL_SECONDS if seconds is None else seconds
+    events = _events(part, score, synth.sample_rate_hz, rng)
+    sound = synth.play(part.program, part.is_drums, events, round(seconds * synth.sample_rate_hz))
     return sound[:, :1] if np.array_equal(sound[:, 0], sound[:, 1]) else sound
 
 
-def _events(part: Part, score: Score, rng: np.random.Generator) -> Iterator[Event]:
+def _events(part: Part, score: Score, rate_hz: int, rng: np.random.Generator) -> Iterator[Event]:
     for note in part.notes:
-        start, end = (
-            round(score.seconds(beats) * SYNTH_RATE_HZ) for beats in (note.start_beats, note.start_beats + note.n_beats)
-        )
+        start, end = (round(score.seconds(note.start_beats + n) * rate_hz) for n in (0, note.n_beats))
         yield start, "noteon", note.key, note.velocity
         # A sample early: of two notes of one key in a row, the first must end before the second starts.
-        yield max(end, start + 441) - 1, "noteoff", note.key
+        yield max(end, start + rate_hz // 100) - 1, "noteoff", note.key
     if part.sustained and part.role == "lead":
-        rate_hz, depth = rng.uniform(4.5, 6.5), rng.uniform(0.05, 0.25)
+        vibrato_hz, depth = rng.uniform(4.5, 6.5), rng.uniform(0.05, 0.25)
         for tick in np.arange(0.0, score.seconds(score.n_beats), 0.025):
-            wheel = WHEEL_CENTRE + round(WHEEL_PER_SEMITONE * depth * float(np.sin(2 * np.pi * rate_hz * tick)))
-            yield round(tick * SYNTH_RATE_HZ), "pitchbend", wheel
+            wheel = WHEEL_CENTRE + round(WHEEL_PER_SEMITONE * depth * float(np.sin(2 * np.pi * vibrato_hz * tick)))
+            yield round(tick * rate_hz), "pitchbend", wheel
 
 
 def reverb(stem: Stem, sample_rate_hz: int, decay_seconds: float, wet_db: float, rng: np.random.Generator) -> Stem:
@@ -80,18 +122,14 @@ def reverb(stem: Stem, sample_rate_hz: int, decay_seconds: float, wet_db: float,
 
 def drive(stem: Stem, amount: float) -> Stem:
     """Pass the stem through a soft clipper; `amount` is how far its peak goes beyond the knee."""
-    peak = float(np.abs(stem).max(initial=0.0))
-    if peak == 0.0:
-        return stem
+    peak = float(np.abs(stem).max(initial=0.0)) or 1.0
     return (np.tanh(stem * (amount / peak)) * (peak / np.tanh(amount))).astype(np.float32)
 
 
 def swell(stem: Stem, sample_rate_hz: int, range_db: float, rng: np.random.Generator) -> Stem:
     """Change the stem's level slowly within +-`range_db`, with a new aim every two seconds."""
-    n_points = len(stem) // (2 * sample_rate_hz) + 2
-    curve_db = np.interp(
-        np.arange(len(stem)), np.linspace(0, len(stem), n_points), rng.uniform(-range_db, range_db, n_points)
-    )
+    points = np.linspace(0, len(stem), len(stem) // (2 * sample_rate_hz) + 2)
+    curve_db = np.interp(np.arange(len(stem)), points, rng.uniform(-range_db, range_db, len(points)))
     return stem * (10.0 ** (curve_db / 20)).astype(np.float32)[:, None]
 
 

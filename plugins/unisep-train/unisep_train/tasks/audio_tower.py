@@ -17,7 +17,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from unisep_clap.audio_tower import AudioTower, AudioTowerConfig
 from unisep_clap.log_mel import level_free
@@ -34,8 +33,8 @@ from unisep_clap.windows import QUIET_BELOW_DB
 from unisep_clap.wordpiece import WordPiece
 
 from unisep_train.data.band_powers import MEL, BandPowers, Clip, read
-from unisep_train.tasks.text_tower import embed
-from unisep_train.trainer.learner import Figures, Learner, keep_learning
+from unisep_train.tasks.text_tower import embed, write_tower
+from unisep_train.trainer.learner import Figures, Learner
 from unisep_train.trainer.recipe import BaseRecipe
 
 N_STEPS = 1600
@@ -110,15 +109,12 @@ class AudioRun(Learner[AudioTower, AudioBatch]):
         """Make one update; return the loss."""
         mel, clips = batch
         with self.in_bfloat16:
-            heard = self.model.from_mel(mel)
-        loss = self._loss(heard.float(), clips)
-        return {"norm": self.learn(loss), "loss": loss.detach()}
-
-    def _loss(self, heard: Tensor, clips: list[Clip]) -> Tensor:
+            heard = self.model.from_mel(mel).float()
         right = torch.stack([self.names.rightness[clip.label] for clip in clips])
         wanted = self.names.of([clip.label for clip in clips])
         guess = (heard @ self.names.vectors.T / self.recipe.temperature).log_softmax(-1)
-        return -(right * guess).sum(-1).mean() + self.recipe.cosine_weight * (1 - (heard * wanted).sum(-1)).mean()
+        loss = -(right * guess).sum(-1).mean() + self.recipe.cosine_weight * (1 - (heard * wanted).sum(-1)).mean()
+        return {"norm": self.learn(loss), "loss": loss.detach()}
 
 
 @final
@@ -129,15 +125,13 @@ class Listener:
         self, stores: list[tuple[BandPowers, list[Clip]]], n_frames: int, config: RougheningConfig, seed: int
     ) -> None:
         self._items = [(store, clip) for store, clips in stores for clip in clips]
-        self._n_frames = n_frames
-        self._config = config
-        self._random = np.random.default_rng(seed)
+        self._n_frames, self._config, self._random = n_frames, config, np.random.default_rng(seed)
         n_files = Counter(clip.label for _, clip in self._items)
         weights = np.array([
             EMPHASIS.get(clip.family, 1.0) / n_files[clip.label] ** 0.5
             * (3.0 if clip.kind == "song" else 1.0) for _, clip in self._items
         ])  # fmt: skip
-        self._cumulative = np.cumsum(weights / weights.sum())
+        self._shares = weights / weights.sum()
 
     def draw(self, n: int) -> tuple[Tensor, Tensor, list[Clip]]:
         """Draw powers `[n, bands + 1, frames]` of sounds, those of strangers to mix in, and the sounds' clips."""
@@ -148,7 +142,7 @@ class Listener:
         return *powers, [clip for _, clip in chosen]  # type: ignore[return-value]
 
     def _item(self) -> tuple[BandPowers, Clip]:
-        return self._items[min(int(np.searchsorted(self._cumulative, self._random.random())), len(self._items) - 1)]
+        return self._items[self._random.choice(len(self._items), p=self._shares)]
 
     def _cut(self, store: BandPowers, clip: Clip) -> np.ndarray:
         """Cut a window where the clip sounds, now and then a short one."""
@@ -274,15 +268,6 @@ def batches(listener: Listener, recipe: AudioRecipe) -> Iterator[AudioBatch]:
         yield roughened(sounds, strangers, recipe.roughening, generator), clips
 
 
-def train(run: AudioRun, listener: Listener, stop_after_seconds: float = math.inf) -> AudioTower:
-    """Train until the last step, or for `stop_after_seconds`; return the running average of the tower."""
-    run.restore()
-    recipe, seconds = run.recipe, run.recipe.batch_size * run.model.config.window_seconds
-    # What an earlier call has heard is drawn again, and left out.
-    keep_learning(run, islice(batches(listener, recipe), run.step, recipe.n_steps), seconds, stop_after_seconds)
-    return run.averaged()
-
-
 @torch.inference_mode()
 def hear(tower: AudioTower, powers: BandPowers, clip: Clip) -> Tensor:
     """Return the vector of a clip, as the encoder computes it: windows that overlap by half, from where it first sounds."""
@@ -348,9 +333,6 @@ def train_command(
     listener = Listener(kept, n_frames_of(tower), recipe.roughening, recipe.seed)
     n_clips = sum(len(clips) for _, clips in kept)
     print(f"{n_clips} training clips, {len(held_out)} held out, {len(names.names)} names", flush=True)
-    trained = train(AudioRun(tower, names, recipe, out), listener)
-    measured = retrieval(trained, stores[0], held_out, names)
-    report = {"config": recipe.model_dump(mode="json"), "n_steps": recipe.n_steps, "validation": measured}
-    print(json.dumps(report, indent=1))
-    save_file({name: value.contiguous() for name, value in trained.state_dict().items()}, out / "audio.safetensors")
-    (out / "audio.json").write_text(json.dumps(report, indent=1))
+    seconds = recipe.batch_size * tower.config.window_seconds
+    trained = AudioRun(tower, names, recipe, out).learn_all(batches(listener, recipe), seconds)
+    write_tower(out, "audio", trained, recipe, {"validation": retrieval(trained, stores[0], held_out, names)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import tomllib
@@ -10,16 +9,15 @@ from collections import Counter
 from dataclasses import dataclass
 from hashlib import md5
 from importlib import resources
+from itertools import permutations
 from pathlib import Path
+
+from unisep_evaluate.datasets import ManifestLine
 
 _WORDS = tomllib.loads(resources.files(__package__).joinpath("phrases.toml").read_text(encoding="utf-8"))
 TEMPLATES: tuple[str, ...] = tuple(_WORDS["templates"])
 # Names of sounds that training never sees, to measure and test what the tower makes of new words.
 HELD_OUT_WORDS: frozenset[str] = frozenset(_WORDS["held_out"])
-# WordNet's lexicographer files: act, animal, artifact, body, communication, event, food, object, person,
-# phenomenon, plant, substance. Left out: places, quantities, times and the like.
-_NOUN_FILES = {"04", "05", "06", "08", "10", "11", "13", "17", "18", "19", "20", "27"}
-_SOUNDING_FILES = {"05", "06", "11", "19"}
 _SYNONYM, _BROADER = 1.0, 0.25
 
 
@@ -34,39 +32,25 @@ class Links:
 def is_held_out(phrase: str, keep: frozenset[str], one_in: int = 40) -> bool:
     """Tell whether a word of the phrase is one that training must never see (chosen by its hash)."""
     words = set(re.findall(r"[a-z]+", phrase.lower()))
-    if words & HELD_OUT_WORDS:
-        return True
-    words -= keep
-    return any(
-        len(word) > 3 and int(md5(word.encode(), usedforsecurity=False).hexdigest(), 16) % one_in == 0 for word in words
-    )
+    drawn = (word for word in words - keep if len(word) > 3)
+    hashes = (int(md5(word.encode(), usedforsecurity=False).hexdigest(), 16) for word in drawn)
+    return bool(words & HELD_OUT_WORDS) or any(number % one_in == 0 for number in hashes)
 
 
 def sound_links(manifest: Path | None) -> Links:
-    """Link the groups of `sounds.txt`, and labels with their synonyms from a corpus manifest.
+    """Link synonyms, and labels with their synonyms from a corpus manifest.
 
     A synonym that many labels share ("guitar") is a broader word: it links weakly.
     """
-    text = resources.files(__package__).joinpath("sounds.txt").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    groups = [[name.strip() for name in line.split(",")] for line in lines]
-    pairs = [(first, second, _SYNONYM) for group in groups for first in group for second in group if first != second]
-    for label, synonyms in _manifest_groups(manifest).items():
-        pairs += [(label, synonym, strength) for synonym, strength in synonyms.items()]
+    pairs = [(*pair, _SYNONYM) for group in _WORDS["synonyms"] for pair in permutations(group, 2)]
+    lines = manifest.read_text(encoding="utf-8").splitlines() if manifest else []
+    rows = [ManifestLine.model_validate_json(line) for line in lines]
+    synonyms = {row.label: sorted({*row.synonyms} - {row.label}) for row in rows}
+    n_labels = Counter(synonym for of_label in synonyms.values() for synonym in of_label)
+    for label, of_label in synonyms.items():
+        pairs += [(label, name, _BROADER if n_labels[name] > 2 else _SYNONYM) for name in of_label]
     names = sorted({name for first, second, _ in pairs for name in (first, second)})
     return Links(tuple(names), tuple(pairs))
-
-
-def _manifest_groups(manifest: Path | None) -> dict[str, dict[str, float]]:
-    if manifest is None:
-        return {}
-    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
-    synonyms = {row["label"]: set(row["synonyms"]) - {row["label"]} for row in rows}
-    shared_by = Counter(synonym for group in synonyms.values() for synonym in group)
-    return {
-        label: {synonym: _BROADER if shared_by[synonym] > 2 else _SYNONYM for synonym in sorted(group)}
-        for label, group in synonyms.items()
-    }
 
 
 def split(links: Links, more: list[str], wordnet: Path, words: Path | None) -> tuple[list[str], list[str], list[str]]:
@@ -85,8 +69,8 @@ def split(links: Links, more: list[str], wordnet: Path, words: Path | None) -> t
 def dictionary_phrases(wordnet: Path, extra_words: Path | None, sounds: list[str], seed: int = 0) -> list[str]:
     """List nouns, two-word phrases, things doing something and modified sounds, in a fixed order."""
     generator = random.Random(seed)
-    nouns = _wordnet_lemmas(wordnet / "data.noun", _NOUN_FILES)
-    sounding = _wordnet_lemmas(wordnet / "data.noun", _SOUNDING_FILES)
+    nouns = _wordnet_lemmas(wordnet / "data.noun", _WORDS["noun_files"])
+    sounding = _wordnet_lemmas(wordnet / "data.noun", _WORDS["sounding_files"])
     adjectives = [word for word in _wordnet_lemmas(wordnet / "data.adj", None) if " " not in word]
     gerunds = [_gerund(verb) for verb in _wordnet_lemmas(wordnet / "data.verb", None) if " " not in verb]
     words = extra_words.read_text(encoding="utf-8").split() if extra_words else []
@@ -98,14 +82,12 @@ def dictionary_phrases(wordnet: Path, extra_words: Path | None, sounds: list[str
     phrases = nouns + gerunds + generator.sample(words, min(len(words), 15_000))
     phrases += pick(25_000, adjectives, nouns) + pick(12_000, sounding, gerunds) + pick(8_000, nouns, nouns)
     phrases += pick(15_000, _WORDS["modifiers"], sounds)
-    phrases += [
-        f"{first} and {second}"
-        for first, second in zip(generator.choices(sounds, k=4_000), generator.choices(sounds, k=4_000), strict=True)
-    ]
+    pairs = zip(generator.choices(sounds, k=4_000), generator.choices(sounds, k=4_000), strict=True)
+    phrases += [f"{first} and {second}" for first, second in pairs]
     return sorted(set(phrases))
 
 
-def _wordnet_lemmas(path: Path, files: set[str] | None) -> list[str]:
+def _wordnet_lemmas(path: Path, files: list[str] | None) -> list[str]:
     """Read lower-case lemmas of a WordNet data file (licence notice lines start with a space)."""
     lemmas: set[str] = set()
     for line in path.read_text(encoding="utf-8").splitlines():

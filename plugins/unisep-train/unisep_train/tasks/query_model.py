@@ -4,33 +4,28 @@
     python -m unisep_train train STORE RUN            # goes on where RUN stopped
     torchrun --nproc-per-node 8 -m unisep_train train STORE RUN --config recipe.json --workers 8
 
-A run folder holds `recipe.json` (frozen when the run starts), `checkpoint.pt` (model, average, optimiser, step;
-replaced atomically) and `log.jsonl` (a line every `log_every` steps; `plot` draws it). The examples of a step depend
-on the seed and the step alone, so a resumed run sees what an unbroken one would have seen, and several processes share
-the batch that one would have had.
+The examples of a step depend on the seed and the step alone, so a resumed run sees what an unbroken one would have seen,
+and several processes share the batch that one would have had.
 """
 
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import NonNegativeInt, TypeAdapter, model_validator
+from pydantic import Field, NonNegativeInt, TypeAdapter, model_validator
 from torch import Tensor, nn
 from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs
 
 from unisep.errors import OptionError
-from unisep_train.data.store import Store
 from unisep_train.mixing.config import MixConfig, QueryMix
 from unisep_train.mixing.queries import EMBEDDED, QueryBatch, QueryStream, TextAudioEncoder
 from unisep_train.tasks.start import Start, begin, model_at_start
-from unisep_train.tasks.teacher import Teacher, answers, load_teacher, pinned, taught_loss
 from unisep_train.trainer.distributed import Place
-from unisep_train.trainer.learner import ALONE, N_THREADS, Device, Figures, Learner, begun, keep_learning, mixed_by
+from unisep_train.trainer.learner import ALONE, N_THREADS, Device, Figures, Learner, begun, learn_from
 from unisep_train.trainer.losses import LossWeights, separation_loss
 from unisep_train.trainer.recipe import CHECKPOINT_FILE, BaseRecipe
 
@@ -40,7 +35,7 @@ class Recipe(BaseRecipe):
 
     Attributes:
         start: the weights the first step begins with; nothing by default.
-        teacher: a larger model whose answers are learnt, beside the true targets or instead of them; none by default.
+        teacher: always null, as runs of older versions have it.
         conditioning_steps: in the first so many steps only what hears the query is trained (FiLMs, projectors, source
             weights, presence), then everything. For starts from weights that separate already.
         absent_from: step from which a queried sound may be absent: a model that knows nothing falls silent.
@@ -48,7 +43,7 @@ class Recipe(BaseRecipe):
 
     model: FilmConfig
     start: Start = Start()
-    teacher: Teacher | None = None
+    teacher: None = Field(default=None, exclude=True)
     mix: MixConfig = MixConfig()
     queries: QueryMix = QueryMix()
     losses: LossWeights = LossWeights()
@@ -77,18 +72,14 @@ class Recipe(BaseRecipe):
         Raises:
             OSError: no such file.
             pydantic.ValidationError: no JSON, an unknown field or an impossible value.
-            OptionError: a start or a teacher that does not go with the model.
-            WeightsError: one of them cannot be read.
+            OptionError: a start that does not go with the model.
+            WeightsError: it cannot be read.
         """
         fields = TypeAdapter(dict[str, Any])
         written = fields.validate_json(path.read_bytes())
         start = Start.model_validate(written.get("start", {}))
         shape = model_at_start(start, fields.validate_python(written.get("model", {})))
-        recipe = cls.model_validate({**written, "model": shape})
-        if recipe.teacher is None:
-            return recipe
-        teacher = pinned(recipe.teacher, recipe.model, recipe.mix.segment_seconds)
-        return recipe.model_copy(update={"teacher": teacher})
+        return cls.model_validate({**written, "model": shape})
 
 
 class _Conditioned(nn.Module):
@@ -127,10 +118,6 @@ class QueryModelRun(Learner[FilmHTDemucs, QueryBatch]):
         with self.in_bfloat16:
             estimate, logits = module(batch.mixture, batch.queries, batch.negatives)
         loss, parts = separation_loss(estimate, batch.target, batch.mixture, logits, batch.present, self.recipe.losses)
-        if (teacher := self.recipe.teacher) is not None:
-            reference = answers(self.taught_by, batch, self.recipe.space)
-            taught, figures = taught_loss(estimate, logits, reference, batch.mixture, teacher, self.recipe.losses)
-            loss, parts = teacher.share * taught + (1 - teacher.share) * loss, {**parts, **figures}
         return {**parts, "norm": self.learn(loss), "loss": loss.detach(), "present": batch.present}
 
     def shown(self, figures: Figures) -> Figures:
@@ -138,13 +125,6 @@ class QueryModelRun(Learner[FilmHTDemucs, QueryBatch]):
         is_present = figures.pop("present") > 0.5
         gain, level = figures["si_sdr_gain_db"][is_present], figures["level_db"][~is_present]
         return figures | {"si_sdr_gain_db": gain, "level_db": level}
-
-    @cached_property
-    def taught_by(self) -> FilmHTDemucs:
-        """The recipe's teacher, read when the first step asks it: a finished run does not need it."""
-        recipe = self.recipe
-        assert recipe.teacher is not None
-        return load_teacher(recipe.teacher, recipe.model, recipe.mix.segment_seconds, self.place.device)
 
     def _module(self) -> nn.Module:
         """Return the module that is differentiated; made again when the separator under the query is to be trained too."""
@@ -169,19 +149,12 @@ class QueryModelRun(Learner[FilmHTDemucs, QueryBatch]):
 def train(
     store: str, run: QueryModelRun, encoder: TextAudioEncoder, stop_after_seconds: float = math.inf, n_workers: int = 1
 ) -> QueryModelRun:
-    """Train until the last step, or for `stop_after_seconds` with the state saved for another call; return the run.
-
-    Raises:
-        OptionError: store and model have different sample rates.
-    """
-    recipe = run.recipe
-    Store(store).at_rate(recipe.model.separator.samplerate)
-    run.restore()
+    """Train until the last step, or for `stop_after_seconds` with the state saved for another call; return the run."""
+    recipe, rate_hz = run.recipe, run.recipe.model.separator.samplerate
     stream = QueryStream(
-        store, recipe.mix, recipe.queries, encoder, seed=recipe.seed, steps=range(run.step, recipe.n_steps),
-        absent_from=recipe.absent_from, items=run.place.share(recipe.mix.batch),
-    )  # fmt: skip
-    keep_learning(run, mixed_by(n_workers, stream), recipe.mix.batch_seconds, stop_after_seconds)
+        store, recipe.mix, recipe.seed, queries=recipe.queries, encoder=encoder, absent_from=recipe.absent_from
+    )
+    learn_from(run, stream, rate_hz, stop_after_seconds, n_workers)
     return run
 
 

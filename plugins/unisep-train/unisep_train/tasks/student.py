@@ -1,19 +1,15 @@
 """Distil an HT Demucs into a smaller and faster one: the student learns to give what the teacher gives.
 
     python -m unisep_train distil STORE RUN --config distil.json
-    python -m unisep_train distil STORE RUN            # goes on where RUN stopped
-    python -m unisep_train distil STORE RUN --release student.safetensors
+    python -m unisep_train distil STORE RUN --release student.safetensors        # goes on where RUN stopped
 
-Only the mixtures of the store's examples are used, never what is in them: what is right is what the teacher gives. Both
-hear a mixture with mean 0 and deviation 1, as songs are given to HT Demucs. A run folder is what it is for `train`; a run
-that goes on takes no other teacher, and one that has ended needs none. The student that is released is the running
-average, as a checkpoint that `Separator("htdemucs", weights="student.safetensors")` takes.
+Only the mixtures of the store's examples are used, never what is in them; both hear a mixture with mean 0 and deviation 1,
+as songs are given to HT Demucs. The student that is released is the running average, a checkpoint as `Separator` takes it.
 Knowledge distillation: Hinton, Vinyals, Dean 2015, arXiv:1503.02531; here the teacher's waveforms are the soft targets.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from fractions import Fraction
 from functools import cached_property
@@ -22,7 +18,6 @@ from typing import Any, Self
 
 import torch
 from einops import rearrange
-from pydantic import Field
 from torch import Tensor, nn
 from unisep_htdemucs.checkpoints import build_model, read_checkpoint
 from unisep_htdemucs.config import HTDemucsConfig
@@ -31,11 +26,10 @@ from unisep_htdemucs.saving import save_checkpoint
 
 from unisep.errors import OptionError, WeightsError
 from unisep.weights.hashes import sha256_of
-from unisep_train.data.store import Store
 from unisep_train.mixing.config import MixConfig
 from unisep_train.mixing.queries import MixtureStream
 from unisep_train.trainer.distributed import Place
-from unisep_train.trainer.learner import ALONE, N_THREADS, Device, Figures, Learner, begun, keep_learning, mixed_by
+from unisep_train.trainer.learner import ALONE, N_THREADS, Device, Figures, Learner, begun, learn_from
 from unisep_train.trainer.losses import log_spectral_distance, plain_sdr_db
 from unisep_train.trainer.recipe import BaseRecipe
 
@@ -47,8 +41,9 @@ class Distillation(BaseRecipe):
 
     Attributes:
         teacher: a checkpoint of HT Demucs (.safetensors or .th).
-        teacher_sha256: of that file; this and `teacher_options` are filled in when the run starts, which holds on to them.
-        student: options of `HTDemucsConfig` in which the student differs from the teacher.
+        teacher_sha256: of that file, filled in when the run starts, which holds on to it.
+        student: options of `HTDemucsConfig` in which the student differs from the teacher; those of the teacher are filled
+            in when the run starts.
         mix: how mixtures are made; best with the teacher's `segment_seconds`, which is given silence to fill its own.
         l1: weight of the mean absolute difference of the waveforms.
         spectral: weight of the distance of their log spectra.
@@ -56,7 +51,6 @@ class Distillation(BaseRecipe):
 
     teacher: Path
     teacher_sha256: str = ""
-    teacher_options: dict[str, Any] = Field(default_factory=dict)
     student: dict[str, Any]
     mix: MixConfig = MixConfig(segment_seconds=7.8)
     l1: float = 1.0
@@ -69,16 +63,17 @@ class Distillation(BaseRecipe):
         return super().read(path).pinned()
 
     def pinned(self) -> Self:
-        """Return the recipe with the hash and the options of its teacher.
+        """Return the recipe with the hash of its teacher, and all options of the student.
 
         Raises:
             WeightsError: the teacher cannot be read.
             OptionError: the student or the segment does not go with it.
         """
         config = read_checkpoint(self.teacher).config
-        options = dataclasses.asdict(config) | {"segment": str(config.segment)}
-        recipe = self.model_copy(update={"teacher_sha256": sha256_of(self.teacher), "teacher_options": options})
-        recipe.student_config()
+        options = vars(config) | {"segment": str(config.segment), "sources": list(config.sources)} | self.student
+        recipe = self.model_copy(update={"teacher_sha256": sha256_of(self.teacher), "student": options})
+        if any(getattr(recipe.student_config(), name) != getattr(config, name) for name in SHARED):
+            raise OptionError(f"A student has the {', '.join(SHARED)} of its teacher. Leave them out of `student`.")
         n_samples = round(self.mix.segment_seconds * config.samplerate)
         if config.use_train_segment and n_samples > config.segment_samples:
             raise OptionError(
@@ -87,14 +82,9 @@ class Distillation(BaseRecipe):
         return recipe
 
     def student_config(self) -> HTDemucsConfig:
-        """Return the student's config: the teacher's with the student's options in their place."""
-        options = self.teacher_options
-        exact = {"segment": Fraction(options["segment"]), "sources": tuple(options["sources"])}
-        teacher = HTDemucsConfig(**options | exact)
-        if set(self.student) & set(SHARED):
-            raise OptionError(f"A student has the {', '.join(SHARED)} of its teacher. Leave them out of `student`.")
+        """Return the student's config, of a pinned recipe."""
         try:
-            return dataclasses.replace(teacher, **self.student)
+            return HTDemucsConfig(**self.student | {"segment": Fraction(self.student["segment"])})
         except (TypeError, ValueError, ArithmeticError) as error:
             raise OptionError(f"`student` makes no HT Demucs: {error}") from error
 
@@ -131,12 +121,8 @@ class StudentRun(Learner[HTDemucs, Tensor]):
             ours, theirs = (rearrange(x, "b s c l -> (b s c) l") for x in (estimate, target))
             distance = log_spectral_distance(ours, theirs, self.recipe.spectral_windows)
             loss = loss + self.recipe.spectral * distance.mean()
-        norm = self.learn(loss)
-        return {
-            "loss": loss.detach(),
-            "norm": norm,
-            "agreement_db": plain_sdr_db(estimate.detach().flatten(1), target.flatten(1)),
-        }
+        agreement_db = plain_sdr_db(estimate.detach().flatten(1), target.flatten(1))
+        return {"loss": loss.detach(), "norm": self.learn(loss), "agreement_db": agreement_db}
 
 
 def standardised(mixture: Tensor) -> Tensor:
@@ -146,17 +132,9 @@ def standardised(mixture: Tensor) -> Tensor:
 
 
 def distil(store: str, run: StudentRun, stop_after_seconds: float = math.inf, n_workers: int = 1) -> StudentRun:
-    """Distil until the last step, or for `stop_after_seconds` with the state saved for another call; return the run.
-
-    Raises:
-        OptionError: store and teacher have different sample rates.
-    """
-    recipe = run.recipe
-    Store(store).at_rate(run.model.config.samplerate)
-    run.restore()
-    items = run.place.share(recipe.mix.batch)
-    stream = MixtureStream(store, recipe.mix, recipe.seed, range(run.step, recipe.n_steps), items)
-    keep_learning(run, mixed_by(n_workers, stream), recipe.mix.batch_seconds, stop_after_seconds)
+    """Distil until the last step, or for `stop_after_seconds` with the state saved for another call; return the run."""
+    stream = MixtureStream(store, run.recipe.mix, run.recipe.seed)
+    learn_from(run, stream, run.model.config.samplerate, stop_after_seconds, n_workers)
     return run
 
 

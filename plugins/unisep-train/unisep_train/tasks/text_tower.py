@@ -1,4 +1,4 @@
-"""Distil the text tower of clap-mini from a sentence encoder, for so many minutes.
+"""Distil the text tower of clap-mini from a sentence encoder.
 
     python -m unisep_train text-tower --teacher MINILM --wordnet WORDNET --words WORDS --out text
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,16 +20,17 @@ from typing import Any, ClassVar
 import torch
 from einops import rearrange
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from unisep_clap.text_tower import TextTower, TextTowerConfig, pad
 from unisep_clap.wordpiece import WordPiece
 
 from unisep_train.tasks import phrases
 from unisep_train.tasks.phrases import Links
-from unisep_train.trainer.learner import Figures, Learner, keep_learning
+from unisep_train.trainer.learner import Figures, Learner
 from unisep_train.trainer.recipe import BaseRecipe
 
+N_STEPS = 1750  # of the embedded tower
 # Our names for the parts of a BERT layer, and BERT's.
 PARTS = {
     "attention.output": "attention.output.dense", "attention_norm": "attention.output.LayerNorm",
@@ -40,23 +40,26 @@ TextBatch = tuple[Tensor, Tensor, Tensor]  # piece ids and which are there `[bat
 
 
 class TextRecipe(BaseRecipe):
-    """All that decides the outcome, apart from the data and how fast the machine is: the clock ends the run."""
+    """All that decides the outcome, apart from the data."""
 
-    n_steps: int = 10**9
-    minutes: float = 8.0
+    n_steps: int = N_STEPS
     warmup_steps: int = 50
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     average_decay: float = 0.0
     log_every: int = 100
-    save_every: int = 10**9
     batch_size: int = 384
     sound_share: float = 0.3
     sound_template_rate: float = 0.5
     template_rate: float = 0.15
     kept_layers: tuple[int, ...] = (0, 2, 5)
     n_factors: int = 112
+
+    def learning_rate_at(self, step: int) -> float:
+        """Rise linearly, and fall linearly all the while."""
+        rise = min(1.0, (step + 1) / self.warmup_steps)
+        return self.learning_rate * rise * max(0.01, 1 - (step + 1) / (self.n_steps + 1))
 
 
 def load_teacher(folder: Path) -> tuple[TextTower, WordPiece]:
@@ -135,8 +138,8 @@ def draw_together(
     position = {name: i for i, name in enumerate(links.names)}
     wanted = torch.zeros(len(vectors), len(vectors))
     for first, second, strength in links.pairs:
-        for i, j in ((position[first], position[second]), (position[second], position[first])):
-            wanted[i, j] = max(float(wanted[i, j]), strength)
+        i, j = position[first], position[second]
+        wanted[i, j] = wanted[j, i] = max(float(wanted[i, j]), float(wanted[j, i]), strength)
     pull = wanted.sum(1, keepdim=True).clamp(max=1.0)
     wanted = wanted / wanted.sum(1, keepdim=True).clamp(min=1e-9)
     moved = vectors.clone().requires_grad_()
@@ -180,25 +183,10 @@ class Lesson:
 
 
 class TextRun(Learner[TextTower, TextBatch]):
-    """A text tower that learns until its time is over; it does not go on later."""
+    """A text tower that learns to say what its teacher says."""
 
     recipe: TextRecipe
     adamw: ClassVar[dict[str, Any]] = {}
-    share_done = 0.0
-
-    def timed(self, batches: Iterator[TextBatch]) -> Iterator[TextBatch]:
-        """Yield batches until the time is over."""
-        began = time.monotonic()
-        for batch in batches:
-            self.share_done = (time.monotonic() - began) / (60 * self.recipe.minutes)
-            if self.share_done >= 1:
-                return
-            yield batch
-
-    def learning_rate(self) -> float:
-        """Return the learning rate: it falls with the time that is left."""
-        rise = min(1.0, (self.step + 1) / self.recipe.warmup_steps)
-        return self.recipe.learning_rate * rise * max(0.01, 1 - self.share_done)
 
     def train_step(self, batch: TextBatch) -> Figures:
         """Make one update; return the loss, which is 1 less the mean cosine."""
@@ -206,12 +194,7 @@ class TextRun(Learner[TextTower, TextBatch]):
         with self.in_bfloat16:
             vectors = self.model(ids, present)
         loss = (1 - (vectors.float() * targets).sum(-1)).mean()
-        return {"norm": self.learn(loss), "loss": loss.detach(), "share_done": torch.tensor(self.share_done)}
-
-    def save(self) -> None:
-        """Write the tower as it is."""
-        state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
-        save_file(state, self.folder / "text.safetensors")
+        return {"norm": self.learn(loss), "loss": loss.detach()}
 
 
 def pruned_pieces(pieces: tuple[str, ...]) -> list[int]:
@@ -265,13 +248,6 @@ def batches(lesson: Lesson, tokens: WordPiece, recipe: TextRecipe) -> Iterator[T
             yield *pad([ids for ids, _ in group], tokens.padding_id), lesson.targets[[i for _, i in group]]
 
 
-def distil(student: TextTower, tokens: WordPiece, lesson: Lesson, recipe: TextRecipe, folder: Path) -> TextRun:
-    """Train in place for the recipe's time; the tower and the log go into the folder. Return the run."""
-    text_run = TextRun(student, recipe, folder)
-    keep_learning(text_run, text_run.timed(batches(lesson, tokens, recipe)))
-    return text_run
-
-
 def measure(student: TextTower, tokens: WordPiece, phrase_list: list[str], targets: Tensor) -> dict[str, float]:
     """Return mean and low-decile cosine of the student with its targets."""
     cosine = (embed(student, tokens, phrase_list) * targets).sum(-1)
@@ -280,22 +256,21 @@ def measure(student: TextTower, tokens: WordPiece, phrase_list: list[str], targe
 
 def train_command(
     *, teacher: Path, wordnet: Path, out: Path, words: Path | None = None, manifest: Path | None = None,
-    names: Path | None = None, minutes: float = 8.0,
+    names: Path | None = None, n_steps: int = N_STEPS,
 ) -> None:  # fmt: skip
     """Train a text tower; write text.safetensors, vocab.txt and text.json.
 
     Args:
         teacher: folder of a MiniLM sentence encoder.
         wordnet: folder with WordNet's data.noun and others.
-        out: folder of what is written.
+        out: folder of the run and of what is written.
         words: a word list, one a line.
         manifest: corpus manifest (JSON lines with label and synonyms).
         names: further names of sounds, one a line.
-        minutes: how long to train.
+        n_steps: length of the run.
     """
-    recipe = TextRecipe(minutes=minutes)
+    recipe = TextRecipe(n_steps=n_steps).kept_in(out)
     torch.manual_seed(recipe.seed)
-    out.mkdir(parents=True, exist_ok=True)
     links = phrases.sound_links(manifest)
     more = names.read_text().replace(",", "\n").splitlines() if names else []
     sounds, known, held_out = phrases.split(links, more, wordnet, words)
@@ -318,12 +293,19 @@ def train_command(
         student.get_submodule("head").get_parameter("weight").copy_(project.components.T)
         student.get_submodule("head").get_parameter("bias").copy_(-project.mean @ project.components)
     print(f"{len(sounds)} sounds, {len(known)} phrases, {len(held_out)} held out, {len(kept)} pieces", flush=True)
-    n_steps = distil(student, tokens, lesson, recipe, out).step
-    report = {
-        "config": recipe.model_dump(), "tower": asdict(config), "n_steps": n_steps, "n_phrases": len(known),
-        "sounds": measure(student.eval(), tokens, sounds, target(u_sounds)),
-        "held_out_words": measure(student, tokens, held_out, target(u_held_out)),
-    }  # fmt: skip
-    print(json.dumps(report, indent=1))
+    trained = TextRun(student, recipe, out).learn_all(batches(lesson, tokens, recipe))
     (out / "vocab.txt").write_text("\n".join(tokens.pieces) + "\n", encoding="utf-8")
-    (out / "text.json").write_text(json.dumps(report, indent=1))
+    report = {
+        "tower": asdict(config), "n_phrases": len(known),
+        "sounds": measure(trained, tokens, sounds, target(u_sounds)),
+        "held_out_words": measure(trained, tokens, held_out, target(u_held_out)),
+    }  # fmt: skip
+    write_tower(out, "text", trained, recipe, report)
+
+
+def write_tower(out: Path, name: str, tower: nn.Module, recipe: BaseRecipe, report: dict[str, Any]) -> None:
+    """Write a tower, and what was measured of it; print that too."""
+    save_file({key: value.contiguous() for key, value in tower.state_dict().items()}, out / f"{name}.safetensors")
+    text = json.dumps({"config": recipe.model_dump(mode="json"), "n_steps": recipe.n_steps, **report}, indent=1)
+    (out / f"{name}.json").write_text(text)
+    print(text)

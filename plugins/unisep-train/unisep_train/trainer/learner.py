@@ -1,6 +1,6 @@
 """What every run goes through, whatever it learns: steps, a line in the log, the checkpoint, an early stop.
 
-A run is a folder with a recipe (`recipe.json`), a log (`log.jsonl`) and a checkpoint.
+A run is a folder with a recipe (`recipe.json`), a log (`log.jsonl`, which `plot` draws) and a checkpoint (`checkpoint.pt`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from unisep_htdemucs.kernels import computes_bfloat16
 
+from unisep_train.data.store import Store
+from unisep_train.mixing.queries import StepStream
 from unisep_train.trainer.distributed import Place, joined
 from unisep_train.trainer.recipe import CHECKPOINT_FILE, BaseRecipe
 
@@ -60,28 +64,29 @@ class Learner(ABC, Generic[ModelT, BatchT]):
         """Choose what the log says of the figures of all processes since its last line."""
         return figures
 
-    def learning_rate(self) -> float:
-        """Return the learning rate of this step."""
-        return self.recipe.learning_rate_at(self.step)
-
     @property
     def in_bfloat16(self) -> torch.autocast:
         """A block whose products are in bfloat16: not on a CPU that would imitate it, a hundred times slower."""
         device = self.place.device.type
-        return torch.autocast(
-            device, torch.bfloat16, enabled=self.recipe.bfloat16 and (device != "cpu" or computes_bfloat16())
-        )
+        is_fast = device != "cpu" or computes_bfloat16()
+        return torch.autocast(device, torch.bfloat16, enabled=self.recipe.bfloat16 and is_fast)
 
     def learn(self, loss: Tensor) -> Tensor:
         """Update the model against `loss`, and its average; return the gradient's norm."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.recipe.learning_rate_at(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         if torch.isfinite(norm):
             self.optimizer.step()
-        self._follow()
+        decay = self.recipe.average_decay_at(self.step)
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                if value.is_floating_point():
+                    self.average[name].lerp_(value, 1 - decay)
+                else:  # a counter
+                    self.average[name].copy_(value)
         self.step += 1
         return norm
 
@@ -119,15 +124,16 @@ class Learner(ABC, Generic[ModelT, BatchT]):
         model.load_state_dict(self.average)
         return model.eval()
 
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the average towards the model; counters are copied."""
-        decay = self.recipe.average_decay_at(self.step)
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
-            else:
-                self.average[name].copy_(value)
+    def learn_all(
+        self, batches: Iterator[BatchT], audio_seconds: float = 0, stop_after_seconds: float = math.inf
+    ) -> ModelT:
+        """Learn until the last step of the recipe from batches that each call draws alike; return the running average.
+
+        What an earlier call has learnt from is drawn again, and left out.
+        """
+        self.restore()
+        keep_learning(self, islice(batches, self.step, self.recipe.n_steps), audio_seconds, stop_after_seconds)
+        return self.averaged()
 
 
 def keep_learning(
@@ -172,9 +178,20 @@ def _log(run: Learner[Any, Any], figures: Figures, speed: float) -> None:
     print(json.dumps(line), flush=True)
 
 
-def mixed_by(n_workers: int, stream: IterableDataset[BatchT]) -> Iterable[BatchT]:
-    """Read a stream of batches through so many processes; with 0 it is mixed in this one."""
-    return DataLoader(stream, batch_size=None, num_workers=n_workers, prefetch_factor=6 if n_workers else None)
+def learn_from(
+    run: Learner[Any, BatchT], stream: StepStream[BatchT], rate_hz: int, stop_after_seconds: float, n_workers: int
+) -> None:
+    """Learn the steps that are left from a stream that so many processes mix; with 0 it is mixed in this one.
+
+    Raises:
+        OptionError: the store is not at the model's rate, or the processes cannot share a batch evenly.
+    """
+    Store(stream.store).at_rate(rate_hz)
+    run.restore()
+    steps, items = range(run.step, run.recipe.n_steps), run.place.share(stream.mix.batch)
+    left = replace(stream, steps=steps, items=items)
+    loader = DataLoader(left, batch_size=None, num_workers=n_workers, prefetch_factor=6 if n_workers else None)
+    keep_learning(run, loader, stream.mix.batch_seconds, stop_after_seconds)
 
 
 @contextmanager

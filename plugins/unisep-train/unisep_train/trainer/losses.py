@@ -96,10 +96,8 @@ def log_spectral_distance(estimate: Tensor, target: Tensor, windows: tuple[int, 
     """
     floor = 10 ** (FLOOR_DB / 10) * target.square().mean(-1, keepdim=True)[..., None] + 1e-8
     usable = [n for n in windows if n <= estimate.shape[-1]] or [estimate.shape[-1]]
-    distances = [
-        (_log_energy(estimate, n, floor) - _log_energy(target, n, floor)).abs().mean((-1, -2)) / 2 for n in usable
-    ]
-    return torch.stack(distances).mean(0)
+    logs = ([_log_energy(sound, n, floor) for sound in (estimate, target)] for n in usable)
+    return torch.stack([(ours - theirs).abs().mean((-1, -2)) / 2 for ours, theirs in logs]).mean(0)
 
 
 def _log_energy(sound: Tensor, window_samples: int, floor: Tensor) -> Tensor:

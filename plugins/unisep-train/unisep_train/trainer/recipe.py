@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
 from unisep.errors import OptionError, UnisepError, reasons
+from unisep.files.paths import write_whole
 
 RECIPE_FILE = "recipe.json"
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -59,11 +59,17 @@ class BaseRecipe(BaseModel):
         Raises:
             OptionError: there is none, it cannot be understood, or the run has begun with another.
         """
-        if path is not None:
-            return cls._understood(path, cls.read).kept_in(folder)
-        if not (folder / RECIPE_FILE).exists():
+        kept = folder / RECIPE_FILE
+        if path is None and not kept.exists():
             raise OptionError(f"{folder} holds no run yet: give --config with a recipe to start one.")
-        return cls._understood(folder / RECIPE_FILE, lambda kept: cls.model_validate_json(kept.read_bytes()))
+        try:
+            return cls.model_validate_json(kept.read_bytes()) if path is None else cls.read(path).kept_in(folder)
+        except UnisepError:
+            raise
+        except ValidationError as error:
+            raise OptionError(f"{path or kept} cannot be read as a recipe: {reasons(error)}.") from error
+        except (OSError, ValueError) as error:
+            raise OptionError(f"{path or kept} cannot be read as a recipe: {error}") from error
 
     def kept_in(self, folder: Path) -> Self:
         """Keep the recipe as that of the run in `folder`, and return it.
@@ -81,18 +87,5 @@ class BaseRecipe(BaseModel):
                 "--config, or give what it began with, to go on; or take another folder."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{RECIPE_FILE}.part"
-        partial.write_text(self.model_dump_json(indent=1), encoding="utf-8")
-        partial.replace(folder / RECIPE_FILE)
+        write_whole(folder / RECIPE_FILE, self.model_dump_json(indent=1).encode())
         return self
-
-    @classmethod
-    def _understood(cls, path: Path, read: Callable[[Path], Self]) -> Self:
-        try:
-            return read(path)
-        except UnisepError:
-            raise
-        except ValidationError as error:
-            raise OptionError(f"{path} cannot be read as a recipe: {reasons(error)}.") from error
-        except (OSError, ValueError) as error:
-            raise OptionError(f"{path} cannot be read as a recipe: {error}") from error
