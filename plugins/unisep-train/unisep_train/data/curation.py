@@ -49,7 +49,7 @@ RULE = Rule()
 
 @dataclass(frozen=True)
 class Judgement:
-    """The counts of one song, or of several, and what follows from them; rows and columns are as `sources`.
+    """The counts of one song, and what follows from them; rows and columns are as `sources`.
 
     Attributes:
         counts: `[i, 2 + j]`: segments of stem i, those in which it sounds, and those of the latter in which output j comes
@@ -86,16 +86,6 @@ class Judgement:
                 elif source != other and share >= RULE.max_other_share:
                     reasons.append(f"{source} comes out as {other} in {share:.0%}")
         return reasons
-
-    @property
-    def looks_like(self) -> dict[str, str]:
-        """Stems that come out as one other source, and not as themselves, with that source: swapped ones name each other."""
-        looks = {}
-        for i, row in enumerate(self.matrix):
-            likely = np.flatnonzero(row > RULE.min_own_share)
-            if len(likely) == 1 and likely[0] != i and row[i] < RULE.max_other_share:
-                looks[self.sources[i]] = self.sources[likely[0]]
-        return looks
 
     def shares(self) -> dict[str, Any]:
         """Return the matrix by name: stem -> output -> share (None for a silent stem), and how much each stem sounds."""
@@ -188,27 +178,12 @@ def judge_all(
     return judgements, failed
 
 
-def total(judgements: Sequence[Judgement]) -> Judgement:
-    """Add up what was counted in several songs, all of the same sources."""
-    return Judgement("all songs", judgements[0].sources, np.sum([one.counts for one in judgements], axis=0))
-
-
 def report(judgements: Sequence[Judgement], failed: Mapping[str, str], backend: str) -> dict[str, Any]:
     """Return the judgements as plain values."""
-    songs = [
-        {
-            "song": one.song,
-            "kept": not one.reasons,
-            "reasons": one.reasons,
-            "looks_like": one.looks_like,
-            **one.shares(),
-        }
-        for one in judgements
-    ]
+    songs = [{"song": one.song, "kept": not one.reasons, "reasons": one.reasons, **one.shares()} for one in judgements]
     return {
         "backend": backend, "rule": asdict(RULE), "n_songs": len(songs) + len(failed),
         "n_kept": sum(song["kept"] for song in songs), "songs": songs, "failed": dict(failed),
-        **({"overall": total(judgements).shares()} if judgements else {}),
     }  # fmt: skip
 
 
@@ -216,14 +191,11 @@ def text(judgements: Sequence[Judgement], failed: Mapping[str, str]) -> str:
     """Return the matrices and verdicts as a person reads them."""
     parts = []
     for one in judgements:
-        guesses = [f"{stem} sounds like {source}" for stem, source in one.looks_like.items()]
-        outcome = "left out: " + "; ".join([*one.reasons, *guesses]) if one.reasons else "kept"
+        outcome = "left out: " + "; ".join(one.reasons) if one.reasons else "kept"
         parts.append(f"{one.song}\n{one.table()}\n{outcome}\n")
     parts += [f"{song}\nnot judged: {error}\n" for song, error in failed.items()]
-    if judgements:
-        n_kept, n = sum(not one.reasons for one in judgements), len(judgements) + len(failed)
-        parts.append(f"all songs\n{total(judgements).table()}\n{n_kept} of {n} songs kept\n")
-    return "\n".join(parts)
+    n_kept, n = sum(not one.reasons for one in judgements), len(judgements) + len(failed)
+    return "\n".join([*parts, f"{n_kept} of {n} songs kept\n"])
 
 
 def curate(

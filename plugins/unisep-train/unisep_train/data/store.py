@@ -184,10 +184,8 @@ class PartWriter:
                 f"{self.sample_rate_hz}: all parts of a store have one rate."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        begun, facts = (
-            self.folder / "begun",
-            f"{self.sample_rate_hz} Hz{f' from {self.source}' if self.source else ''}\n",
-        )
+        begun = self.folder / "begun"
+        facts = f"{self.sample_rate_hz} Hz{f' from {self.source}' if self.source else ''}\n"
         if begun.exists() and (was := begun.read_text(encoding="utf-8")) != facts:
             raise DatasetError(
                 f"{self.folder} was begun at {was.strip()}, not {facts.strip()}. Go on as it was begun, or delete it."

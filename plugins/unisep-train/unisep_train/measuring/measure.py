@@ -132,10 +132,7 @@ def measured(
     """Return the figures of a model by kind and class for one way of asking; print them."""
     items = validation_items(store, windows_for(model), groups)
     table = grouped(measure(model, items, queries, store.sample_rate_hz, ask))
-    print(
-        json.dumps({"ask": ask, "step": n_steps, "presence_auc": table.get("presence_auc", {}).get("value")}),
-        flush=True,
-    )
+    print(json.dumps({"ask": ask, "step": n_steps, "presence_auc": table.get("presence_auc", {}).get("value")}))
     print_table(table, 40, 7)
     return table
 

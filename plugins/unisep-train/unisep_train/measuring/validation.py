@@ -105,12 +105,10 @@ class SongWindows:
 
     def _apart(self, windows: list[Window]) -> list[Window]:
         """Leave out windows on the odd half of a length that overlap with the one before."""
-        half = self.n_samples // 2
-        starts = [window.start for window in windows]
+        n = self.n_samples
+        before = [-n, *(window.start for window in windows)]
         return [
-            window
-            for k, window in enumerate(windows)
-            if not (k and window.start // half % 2 and window.start - starts[k - 1] < self.n_samples)
+            w for w, last in zip(windows, before, strict=False) if w.start // (n // 2) % 2 == 0 or w.start - last >= n
         ]
 
     def _activity(self, indices: Sequence[int], start: int) -> NDArray[np.float64]:
@@ -149,7 +147,6 @@ class ValidationItem:
     group: str
     song: str
     kind: str
-    start_seconds: float
     example: NDArray[np.float32] | None
 
 
@@ -265,8 +262,7 @@ class _Builder:
         training, example = self.training, None
         if known := training.by_name.get(name) or training.by_tag.get(name):
             example = example_clip(training, known, self.config.example_seconds, rng)
-        start_seconds = start / training.store.sample_rate_hz
-        return ValidationItem(target + rest, target, name, group, song, kind, start_seconds, example)
+        return ValidationItem(target + rest, target, name, group, song, kind, example)
 
 
 def plain_first(name: str) -> tuple[bool, int, str]:

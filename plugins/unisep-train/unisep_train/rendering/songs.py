@@ -24,9 +24,7 @@ from unisep_train.rendering.scores import Part, Score, arrange, new_score
 
 log = logging.getLogger(__name__)
 Stem = NDArray[np.float32]  # [samples, channels]
-Event = tuple[
-    Any, ...
-]  # a sample from the start, the synthesizer's method to call there, and what comes after the channel
+Event = tuple[Any, ...]  # a sample from the start, the synthesizer's method to call there, what comes after the channel
 
 SYNTH_RATE_HZ = 44100
 PERCUSSION_BANK = 128
@@ -94,9 +92,7 @@ def play(synth: Synth, part: Part, score: Score, rng: np.random.Generator, secon
 
 def _events(part: Part, score: Score, rate_hz: int, rng: np.random.Generator) -> Iterator[Event]:
     for note in part.notes:
-        start, end = (
-            round(score.seconds(beats) * rate_hz) for beats in (note.start_beats, note.start_beats + note.n_beats)
-        )
+        start, end = (round(score.seconds(note.start_beats + n) * rate_hz) for n in (0, note.n_beats))
         yield start, "noteon", note.key, note.velocity
         # A sample early: of two notes of one key in a row, the first must end before the second starts.
         yield max(end, start + rate_hz // 100) - 1, "noteoff", note.key

@@ -125,9 +125,7 @@ class Listener:
         self, stores: list[tuple[BandPowers, list[Clip]]], n_frames: int, config: RougheningConfig, seed: int
     ) -> None:
         self._items = [(store, clip) for store, clips in stores for clip in clips]
-        self._n_frames = n_frames
-        self._config = config
-        self._random = np.random.default_rng(seed)
+        self._n_frames, self._config, self._random = n_frames, config, np.random.default_rng(seed)
         n_files = Counter(clip.label for _, clip in self._items)
         weights = np.array([
             EMPHASIS.get(clip.family, 1.0) / n_files[clip.label] ** 0.5

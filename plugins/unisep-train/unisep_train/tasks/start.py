@@ -14,9 +14,6 @@ from unisep_htdemucs.checkpoints import build_model, read_checkpoint
 
 from unisep.errors import OptionError
 
-# What a recipe may set of a model that starts from HT Demucs, and of one that starts from a FiLM model.
-OF_HTDEMUCS, OF_FILM = frozenset({"spaces", "condition_channels"}), frozenset({"spaces"})
-
 
 class Start(BaseModel, frozen=True, extra="forbid"):
     """Where the weights of the first step come from; nowhere by default.
@@ -44,23 +41,19 @@ def model_at_start(start: Start, shape: dict[str, Any]) -> dict[str, Any]:
         OptionError: the recipe asks for another shape.
         WeightsError: the weights cannot be read.
     """
-    if start.film is not None:
-        _refuse(set(shape) - OF_FILM, OF_FILM)
-        return load_model(start.film).config.model_dump() | shape
-    if start.htdemucs is not None:
-        _refuse(set(shape) - OF_HTDEMUCS, OF_HTDEMUCS)
-        if "spaces" not in shape:
-            raise OptionError('A start from HT Demucs needs model.spaces: {"<embedding space>": <length of vectors>}.')
-        return _around_htdemucs(start.htdemucs, FilmConfig.model_validate(shape)).config.model_dump()
-    return shape
-
-
-def _refuse(fixed: set[str], free: frozenset[str]) -> None:
-    if fixed:
+    if (path := start.film or start.htdemucs) is None:
+        return shape
+    free = {"spaces"} if start.film else {"spaces", "condition_channels"}
+    if fixed := set(shape) - free:
         raise OptionError(
             f"The recipe starts from weights, which fix the model's {', '.join(sorted(fixed))}. Leave that out; only "
             f"{', '.join(sorted(free))} can be chosen there."
         )
+    if start.film:
+        return load_model(path).config.model_dump() | shape
+    if "spaces" not in shape:
+        raise OptionError('A start from HT Demucs needs model.spaces: {"<embedding space>": <length of vectors>}.')
+    return _around_htdemucs(path, FilmConfig.model_validate(shape)).config.model_dump()
 
 
 @torch.no_grad()

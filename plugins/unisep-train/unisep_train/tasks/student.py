@@ -121,12 +121,8 @@ class StudentRun(Learner[HTDemucs, Tensor]):
             ours, theirs = (rearrange(x, "b s c l -> (b s c) l") for x in (estimate, target))
             distance = log_spectral_distance(ours, theirs, self.recipe.spectral_windows)
             loss = loss + self.recipe.spectral * distance.mean()
-        norm = self.learn(loss)
-        return {
-            "loss": loss.detach(),
-            "norm": norm,
-            "agreement_db": plain_sdr_db(estimate.detach().flatten(1), target.flatten(1)),
-        }
+        agreement_db = plain_sdr_db(estimate.detach().flatten(1), target.flatten(1))
+        return {"loss": loss.detach(), "norm": self.learn(loss), "agreement_db": agreement_db}
 
 
 def standardised(mixture: Tensor) -> Tensor:

@@ -68,9 +68,8 @@ class Learner(ABC, Generic[ModelT, BatchT]):
     def in_bfloat16(self) -> torch.autocast:
         """A block whose products are in bfloat16: not on a CPU that would imitate it, a hundred times slower."""
         device = self.place.device.type
-        return torch.autocast(
-            device, torch.bfloat16, enabled=self.recipe.bfloat16 and (device != "cpu" or computes_bfloat16())
-        )
+        is_fast = device != "cpu" or computes_bfloat16()
+        return torch.autocast(device, torch.bfloat16, enabled=self.recipe.bfloat16 and is_fast)
 
     def learn(self, loss: Tensor) -> Tensor:
         """Update the model against `loss`, and its average; return the gradient's norm."""
