@@ -316,9 +316,7 @@ def test_training_lowers_the_loss(store: str, encoder: TextAudioEncoder, tmp_pat
     assert losses[-1] < losses[0] - 0.05
     saved = QueryModelRun.saved(folder)
     assert (saved.recipe, saved.step) == (recipe, 60)
-    item = ValidationItem(
-        np.ones((2, 800), np.float32), np.ones((2, 800), np.float32), "x", "song", "s", "song", 0.0, None
-    )
+    item = ValidationItem(np.ones((2, 800), np.float32), np.ones((2, 800), np.float32), "x", "song", "s", "song", None)
     assert np.isfinite(measure_item(saved.averaged(), item, normalize(torch.randn(16), dim=-1)).sdr_db)
 
 
