@@ -129,7 +129,7 @@ def loudest(step_db: NDArray[np.float64], seconds: float, avoid: tuple[float, fl
     return best * STEP_SECONDS if is_heard else None
 
 
-def together_db(step_db: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+def together_db(step_db: Sequence[NDArray[np.float64]] | NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the level of unrelated sounds together at each step, as long as the longest."""
     power = np.full(max(map(len, step_db), default=0), _FLOOR)
     for levels in step_db:
@@ -137,7 +137,7 @@ def together_db(step_db: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return 10 * np.log10(power)
 
 
-def power_db(step_db: Sequence[NDArray[np.float64]]) -> float:
+def power_db(step_db: Sequence[NDArray[np.float64]] | NDArray[np.float64]) -> float:
     """Return the level of unrelated sounds together over a stretch, from their levels at each step."""
     mean = np.mean(10 ** (together_db(step_db) / 10)) if len(step_db) else _FLOOR
     return 10 * float(np.log10(mean))
