@@ -17,7 +17,7 @@ from unisep.engine.cpu import in_one_thread
 from unisep.engine.device import Options, Precision, find_device
 from unisep.engine.recording import InMemory, OnDisk, Statistics
 from unisep.ensemble.definition import Ensemble
-from unisep.errors import AudioFileError, QueryError
+from unisep.errors import AudioFileError, QueryError, arg
 from unisep.files.formats import choose_encoding
 from unisep.files.paths import DEFAULT_TEMPLATE, Template, protected
 from unisep.files.reading import open_audio
@@ -271,8 +271,8 @@ class Separator:
         about_mixture = parsed.query.example_range is not None and parsed.clip is None
         if len(parsed_queries) != 1 or parsed.query.exclude or parsed.time_range or about_mixture:
             raise QueryError(
-                "embed() makes one vector of one query, without `exclude` and `time_range`, and `example_range` needs "
-                "`audio`."
+                f"An embedding is one vector of one query, without {arg('exclude')} and {arg('time_range')}, and "
+                f"{arg('example_range')} needs {arg('audio')}."
             )
         request = replace(self._preparer.request, parsed_queries=parsed_queries, route="conditioned")
         task = self._preparer.route(request).tasks[0]

@@ -235,6 +235,16 @@ def test_messages_speak_of_options_and_not_of_python(song: Path, tmp_path: Path,
     assert arg("seed", 3) == "seed=3", "in Python again"
 
 
+def test_embed_and_explain_speak_of_options_too(tmp_path: Path, capsys) -> None:
+    for argv in (
+        ["embed", "bass", "--example-range", "1-2", "-o", tmp_path / "v.safetensors", "--query-backend", "toy"],
+        ["embed", "bass", "--mix", "audio=1", "-o", tmp_path / "v.safetensors", "--query-backend", "toy"],
+        ["explain", "-q", "bass", "--query-backend", "toy-pan"],
+        ["explain", "-q", "bass", "--route", "fixed"],
+    ):
+        assert not _PYTHON.search(err := wrong(capsys, *argv)), err
+
+
 def test_notes_and_plans_speak_of_options_too(song: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "hat").write_text("a file of that name")
     flags = ["-q", "bass", "--exclude", tmp_path / "hat", "--route", "conditioned", "-o", tmp_path / "out"]
