@@ -132,7 +132,7 @@ def shared_options() -> argparse.ArgumentParser:
     add = parser.add_argument_group("computing").add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     add("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
-    add("--threads", type=int, metavar="N", help="segments computed at the same time on the CPU (default: one a core)")
+    add("-j", "--threads", type=int, metavar="N", help="segments computed at once on the CPU (default: one a core)")
     add("--segment", type=float, metavar="SECONDS", help="length of the pieces computed at once")
     add("--overlap", type=float, default=0.25, metavar="FRACTION", help="of the pieces (%(default)s)")
     add("--shifts", type=int, default=0, metavar="N", help="average N random shifts (%(default)s)")
