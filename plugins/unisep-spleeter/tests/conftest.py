@@ -51,7 +51,15 @@ def part(index: int, content: bytes) -> bytes:
 
 def entry(kind: int, shape: Iterable[int], offset: int, n_bytes: int, crc: int, more: bytes = b"") -> bytes:
     sizes = b"".join(part(2, number(1, size)) for size in shape)
-    return number(1, kind) + part(2, sizes) + number(4, offset) + number(5, n_bytes) + b"\x35" + struct.pack("<I", crc) + more
+    return (
+        number(1, kind)
+        + part(2, sizes)
+        + number(4, offset)
+        + number(5, n_bytes)
+        + b"\x35"
+        + struct.pack("<I", crc)
+        + more
+    )
 
 
 HEADER = number(1, 1) + part(3, number(1, 1))
@@ -76,7 +84,9 @@ class Writer:
     def block(self, pairs: list[tuple[bytes, bytes]]) -> bytes:
         content, last = b"", b""
         for key, value in pairs:
-            n_shared = next((i for i, (a, b) in enumerate(zip(key, last, strict=False)) if a != b), min(len(key), len(last)))
+            n_shared = next(
+                (i for i, (a, b) in enumerate(zip(key, last, strict=False)) if a != b), min(len(key), len(last))
+            )
             content += varint(n_shared) + varint(len(key) - n_shared) + varint(len(value)) + key[n_shared:] + value
             last = key
         content += struct.pack("<II", 0, 1)
@@ -134,7 +144,9 @@ def keras_tensors(networks: Iterable[UNet]) -> dict[str, NDArray[np.float32]]:
         unused = torch.nn.BatchNorm2d(network.shape.filters[-1])
         for norm in [*network.down_norm, unused, *network.up_norm]:
             parts = {"gamma": norm.weight, "beta": norm.bias}
-            layer("batch_normalization", parts | {"moving_mean": norm.running_mean, "moving_variance": norm.running_var})
+            layer(
+                "batch_normalization", parts | {"moving_mean": norm.running_mean, "moving_variance": norm.running_var}
+            )
     return tensors
 
 
@@ -154,7 +166,9 @@ def torch_names(network: UNet) -> dict[str, NDArray[np.float32]]:
         if not name.endswith("num_batches_tracked"):
             named[names[kind]] = value.numpy()
     deepest = network.shape.filters[-1]
-    named |= {f"down6_act.0.{key}": np.ones(deepest, np.float32) for key in ("weight", "bias", "running_mean", "running_var")}
+    named |= {
+        f"down6_act.0.{key}": np.ones(deepest, np.float32) for key in ("weight", "bias", "running_mean", "running_var")
+    }
     return named
 
 

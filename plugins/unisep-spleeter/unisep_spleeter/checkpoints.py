@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import tarfile
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,7 @@ def read_networks(place: Path, n_networks: int, name: str) -> list[Network]:
         WeightsError: There is no such file, it is damaged or unsafe, or for another number of sources.
     """
     numbered = sorted(place.glob("[!.]*.ckpt")) if place.is_dir() else []
-    if numbered:
-        networks = [_from_torch(path) for path in numbered]
-    else:
-        networks = _from_bundle(_find_bundle(place))
+    networks = [_from_torch(path) for path in numbered] if numbered else _from_bundle(_find_bundle(place))
     if len(networks) != n_networks:
         raise WeightsError(f"{place} holds {len(networks)} networks; {name} has {n_networks}. Take its own weights.")
     return networks
@@ -67,7 +65,7 @@ def build_models(
     models = []
     for network in networks:
         shape = _shape(place, network, activation)
-        models.append(filled(place, lambda shape=shape: UNet(shape), network, placed, "together").requires_grad_(False))
+        models.append(filled(place, partial(UNet, shape), network, placed, "together").requires_grad_(False))
     if len({model.shape for model in models}) != 1:
         raise WeightsError(f"The networks in {place} differ in size. Keep those of one model together.")
     return models
@@ -116,11 +114,15 @@ def _bundle_in_archive(archive: Path) -> Bundle:
             for member in file:
                 kind = next((suffix for suffix in (INDEX_SUFFIX, DATA_SUFFIX) if member.name.endswith(suffix)), "")
                 if member.offset_data + member.size > LARGEST_ARCHIVE_BYTES:
-                    raise WeightsError(f"{archive} unpacks to more than {LARGEST_ARCHIVE_BYTES:,} bytes. Do not use it.")
+                    raise WeightsError(
+                        f"{archive} unpacks to more than {LARGEST_ARCHIVE_BYTES:,} bytes. Do not use it."
+                    )
                 if not kind or not member.isreg() or Path(member.name).name.startswith("."):
                     continue
                 if kind in contents or (kind == INDEX_SUFFIX and member.size > LARGEST_INDEX_BYTES):
-                    raise WeightsError(f"{archive} holds two checkpoints, or one too large. Take the published archive.")
+                    raise WeightsError(
+                        f"{archive} holds two checkpoints, or one too large. Take the published archive."
+                    )
                 content = file.extractfile(member)
                 contents[kind] = content.read() if content is not None else b""
     except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:

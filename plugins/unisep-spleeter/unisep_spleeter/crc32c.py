@@ -57,7 +57,10 @@ def _through_lanes(register: int, octets: NDArray[np.uint8]) -> int:
     first, second, third, fourth = _over_zeros()
     for lane in _from_zero(octets.reshape(-1, _LANE_BYTES).T).tolist():
         register = (
-            first[register & 0xFF] ^ second[register >> 8 & 0xFF] ^ third[register >> 16 & 0xFF] ^ fourth[register >> 24]
+            first[register & 0xFF]
+            ^ second[register >> 8 & 0xFF]
+            ^ third[register >> 16 & 0xFF]
+            ^ fourth[register >> 24]
         ) ^ lane
     return register
 
