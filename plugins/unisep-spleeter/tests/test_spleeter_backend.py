@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -306,6 +309,19 @@ def test_bfloat16_stays_near(folder: Path, music: Any) -> None:
     half = load(folder, dtype=torch.bfloat16).separate(music(8_000)).sources
     full = load(folder).separate(music(8_000)).sources
     assert half.dtype == torch.float32 and 0 < float((half - full).abs().max()) < 0.1 * float(full.abs().max())
+
+
+@pytest.mark.slow
+def test_it_is_measured_beside_htdemucs(folder: Path) -> None:
+    script = Path(__file__).parents[3] / "benchmarks" / "spleeter.py"
+    options = ["--tiny", "--seconds", "2", "--rounds", "1", "--weights", str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)["backends"]
+    assert all(row["times_real_time_per_core"] > 0 and row["peak_memory_mib"] > 10 for row in figures.values())
+    assert figures["htdemucs"]["times_as_fast_as_htdemucs"] == figures["htdemucs"]["memory_of_htdemucs"] == 1
 
 
 @pytest.mark.parametrize("spec", plugin.unisep_backends(), ids=lambda spec: spec.name)
