@@ -58,6 +58,54 @@ def test_numbers_of_numpy_become_nothing_and_other_names_are_refused(tmp_path):
         read_torch_file(tmp_path / "model.pt")
 
 
+def test_arrays_of_numpy_become_tensors(tmp_path):
+    arrays = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "steps": np.array(7),
+        "mask": np.array([1, 255], np.uint8),
+    }
+    torch.save({**arrays, "best": np.float64(1), "b": torch.ones(1)}, tmp_path / "model.pt")
+    held = read_torch_file(tmp_path / "model.pt")
+    for name, array in arrays.items():
+        assert held[name].numpy().dtype == array.dtype and np.array_equal(held[name].numpy(), array)
+    assert torch.equal(held["b"], torch.ones(1)) and not isinstance(held["best"], float | torch.Tensor)
+
+
+class Rebuilt:
+    """Pickled as an array of NumPy that claims what it likes."""
+
+    def __init__(self, *state):
+        self.state = state
+
+    def __reduce__(self):
+        rebuild, arguments, _ = np.zeros(1).__reduce__()
+        return rebuild, arguments, self.state
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        (1, (1 << 40,), np.dtype("f4"), False, b"\0" * 8),
+        (1, (3,), np.dtype("f4"), False, b"\0" * 8),
+        (1, (-2, 3), np.dtype("f8"), False, b"\0" * 8),
+        (1, (1,), np.dtype("O"), False, b"\0" * 8),
+        (1, (1,), np.dtype("O"), False, [1]),
+        (1, (1,), np.dtype("S8"), False, b"\0" * 8),
+        (1, (1,), np.dtype(">f8"), False, b"\0" * 8),
+        (1, (2,), np.dtype([("a", "f4")]), False, b"\0" * 8),
+        (1, (1,), "f8", False, b"\0" * 8),
+        (1, (1,), np.dtype("f8"), False),
+        (1, (1,), np.dtype("f8"), False, "text"),
+        (1,),
+    ],
+)
+def test_an_array_of_numpy_that_cannot_be_is_refused(tmp_path, state):
+    torch.save({"a": Rebuilt(*state)}, tmp_path / "model.pt")
+    with pytest.raises(WeightsError, match=r"model\.pt"):
+        read_torch_file(tmp_path / "model.pt")
+
+
 @pytest.mark.parametrize("mapped", [False, True])
 def test_damaged_torch_files_are_refused(tmp_path, mapped):
     file = tmp_path / "model.pt"

@@ -593,6 +593,34 @@ def test_embedded_weights_are_found_without_importing_their_package(package: Pat
         store.ensure(card)
 
 
+INSTALLED = """
+[[installed]]
+name = "a.safetensors"
+resource = "weights/a.safetensors"
+[measured]
+"""
+
+
+def test_weights_in_another_installed_package_make_a_download_needless(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "there" / "toy_other_package"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("")
+    for package_name, name in (("toy_weights_package", "here"), ("no_such_package_here", "away")):
+        text = CARD.replace("[[files]]", f'installed_in = "{package_name}"\n[[files]]').replace("[measured]", INSTALLED)
+        (other / f"{name}.toml").write_text(text)
+    monkeypatch.syspath_prepend(str(other.parent))
+    store = WeightsStore(True, tmp_path / "weights")
+    here, away = read_card("toy_other_package:here.toml"), read_card("toy_other_package:away.toml")
+    assert (store.state(here), store.ensure(here)) == ("embedded", package / "weights")
+    assert (store.state(away), away.package, away.embedded) == ("missing", "toy_other_package", False)
+    with pytest.raises(WeightsError, match="uninstall"):
+        store.remove(here)
+    with pytest.raises(DownloadError, match="offline"):
+        store.ensure(away)
+
+
 def test_a_card_is_read() -> None:
     card = parse_card(CARD, "toy")
     assert (card.name, card.licence, card.sources, card.embedded) == ("toy", "MIT", ("drums",), False)
@@ -622,6 +650,9 @@ def test_a_card_is_read() -> None:
         ("[measured]", '[[files]]\nname = "A.safetensors"\nurl = "https://b.org/a"\n[measured]', "same name"),
         ("[measured]", '[[files]]\nname = "b"\nresource = "b"\n[measured]', "all be embedded"),
         ("windows = 8", "windows = [8]", "windows"),
+        ('name = "toy"', 'name = "toy"\ninstalled_in = "numpy"', "give installed_in"),
+        ("[measured]", '[[installed]]\nname = "b"\nresource = "b"\n[measured]', "give installed_in"),
+        ("[measured]", '[[installed]]\nname = "b"\nurl = "https://b.org/b"\n[measured]', "give installed_in"),
     ],
 )
 def test_a_card_that_is_not_valid_says_where(old: str, new: str, message: str) -> None:

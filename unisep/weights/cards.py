@@ -75,6 +75,7 @@ class Card(BaseModel):
 
     `sources` are the model's outputs in order, none for query models and encoders; `measured` holds figures of quality
     and speed, free keys to numbers, texts or tables of them; `package`, where the card was found, is not in the TOML.
+    `installed` are files of the package `installed_in` that hold the same weights, and make a download needless.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -91,15 +92,27 @@ class Card(BaseModel):
     notes: str = ""
     measured: Annotated[dict[str, Any], AfterValidator(_checked_measures)] = Field(default_factory=dict)
     package: str = ""
+    installed_in: str = Field("", exclude=True)
+    installed: tuple[CardFile, ...] = Field((), exclude=True)
 
     @model_validator(mode="after")
     def _consistent(self) -> Card:
-        folders = {PurePosixPath(file.resource).parent if file.resource else None for file in self.files}
-        if len(folders) > 1:
-            raise ValueError("files must all be downloaded, or all be embedded in one folder")
-        if len({file.name.casefold() for file in self.files}) < len(self.files):
-            raise ValueError("two files have the same name")
+        for files in (self.files, self.installed):
+            if len({PurePosixPath(file.resource).parent if file.resource else None for file in files}) > 1:
+                raise ValueError("files must all be downloaded, or all be embedded in one folder")
+            if len({file.name.casefold() for file in files}) < len(files):
+                raise ValueError("two files have the same name")
+        if bool(self.installed_in) != bool(self.installed) or any(file.url for file in self.installed):
+            raise ValueError("give installed_in, a package, together with installed, files that are resources in it")
         return self
+
+    def where_installed(self) -> Card:
+        """Return the card of the files in the package `installed_in` where that is installed, else the card itself."""
+        try:
+            package_folder(self.installed_in)
+        except WeightsError:
+            return self
+        return self.model_copy(update={"files": self.installed, "package": self.installed_in})
 
     @property
     def embedded(self) -> bool:
@@ -117,7 +130,7 @@ def read_card(spec: str) -> Card:
     package, _, resource = spec.partition(":")
     path = package_folder(package) / resource
     try:
-        return parse_card(path.read_text(encoding="utf-8"), spec, package)
+        return parse_card(path.read_text(encoding="utf-8"), spec, package).where_installed()
     except (OSError, UnicodeDecodeError) as error:
         raise WeightsError(f"The card {spec!r} cannot be read ({error}). Reinstall its package.") from error
 

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
@@ -25,7 +26,8 @@ _CHECKPOINT = ("checkpoint (.ckpt)", frozenset({".ckpt", ".chpt", ".pth", ".pt",
 _INNER = ("state", "state_dict", "model_state_dict", "model")  # where training programs keep the parameters
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # what they put before every name
 _COUNTER = "n_averaged"  # beside the parameters of a running average
-_NUMPY_NUMBERS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+_MULTIARRAY = [f"numpy.{core}.multiarray.{kind}" for core in ("core", "_core") for kind in ("scalar", "_reconstruct")]
+_NUMPY_NAMES = ("numpy.dtype", "numpy.ndarray", *_MULTIARRAY)
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -118,14 +120,16 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
     """Read a file with torch's restricted loader: tensors, plain values and containers, on the CPU.
 
-    Numbers of NumPy, such as the scores that training programs keep beside the parameters, become nothing. `mapped`
-    leaves numbers on the disk until they are used, for a file that holds much else, such as an optimiser's state;
+    Arrays of NumPy in a dictionary become tensors; its numbers, such as a training program's scores, become nothing.
+    `mapped` leaves numbers on the disk until they are used, for a file that holds much else, such as an optimiser's state;
     damage to them is then not noticed. Raises WeightsError for a file that is missing, damaged or holds anything else.
     """
     try:
-        with _without_scores(), path.open("rb") as file:
+        with _numpy_as_plain_values(), path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
+        for name, value in content.items() if isinstance(content, dict) else ():
+            content[name] = value.tensor() if isinstance(value, _NumPyValue) and value.state else value
         overstated = any(value.nbytes > value.untyped_storage().nbytes() for value in _tensors(content))
     except pickle.UnpicklingError as error:
         # Only the name: torch's own words tell people to trust the file.
@@ -236,20 +240,28 @@ def filled(
     return model.eval()
 
 
-class _Score:
-    """Stands for a number of NumPy: takes whatever it is made of, and keeps nothing."""
+class _NumPyValue:
+    """Stands for a number, an array or a kind of number of NumPy: keeps the plain values it is made of."""
 
-    def __init__(self, *parts: object) -> None: ...
+    def __init__(self, *parts: Any) -> None:
+        self.parts, self.state = parts, ()
 
-    def __setstate__(self, state: object) -> None: ...
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def tensor(self) -> Tensor:
+        """Return the array as a tensor. Raises an error of Python's own for one of anything but numbers."""
+        _, shape, number, is_fortran, data = self.state
+        flat = np.frombuffer(data, f"{number.state[1]}{number.parts[0]}")
+        return torch.from_numpy(flat.reshape(shape, order="F" if is_fortran else "C").copy())
 
 
-def _without_scores() -> AbstractContextManager[object]:
-    """Have torch's restricted loader read numbers of NumPy as `_Score` in a block, where torch is 2.6 or later."""
+def _numpy_as_plain_values() -> AbstractContextManager[object]:
+    """Have torch's restricted loader read what NumPy made as `_NumPyValue` in a block, where torch is 2.6 or later."""
     try:
         from torch.serialization import safe_globals
 
-        return safe_globals([(_Score, name) for name in _NUMPY_NUMBERS])
+        return safe_globals([(_NumPyValue, name) for name in _NUMPY_NAMES])
     except (ImportError, TypeError):
         return nullcontext()
 
