@@ -244,7 +244,8 @@ class _NumPyValue:
     """Stands for a number, an array or a kind of number of NumPy: keeps the plain values it is made of."""
 
     def __init__(self, *parts: Any) -> None:
-        self.parts, self.state = parts, ()
+        self.parts = parts
+        self.state: Any = ()
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
