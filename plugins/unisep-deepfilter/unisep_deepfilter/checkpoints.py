@@ -19,8 +19,8 @@ from .network import DeepFilterNet
 from .onnx_file import Layer, read_layers
 
 ARCHIVE = "DeepFilterNet3_onnx.tar.gz"
-# Eight times the published one: an archive of zeros must not fill the memory.
-_MOST_BYTES = 1 << 26
+# Twice what the published one unpacks to: an archive of zeros must not fill the memory.
+_MOST_BYTES = 1 << 24
 _SETTINGS = {
     ("train", "model"): "deepfilternet3",
     ("df", "sr"): "48000",
@@ -145,13 +145,10 @@ def _gru(path: Path, part: str, layer: Layer, number: str) -> dict[str, Tensor]:
 
 def _read_files(place: Path) -> tuple[Path, dict[str, bytes]]:
     """Return where the files were found, and their contents by name without folders."""
-    if place.is_dir() and not (place / ARCHIVE).is_file():
-        paths = [path for path in (*place.glob("*.onnx"), place / "config.ini") if path.is_file()]
-        if sum(path.stat().st_size for path in paths) > _MOST_BYTES:
-            raise WeightsError(f"{place} holds more than {_MOST_BYTES >> 20} MB. It is not DeepFilterNet3.")
-        return place, {path.name: path.read_bytes() for path in paths}
-    path = place / ARCHIVE if place.is_dir() else place
+    path = place / ARCHIVE if (place / ARCHIVE).is_file() else place
     try:
+        if path.is_dir():
+            return path, _loose_files(path)
         with gzip.open(path) as stream:
             content = stream.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
@@ -160,6 +157,16 @@ def _read_files(place: Path) -> tuple[Path, dict[str, bytes]]:
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, OverflowError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
         raise WeightsError(f"{path} is missing, damaged or no archive ({reason}). Fetch it again.") from error
+
+
+def _loose_files(folder: Path) -> dict[str, bytes]:
+    """Return the files of an archive that was unpacked into a folder."""
+    paths = [
+        path for name in (*(f"{part}.onnx" for part in _LAYERS), "config.ini") if (path := folder / name).is_file()
+    ]
+    if sum(path.stat().st_size for path in paths) > _MOST_BYTES:
+        raise WeightsError(f"{folder} holds more than {_MOST_BYTES >> 20} MB. It is not DeepFilterNet3.")
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def _unpacked(content: bytes) -> dict[str, bytes]:
