@@ -144,7 +144,7 @@ def test_interrupt_has_code_130(monkeypatch, capsys):
 
 
 def test_an_interrupt_while_a_plugin_is_imported_has_code_130(tmp_path, capsys):
-    (tmp_path / "slow_import.py").write_text("raise KeyboardInterrupt")
+    (tmp_path / "slow_import.py").write_text("import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(5)")
     assert main(["plugins", "--plugin", str(tmp_path / "slow_import.py")]) == 130
     assert capsys.readouterr().err == "unisep: interrupted\n"
 

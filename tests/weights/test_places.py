@@ -123,7 +123,7 @@ def test_what_looks_like_a_path_is_never_taken_for_a_repository(place: str) -> N
     [
         ("probe@", OptionError, "incomplete"),
         ("@./folder", OptionError, "incomplete"),
-        (Path("folder"), OptionError, "encoder='clap@folder'"),
+        (Path("folder"), OptionError, "such as 'clap@folder'"),
         ("prob@./folder", PluginError, "Did you mean 'probe'"),
         ("probe@./nowhere", WeightsError, "no file or folder './nowhere'"),
     ],

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from unisep.errors import PluginError, suggest
 from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import clash
 from unisep.plugins.specs import BackendSpec, EncoderSpec, ResultSpec, RouteSpec
-from unisep.query.space_maps import MapCard
 from unisep.weights.presets import figures_at
+
+if TYPE_CHECKING:
+    from unisep.query.space_maps import MapCard  # loads NumPy
 
 SpecT = TypeVar("SpecT", BackendSpec, EncoderSpec)
 ExtensionT = TypeVar("ExtensionT", RouteSpec, ResultSpec)
@@ -50,7 +52,7 @@ class CatalogEntry(Generic[SpecT]):
 
 BackendEntry = CatalogEntry[BackendSpec]
 EncoderEntry = CatalogEntry[EncoderSpec]
-MapLookup = Callable[[str, str], MapCard | None]
+MapLookup = Callable[[str, str], "MapCard | None"]
 EntryT = TypeVar("EntryT", BackendEntry, EncoderEntry, BackendEntry | EncoderEntry)
 WeightsState = Callable[[BackendSpec | EncoderSpec], str]
 

@@ -143,7 +143,7 @@ def main(folder: Path, path: Path, clip: Path) -> None:
     for number, result in enumerate(separations(separator, path, samples)):
         look(result, folder / f"out-{number}")
     files: SeparatedFiles = separator.separate_file(path, folder / "files", query={"text": "bass"}, format="flac")
-    written: list[Path] = [*files.values(), files.rest]
+    written: list[Path] = [*files.values(), *([files.rest] if files.rest else [])]
     assert all(file.exists() for file in written) and files.gain == 1.0
     blocks = (samples[:, start : start + 1_000] for start in range(0, RATE_HZ, 1_000))
     stream: Stream = separator.stream(blocks, "bass", sample_rate_hz=RATE_HZ, statistics=Statistics.of(samples))
