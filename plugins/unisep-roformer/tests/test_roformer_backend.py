@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from unisep_roformer.backend import RoformerBackend, load
+from unisep_roformer.backend import CheckpointBackend, load
 from unisep_roformer.checkpoints import build_model
 from unisep_roformer.checkpoints import read_checkpoint as read
 from unisep_roformer.config import RoformerConfig
@@ -42,9 +42,9 @@ def write(folder: Path, kind: str, training: dict[str, Any], **changed: Any) -> 
     return folder
 
 
-def opened(folder: Path, kind: str, training: dict[str, Any], **changed: Any) -> RoformerBackend:
+def opened(folder: Path, kind: str, training: dict[str, Any], **changed: Any) -> CheckpointBackend[RoformerConfig]:
     checkpoint = read(write(folder, kind, training, **changed))
-    return RoformerBackend(build_model(checkpoint, CPU, torch.float32), checkpoint.description)
+    return CheckpointBackend(build_model(checkpoint, CPU, torch.float32), checkpoint.description)
 
 
 class TestBandSplit(BackendContract):
