@@ -132,6 +132,34 @@ def test_a_separator_takes_a_folder_under_each_name(name: str, tmp_path: Path, m
     assert float(np.abs(parts["vocals"].samples).max()) > 0
 
 
+@pytest.mark.parametrize("kind", ["band", "mel"])
+@pytest.mark.parametrize(
+    ("instruments", "target", "stems"),
+    [
+        (["piano", "other"], "piano", ["piano", "other"]),
+        (["no piano", "piano"], "piano", ["no piano", "piano"]),
+        (["piano"], "piano", ["piano"]),
+        (["piano"], None, ["piano"]),
+        (["piano", "drums", "bass"], "piano", ["piano"]),
+    ],
+)
+def test_a_checkpoint_of_one_instrument_is_a_specialist_by_the_name_of_its_stem(
+    kind: str, instruments: list[str], target: str | None, stems: list[str], tmp_path: Path, music: Any
+) -> None:
+    folder = write(tmp_path / "piano", kind, {"instruments": instruments, "target_instrument": target}, num_stems=1)
+    song = Audio(music(9_000)[0].numpy(), 44_100)
+    with Separator("mel-band-roformer", weights=folder, device="cpu") as separator:
+        assert list(separator.separate(song)) == stems
+        answer = separator.separate(song, stems=["piano"])
+        everything = separator.separate(song)
+    assert list(answer) == ["piano"]
+    assert float(np.abs(answer["piano"].samples).max()) > 0
+    assert np.array_equal(answer["piano"].samples, everything["piano"].samples)
+    assert np.allclose(answer["piano"].samples + answer.rest.samples, song.samples, atol=1e-5)
+    rest = everything.rest.samples + sum(everything[name].samples for name in stems)
+    assert np.allclose(rest, song.samples, atol=1e-5)
+
+
 def test_a_long_song_equals_the_reference_segment_by_segment(
     tmp_path: Path, reference: Callable[..., Any], written: Any, options: Any, music: Any, distance: Any
 ) -> None:
