@@ -152,6 +152,9 @@ def test_a_checkpoint_of_one_instrument_is_a_specialist_by_the_name_of_its_stem(
         assert list(separator.separate(song)) == stems
         answer = separator.separate(song, stems=["piano"])
         everything = separator.separate(song)
+        asked = separator.separate(song, query="piano")
+    assert asked.plan["piano"].backend == "mel-band-roformer"
+    assert np.array_equal(asked["piano"].samples, everything["piano"].samples)
     assert list(answer) == ["piano"]
     assert float(np.abs(answer["piano"].samples).max()) > 0
     assert np.array_equal(answer["piano"].samples, everything["piano"].samples)
