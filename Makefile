@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 PLUGINS := -e plugins/unisep-htdemucs -e plugins/unisep-film -e plugins/unisep-align -e plugins/unisep-evaluate
 MORE_PLUGINS := -e "plugins/unisep-roformer[test]"
-MORE_PLUGINS += -e plugins/unisep-classic -e plugins/unisep-demucs-classic
+MORE_PLUGINS += -e plugins/unisep-bandsplit -e plugins/unisep-classic -e plugins/unisep-demucs-classic
 MORE_PLUGINS += -e plugins/unisep-audiosep -e plugins/unisep-torchaudio -e plugins/unisep-laion-clap
 MORE_PLUGINS += -e plugins/unisep-openunmix -e plugins/unisep-spleeter -e "plugins/unisep-deepfilter[test]" -e plugins/unisep-train
 WEIGHTS := $(VENV)/peers/weights
@@ -51,6 +51,8 @@ test-weights: $(VENV)/.test-ready
 test-plugins: $(VENV)/.test-ready test-plugins-apart
 	$(PIP) --no-deps --upgrade --target $(VENV)/peers/openunmix openunmix==1.3.0
 	PYTHONPATH=$(abspath $(VENV)/peers/openunmix) $(BIN)/python -m pytest plugins/unisep-openunmix/tests
+	$(PIP) --no-deps --upgrade --target $(VENV)/peers/msst msst==0.1.0
+	PYTHONPATH=$(abspath $(VENV)/peers/msst) $(BIN)/python -m pytest plugins/unisep-bandsplit/tests
 
 ## The plugins around torchaudio and laion-clap, in full, in an environment of their own.
 test-plugins-apart: $(VENV_PLUGINS)/.ready
@@ -70,6 +72,7 @@ lint-types: $(VENV)/.test-ready
 	$(BIN)/mypy plugins/unisep-film/unisep_film
 	$(BIN)/mypy plugins/unisep-clap/unisep_clap
 	$(BIN)/mypy plugins/unisep-roformer/unisep_roformer
+	$(BIN)/mypy plugins/unisep-bandsplit/unisep_bandsplit
 	$(BIN)/mypy plugins/unisep-openunmix/unisep_openunmix
 	$(BIN)/mypy plugins/unisep-spleeter/unisep_spleeter
 	$(BIN)/mypy plugins/unisep-audiosep/unisep_audiosep

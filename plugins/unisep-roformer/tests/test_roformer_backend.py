@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from unisep_roformer.backend import RoformerBackend, load
+from unisep_roformer.backend import CheckpointBackend, load
 from unisep_roformer.checkpoints import build_model
 from unisep_roformer.checkpoints import read_checkpoint as read
 from unisep_roformer.config import RoformerConfig
@@ -42,9 +42,9 @@ def write(folder: Path, kind: str, training: dict[str, Any], **changed: Any) -> 
     return folder
 
 
-def opened(folder: Path, kind: str, training: dict[str, Any], **changed: Any) -> RoformerBackend:
+def opened(folder: Path, kind: str, training: dict[str, Any], **changed: Any) -> CheckpointBackend[RoformerConfig]:
     checkpoint = read(write(folder, kind, training, **changed))
-    return RoformerBackend(build_model(checkpoint, CPU, torch.float32), checkpoint.description)
+    return CheckpointBackend(build_model(checkpoint, CPU, torch.float32), checkpoint.description)
 
 
 class TestBandSplit(BackendContract):
@@ -130,6 +130,37 @@ def test_a_separator_takes_a_folder_under_each_name(name: str, tmp_path: Path, m
     total = sum(part.samples for part in parts.values())
     assert np.allclose(total, song.samples, atol=1e-5)
     assert float(np.abs(parts["vocals"].samples).max()) > 0
+
+
+@pytest.mark.parametrize("kind", ["band", "mel"])
+@pytest.mark.parametrize(
+    ("instruments", "target", "stems"),
+    [
+        (["piano", "other"], "piano", ["piano", "other"]),
+        (["no piano", "piano"], "piano", ["no piano", "piano"]),
+        (["piano"], "piano", ["piano"]),
+        (["piano"], None, ["piano"]),
+        (["piano", "drums", "bass"], "piano", ["piano"]),
+    ],
+)
+def test_a_checkpoint_of_one_instrument_is_a_specialist_by_the_name_of_its_stem(
+    kind: str, instruments: list[str], target: str | None, stems: list[str], tmp_path: Path, music: Any
+) -> None:
+    folder = write(tmp_path / "piano", kind, {"instruments": instruments, "target_instrument": target}, num_stems=1)
+    song = Audio(music(9_000)[0].numpy(), 44_100)
+    with Separator("mel-band-roformer", weights=folder, device="cpu") as separator:
+        assert list(separator.separate(song)) == stems
+        answer = separator.separate(song, stems=["piano"])
+        everything = separator.separate(song)
+        asked = separator.separate(song, query="piano")
+    assert asked.plan["piano"].backend == "mel-band-roformer"
+    assert np.array_equal(asked["piano"].samples, everything["piano"].samples)
+    assert list(answer) == ["piano"]
+    assert float(np.abs(answer["piano"].samples).max()) > 0
+    assert np.array_equal(answer["piano"].samples, everything["piano"].samples)
+    assert np.allclose(answer["piano"].samples + answer.rest.samples, song.samples, atol=1e-5)
+    rest = everything.rest.samples + sum(everything[name].samples for name in stems)
+    assert np.allclose(rest, song.samples, atol=1e-5)
 
 
 def test_a_long_song_equals_the_reference_segment_by_segment(

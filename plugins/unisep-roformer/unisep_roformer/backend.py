@@ -1,26 +1,30 @@
-"""RoFormer checkpoints as backends of unisep."""
+"""The community's checkpoints as backends of unisep."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Generic
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unisep import Backend, BackendInfo, Output
 from unisep.errors import WeightsError
 
-from .checkpoints import Description, build_model, read_checkpoint
-from .model import Roformer
+from .checkpoints import build_model, read_checkpoint
+from .described import ConfigT, Description
 
 
-class RoformerBackend(Backend):
-    """A backend that separates segments with one RoFormer, into all sources of its description or some of them.
+class CheckpointBackend(Backend, Generic[ConfigT]):
+    """A backend that separates segments with one described model, into all sources of its description or some of them.
 
-    A model of one target out of two gives the other as well: the mixture less the target.
+    `model(mixture, stems)` gives the sources with the numbers `stems`. A model of one target out of two gives the other as
+    well: the mixture less the target.
     """
 
-    def __init__(self, model: Roformer, description: Description, sources: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, description: Description[ConfigT], sources: tuple[str, ...] | None = None
+    ) -> None:
         self.model = model
         self.description = description
         kept = description.sources if sources is None else sources
@@ -28,7 +32,7 @@ class RoformerBackend(Backend):
         self.info = BackendInfo(
             sources=kept,
             sample_rate_hz=description.sample_rate_hz,
-            channels=model.config.n_channels,
+            channels=description.n_channels,
             segment_seconds=description.segment_samples / description.sample_rate_hz,
             normalisation="song" if description.inference.normalize else "none",
         )
@@ -45,12 +49,12 @@ class RoformerBackend(Backend):
         sources = [mixture - target if name == remainder else target for name in self.info.sources]
         return Output(torch.stack(sources, dim=1))
 
-    def for_sources(self, names: tuple[str, ...]) -> RoformerBackend:
-        """Return a backend with the masks of `names` only; the network before them is shared by all."""
+    def for_sources(self, names: tuple[str, ...]) -> CheckpointBackend[ConfigT]:
+        """Return a backend that gives `names` only; the network before their masks is shared by all."""
         wanted = tuple(name for name in self.info.sources if name in names)
         if self.description.remainder is not None or len(wanted) in (0, len(self.info.sources)):
             return self
-        return RoformerBackend(self.model, self.description, wanted)
+        return CheckpointBackend(self.model, self.description, wanted)
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
@@ -60,4 +64,4 @@ def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> B
             "A RoFormer has no weights here. Run `unisep models pull NAME`, or give a folder with .yaml and .ckpt."
         )
     checkpoint = read_checkpoint(weights)
-    return RoformerBackend(build_model(checkpoint, device, dtype), checkpoint.description)
+    return CheckpointBackend(build_model(checkpoint, device, dtype), checkpoint.description)

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from unisep.errors import WeightsError, reasons
+from .described import ModelConfig
 
 # Bands in bins of a 2048-point spectrogram, as in the paper's table for vocals (arXiv:2309.02612, section 3.1).
 STANDARD_BANDS = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 8 + (48,) * 8 + (128, 129)
-
-# Options that steer training or speed, and change nothing in what a loaded model computes.
-_WITHOUT_EFFECT = frozenset(
-    {
-        "flash_attn", "sage_attention", "attn_dropout", "ff_dropout", "dim_freqs_in", "match_input_audio_length",
-        "use_torch_checkpoint", "multi_stft_resolution_loss_weight", "multi_stft_resolutions_window_sizes",
-        "multi_stft_hop_size", "multi_stft_normalized", "linear_flash_attn",
-    }
-)  # fmt: skip
-
 
 # From 1 to what makes sense: a damaged file must not make us build a giant.
 _Few = Annotated[int, Field(strict=True, ge=1, le=256)]
 _Many = Annotated[int, Field(strict=True, ge=1, le=1 << 15)]
 
 
-class RoformerConfig(BaseModel):
+class RoformerConfig(ModelConfig):
     """The shape of one model; names and defaults are those of the published checkpoints.
 
     `freqs_per_bands` are widths of adjoining bands in bins (Band-Split), empty for Mel-Band. `num_bands` is the number
@@ -37,7 +26,14 @@ class RoformerConfig(BaseModel):
     'mel-band'
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    without_effect: ClassVar[frozenset[str]] = frozenset(
+        {
+            "flash_attn", "sage_attention", "attn_dropout", "ff_dropout", "dim_freqs_in", "match_input_audio_length",
+            "use_torch_checkpoint", "multi_stft_resolution_loss_weight", "multi_stft_resolutions_window_sizes",
+            "multi_stft_hop_size", "multi_stft_normalized", "linear_flash_attn",
+        }
+    )  # fmt: skip
+    loaded: ClassVar[str] = "Loaded are plain Band-Split and Mel-Band RoFormers; use a checkpoint of those."
 
     dim: _Many
     depth: _Few
@@ -105,27 +101,21 @@ class RoformerConfig(BaseModel):
         return 2 if self.stereo else 1
 
     @property
+    def n_outputs(self) -> int:
+        """Sources that the network gives."""
+        return self.num_stems
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one frame to the next."""
+        return self.stft_hop_length
+
+    @property
+    def default_rate_hz(self) -> int:
+        """The rate of a model whose file does not say it."""
+        return self.sample_rate
+
+    @property
     def n_hidden_layers(self) -> int:
         """Hidden layers in each mask's network; the two families count them differently."""
         return self.mask_estimator_depth if self.num_bands else self.mask_estimator_depth - 1
-
-    @classmethod
-    def from_options(cls, options: Mapping[Any, Any]) -> RoformerConfig:
-        """Make the config from the section `model` of a YAML file.
-
-        Raises:
-            WeightsError: Options are out of range, or ask for what this implementation lacks.
-        """
-        known = {name: value for name, value in options.items() if name in cls.model_fields}
-        # An option that is off asks for nothing, whatever it is.
-        rest = {name: value for name, value in options.items() if value and name not in known}
-        foreign = sorted(str(name) for name in rest if name not in _WITHOUT_EFFECT)
-        if foreign:
-            raise WeightsError(
-                f"The model asks for {', '.join(foreign)[:200]}, which this RoFormer does not have. It loads plain "
-                "Band-Split and Mel-Band RoFormers; use a checkpoint of those."
-            )
-        try:
-            return cls(**known)
-        except ValidationError as error:
-            raise WeightsError(f"The model's options cannot be right: {reasons(error)}.") from error
