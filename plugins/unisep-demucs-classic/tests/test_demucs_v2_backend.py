@@ -8,6 +8,7 @@ import sys
 import tempfile
 import types
 import zlib
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -274,6 +275,7 @@ def test_nothing_that_a_file_names_is_run(tmp_path: Path, monkeypatch: pytest.Mo
         (Evil(), (), {}, state),
         (nn.Linear, (), {}, state),
         {"compressed": Evil()},
+        {"klass": None, "state": state, "training_args": Namespace(seed=1)},
     ]
     for index, content in enumerate(contents):
         for is_zip in (True, False):

@@ -47,7 +47,7 @@ def peer(module: str) -> Any:
 
 
 def telling(model: nn.Module) -> nn.Module:
-    """The model with parameters far from the values that norms, slopes and biases begin with."""
+    """The model with parameters far from where norms, slopes and biases begin, and deep layers that are heard."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -55,6 +55,10 @@ def telling(model: nn.Module) -> nn.Module:
                 parameter.uniform_(0.25, 0.75, generator=generator)
             elif name.endswith(("beta", "bias")) or parameter.numel() == 1:
                 parameter.uniform_(-0.4, 0.4, generator=generator)
+            elif type(model).__name__ == "Demucs" and parameter.dim() == 3:
+                parameter.mul_(2)
+            elif name == "lstm.linear.weight":
+                parameter.mul_(8)
     return model.eval()
 
 
@@ -94,14 +98,24 @@ def test_a_segment_equals_apply_model(tmp_path: Path, name: str, make: Any, opti
         expected = peer("utils").apply_model(model, mixture, shifts=0, split=False)
         found = backend.separate(mixture[None]).sources[0]
         assert float(expected.abs().max()) > 1e-4
-        assert float((found - expected).abs().max() / expected.abs().max()) <= 1e-4
+        assert float((found - expected).abs().max() / expected.abs().max()) <= 1e-5
 
 
-@pytest.mark.parametrize(("name", "make"), [("demucs", demucs), ("tasnet", tasnet)])
-def test_a_song_equals_separate(tmp_path: Path, name: str, make: Any) -> None:
+def test_the_deepest_layer_is_heard() -> None:
+    """Else parity would say nothing of it."""
+    model = demucs()
+    mixture = noise(20_000)
+    whole = peer("utils").apply_model(model, mixture)
+    with torch.no_grad():
+        model.lstm.linear.weight.zero_()  # type: ignore[union-attr, operator]
+    assert float((peer("utils").apply_model(model, mixture) - whole).abs().max() / whole.abs().max()) >= 0.02
+
+
+@pytest.mark.parametrize(("name", "make", "bound"), [("demucs", demucs, 1e-2), ("tasnet", tasnet, 1e-5)])
+def test_a_song_equals_separate(tmp_path: Path, name: str, make: Any, bound: float) -> None:
     """As demucs's `separate` does it, with segments of half a second, up to where the first begins that the song does not fill.
 
-    A Demucs hears silence around its segments here, and the song there: hence the wider bound on the mean error.
+    A Demucs hears silence for 70 ms around its segments here, and the song there: hence its wider bound, at half a second.
     """
     model = make()
     model.segment_length, n_compared = 22_050, 3 * int(0.75 * 22_050)
@@ -113,8 +127,7 @@ def test_a_song_equals_separate(tmp_path: Path, name: str, make: Any) -> None:
     for index, stem in enumerate(SOURCES):
         reference = expected[index, :, :n_compared]
         error = torch.from_numpy(result[stem].samples)[:, :n_compared] - reference
-        print(name, float(error.abs().max() / reference.abs().max()), float(error.std() / reference.std()))
-        assert float(error.abs().max() / reference.abs().max()) <= 1e-4
+        assert float(error.abs().max() / reference.abs().max()) <= bound
 
 
 @pytest.mark.parametrize("name", ["demucs", "demucs48_hq", "tasnet"])
