@@ -53,6 +53,8 @@ test-plugins: $(VENV)/.test-ready test-plugins-apart
 	PYTHONPATH=$(abspath $(VENV)/peers/openunmix) $(BIN)/python -m pytest plugins/unisep-openunmix/tests
 	$(PIP) --no-deps --upgrade --target $(VENV)/peers/msst msst==0.1.0
 	PYTHONPATH=$(abspath $(VENV)/peers/msst) $(BIN)/python -m pytest plugins/unisep-bandsplit/tests
+	$(PIP) --no-deps --upgrade --target $(VENV)/peers/demucs2 demucs==2.0.3
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest plugins/unisep-demucs-classic/tests/test_demucs_v2_parity.py
 
 ## The plugins around torchaudio and laion-clap, in full, in an environment of their own.
 test-plugins-apart: $(VENV_PLUGINS)/.ready

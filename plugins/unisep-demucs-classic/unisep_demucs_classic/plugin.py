@@ -14,12 +14,17 @@ _SUMMARIES = {
     "repro_mdx_a": "Demucs v3 trained anew on MusDB HQ: two time-domain and two hybrid models",
     "repro_mdx_a_hybrid_only": "The two hybrid models of repro_mdx_a",
     "repro_mdx_a_time_only": "The two time-domain models of repro_mdx_a",
+    "demucs": "Demucs v2, one time-domain model, trained on MusDB only",
+    "demucs_extra": "Demucs v2, one time-domain model, trained on 150 more songs",
+    "demucs48_hq": "Demucs v2 with 48 channels for 64, trained on MusDB HQ only",
+    "tasnet": "Conv-TasNet for music, trained on MusDB only",
+    "tasnet_extra": "Conv-TasNet for music, trained on 150 more songs",
 }
 
 
 @hookimpl
 def unisep_backends() -> Iterable[BackendSpec]:
-    """Declare the models of Demucs v3 that are not quantised, by the names that demucs gives them."""
+    """Declare the models of Demucs v2 and v3 that are not quantised, by the names that demucs gives them."""
     return [
         BackendSpec(
             name=name,
