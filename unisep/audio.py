@@ -104,7 +104,8 @@ class Audio:
 
 
 Clip = os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Array | Audio
-AudioLike = str | Clip | Nested  # what a recording may be given as
+AudioLike = str | Clip | Nested
+"""What a recording may be given as: a path, the bytes or the file object of a file, an `Audio`, or an array."""
 
 
 def as_samples(values: Any) -> NDArray[np.float32]:

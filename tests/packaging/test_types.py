@@ -58,7 +58,7 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_unisep_is_where_it_should_be(python: Path, desk: Path) -> None:
     script = "import unisep, pathlib; print(pathlib.Path(unisep.__file__).parents[1])"
-    found = subprocess.run((python, "-c", script), cwd=desk, capture_output=True, text=True, check=True).stdout.strip()
+    found = run([python, "-c", script], desk).strip()
     assert ("site-packages" in found) == (python != Path(sys.executable))
     assert Path(found, "unisep", "py.typed").exists()
 

@@ -245,6 +245,7 @@ class Query(BaseModel):
 
 OneQuery = str | Clip | Embedding | Query | QueryDict
 QueryLike = OneQuery | Sequence[OneQuery]
+"""What may be asked: a text, an example (as `AudioLike`, where a str is text), an `Embedding`, a `Query`, a dict, or several."""
 
 
 def _is_same(one: Any, other: Any) -> bool:
