@@ -143,29 +143,12 @@ def test_interrupt_has_code_130(monkeypatch, capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_an_interrupt_while_a_plugin_is_imported_has_code_130(tmp_path, capsys):
-    (tmp_path / "slow_import.py").write_text("import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(5)")
-    assert main(["plugins", "--plugin", str(tmp_path / "slow_import.py")]) == 130
-    assert capsys.readouterr().err == "unisep: interrupted\n"
-
-
-@pytest.mark.parametrize("more", [[], ["--json"]])
-def test_names_that_the_terminal_cannot_show_are_no_failure(tmp_path, more):
-    """As on Windows, where a redirected stdout takes the letters of one code page only."""
-    song = tmp_path / "日本.wav"
-    files.write(song, noise(0.2))
-    code = (
-        "import sys; from unisep.cli import main; from unisep.testing import toy_plugin\n"
-        "with toy_plugin():\n    sys.exit(main(sys.argv[1:]))"
-    )
-    argv = ["separate", str(song), "--backend", "toy", "--stems", "low", "-o", str(tmp_path / "out"), *more]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *argv],
-        capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert rb"\u65e5\u672c" in done.stdout
-    assert not more or json.loads(done.stdout.decode("cp1252"))["n_done"] == 1
+def test_an_interrupt_while_a_plugin_is_imported_has_code_130(tmp_path):
+    code = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)\n"
+    (tmp_path / "slow_import.py").write_text(code)
+    command = [sys.executable, "-m", "unisep", "plugins", "--plugin", str(tmp_path / "slow_import.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "unisep: interrupted\n")
 
 
 def test_a_reader_that_leaves_early_is_no_error():

@@ -48,6 +48,8 @@ def test_every_cell_shows_something(done):
     assert [cell.source for cell in cells if not cell.outputs] == []
     texts = "\n".join(output.get("data", {}).get("text/plain", "") for cell in cells for output in cell.outputs)
     assert "Audio(" in texts and "Separation(" in texts
+    pages = [output.get("data", {}).get("text/html", "") for cell in cells for output in cell.outputs]
+    assert sum("<audio controls" in page for page in pages) >= 5, "results and sounds have players"
 
 
 def test_the_sum_that_it_shows_is_exact(done):
