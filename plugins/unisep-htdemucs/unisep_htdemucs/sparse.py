@@ -96,8 +96,9 @@ def buckets(x: Tensor, seed: int) -> Tensor:
     """Hash `x [g, n, c]` into buckets `[g, n, rounds]`: of two random directions and their opposites the nearest."""
     generator = torch.Generator("cpu").manual_seed(seed)
     directions = torch.randn(x.shape[-1], N_ROUNDS * N_BUCKETS // 2, generator=generator, device="cpu")
-    along = (x.float() @ directions.to(x.device)).unflatten(-1, (N_ROUNDS, -1))
-    return torch.cat([along, -along], dim=-1).argmax(-1)
+    one, two = (x.float() @ directions.to(x.device)).chunk(2, dim=-1)
+    is_two = two.abs() > one.abs()
+    return is_two + 2 * (torch.where(is_two, two, one) < 0)
 
 
 def _one_hot(of_tokens: Tensor) -> Tensor:
