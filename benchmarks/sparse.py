@@ -18,12 +18,14 @@ import argparse
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from growth import _embedded
 from measuring import RATE_HZ, agreement_db, clock, machine, most_held_mib, noise, seconds_of
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.model import HTDemucs
 from unisep_htdemucs.transformer import Attention
@@ -32,7 +34,8 @@ ROOT = Path(__file__).parents[1]
 SECONDS, LAYERS, WIDTHS = (3.4, 7.8, 12.2), (5, 7), (384, 512)
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95)
 PARTS = ("cost", "agreement", "real_time")
-KINDS = {0.0: "dense", 0.9: "sparse"}
+KINDS = {"dense": 0.0, "sparse": 0.9}
+HELD = "dense, scores held"  # as without fused kernels: what a step of training keeps grows with every pair
 TINY = {"channels": 8, "nfft": 1024, "depth": 3, "t_heads": 2}
 
 
@@ -61,14 +64,14 @@ def sizes() -> list[dict[str, float]]:
     return sorted(rows, key=lambda row: row["seconds"])
 
 
-def cost(seconds: float, layers: int, width: int, sparsity: float, training: bool, tiny: bool) -> dict[str, float]:
+def cost(seconds: float, layers: int, width: int, kind: str, training: bool, tiny: bool) -> dict[str, float]:
     """Measure one pass over a segment in this process."""
     torch.manual_seed(0)
-    model = HTDemucs(config_of(seconds, layers, width, sparsity, tiny)).train(training)
+    model = HTDemucs(config_of(seconds, layers, width, KINDS.get(kind, 0.0), tiny)).train(training)
     mixture = torch.from_numpy(noise(seconds))[None]
 
     def step() -> None:
-        with torch.set_grad_enabled(training):
+        with torch.set_grad_enabled(training), sdpa_kernel(SDPBackend.MATH) if kind == HELD else nullcontext():
             sources = model(mixture)
         if training:
             sources.square().mean().backward()
@@ -79,7 +82,7 @@ def cost(seconds: float, layers: int, width: int, sparsity: float, training: boo
     return {"seconds": seconds_of(step, clock(cpu_time=False)), "memory_mib": most_held_mib() - before}
 
 
-def cost_apart(*arguments: float) -> dict[str, float]:
+def cost_apart(*arguments: float | str) -> dict[str, float]:
     """Measure one pass over a segment in a process of its own."""
     command = [sys.executable, __file__, "--point", json.dumps(arguments)]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
@@ -127,12 +130,12 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     if "cost" in arguments.parts:
         figures["cost"] = []
         for seconds in arguments.segments:
-            for sparsity, kind in KINDS.items():
-                for training in (False, True)[: 1 + arguments.training]:
-                    point = cost_apart(seconds, layers, width, sparsity, training, arguments.tiny)
-                    row = {"segment_seconds": seconds, "layers": layers, "width": width, "attention": kind}
-                    figures["cost"].append(row | {"training": training} | point)
-                    print(json.dumps(figures["cost"][-1]), flush=True)
+            passes = [(kind, False) for kind in KINDS] + [(kind, True) for kind in (*KINDS, HELD)] * arguments.training
+            for kind, training in passes:
+                point = cost_apart(seconds, layers, width, kind, training, arguments.tiny)
+                row = {"segment_seconds": seconds, "layers": layers, "width": width, "attention": kind}
+                figures["cost"].append(row | {"training": training} | point)
+                print(json.dumps(figures["cost"][-1]), flush=True)
     if "agreement" in arguments.parts:
         figures["agreement"] = agreement()
         print(json.dumps(figures["agreement"]), flush=True)
@@ -140,7 +143,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
         figures["real_time"] = []
         for size in figures["sizes"]:
             grid_point = (size["seconds"], int(size["layers"]), int(size["width"]))
-            for sparsity, kind in KINDS.items():
+            for kind, sparsity in KINDS.items():
                 factor = real_time(*grid_point, sparsity, arguments.seconds, arguments.tiny)
                 figures["real_time"].append(size | {"attention": kind, "factor": factor})
                 print(json.dumps(figures["real_time"][-1]), flush=True)
@@ -155,7 +158,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (memory, time, agrees) = pyplot.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
-    for kind in KINDS.values():
+    for kind in (*KINDS, HELD):
         for training, dashes in ((False, "-"), (True, "--")):
             rows = [r for r in figures.get("cost", []) if r["attention"] == kind and r["training"] == training]
             if not rows:

@@ -22,7 +22,7 @@ N_ROUNDS = 32
 N_BUCKETS = 4
 N_QUERIES = 64  # of a block
 _N_ROUNDS_SORTED = 8  # rounds that decide which queries stand together
-_MOST_GATHERED = 1 << 22  # numbers of keys and values that are gathered at once, unless one head needs more
+_MOST_GATHERED = 1 << 20  # numbers of keys and values that are gathered at once, unless one head needs more
 
 
 def n_kept(n_keys: int, sparsity: float) -> int:
