@@ -81,3 +81,27 @@ def test_the_first_hour_is_measured(tmp_path: Path) -> None:
     assert all(step["wall_seconds"] > 0 and step["processor_seconds"] > 0 for step in steps)
     page = (BENCHMARKS.parent / "docs" / "index.md").read_text(encoding="utf-8")
     assert printed.count("|\n") == 3 and all(f"\n| {step['name']} |" in page for step in steps)
+
+
+def test_sizes_of_the_grid_are_those_of_the_paper() -> None:
+    rows = json.loads(run("sparse.py", "--sizes"))
+    millions = {(row["layers"], row["width"]): row["parameters"] / 1e6 for row in rows}
+    assert millions[5, 384] == pytest.approx(26.9, rel=0.01)
+    assert millions[7, 384] == pytest.approx(34.0, rel=0.01)
+    assert millions[5, 512] == pytest.approx(41.4, rel=0.01)
+    assert [row["seconds"] for row in rows] == 4 * [3.4] + 4 * [7.8] + 4 * [12.2]
+
+
+def test_sparse_and_dense_attention_are_measured_and_drawn(tmp_path: Path) -> None:
+    sizes = ["--tiny", "--shape", "2", "32", "--segments", "0.5", "1", "--seconds", "1", "--training"]
+    to = ["--parts", "cost", "agreement", "--json", str(tmp_path / "sparse.json")]
+    run("sparse.py", *sizes, *to)
+    figures = json.loads((tmp_path / "sparse.json").read_text())
+    kinds = ["dense", "sparse", "dense", "sparse", "dense, scores held"]
+    assert [row["attention"] for row in figures["cost"]] == 2 * kinds
+    assert all(row["seconds"] > 0 and row["memory_mib"] > 0 for row in figures["cost"])
+    decibels = [row["db"] for row in figures["agreement"]]
+    assert decibels == sorted(decibels, reverse=True) and decibels[-1] > 0
+    pytest.importorskip("matplotlib")
+    run("sparse.py", "--from", str(tmp_path / "sparse.json"), "--draw", str(tmp_path / "sparse.png"))
+    assert (tmp_path / "sparse.png").read_bytes().startswith(b"\x89PNG")

@@ -114,6 +114,10 @@ def test_the_spectrogram_can_be_undone(n_samples: int, music: Music) -> None:
         {"t_layers": 10**9},
         {"segment": float("nan")},
         {"dconv_mode": 4},
+        {"t_sparsity": 1.0},
+        {"t_sparsity": float("nan")},
+        {"t_mask_random_seed": -1},
+        {"t_sparse_cross_attn": True},
     ],
     ids=str,
 )
@@ -134,7 +138,7 @@ def test_options_of_unreleased_models_are_refused(kwargs: dict[str, Any]) -> Non
 
 def test_unknown_options_are_dropped_aloud() -> None:
     with pytest.warns(UserWarning, match="t_new"):
-        config = HTDemucsConfig.from_kwargs({"sources": ["a"], "t_new": 1, "t_sparsity": 0.9, "multi_freqs": []})
+        config = HTDemucsConfig.from_kwargs({"sources": ["a"], "t_new": 1, "t_mask_type": "jmask", "multi_freqs": []})
     assert config == HTDemucsConfig(sources=("a",))
 
 

@@ -35,8 +35,6 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "t_gelu": (True,),
     "t_sin_random_shift": (0,),
     "num_subbands": (1,),
-    "t_sparse_self_attn": (False,),
-    "t_sparse_cross_attn": (False,),
 }
 
 # Options that change nothing once the fixed ones above hold, or that only steer an optimiser.
@@ -44,7 +42,7 @@ _WITHOUT_EFFECT = frozenset(
     {
         "multi_freqs_depth", "time_stride", "t_max_positions", "t_norm_in_group", "t_weight_decay", "t_lr",
         "t_cape_mean_normalize", "t_cape_augment", "t_cape_glob_loc_scale", "t_mask_type",
-        "t_mask_random_seed", "t_sparse_attn_window", "t_global_window", "t_sparsity", "t_auto_sparsity",
+        "t_sparse_attn_window", "t_global_window",
     }
 )  # fmt: skip
 
@@ -57,7 +55,8 @@ class HTDemucsConfig:
     """The shape of one HT Demucs model; names and defaults are those of the published checkpoints.
 
     Only `t_layer_scale_init` is ours: the published models start their transformer's LayerScale at 1e-4, a model
-    trained from nothing in a short time wants 1.0.
+    trained from nothing in a short time wants 1.0. Sparse attention (`t_sparse_self_attn`, `t_sparse_cross_attn`)
+    wants `t_auto_sparsity`: a hash with the seed `t_mask_random_seed` leaves out the part `t_sparsity` of the pairs.
 
     >>> HTDemucsConfig(sources=("drums", "rest"), channels=16, depth=3).encoder_channels
     (16, 32, 64)
@@ -93,6 +92,11 @@ class HTDemucsConfig:
     t_layer_scale_init: float = 1e-4
     t_weight_pos_embed: float = 1.0
     t_cross_first: bool = False
+    t_sparse_self_attn: bool = False
+    t_sparse_cross_attn: bool = False
+    t_mask_random_seed: int = 42
+    t_auto_sparsity: bool = False
+    t_sparsity: float = 0.95
     rescale: float = 0.1
     samplerate: int = 44100
     segment: Fraction | float = 10
@@ -142,6 +146,16 @@ class HTDemucsConfig:
     def transformer_channels(self) -> int:
         """Width of the tokens of the cross-transformer."""
         return self.bottom_channels or self.encoder_channels[-1]
+
+    @property
+    def self_sparsity(self) -> float:
+        """Part of the pairs that self-attention leaves out."""
+        return self.t_sparsity if self.t_sparse_self_attn else 0.0
+
+    @property
+    def cross_sparsity(self) -> float:
+        """Part of the pairs that cross-attention leaves out."""
+        return self.t_sparsity if self.t_sparse_cross_attn else 0.0
 
     @property
     def hop_samples(self) -> int:
@@ -199,4 +213,16 @@ class HTDemucsConfig:
             raise OptionError(
                 f"A cross-transformer {width} channels wide cannot have t_heads={self.t_heads}: "
                 "the width must be a multiple of t_heads and of 4, and at least 8."
+            )
+        if not 0 <= self.t_sparsity < 1:
+            raise OptionError(
+                f"t_sparsity={self.t_sparsity!r} is the part of pairs that sparse attention leaves out: 0 to below 1."
+            )
+        seed = self.t_mask_random_seed
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+            raise OptionError(f"t_mask_random_seed={seed!r} is not a whole number from 0 to 2^63 - 1.")
+        if (self.t_sparse_self_attn or self.t_sparse_cross_attn) and not self.t_auto_sparsity:
+            raise OptionError(
+                "Sparse attention with t_auto_sparsity=False means a fixed mask (t_mask_type), which this HT Demucs "
+                "does not have. Set t_auto_sparsity=True: a hash then chooses the pairs, t_sparsity of them left out."
             )

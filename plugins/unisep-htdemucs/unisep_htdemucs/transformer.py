@@ -16,14 +16,20 @@ from torch.nn import functional as F
 
 from .blocks import LayerScale
 from .config import HTDemucsConfig
-from .kernels import attention, linear
+from .kernels import linear
+from .sparse import sparse_attention
 
 
 class Attention(nn.Module):
-    """Multi-head attention with the parameter layout of `nn.MultiheadAttention`."""
+    """Multi-head attention with the parameter layout of `nn.MultiheadAttention`, dense or sparse.
 
-    def __init__(self, channels: int, n_heads: int, dropout: float) -> None:
+    The parameters are the same for both: a dense model's also fill a sparse one.
+    """
+
+    def __init__(self, channels: int, n_heads: int, dropout: float, sparsity: float = 0.0, seed: int = 0) -> None:
         super().__init__()
+        self.sparsity = sparsity
+        self.seed = seed
         self.n_heads = n_heads
         self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * channels, channels))
@@ -41,8 +47,13 @@ class Attention(nn.Module):
             q = linear(queries, self.in_proj_weight[:n], self.in_proj_bias[:n])
             k, v = linear(context, self.in_proj_weight[n:], self.in_proj_bias[n:]).chunk(2, dim=-1)
         q, k, v = (rearrange(x, "b s (h c) -> b h s c", h=self.n_heads) for x in (q, k, v))
-        attended = attention(q, k, v, self.dropout if self.training else 0.0)
+        attended = sparse_attention(q, k, v, self.sparsity, self.seed, self.dropout if self.training else 0.0)
         return linear(rearrange(attended, "b h s c -> b s (h c)"), self.out_proj.weight, self.out_proj.bias)
+
+
+def _attention(config: HTDemucsConfig, sparsity: float) -> Attention:
+    seed = config.t_mask_random_seed
+    return Attention(config.transformer_channels, config.t_heads, config.t_dropout, sparsity, seed)
 
 
 class TokenGroupNorm(nn.GroupNorm):
@@ -91,7 +102,7 @@ class SelfLayer(TransformerLayer):
 
     def __init__(self, config: HTDemucsConfig) -> None:
         super().__init__(config)
-        self.self_attn = Attention(config.transformer_channels, config.t_heads, config.t_dropout)
+        self.self_attn = _attention(config, config.self_sparsity)
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         """Apply the layer to `x [b, s, c]`; `other` is not looked at."""
@@ -106,7 +117,7 @@ class CrossLayer(TransformerLayer):
 
     def __init__(self, config: HTDemucsConfig) -> None:
         super().__init__(config)
-        self.cross_attn = Attention(config.transformer_channels, config.t_heads, config.t_dropout)
+        self.cross_attn = _attention(config, config.cross_sparsity)
         self.norm3 = nn.LayerNorm(config.transformer_channels)
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:

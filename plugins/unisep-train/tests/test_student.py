@@ -91,6 +91,18 @@ def test_the_student_separates(store: str, teacher: Path, tmp_path: Path, comman
     assert out.stat().st_size < 0.6 * teacher.stat().st_size
 
 
+def test_a_student_may_have_sparse_attention(store: str, teacher: Path, tmp_path: Path) -> None:
+    sparse = {"t_sparse_self_attn": True, "t_sparse_cross_attn": True, "t_auto_sparsity": True, "t_sparsity": 0.5}
+    given = recipe(teacher, student=SMALLER | {"t_layers": 2} | sparse, bfloat16=True, n_steps=2)
+    run = StudentRun(given, tmp_path)
+    assert run.model.config.self_sparsity == run.model.config.cross_sparsity == 0.5
+    weight = "crosstransformer.layers.0.self_attn.in_proj_weight"
+    before = run.averaged().state_dict()[weight].clone()
+    assert not torch.equal(distil(store, run, n_workers=0).average[weight], before)
+    with pytest.raises(OptionError, match="t_auto_sparsity"):
+        StudentRun(recipe(teacher, student=sparse | {"t_auto_sparsity": False}), tmp_path)
+
+
 def test_a_run_that_has_ended_needs_no_teacher_and_one_that_goes_on_takes_no_other(
     store: str, teacher: Path, tmp_path: Path, command: Command
 ) -> None:
