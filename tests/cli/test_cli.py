@@ -1,6 +1,5 @@
 import json
 import math
-import os
 import subprocess
 import sys
 from argparse import ArgumentTypeError
@@ -8,11 +7,9 @@ from argparse import ArgumentTypeError
 import pytest
 
 import unisep
-from unisep import files
 from unisep.cli import arguments as question_arguments
 from unisep.cli import console, main
 from unisep.errors import AudioFileError, OptionError, QueryError
-from unisep.testing import noise
 
 
 @pytest.mark.parametrize(
