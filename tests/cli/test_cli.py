@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import subprocess
 import sys
 from argparse import ArgumentTypeError
@@ -7,9 +8,11 @@ from argparse import ArgumentTypeError
 import pytest
 
 import unisep
+from unisep import files
 from unisep.cli import arguments as question_arguments
 from unisep.cli import console, main
 from unisep.errors import AudioFileError, OptionError, QueryError
+from unisep.testing import noise
 
 
 @pytest.mark.parametrize(
@@ -146,6 +149,25 @@ def test_an_interrupt_while_a_plugin_is_imported_has_code_130(tmp_path):
     command = [sys.executable, "-m", "unisep", "plugins", "--plugin", str(tmp_path / "slow_import.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "unisep: interrupted\n")
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_names_that_the_terminal_cannot_show_are_no_failure(tmp_path, more):
+    """As on Windows, where a redirected stdout takes the letters of one code page only."""
+    song = tmp_path / "日本.wav"
+    files.write(song, noise(0.2))
+    code = (
+        "import sys; from unisep.cli import main; from unisep.testing import toy_plugin\n"
+        "with toy_plugin():\n    sys.exit(main(sys.argv[1:]))"
+    )
+    argv = ["separate", str(song), "--backend", "toy", "--stems", "low", "-o", str(tmp_path / "out"), *more]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert rb"\u65e5\u672c" in done.stdout
+    assert not more or json.loads(done.stdout.decode("cp1252"))["n_done"] == 1
 
 
 def test_a_reader_that_leaves_early_is_no_error():
