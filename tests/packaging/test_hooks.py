@@ -1,5 +1,6 @@
 """The hooks of pre-commit are `make lint`: the same commands, offline."""
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -24,7 +25,9 @@ def commands(tmp_path):
 
     def commands(command):
         words = [*shlex.split(command), "--dry-run", f"VENV={tmp_path}"]
-        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        outside = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+        done = subprocess.run(words, cwd=ROOT, env=outside, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
 
     return commands
 
