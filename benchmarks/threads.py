@@ -10,7 +10,6 @@ wall and processor seconds, and how many times faster than real time that is. HT
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import resource
 import statistics
@@ -18,10 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import soundfile
+from first_hour import busy_core
 from measuring import RATE_HZ, machine, noise
 from weights import RELEASED, TINY, save_weights
 
@@ -65,18 +65,6 @@ def timed(command: Sequence[str]) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@contextlib.contextmanager
-def one_core_busy(is_busy: bool) -> Iterator[None]:
-    """Keep one core busy meanwhile."""
-    worker = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if is_busy else None
-    try:
-        yield
-    finally:
-        if worker is not None:
-            worker.kill()
-            worker.wait()
-
-
 def main() -> None:
     """Measure, print and perhaps save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,7 +76,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a model too small for the figures to mean anything")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, one_core_busy(arguments.busy):
+    with tempfile.TemporaryDirectory() as folder, busy_core(arguments.busy):
         place = Path(folder)
         (place / "weights").mkdir()
         save_weights(place / "weights", TINY if arguments.tiny else RELEASED)
