@@ -3,6 +3,7 @@ from __future__ import annotations
 import tomllib
 from collections import Counter
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,3 +45,11 @@ def test_wider_concepts_exist_and_none_contains_itself(concepts: dict[str, Any])
     for name, concept in concepts.items():
         for parent in concept["within"]:  # direct steps only: no parent is reached through another
             assert not any(parent in wider(other) for other in set(concept["within"]) - {parent}), name
+
+
+def test_the_phrases_that_matching_is_measured_with_are_mostly_others(concepts: dict[str, Any]) -> None:
+    stems = tomllib.loads(Path(__file__).parents[1].joinpath("routing", "phrases.toml").read_text("utf-8"))
+    phrases = [phrase.casefold() for stem in stems.values() for phrase in stem]
+    assert len(set(phrases)) == len(phrases) == 300
+    assert len(set(phrases).intersection(w for c in concepts.values() for w in c["wordings"])) <= 60
+    assert set(phrases).isdisjoint(w for c in concepts.values() for w in c["held_out"])
