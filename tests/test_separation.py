@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from unisep import Audio, Plan, Separation, files
+from unisep.audio import difference
 from unisep.engine.timeline import Presence
 from unisep.errors import AudioError, AudioFileError, OptionError, UnisepError
 from unisep.files.formats import AudioFileInfo
 from unisep.routing.types import Choice
-from unisep.separation import difference, total
+from unisep.separation import total
 from unisep.testing import noise, silence, tone
 
 PARTS = {"drums": tone(200, 0.1), "hi/hat": tone(3_000, 0.1)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -204,3 +204,11 @@ def _as_float32(array: NDArray[Any]) -> NDArray[np.float32]:
         return (array / 2.0 ** (n_bits - 1) - 1.0).astype(np.float32)
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def difference(mixture: Samples, parts: Iterable[Samples]) -> Samples:
+    """Return `mixture` minus the sum of the parts of its shape, computed in float64 and rounded once to float32."""
+    left = mixture.astype(np.float64)
+    for part in parts:
+        left -= part
+    return left.astype(np.float32)

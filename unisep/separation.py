@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar, final
@@ -11,7 +11,7 @@ from typing import TypeVar, final
 import numpy as np
 
 from unisep import files
-from unisep.audio import Audio, Samples
+from unisep.audio import Audio
 from unisep.engine.recording import Layout
 from unisep.engine.timeline import Presence
 from unisep.errors import AudioError, OptionError, TargetError, suggest
@@ -239,11 +239,3 @@ def total(parts: Sequence[Audio]) -> Audio:
     for part in parts[1:]:
         samples += part.samples
     return Audio(samples.astype(np.float32), parts[0].sample_rate_hz)
-
-
-def difference(mixture: Samples, parts: Iterable[Samples]) -> Samples:
-    """Return `mixture` minus the sum of the parts of its shape, computed in float64 and rounded once to float32."""
-    left = mixture.astype(np.float64)
-    for part in parts:
-        left -= part
-    return left.astype(np.float32)

@@ -54,6 +54,7 @@ class Separator:
         overlap_fraction: float = OVERLAP_FRACTION,
         segment_seconds: float | None = None,
         shifts: int = 0,
+        cascade: str = "auto",
         threads: int | None = None,
         offline: bool | None = None,
         plugins: object = (),
@@ -74,6 +75,8 @@ class Separator:
             overlap_fraction: of two segments, 0 to 0.5.
             segment_seconds: length of a segment; shorter needs less memory.
             shifts: how many randomly shifted runs are averaged; 0 for none.
+            cascade: "auto" has a specialist take out vocals before the query model listens for an instrument, where one is
+                here; "off" leaves the recording as it is.
             threads: how many segments are computed side by side on the CPU, with one thread each; the results are the same.
                 Without it as many as torch would take, one for each core, and memory allows. A recording of one segment is
                 computed with all threads inside it.
@@ -92,6 +95,7 @@ class Separator:
             query_backend=query_backend,
             encoder=encoder,
             offline=self._pool.offline,
+            cascade=cascade,
         )
         self._preparer = Preparer(self._pool, request, self._options)
         if weights is not None:

@@ -264,7 +264,7 @@ def test_a_rule_sends_a_query_to_a_stem_and_says_why() -> None:
 def test_a_rule_gives_other_words_and_the_result_keeps_its_name() -> None:
     route = planned("links", direction=Direction(text="left"))
     assert route.plan["links"].backend == "toy-pan", "the new words plainly name a stem"
-    assert "names the stem 'left' of 'toy-pan'" in route.plan["links"].reason
+    assert "asks for the stem 'left' of 'toy-pan'" in route.plan["links"].reason
     route = planned("Trommel", direction=Direction(text="drums"))
     (target,) = route.tasks[0].targets
     assert target.name == "Trommel" and target.parsed is not None and target.parsed.query.texts == ("drums",)

@@ -228,7 +228,7 @@ def test_the_command_gives_json_with_the_promised_keys(models, capsys) -> None:
     assert set(found) == {"input", "seconds", "answers", "warning", "rules", "steps"}
     (answer,) = found["answers"]
     assert set(answer) == {"name", "chosen", "others", "unable"}
-    assert set(answer["chosen"]) == {"backend", "encoder", "reason"}
+    assert set(answer["chosen"]) == {"backend", "encoder", "reason", "level_db"}
     part = {"name", "distribution", "licence", "weights", "cost"}
     assert set(answer["chosen"]["backend"]) == set(answer["chosen"]["encoder"]) == part
     assert {"n_download_bytes", "n_weight_bytes", "n_parameters", "n_values", "segment_seconds"} <= set(

@@ -149,6 +149,7 @@ def _model_options() -> argparse.ArgumentParser:
     add("--weights", type=Path, metavar="PATH", help="your own weights for --backend")
     add("--query-weights", type=Path, metavar="PATH", help="your own weights for --query-backend")
     add("--route", choices=["auto", "fixed", "conditioned"], default="auto", help="who may answer")
+    add("--cascade", choices=["auto", "off"], default="auto", help="take vocals out before listening for an instrument")
     add("--offline", action="store_true", default=None, help="never download")
     return parser
 

@@ -26,7 +26,7 @@ def explain(arguments: Namespace, console: Console) -> int:
         from unisep import files
 
         song, seconds = str(arguments.input), files.probe(arguments.input).seconds
-    names = ("backend", "query_backend", "encoder", "stems", "route", "offline")
+    names = ("backend", "query_backend", "encoder", "stems", "route", "cascade", "offline")
     options = {name: getattr(arguments, name) for name in names}
     query: Any = questions(arguments)
     explanation = explanation_of(query, **options)
@@ -63,7 +63,8 @@ def _answer_lines(names: str, answer: Answer, seconds: float | None, *, verbose:
 
 
 def _who(candidate: Candidate) -> str:
-    return candidate.backend.name + (f" with {candidate.encoder.name}" if candidate.encoder else "")
+    level = "" if candidate.level_db is None else f", {candidate.level_db:.1f} dB"
+    return candidate.backend.name + (f" with {candidate.encoder.name}" if candidate.encoder else "") + level
 
 
 def _part_lines(candidate: Candidate, seconds: float | None) -> list[str]:

@@ -98,12 +98,12 @@ def _agreed(name: str, store: WeightsStore, console: Console, *, yes: bool) -> l
         raise PluginError(f"No installed model can be part of '{name}'. Run: pip install unisep-htdemucs")
     rows = [("MODEL", "STATE", "SIZE", "LICENCE", "STRONGEST AT, IN dB")]
     for key, stems in chosen.items():
-        card, figures = cards[key], figures_db(cards[key], name)
+        card, figures = cards[key], figures_db(cards[key])
         strengths = ", ".join(f"{stem} {figures[stem]:.1f}" for stem in stems)
         rows.append((every[key].name, every[key].weights, _size(card.n_bytes), card.licence, strengths))
     total = sum(cards[key].n_bytes for key in chosen if every[key].weights == "missing")
     show = console.note if yes or not total else console.say
-    for line in (f"{name}: {preset['summary']} ({preset['metric']}; {preset['test_set']})", *columns(rows)):
+    for line in (f"{name}: {preset['summary']} (SDR, on the scale of docs/backends.md)", *columns(rows)):
         show(line)
     show(f"To download: {_size(total)}" if total else "All of them are here.")
     if total and not yes and not console.agrees("Download them?", f"unisep models pull {name} --yes"):

@@ -120,7 +120,7 @@ def separator_of(arguments: Namespace) -> Separator:
 
     names = (
         "backend", "query_backend", "encoder", "weights", "query_weights",
-        "device", "precision", "seed", "shifts", "threads", "offline",
+        "device", "precision", "seed", "shifts", "threads", "cascade", "offline",
     )  # fmt: skip
     options = {name: getattr(arguments, name) for name in names}
     return Separator(**options, overlap_fraction=arguments.overlap, segment_seconds=arguments.segment)

@@ -13,7 +13,7 @@ from itertools import chain
 
 import torch
 
-from unisep.audio import ENDLESS, Samples, span_samples
+from unisep.audio import ENDLESS, Samples, difference, span_samples
 from unisep.engine.chunking import Chunker, SegmentPlan
 from unisep.engine.cpu import Workers, keeping_freed_memory
 from unisep.engine.device import Options
@@ -100,8 +100,9 @@ class BackendPass:
         self._info, self._n_channels, self._on_segment, self._cancel = info, n_channels, on_segment, cancel
         self._workers, self._is_live = workers, layout.n_samples is None  # what goes on cannot wait for more
         self._plan = loaded.plan(stretch, rate_hz, options)
+        self.without = loaded.task.without
         self.tracks = {
-            loaded.task.targets[index].name: TargetTrack(wanted[index], stretch.start, rate_hz, n_channels)
+            loaded.task.targets[index]: TargetTrack(wanted[index], stretch.start, rate_hz, n_channels)
             for index in indices
         }
         self._to_model = StreamResampler(rate_hz, info.sample_rate_hz, info.channels)
@@ -183,6 +184,35 @@ class Piece:
     targets: dict[str, Samples]
 
 
+class Hearing:
+    """What some passes hear: the recording, or what it is without the tracks of passes before them."""
+
+    def __init__(self, passes: Sequence[BackendPass], without: Sequence[TargetTrack]) -> None:
+        self._passes, self._without = passes, without
+        self._recording = SampleQueue()
+        self._n_in = self._n_out = 0
+
+    def push(self, block: Samples) -> None:
+        """Give the passes the next block of the recording, as far as they can hear it yet."""
+        self._recording.put(block)
+        self._n_in += block.shape[-1]
+        self._hear(min([self._n_in, *(track.ready for track in self._without)]))
+
+    def finish(self) -> None:
+        """Separate what is left: the recording has ended."""
+        self._hear(self._n_in)
+        for one in self._passes:
+            one.finish()
+
+    def _hear(self, stop: int) -> None:
+        start, self._n_out = self._n_out, max(self._n_out, stop)
+        if (block := self._recording.take(self._n_out - start)) is not None:
+            if self._without:
+                block = difference(block, [track.take(start, self._n_out) for track in self._without])
+            for one in self._passes:
+                one.push(block)
+
+
 class Engine:
     """Separates a recording that arrives in blocks; all that is held at a time is a few segments.
 
@@ -213,7 +243,13 @@ class Engine:
                     group = indices[at : at + MAX_TARGETS_AT_ONCE]
                     shared = layout, options, statistics, self._workers, on_segment, cancel
                     self._passes.append(BackendPass(task, stretch, group, wanted, *shared))
-        self._tracks = {name: track for one in self._passes for name, track in one.tracks.items()}
+        every = {target: track for one in self._passes for target, track in one.tracks.items()}
+        self._tracks = {target.name: track for target, track in every.items() if target.is_result}
+        heard = dict.fromkeys(one.without for one in self._passes)  # in order: what is taken out is computed before
+        self._hearings = [
+            Hearing([one for one in self._passes if one.without == without], [every[target] for target in without])
+            for without in heard
+        ]
         if len(self._tracks) > MAX_TARGETS_AT_ONCE:
             log.info("%d results at once: time and memory grow with their number.", len(self._tracks))
         self._mixture = SampleQueue()
@@ -235,9 +271,10 @@ class Engine:
     def presence(self) -> dict[str, tuple[Presence, ...]]:
         """How surely each result is there in each segment so far; empty where the backend does not say."""
         return {
-            name: track.presence if one.says_presence else ()
+            target.name: track.presence if one.says_presence else ()
             for one in self._passes
-            for name, track in one.tracks.items()
+            for target, track in one.tracks.items()
+            if target.is_result
         }
 
     def forget_presence_before(self, seconds: float) -> None:
@@ -251,14 +288,14 @@ class Engine:
         self._mixture.put(block)
         self.n_in += block.shape[-1]
         with self._computing():
-            for one in self._passes:
-                one.push(block)
+            for hearing in self._hearings:
+                hearing.push(block)
 
     def end(self) -> None:
         """Separate what is left; all of the recording becomes ready."""
         with self._computing():
-            for one in self._passes:
-                one.finish()
+            for hearing in self._hearings:
+                hearing.finish()
         self._has_ended = True
 
     @contextmanager
@@ -287,7 +324,7 @@ def _wanted(loaded: LoadedTask, layout: Layout) -> list[Span]:
         start, stop = target.time_range or (0, math.inf)
         first, _ = span_samples((start, stop), layout.sample_rate_hz, layout.n_samples, "time_range")
         spans.append(Span(first, round(min(stop * layout.sample_rate_hz, ENDLESS))))
-        if layout.n_samples is not None and layout.n_samples < spans[-1].stop < ENDLESS:
+        if target.is_result and layout.n_samples is not None and layout.n_samples < spans[-1].stop < ENDLESS:
             seconds = layout.n_samples / layout.sample_rate_hz
             log.info("%s: a time to %g s is asked for, and the recording ends at %.3f s.", target.name, stop, seconds)
     return spans
@@ -306,8 +343,11 @@ def pieces(blocks: Iterable[Samples], engine: Engine) -> Iterator[Piece]:
 
 
 def delay_samples(loaded: Sequence[LoadedTask], sample_rate_hz: int, options: Options) -> int:
-    """Return after how many more samples one that was fed is ready, at the latest: a segment, and the resamplers."""
-    seconds = []
+    """Return after how many more samples one that was fed is ready, at the latest: a segment, and the resamplers.
+
+    For a task that hears the recording without others' targets this comes on top of their delay.
+    """
+    seconds: dict[BackendTask, float] = {}
     for one in loaded:
         info, name = one.backend.info, one.task.backend.name
         segment_samples = options.segment_samples(info, name)
@@ -317,5 +357,6 @@ def delay_samples(loaded: Sequence[LoadedTask], sample_rate_hz: int, options: Op
                 f"'{name}' takes recordings of any length at once, so nothing comes out before the end. {advice}"
             )
         resampling = 2 * delay_seconds(sample_rate_hz, info.sample_rate_hz)
-        seconds.append(segment_samples / info.sample_rate_hz + resampling)
-    return math.ceil(max(seconds) * sample_rate_hz) + 1
+        before = [delay for task, delay in seconds.items() if set(task.targets) & set(one.task.without)]
+        seconds[one.task] = max(before, default=0.0) + segment_samples / info.sample_rate_hz + resampling
+    return math.ceil(max(seconds.values()) * sample_rate_hz) + len(seconds)

@@ -72,6 +72,8 @@ class BackendSpec(ModelSpec):
     Attributes:
         stems: The fixed sources it gives, in order; empty for a backend that only answers queries.
         spaces: Embedding spaces it understands; with any of them, it answers queries.
+        stem_queries: For a stem, the sounds it answers, by their names in unisep's concepts or by any other words:
+            {"vocals": ("vocals", "speech")}. A stem that is left out answers its own name.
         auto_precision: Kind of device -> "bfloat16" or "float16", the type that `precision="auto"` may take there: it is
             faster, and the results agree with float32 by 40 dB or more. Float32 for kinds that are left out.
         only_by_name: Whether a query that names a stem of it is left to others, unless the user names this backend: for
@@ -81,6 +83,7 @@ class BackendSpec(ModelSpec):
     kind: ClassVar[str] = "backend"
     stems: tuple[str, ...] = ()
     spaces: tuple[str, ...] = ()
+    stem_queries: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     auto_precision: Mapping[str, str] = field(default_factory=dict, hash=False)
     only_by_name: bool = False
 
@@ -99,11 +102,14 @@ class EncoderSpec(ModelSpec):
     Attributes:
         space: The embedding space of its vectors; backends list the spaces they understand.
         modalities: What it encodes, of "text" and "audio".
+        same_meaning: The cosine from which two texts mean the same sound, as measured; 0 where it was not: then words are
+            known by their letters alone.
     """
 
     kind: ClassVar[str] = "encoder"
     space: str
     modalities: frozenset[str] = frozenset({"text", "audio"})
+    same_meaning: float = 0.0
     summary: str = ""
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from unisep.audio import Audio
 from unisep.errors import FAILURES, EmbeddingError, EncoderError, QueryError, UnisepError, WeightsError
 from unisep.plugins.encoder import QueryEncoder
+from unisep.query.concepts import concepts
 from unisep.query.parsed import ParsedQuery
 from unisep.query.query import Range
 from unisep.query.space_maps import Modality, SpaceMap
@@ -125,6 +126,37 @@ class AlignedEncoder(QueryEncoder):
                 "Fit it on sounds of your own with: unisep align ENCODER --clips FOLDER"
             )
         return torch.from_numpy(self._map(vectors.detach().float().cpu().numpy(), modality))
+
+
+@final
+class Words:
+    """Finds the concept that a text comes near: that with the nearest vector, of its name or, for stems, of its wordings.
+
+    Args:
+        encoder: of text.
+        same_meaning: the cosine from which on two texts mean the same.
+    """
+
+    def __init__(self, encoder: QueryEncoder, same_meaning: float) -> None:
+        self._encoder, self._same_meaning = encoder, same_meaning
+        known = concepts().values()
+        texts = {text: one.name for one in known for text in (one.name, *(one.wordings if one.stem else ()))}
+        self._names = list(texts.values())
+        self._vectors = call_encoder(encoder, "encode_text", encoder.encode_text, list(texts))
+        self._found: dict[str, str | None] = {}
+
+    def nearest(self, text: str) -> str | None:
+        """Return the name of the concept; None where none is near enough, or the encoder refuses the text."""
+        if text not in self._found:
+            try:
+                cosines = (
+                    self._vectors @ call_encoder(self._encoder, "encode_text", self._encoder.encode_text, [text])[0]
+                )
+            except UnisepError:  # whoever answers the query says why
+                return None
+            at = int(cosines.argmax())
+            self._found[text] = self._names[at] if cosines[at] >= self._same_meaning else None
+        return self._found[text]
 
 
 def _encode_texts(

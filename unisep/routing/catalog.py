@@ -80,7 +80,8 @@ class Catalog:
     """Every entry of the plugins that work, and the plugins that do not.
 
     map_between: looks up the card of the map from one space to another; None where none was fitted. quality: looks up, by the
-    place of its card, a backend's published figures in dB by stem; those of all backends compare. rules: asked in this
+    place of its card, a backend's published figures in dB by stem; those of all backends compare. meaning: returns the concept
+    that a text comes near, by the vectors of an encoder; None for none. rules: asked in this
     order who answers a query. steps: what every result goes through, in this order.
     """
 
@@ -89,6 +90,7 @@ class Catalog:
     broken: tuple[Plugin, ...] = ()
     map_between: MapLookup = lambda source, target: None
     quality: Callable[[str], Mapping[str, float]] = figures_at
+    meaning: Callable[[str], str | None] = lambda text: None
     rules: tuple[Extension[RouteSpec], ...] = ()
     steps: tuple[Extension[ResultSpec], ...] = ()
 

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from unisep.errors import DownloadError, OptionError, PluginError, arg
 from unisep.query.parsed import ParsedQuery
 from unisep.query.query import Query
 from unisep.routing.catalog import BackendEntry, Catalog, rank
-from unisep.routing.conditioned import conditioned_tasks
+from unisep.routing.queries import route_queries
 from unisep.routing.types import BackendTask, Plan, Request, Route, Target, choice, not_here, pull
 
-_PLAIN_NAMES = {
-    "vocals": ("vocal", "voice", "voices", "singing", "singing voice"),
-    "drums": ("drum", "drum kit", "drumkit", "drum set"),
-    "guitar": ("guitars",),
-    "piano": ("pianos",),
-}
 REMAINDER = "other"
 STEMS_BY_QUERY = ("drums", "bass", REMAINDER, "vocals")
-
-
-def plainly_names(text: str, stem: str) -> bool:
-    """Tell whether `text` means the whole stem, not a part or a kind of it.
-
-    >>> plainly_names("The vocals", "vocals"), plainly_names("lead vocals", "vocals")
-    (True, False)
-    """
-    words = " ".join(text.casefold().split()).removeprefix("the ")
-    return words in (stem.casefold(), *_PLAIN_NAMES.get(stem, ()))
 
 
 def route_stems(request: Request, catalog: Catalog) -> Route:
@@ -133,13 +118,19 @@ def _by_query(request: Request, catalog: Catalog, why: str, better: str) -> Rout
     needed = STEMS_BY_QUERY if REMAINDER in stems else stems
     parsed_queries = tuple(ParsedQuery(stem, Query(text=stem)) for stem in needed if stem != REMAINDER)
     try:
-        tasks = conditioned_tasks(parsed_queries, request, catalog)
+        routed = route_queries(parsed_queries, replace(request, route="auto" if better else request.route), catalog)
     except (PluginError, DownloadError) as error:
         if not better:
             raise
         raise type(error)(f"Fixed stems: {better}. And the query model cannot step in: {error}") from error
-    entry, first = tasks[0].backend, tasks[0].targets[0]
-    reason = f"'{entry.name}' answers by the queries drums, bass and vocals: {why}. {first.through}".rstrip()
-    plan = Plan({stem: choice(entry, first.encoder, reason) for stem in stems}, is_complete=request.stems is None)
-    warning = f"The stems come from '{entry.name}', a weaker model, since {better}." if better else ""
-    return Route(tasks, plan, REMAINDER if REMAINDER in stems else "", warning)
+    last = routed.tasks[-1]
+    left = choice(last.backend, last.targets[0].encoder, f"'{last.backend.name}' and the other models leave it.")
+    reason = f"In place of a backend with all stems: {why}."
+    choices = {stem: routed.plan.get(stem, left) for stem in stems}
+    plan = Plan(
+        {stem: replace(one, reason=f"{one.reason} {reason}") for stem, one in choices.items()},
+        is_complete=request.stems is None,
+    )
+    models = " and ".join(f"'{name}'" for name in dict.fromkeys(task.backend.name for task in routed.tasks))
+    warning = f"The stems come from {models}, weaker than a model for all stems, since {better}." if better else ""
+    return Route(routed.tasks, plan, REMAINDER if REMAINDER in stems else "", warning)

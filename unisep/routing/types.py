@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,7 +74,8 @@ class Request:
     """What the caller wants, as far as routing goes; without `parsed_queries` the fixed stems.
 
     backend, query_backend, encoder: names that the caller gave. own_stems: sources of the caller's own weights for
-    `backend`, once opened. download_failed: what went wrong with the weights of the default backend.
+    `backend`, once opened. download_failed: what went wrong with the weights of the default backend. cascade: "auto" or "off",
+    whether a specialist may take out what is not asked for before the query model hears the recording.
     """
 
     parsed_queries: tuple[ParsedQuery, ...] | None = None
@@ -85,6 +87,7 @@ class Request:
     offline: bool = False
     own_stems: tuple[str, ...] | None = None
     download_failed: str = ""
+    cascade: str = "auto"
 
     @property
     def clip_paths(self) -> tuple[Path, ...]:
@@ -106,7 +109,8 @@ class Request:
 class Target:
     """One result: its name, and the stem or the query that gives it.
 
-    encoder: None where none is needed. through: what to say of the map that the encoder needs, or "".
+    encoder: None where none is needed. through: what to say of the map that the encoder needs, or "". is_result: False for
+    what is only taken out of what another task hears.
     """
 
     name: str
@@ -115,15 +119,20 @@ class Target:
     encoder: EncoderEntry | None = None
     through: str = ""
     time_range: Range | None = None
+    is_result: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class BackendTask:
-    """Everything that one backend answers in one go; `space` is that of its queries, "" for stems."""
+    """Everything that one backend answers in one go; `space` is that of its queries, "" for stems.
+
+    without: targets of an earlier task that are taken out of the recording before this backend hears it.
+    """
 
     backend: BackendEntry
     targets: tuple[Target, ...]
     space: str = ""
+    without: tuple[Target, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,12 +152,16 @@ class Route:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One way to answer; `reason` says why it could, or why it is not able to."""
+    """One way to answer; `reason` says why it could, or why it is not able to.
+
+    level_db: how well it gives what is asked for, by the figures of its card on one scale; minus infinity if they do not say.
+    """
 
     backend: BackendEntry
     encoder: EncoderEntry | None
     reason: str
     is_able: bool
+    level_db: float = -math.inf
 
     @property
     def key(self) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unisep.audio import Audio, Samples
+from unisep.audio import Audio, Samples, difference
 from unisep.engine.engine import Engine, Piece, pieces
 from unisep.engine.recording import BLOCK_SAMPLES, InMemory, OnDisk, Recording
 from unisep.errors import FAILURES, AudioError, PluginError, UnisepError, arg
@@ -23,7 +23,7 @@ from unisep.progress import CancelFlag, ProgressReporter, stop_if
 from unisep.routing.catalog import Extension
 from unisep.routing.fixed import STEMS_BY_QUERY
 from unisep.routing.types import Route
-from unisep.separation import SeparatedFiles, difference, leaves_nothing
+from unisep.separation import SeparatedFiles, leaves_nothing
 
 REST = "rest"
 

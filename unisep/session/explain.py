@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from unisep.weights.store import WeightsStore
 
 if TYPE_CHECKING:
     from unisep.ensemble.definition import Ensemble
+    from unisep.plugins.plugin import Plugin
+    from unisep.session.models import ModelPool
 
 Costs = Callable[[BackendEntry | EncoderEntry], "Cost"]
 OVERLAP_FRACTION = 0.25
@@ -61,11 +64,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to answer, and the reason why it was chosen, or could be, or cannot be."""
+    """A way to answer, and the reason why it was chosen, or could be, or cannot be.
+
+    level_db: how well it gives what is asked for, by published figures brought to one scale; None where there are none.
+    """
 
     backend: Part
     encoder: Part | None
     reason: str
+    level_db: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,25 +108,28 @@ def explain(
     sample_rate_hz: float | None = None,
     stems: str | Sequence[str] | None = None,
     route: str = "auto",
+    cascade: str = "auto",
     offline: bool | None = None,
     plugins: object = (),
 ) -> Explanation:
     """Say who would answer `query` (None: the fixed stems) if a `Separator` of these options were asked.
 
-    No plugin's model is imported, no weights are read or downloaded. All arguments are as of `Separator` and
-    `Separator.separate`.
+    No plugin's model is imported, no weights are read or downloaded; but for words that no list of concepts has, an encoder
+    is loaded. All arguments are as of `Separator` and `Separator.separate`.
 
     Raises:
         UnisepError: as `Separator.separate` would, where nobody can answer.
     """
     store = WeightsStore(offline)
-    catalog = build_catalog(installed(given(plugins)), (), lambda spec: store.state_at(spec.card))
-    catalog = replace(catalog, map_between=MapStore().card)
+    extra = given(plugins)
+    catalog = build_catalog(installed(extra), (), lambda spec: store.state_at(spec.card))
+    catalog = replace(catalog, map_between=MapStore().card, meaning=lambda text: _pool(store, extra).meaning(text))
     name, catalog, ensemble_costs = _with_ensemble(backend, catalog, store)
     request = Request(
         parsed_queries=None if query is None else parse_queries(query, sample_rate_hz),
         stems=(stems,) if isinstance(stems, str) else None if stems is None else tuple(stems),
         route=route,
+        cascade=cascade,
         backend=name,
         query_backend=query_backend,
         encoder=encoder,
@@ -138,6 +148,15 @@ def explain(
     answers = [_answer(name, chosen, listed[by_name.get(name)], costs) for name in chosen.plan]
     rules, steps = ([extension.title for extension in some] for some in (catalog.rules, catalog.steps))
     return Explanation(tuple(answers), chosen.warning, tuple(rules), tuple(steps))
+
+
+@cache
+def _pool(store: WeightsStore, plugins: tuple[Plugin, ...]) -> ModelPool:
+    """Return the pool of the encoder that tells what words mean."""
+    from unisep.engine.device import Precision, find_device  # loads torch
+    from unisep.session.models import ModelPool
+
+    return ModelPool(store, Precision("float32", find_device("cpu")), plugins)
 
 
 def n_segments(seconds: float, segment_seconds: float | None) -> int:
@@ -222,7 +241,9 @@ def _answer(name: str, route: Route, listed: Sequence[types.Candidate], costs: C
     tasks = [task for task in route.tasks if any(target.name == name for target in task.targets)]
     task = tasks[0] if tasks else route.tasks[0]  # what remains is of whoever gave the others
     target = next((target for target in task.targets if target.name == name), task.targets[0])
-    chosen = types.Candidate(task.backend, target.encoder, route.plan[name].reason, is_able=True)
+    levels = {candidate.backend.key: candidate.level_db for candidate in listed}
+    level_db = levels.get(task.backend.key, -math.inf)
+    chosen = types.Candidate(task.backend, target.encoder, route.plan[name].reason, True, level_db)
     others = [candidate for candidate in listed if candidate.is_able and candidate.key != chosen.key]
     unable = [candidate for candidate in listed if not candidate.is_able]
     first, *rest = (_described(candidate, costs) for candidate in (chosen, *others, *unable))
@@ -237,4 +258,5 @@ def _part(entry: BackendEntry | EncoderEntry, costs: Costs) -> Part:
 
 def _described(candidate: types.Candidate, costs: Costs) -> Candidate:
     encoder = None if candidate.encoder is None else _part(candidate.encoder, costs)
-    return Candidate(_part(candidate.backend, costs), encoder, candidate.reason)
+    level_db = candidate.level_db if math.isfinite(candidate.level_db) else None
+    return Candidate(_part(candidate.backend, costs), encoder, candidate.reason, level_db)

@@ -8,12 +8,13 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from unisep.engine.cpu import give_back
+from unisep.engine.cpu import give_back, in_one_thread
 from unisep.engine.device import Precision
 from unisep.ensemble.assembly import Assembly, assemble
 from unisep.ensemble.definition import Ensemble, as_ensemble
@@ -26,7 +27,7 @@ from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import installed
 from unisep.plugins.specs import EncoderSpec
 from unisep.progress import ProgressReporter
-from unisep.query.encode import AlignedEncoder
+from unisep.query.encode import AlignedEncoder, Words
 from unisep.query.space_maps import MapStore
 from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry, build_catalog
 from unisep.routing.types import Route
@@ -60,6 +61,7 @@ class ModelPool:
         self._views: dict[tuple[str, str, tuple[str, ...], bool], Backend] = {}
         self._encoders: dict[str, QueryEncoder] = {}
         self._aligned: dict[tuple[str, str, str], AlignedEncoder] = {}
+        self._words: dict[str, Words] = {}
         self._own_encoders: dict[str, EncoderEntry] = {}
         self._ensembles: dict[str, Assembly] = {}
         self._catalog: tuple[tuple[tuple[Plugin, ...], int], Catalog] | None = None
@@ -76,9 +78,22 @@ class ModelPool:
             built = build_catalog(state[0], self.own_weights, lambda spec: self.store.state_at(spec.card))
             backends = (*built.backends, *(ensemble.entry for ensemble in list(self._ensembles.values())))
             encoders = (*built.encoders, *list(self._own_encoders.values()))
-            built = replace(built, backends=backends, encoders=encoders, map_between=self._maps.card)
+            built = replace(
+                built, backends=backends, encoders=encoders, map_between=self._maps.card, meaning=self.meaning
+            )
             self._catalog = cached = state, built
         return cached[1]
+
+    def meaning(self, text: str) -> str | None:
+        """Return the concept that a text comes near, by the vectors of the first encoder that can tell and is here."""
+        encoders = [entry for entry in self.catalog().usable_encoders() if entry.spec.same_meaning and entry.is_here]
+        if not encoders:
+            return None
+        encoder = self.encoder(encoders[0], ProgressReporter())
+        words = self._once(
+            self._words, encoders[0].key, lambda: in_one_thread(partial(Words, encoder, encoders[0].spec.same_meaning))
+        )
+        return in_one_thread(partial(words.nearest, text))
 
     def provenance(self, route: Route) -> dict[str, str]:
         """Return what the results of `route` rest on: for every model, map and step the version of its package and a sha256."""
@@ -212,7 +227,7 @@ class ModelPool:
         """Close and forget everything; what is asked for later is loaded again."""
         with self._lock:
             models: list[Backend | QueryEncoder] = [*self._backends.values(), *self._encoders.values()]
-            for loaded in (self._backends, self._views, self._encoders, self._aligned):
+            for loaded in (self._backends, self._views, self._encoders, self._aligned, self._words):
                 loaded.clear()
             self._catalog = None
         failures: list[str] = []
@@ -253,7 +268,8 @@ class ModelPool:
     def _weights(self, entry: BackendEntry | EncoderEntry, reporter: ProgressReporter) -> Path | None:
         if entry.key in self.own_weights:
             return self.own_weights[entry.key]
-        self._catalog = None  # what is missing will be here
+        if not entry.is_here:
+            self._catalog = None  # what is missing will be here
 
         def report(progress: FileProgress) -> None:
             reporter.downloaded(progress.n_bytes_done, progress.n_bytes_total)

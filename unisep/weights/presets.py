@@ -1,4 +1,4 @@
-"""Presets: names for the strongest of the models that are installed, as presets.toml beside this module describes them."""
+"""How good models are, on one scale, and presets: names for the strongest of them. presets.toml has both."""
 
 from __future__ import annotations
 
@@ -13,15 +13,24 @@ from unisep.weights.cards import Card, read_card
 
 
 @cache
-def presets() -> dict[str, dict[str, Any]]:
-    """Return what presets.toml says of each, by name."""
+def _table() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
-def figures_db(card: Card, name: str = "best") -> dict[str, float]:
-    """Return the figures of a card that a preset compares, by stem."""
-    kind = (presets()[name]["metric"], presets()[name]["test_set"])
-    return {entry.stem: entry.figure_db for entry in card.quality if (entry.metric, entry.test_set) == kind}
+def presets() -> dict[str, dict[str, Any]]:
+    """Return what presets.toml says of each, by name."""
+    return {name: preset for name, preset in _table().items() if name != "scale"}
+
+
+def figures_db(card: Card) -> dict[str, float]:
+    """Return the figures of a card, by stem, on the scale of presets.toml, where those of all models compare."""
+    figures: dict[str, float] = {}
+    for kind in _table()["scale"]:
+        for entry in card.quality:
+            if (entry.metric, entry.test_set) == (kind["metric"], kind["test_set"]):
+                offset_db = kind.get("offset_db", {}).get(entry.stem, 0.0)
+                figures.setdefault(entry.stem, round(entry.figure_db + offset_db, 2))
+    return figures
 
 
 def figures_at(place: str) -> dict[str, float]:
@@ -34,7 +43,7 @@ def figures_at(place: str) -> dict[str, float]:
 
 def strongest(name: str, cards: Mapping[str, Card]) -> dict[str, list[str]]:
     """Return for each model that a preset fetches, of those whose `cards` are given, the stems that it is for."""
-    figures = {model: figures_db(card, name) for model, card in cards.items() if card.is_fetchable}
+    figures = {model: figures_db(card) for model, card in cards.items() if card.is_fetchable}
     near: dict[str, list[str]] = {}
     for stem in presets()[name]["stems"]:
         by_model = {model: values[stem] for model, values in figures.items() if stem in values}

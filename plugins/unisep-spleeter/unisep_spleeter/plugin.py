@@ -23,6 +23,7 @@ def unisep_backends() -> Iterable[BackendSpec]:
             load=f"unisep_spleeter.backend:load_{name.removeprefix('spleeter-')}",
             summary=f"Spleeter: {', '.join(stems)}; fast, up to 11 kHz",
             stems=stems,
+            stem_queries={"vocals": ("vocals", "speech")},
             licence="MIT",
             card=f"unisep_spleeter:cards/{name}.toml",
         )

@@ -1,0 +1,53 @@
+"""Concepts: the sounds that people ask for, and the words they have for them, as concepts.toml beside this module lists."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A sound by its standard name.
+
+    kind: "voice", "speech", "drums", "instrument", "everyday", "nature", "animal", "machine" or "effect". within: names of
+    the next wider concepts. stem: the fixed stem that is this sound as a whole, or "". wordings: what else people call it.
+    held_out: wordings for measuring how well words are understood; never looked up, and kept from training.
+    """
+
+    name: str
+    kind: str
+    wordings: tuple[str, ...]
+    held_out: tuple[str, ...]
+    within: tuple[str, ...] = ()
+    stem: str = ""
+
+
+@cache
+def concepts() -> dict[str, Concept]:
+    """Return all concepts by name."""
+    tables: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    frozen: dict[str, dict[str, Any]] = {
+        name: {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+        for name, table in tables.items()
+    }
+    return {name: Concept(name, **fields) for name, fields in frozen.items()}
+
+
+@cache
+def names_by_wording() -> dict[str, str]:
+    """Return the name of the concept for every name and wording that is looked up."""
+    names = {wording: concept.name for concept in concepts().values() for wording in concept.wordings}
+    return names | {name: name for name in concepts()}
+
+
+def named(text: str) -> str | None:
+    """Return the concept that the text names, letter for letter but for case, spaces and "the"; None where none is.
+
+    >>> named("The Singer"), named("elephant on a bicycle")
+    ('vocals', None)
+    """
+    return names_by_wording().get(" ".join(text.casefold().split()).removeprefix("the "))
