@@ -11,7 +11,7 @@ import pytest
 from unisep import BackendSpec, EncoderSpec
 from unisep.errors import OptionError
 from unisep.plugins.plugin import Plugin
-from unisep.query.concepts import concepts, named
+from unisep.query.concepts import Meaning, concepts, named
 from unisep.query.parsed import parse_queries
 from unisep.routing.catalog import Catalog, build_catalog
 from unisep.routing.router import candidates, resolve
@@ -25,6 +25,7 @@ FAST = BackendSpec(
 )  # fmt: skip
 STRONG = BackendSpec(name="strong", load="m:f", summary="", stems=("vocals", "drums"), licence="MIT", card="strong")
 TALK = BackendSpec(name="talk", load="m:f", summary="", stems=("speech", "noise"), card="talk")
+MEANINGS = {"chanteuse nue": Meaning("vocals", ("vocals", "speech")), "asdf": Meaning(None, ("bell", "rain"))}
 FIGURES = {
     "film": {"vocals": 2.0, "speech": 4.0},
     "fast": {"vocals": 5.0, "speech": 7.0, "without vocals": 0.3},
@@ -38,7 +39,7 @@ def catalog_of(
 ) -> Catalog:
     plugins = [Plugin(spec.name, f"dist-{spec.name}", "1", "ok", specs=(spec,)) for spec in specs]
     built = build_catalog(plugins, (), lambda spec: "missing" if spec.name in missing.split() else "present")
-    return replace(built, quality=lambda card: figures.get(card, {}), meaning={"chanteuse nue": "vocals"}.get)
+    return replace(built, quality=lambda card: figures.get(card, {}), meaning=MEANINGS.get)
 
 
 def route_of(query: object, here: Catalog, **options: object) -> Route:
@@ -89,6 +90,12 @@ def test_candidates_are_ranked_by_their_figures() -> None:
     listed = candidates(parsed, Request(), ALL(missing="talk"))
     able = [(candidate.backend.name, candidate.level_db) for candidate in listed if candidate.is_able]
     assert able == [("strong", 8.0), ("fast", 5.0), ("film", 2.0)]
+
+
+def test_words_far_from_every_sound_are_said_to_be_unknown() -> None:
+    warning = route_of(["asdf", "violin"], ALL()).warning
+    assert "'asdf' is far from all" in warning and "bell, rain" in warning and "violin" not in warning
+    assert route_of("asdf", ALL(), query_backend="film").warning == ""
 
 
 # cascades
@@ -168,7 +175,7 @@ def test_vectors_of_clap_mini_match_words_to_stems() -> None:
     n_right = n_wrong = n_asked = 0
     for stem, texts in phrases.items():
         for text in texts:
-            name = named(text) or pool.meaning(text)
+            name = named(text) or pool.meaning(text).concept
             answer = concepts()[name].stem if name else ""
             n_right += answer == stem
             n_wrong += answer in stems and answer != stem

@@ -10,6 +10,7 @@ from unisep.errors import PluginError, suggest
 from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import clash
 from unisep.plugins.specs import BackendSpec, EncoderSpec, ResultSpec, RouteSpec
+from unisep.query.concepts import Meaning
 from unisep.weights.presets import figures_at
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ class Catalog:
     """Every entry of the plugins that work, and the plugins that do not.
 
     map_between: looks up the card of the map from one space to another; None where none was fitted. quality: looks up, by the
-    place of its card, a backend's published figures in dB by stem; those of all backends compare. meaning: returns the concept
-    that a text comes near, by the vectors of an encoder; None for none. rules: asked in this
+    place of its card, a backend's published figures in dB by stem; those of all backends compare. meaning: says what a text
+    means by the vectors of an encoder; None where none can tell. rules: asked in this
     order who answers a query. steps: what every result goes through, in this order.
     """
 
@@ -90,7 +91,7 @@ class Catalog:
     broken: tuple[Plugin, ...] = ()
     map_between: MapLookup = lambda source, target: None
     quality: Callable[[str], Mapping[str, float]] = figures_at
-    meaning: Callable[[str], str | None] = lambda text: None
+    meaning: Callable[[str], Meaning | None] = lambda text: None
     rules: tuple[Extension[RouteSpec], ...] = ()
     steps: tuple[Extension[ResultSpec], ...] = ()
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from unisep.errors import DownloadError, OptionError, arg
+from unisep.query.concepts import concepts, named
 from unisep.query.parsed import ParsedQuery
 from unisep.routing.catalog import BackendEntry, Catalog, rank
 from unisep.routing.conditioned import conditioned_tasks
@@ -68,7 +69,21 @@ def _decide(parsed: ParsedQuery, request: Request, catalog: Catalog, warnings: l
         _refuse(parsed, matches, request, catalog)
     missed = [one.backend for one in matches if one.is_better and not one.backend.is_here]
     stronger = None if here else min(missed, key=rank, default=None)
+    warnings += _unknown_words(parsed, request, catalog)
     return _Decision(parsed, match, stronger=stronger, without=taken_out(parsed, request, catalog))
+
+
+def _unknown_words(parsed: ParsedQuery, request: Request, catalog: Catalog) -> list[str]:
+    """Return a warning for each text of the query that is far from every known sound, unless the caller chose who answers."""
+    if request.query_backend or request.encoder:
+        return []
+    meanings = {text: catalog.meaning(text) for text in parsed.query.texts if named(text) is None}
+    return [
+        f"'{text}' is far from all {len(concepts())} sounds that are known by name; the nearest are "
+        f"{', '.join(meaning.nearest)}. Trust the result less, and its presence, too."
+        for text, meaning in meanings.items()
+        if meaning is not None and meaning.concept is None
+    ]
 
 
 def _refuse(parsed: ParsedQuery, matches: list[Specialist], request: Request, catalog: Catalog) -> None:
