@@ -92,6 +92,7 @@ def names(text: str) -> tuple[str, ...]:
 
 
 _WAV: dict[str, Any] = {"dest": "wav_subtype", "action": "store_const"}
+_LICENCES: dict[str, Any] = {"type": names, "metavar": "A,B", "help": "only weights under these: commercial, MIT, ..."}
 _RANGE: dict[str, Any] = {**_SEVERAL, "type": time_range, "metavar": "S-E"}
 
 
@@ -148,6 +149,7 @@ def _model_options() -> argparse.ArgumentParser:
     add("--encoder", metavar="NAME[@PLACE]", help="who makes vectors; your own weights: clap@folder, clap@owner/name")
     add("--weights", type=Path, metavar="PATH", help="your own weights for --backend")
     add("--query-weights", type=Path, metavar="PATH", help="your own weights for --query-backend")
+    add("--licences", **_LICENCES)
     add("--route", choices=["auto", "fixed", "conditioned"], default="auto", help="who may answer")
     add("--offline", action="store_true", default=None, help="never download")
     return parser
@@ -267,6 +269,7 @@ def _embed(commands: Any) -> None:
     add("--mix", type=mix, metavar="text=W,audio=W", help="how much each part counts")
     add("--encoder", metavar="NAME[@PLACE]", help="who encodes it")
     add("--query-backend", metavar="NAME", help="whose space it must be in")
+    add("--licences", **_LICENCES)
     add("--device", default="auto", help="auto, cpu, cuda, mps")
     add("--offline", action="store_true", default=None, help="never download")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from unisep.errors import DownloadError, OptionError, PluginError, UnisepError, arg
@@ -10,6 +11,7 @@ from unisep.query.parsed import ParsedQuery
 from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry, rank
 from unisep.routing.conditioned import conditioned_tasks
 from unisep.routing.fixed import plainly_names, route_stems
+from unisep.routing.licences import naming_left_out, permitted_by
 from unisep.routing.rules import RuleMatch, match_rule
 from unisep.routing.types import BackendTask, Candidate, Plan, Request, Route, Target, choice, pull
 
@@ -21,11 +23,19 @@ def resolve(request: Request, catalog: Catalog) -> Route:
 
     Raises:
         PluginError: nothing installed can, or the name asked for is unknown, broken or ambiguous.
-        OptionError: options that do not go together, or a stem that the backend does not have.
+        OptionError: options that do not go together, a stem that the backend does not have, or a licence not allowed.
         EmbeddingError: a vector of a space that the backend does not know.
         QueryError: no encoder for what the query is made of.
         DownloadError: the weights asked for are not here and downloads are off.
     """
+    permitted = permitted_by(request, catalog)
+    route = _resolved(request, permitted)
+    with suppress(UnisepError):  # with all licences nobody would answer
+        route = naming_left_out(route, _resolved(request, catalog).plan, permitted) if permitted.left_out else route
+    return route
+
+
+def _resolved(request: Request, catalog: Catalog) -> Route:
     if request.route not in ROUTES:
         raise OptionError(f"{arg('route', request.route)} is unknown. Possible: {', '.join(ROUTES)}.")
     request = _with_query_model(request, catalog)

@@ -73,7 +73,8 @@ class Request:
     """What the caller wants, as far as routing goes; without `parsed_queries` the fixed stems.
 
     backend, query_backend, encoder: names that the caller gave. own_stems: sources of the caller's own weights for
-    `backend`, once opened. download_failed: what went wrong with the weights of the default backend.
+    `backend`, once opened. download_failed: what went wrong with the weights of the default backend. licences: SPDX
+    names of what is allowed; all without any.
     """
 
     parsed_queries: tuple[ParsedQuery, ...] | None = None
@@ -85,6 +86,7 @@ class Request:
     offline: bool = False
     own_stems: tuple[str, ...] | None = None
     download_failed: str = ""
+    licences: tuple[str, ...] = ()
 
     @property
     def clip_paths(self) -> tuple[Path, ...]:
@@ -163,8 +165,7 @@ class Candidate:
 
 def choice(backend: BackendEntry, encoder: EncoderEntry | None, reason: str) -> Choice:
     """Return the plan's entry for one result."""
-    licence = backend.spec.licence or "not stated"
-    return Choice(backend.name, encoder.name if encoder else None, reason, licence, backend.weights)
+    return Choice(backend.name, encoder.name if encoder else None, reason, backend.licence, backend.weights)
 
 
 def pull(entry: BackendEntry | EncoderEntry) -> str:
