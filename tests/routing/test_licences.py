@@ -15,7 +15,7 @@ from unisep.plugins.plugin import Plugin
 from unisep.query.parsed import parse_queries
 from unisep.routing.catalog import Catalog, CatalogEntry, build_catalog
 from unisep.routing.licences import COMMERCIAL, allows, checked_licences
-from unisep.routing.router import candidates, resolve
+from unisep.routing.router import candidates, resolve, stronger
 from unisep.routing.types import Request, Route
 
 FOUR = ("drums", "bass", "other", "vocals")
@@ -67,6 +67,11 @@ def route_of(
 def test_a_licence_is_allowed_by_its_name(licences: object, licence: str, is_allowed: bool) -> None:
     entry = CatalogEntry(backend("x", licence), "dist", "present")
     assert allows(checked_licences(licences), entry) is is_allowed
+
+
+def test_commercial_is_spelt_out_and_others_can_stand_beside_it() -> None:
+    assert checked_licences(["commercial", "GPL-3.0-only"]) == (*COMMERCIAL, "GPL-3.0-only")
+    assert (checked_licences("MIT"), checked_licences(None)) == (("MIT",), ())
 
 
 def test_no_licence_for_commercial_use_forbids_it() -> None:
@@ -167,6 +172,31 @@ def test_candidates_say_who_is_not_allowed() -> None:
     assert listed["htdemucs"].reason == (
         "The licence of 'htdemucs' is not stated, which licences= does not allow. Allowed: MIT."
     )
+
+
+def better_than_here(query: str, here: Catalog, licences: object = None) -> list[tuple[str, str]]:
+    request = Request(licences=checked_licences(licences))
+    return [(entry.name, stem) for entry, stem in stronger(parse_queries(query)[0], request, here)]
+
+
+def test_stronger_are_specialists_that_are_not_here_by_their_figures() -> None:
+    figures = {"a": {"vocals": 9.0}, "b": {"vocals": 11.0, "drums": 1.0}, "c": {"vocals": 10.0}}
+    a, b, c = (replace(backend(name, "MIT", ("drums", "vocals")), card=name) for name in "abc")
+    unmeasured = backend("unmeasured", "ISC", ("vocals",))
+    classic = replace(backend("classic", "MIT", ("vocals",)), only_by_name=True)
+    specs = (a, b, c, unmeasured, classic, FILM, OTHER_ENCODER)
+
+    def here(missing: str) -> Catalog:
+        return replace(installed(*specs, missing=missing), quality=lambda card: figures.get(card, {}))
+
+    nobody = here("a b c unmeasured classic")
+    best_first = [("b", "vocals"), ("c", "vocals"), ("a", "vocals"), ("unmeasured", "vocals")]
+    assert better_than_here("singing", nobody) == best_first
+    assert better_than_here("vocals", nobody, "ISC") == best_first[-1:]
+    assert better_than_here("vocals", here("a b unmeasured")) == best_first[:1], "c is here"
+    assert better_than_here("vocals", here("a c unmeasured")) == [], "the best is here"
+    assert better_than_here("drums", here("a b")) == [("b", "drums")], "of c no figure is known"
+    assert better_than_here("lead vocals", nobody) == better_than_here("oboe", nobody) == []
 
 
 def test_every_member_of_an_ensemble_must_be_allowed(tmp_path: Path) -> None:

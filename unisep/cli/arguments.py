@@ -249,6 +249,7 @@ def _models(commands: Any) -> None:
         ("pull", "+", "download and verify"),
         ("verify", "*", "check every file against its sha256 (without names: all that is here)"),
         ("card", 1, "data, licence and measured quality"),
+        ("recommend", 0, "who would answer a question best: what is here, and what is stronger after a download"),
     ):
         sub = _command(actions, action, help=about)
         sub.set_defaults(command=f"models {action}")
@@ -257,6 +258,12 @@ def _models(commands: Any) -> None:
         if action == "pull":
             sub.epilog = "`unisep models pull best` fetches the strongest of all installed models"
             sub.add_argument("-y", "--yes", action="store_true", help="fetch `best` without asking")
+        if action in ("list", "recommend"):
+            sub.add_argument("--licences", **_LICENCES)
+        if action == "list":
+            sub.add_argument("--stem", metavar="STEM", help="only models with this stem, the best first")
+        if action == "recommend":
+            sub.add_argument("text", metavar="TEXT", help="a sound or a stem by its name")
 
 
 def _embed(commands: Any) -> None:

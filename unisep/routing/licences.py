@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unisep.errors import OptionError, arg
 from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry
-from unisep.routing.types import Plan, Request, Route
+
+if TYPE_CHECKING:
+    from unisep.routing.types import Request  # loads NumPy
 
 COMMERCIAL = (  # licences that allow commercial use, and ask for no more than credit and the same licence for changed weights
     "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0",
@@ -18,11 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
 def checked_licences(licences: object) -> tuple[str, ...]:
-    """Return the SPDX names allowed by one name or a list, "commercial" spelt out; none for None. Raise OptionError for all else.
-
-    >>> checked_licences("MIT"), checked_licences(["commercial", "GPL-3.0-only"])[-2:]
-    (('MIT',), ('Zlib', 'GPL-3.0-only'))
-    """
+    """Return the SPDX names allowed by one name or a list, "commercial" spelt out; none for None. Raise OptionError for all else."""
     names: Any = [licences] if isinstance(licences, str) else licences
     if names is None:
         return ()
@@ -61,12 +59,3 @@ def permitted_by(request: Request, catalog: Catalog) -> Catalog:
     every: tuple[BackendEntry | EncoderEntry, ...] = (*catalog.backends, *catalog.encoders)
     left_out = tuple(entry for entry in every if not allows(request.licences, entry))
     return replace(catalog, backends=backends, encoders=encoders, left_out=left_out)
-
-
-def naming_left_out(route: Route, unrestricted: Plan, catalog: Catalog) -> Route:
-    """Return the route with reasons that name who would answer, were all licences allowed."""
-    choices = dict(route.plan)
-    for name in choices.keys() & unrestricted.keys():
-        if hint := catalog.left_out_hint({unrestricted[name].backend, unrestricted[name].encoder}):
-            choices[name] = replace(choices[name], reason=f"{choices[name].reason} {hint}.")
-    return replace(route, plan=Plan(choices, is_complete=route.plan.is_complete))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from unisep.errors import DownloadError, OptionError, PluginError, UnisepError, arg
@@ -11,7 +11,7 @@ from unisep.query.parsed import ParsedQuery
 from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry, rank
 from unisep.routing.conditioned import conditioned_tasks
 from unisep.routing.fixed import plainly_names, route_stems
-from unisep.routing.licences import naming_left_out, permitted_by
+from unisep.routing.licences import permitted_by
 from unisep.routing.rules import RuleMatch, match_rule
 from unisep.routing.types import BackendTask, Candidate, Plan, Request, Route, Target, choice, pull
 
@@ -30,9 +30,12 @@ def resolve(request: Request, catalog: Catalog) -> Route:
     """
     permitted = permitted_by(request, catalog)
     route = _resolved(request, permitted)
-    with suppress(UnisepError):  # with all licences nobody would answer
-        route = naming_left_out(route, _resolved(request, catalog).plan, permitted) if permitted.left_out else route
-    return route
+    try:
+        others = _resolved(request, catalog).plan if permitted.left_out else {}
+    except UnisepError:  # with all licences nobody would answer
+        return route
+    hints = {name: permitted.left_out_hint({other.backend, other.encoder}) for name, other in others.items()}
+    return route.adding({name: f"{hint}." for name, hint in hints.items() if hint})
 
 
 def _resolved(request: Request, catalog: Catalog) -> Route:
@@ -45,11 +48,8 @@ def _resolved(request: Request, catalog: Catalog) -> Route:
         raise OptionError(f"{arg('stems')} chooses among the fixed stems; leave it out when you give a query.")
     else:
         route = _route_queries(request.parsed_queries, request, catalog)
-    if not catalog.steps:
-        return route
-    steps = f"Then: {', '.join(step.title for step in catalog.steps)}."
-    plan = {name: replace(entry, reason=f"{entry.reason} {steps}") for name, entry in route.plan.items()}
-    return replace(route, plan=Plan(plan, is_complete=route.plan.is_complete), steps=catalog.steps)
+    steps = f"Then: {', '.join(step.title for step in catalog.steps)}." if catalog.steps else ""
+    return replace(route, steps=catalog.steps).adding(dict.fromkeys(route.plan, steps))
 
 
 def candidates(parsed: ParsedQuery | None, request: Request, catalog: Catalog) -> list[Candidate]:
@@ -69,6 +69,19 @@ def candidates(parsed: ParsedQuery | None, request: Request, catalog: Catalog) -
             candidate = Candidate(task.backend, task.targets[0].encoder, reason, is_able=True)
         listed.setdefault(candidate.key, candidate)
     return sorted(listed.values(), key=lambda candidate: not candidate.is_here)
+
+
+def stronger(parsed: ParsedQuery, request: Request, catalog: Catalog) -> list[tuple[BackendEntry, str]]:
+    """List who was made for the query, with the stem, and is better after a download than who is here, the best first."""
+
+    def figure_db(item: tuple[BackendEntry, str]) -> float:
+        return catalog.quality(item[0].spec.card).get(item[1], -math.inf)
+
+    entries = [entry for entry in permitted_by(request, catalog).usable_backends() if not entry.spec.only_by_name]
+    named = [(entry, stem) for entry in entries for stem in entry.spec.stems if _names(parsed, stem)]
+    here_db = [figure_db(item) for item in named if item[0].is_here]
+    away = [item for item in named if item[0].weights == "missing"]
+    return sorted((item for item in away if not here_db or figure_db(item) > max(here_db)), key=figure_db, reverse=True)
 
 
 def default_backend(request: Request, catalog: Catalog, *, answers_queries: bool) -> BackendEntry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -141,6 +141,14 @@ class Route:
     remainder: str = ""
     warning: str = ""
     steps: tuple[Extension[ResultSpec], ...] = ()
+
+    def adding(self, reasons: Mapping[str, str]) -> Route:
+        """Return the route with `reasons`, by the names of results, after those of its plan."""
+        plan = {
+            name: replace(choice, reason=f"{choice.reason} {reasons.get(name, '')}".strip())
+            for name, choice in self.plan.items()
+        }
+        return replace(self, plan=Plan(plan, is_complete=self.plan.is_complete))
 
 
 @dataclass(frozen=True, eq=False)
