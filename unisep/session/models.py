@@ -112,16 +112,16 @@ class ModelPool:
                 stamps[f"map of {target.encoder.key}"] = _stamp(space, card.tensors_sha256 if card else "")
         return dict(sorted(stamps.items())) | {key: self._ensembles[key].sha256 for key in ensembles}
 
-    def open_backend(self, backend: str | Ensemble | None) -> str | None:
+    def open_backend(self, backend: str | Ensemble | None, licences: tuple[str, ...] = ()) -> str | None:
         """Return the name to ask the catalog for: an ensemble is put together and added to it first.
 
         Raises:
-            EnsembleError: the ensemble cannot be read, or its members are not to be had.
+            EnsembleError, OptionError: the ensemble cannot be read, or its members are not to be had, or not allowed.
         """
         ensemble = as_ensemble(backend)
         if ensemble is None:
             return backend  # type: ignore[return-value]  # what is no name is refused by the catalog
-        assembly = assemble(ensemble, self.catalog())
+        assembly = assemble(ensemble, self.catalog(), licences)
         for key, path in assembly.paths.items():
             self.use_weights(key, path)
         self._ensembles[assembly.entry.key] = assembly
