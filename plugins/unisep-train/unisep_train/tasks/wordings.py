@@ -23,7 +23,7 @@ from unisep.query.concepts import concepts
 from unisep_train.tasks.text_tower import Lesson, TextRecipe, TextRun, batches, embed, measure, write_tower
 
 N_STEPS = 800
-N_PAIRS = 20_000  # phrases of two pieces that are kept in place, beside all pieces
+N_KEPT = 20_000  # words, and as many pairs of words, that are to keep their vectors
 
 
 def lesson_of(tower: TextTower, tokens: WordPiece, seed: int) -> Lesson:
@@ -33,10 +33,11 @@ def lesson_of(tower: TextTower, tokens: WordPiece, seed: int) -> Lesson:
     wordings = {wording: anchors[concept.name] for concept in known for wording in concept.wordings}
     pieces = [piece for piece in tokens.pieces if piece.isalpha() and len(piece) > 2]
     draw = random.Random(seed)
-    pairs = [" ".join(draw.choices(pieces, k=2)) for _ in range(N_PAIRS)]
+    words = draw.sample(pieces, min(N_KEPT, len(pieces)))
+    pairs = [" ".join(draw.choices(pieces, k=2)) for _ in range(N_KEPT)]
     kept = [
         name
-        for name in dict.fromkeys([*vocabulary.TABLE["spellings"], *concepts(), *pieces, *pairs])
+        for name in dict.fromkeys([*vocabulary.TABLE["spellings"], *concepts(), *words, *pairs])
         if name not in wordings
     ]
     targets = torch.cat([torch.stack(list(wordings.values())), embed(tower, tokens, kept)])
