@@ -98,6 +98,19 @@ def test_words_far_from_every_sound_are_said_to_be_unknown() -> None:
     assert route_of("asdf", ALL(), query_backend="film").warning == ""
 
 
+def test_rare_words_are_backed_by_the_name_of_their_concept() -> None:
+    route = route_of(["fiddle", "violin", "chanteuse nue"], ALL(missing="strong fast"), route="conditioned")
+    asked = {target.name: target.parsed.query.texts for target in route.tasks[0].targets if target.parsed}
+    assert asked == {
+        "fiddle": ("fiddle", "violin"),
+        "violin": ("violin",),
+        "chanteuse nue": ("chanteuse nue", "vocals"),
+    }
+    assert "backed by 'violin'" in route.plan["fiddle"].reason and "backed" not in route.plan["violin"].reason
+    (target,) = route_of("fiddle", ALL(), query_backend="film").tasks[0].targets
+    assert target.parsed is not None and target.parsed.query.texts == ("fiddle",)
+
+
 # cascades
 
 
