@@ -77,7 +77,7 @@ def run(settings: Settings, on_start: Any = lambda url: None) -> None:
         host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
         app = create_app(settings)
         config = uvicorn.Config(
-            app, log_level="warning", lifespan="on", timeout_graceful_shutdown=_GRACE_SECONDS, server_header=False,
+            app, log_level="error", lifespan="on", timeout_graceful_shutdown=_GRACE_SECONDS, server_header=False,
             proxy_headers=False, h11_max_incomplete_event_size=2**16,
         )  # fmt: skip
         app.state.server.on_start = lambda: on_start(f"http://{host}:{listener.getsockname()[1]}")

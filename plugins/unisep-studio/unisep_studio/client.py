@@ -59,7 +59,9 @@ class Client:
         """
         stop_if(cancel)
         parsed = None if query is None else parse_queries(query, sample_rate_hz)
-        recording = self._upload_like(audio, sample_rate_hz)
+        opened = open_audio(audio, sample_rate_hz)
+        opened.check_rate(sample_rate_hz)
+        recording = self._upload_opened(opened)
         body = {
             "recording": recording["id"],
             "query": None if parsed is None else [self._query(one) for one in parsed],
@@ -72,7 +74,7 @@ class Client:
         except (errors.Cancelled, KeyboardInterrupt):
             self._request("DELETE", f"/v1/separations/{state['id']}")
             raise
-        return self._separation(state, Path(recording["name"]).stem)
+        return self._separation(state, opened.name)
 
     def embed(self, query: OneQuery, *, sample_rate_hz: float | None = None, **options: Any) -> Embedding:
         """Return the query as one portable vector, as `Separator.embed` does."""
@@ -101,11 +103,6 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _upload_like(self, audio: AudioLike, sample_rate_hz: float | None) -> dict[str, Any]:
-        opened = open_audio(audio, sample_rate_hz)
-        opened.check_rate(sample_rate_hz)
-        return self._upload_opened(opened)
 
     def _upload_opened(self, opened: Opened) -> dict[str, Any]:
         """Send the file that was opened; of an array, a wav that holds it exactly."""

@@ -95,6 +95,8 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def _run(arguments: Namespace, opens_page: bool | None) -> int:
     settings = settings_of(arguments, has_page=opens_page is not None)
+    if arguments.strict_plugins:
+        os.environ["UNISEP_PLUGINS_STRICT"] = "1"  # for the workers, too
     with Console(as_json=arguments.json, quiet=arguments.quiet) as console:
         from unisep_studio.app import run
 

@@ -132,16 +132,8 @@ class Server:
         """Keep a recording: one file of any format that unisep reads. It is decoded to its end before the answer."""
         place = self.store.folder / "incoming" / secrets.token_hex(16)
         place.mkdir()
-        limit, announced = self.settings.max_upload_bytes, request.headers.get("content-length", "")
-        n_reserved = min(int(announced[:20]), limit) if announced.isdecimal() else limit
-        if not self.store.make_room(n_reserved):
-            remove(place)
-            raise Refusal(
-                507, "DiskSpaceError", "There is no room left. Wait until others are done, or give more --disk."
-            )
-        self.store.reserved_bytes += n_reserved
         try:
-            upload = Upload(place / "audio", limit)
+            upload = Upload(place / "audio", min(self.settings.max_upload_bytes, self.settings.quota_bytes))
             await upload.receive(request)
             suffix = PurePosixPath(upload.name.replace("\\", "/")).suffix.lower()
             suffix = suffix if suffix in READ_SUFFIXES else ""
@@ -149,11 +141,13 @@ class Server:
             facts = await self.scheduler.inspect(path)
             named = {"name": _display_name(upload.name), "suffix": suffix}
             recording = self.store.add_recording(owner, upload.sha256, {**facts, **named}, place)
-        except WorkerError as error:
-            raise Refusal(422, error.type, str(error).replace(str(place), "")) from error
+        except WorkerError as error:  # of the file, and its place is our own matter
+            raise Refusal(422, error.type, str(error).replace(f"'{place}/", "'")) from error
         finally:
-            self.store.reserved_bytes -= n_reserved
             remove(place)
+        if not self.store.make_room():
+            self.store.forget_recording(recording.id)
+            raise Refusal(507, "DiskSpaceError", "There is no room. Wait until other separations are done.")
         return self._recording_answer(recording)
 
     async def recording(self, id: Id, owner: Owner) -> RecordingAnswer:

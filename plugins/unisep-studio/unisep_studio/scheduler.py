@@ -47,14 +47,15 @@ class Scheduler:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store, self._settings = store, settings
-        common = {"plugins": [str(Path(path).absolute()) for path in settings.plugins]}
+        plugins = [str(Path(path).absolute()) for path in settings.plugins]
         separator = {name: getattr(settings, name) for name in ("device", "precision", "threads")}
         separator["offline"] = settings.offline or None
         scratch = store.folder / "scratch"
         self.workers = [
-            Worker({"role": "separate", "separator": separator, **common}, scratch) for _ in range(settings.n_workers)
+            Worker({"role": "separate", "separator": separator, "plugins": plugins}, scratch)
+            for _ in range(settings.n_workers)
         ]
-        self._filer = Worker({"role": "files", **common}, scratch)
+        self._filer = Worker({"role": "files"}, scratch)
         self._filing = asyncio.Lock()
         self._served: dict[str, int] = {}
         self._live: dict[str, Live] = {}

@@ -205,7 +205,11 @@ def question_of(body: SeparationBody) -> Question:
     values = body.model_dump(mode="json", exclude={"recording"}, exclude_none=True)
     query = values.get("query")
     if query is not None:
-        values["query"] = [{"text": item} if isinstance(item, str) else item for item in _several(query)]
+        queries = [{"text": item} if isinstance(item, str) else item for item in _several(query)]
+        for item in queries:
+            if "name" in item and item["name"] == item.get("text"):  # as it is called without a name
+                del item["name"]
+        values["query"] = queries
     return values
 
 

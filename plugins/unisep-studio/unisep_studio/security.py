@@ -92,7 +92,7 @@ class Guard:
             self._check_origin(scope, headers)
             scope.setdefault("state", {})["owner"] = self._owner(scope, headers)
             if scope["path"] != "/v1/recordings":
-                receive = _limited(receive, headers)
+                receive = await _read_whole(receive, headers)
         except Refusal as refusal:
             await send_refusal(refusal, send_with_headers)
             return
@@ -169,23 +169,32 @@ async def _preflight(send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-def _limited(receive: Receive, headers: Headers) -> Receive:
-    """Return `receive` for bodies of at most `MAX_BODY_BYTES`."""
+async def _read_whole(receive: Receive, headers: Headers) -> Receive:
+    """Return a `receive` that gives the body, of at most `MAX_BODY_BYTES`, once more. Raises Refusal."""
     refusal = Refusal(413, "TooLarge", f"The body of this request may have {MAX_BODY_BYTES} bytes.")
     announced = headers.get("content-length", "0")
     if not announced.isdecimal() or int(announced[:20]) > MAX_BODY_BYTES:
         raise refusal
-    n_bytes = 0
-
-    async def receive_limited() -> Message:
-        nonlocal n_bytes
+    body, has_more = bytearray(), True
+    while has_more:
         message = await receive()
-        n_bytes += len(message.get("body", b""))
-        if n_bytes > MAX_BODY_BYTES:
+        if message["type"] == "http.disconnect":
+            return _again(message, receive)
+        body += message.get("body", b"")
+        has_more = message.get("more_body", False)
+        if len(body) > MAX_BODY_BYTES:
             raise refusal
-        return message
+    return _again({"type": "http.request", "body": bytes(body), "more_body": False}, receive)
 
-    return receive_limited
+
+def _again(first: Message, receive: Receive) -> Receive:
+    """Return a `receive` that gives `first` before all else."""
+    messages = [first]
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
 
 
 def _match(secret: str, owners: Iterable[tuple[str, str]]) -> str | None:

@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,6 @@ class Store:
     def __init__(self, folder: Path, *, quota_bytes: int, keep_seconds: float) -> None:
         """Open or make the folder. Raises OptionError where another server has it, or it cannot be written to."""
         self.folder, self._quota_bytes, self._keep_seconds = folder, quota_bytes, keep_seconds
-        self.reserved_bytes = 0  # of uploads that are coming in
         try:
             for name in ("recordings", "results", "incoming", "scratch"):
                 (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -107,16 +106,20 @@ class Store:
         for name in ("incoming", "scratch"):
             for path in (self.folder / name).iterdir():
                 remove(path)
-        with self._transaction():
-            self._execute("UPDATE jobs SET state = 'queued', attempts = attempts + 1 WHERE state = 'running'")
-            for table, column in (("recordings", "id"), ("results", "key")):
-                known = {row[column]: row["n_bytes"] for row in self._execute(f"SELECT * FROM {table}")}
-                places = {path.name: path for path in (self.folder / table).iterdir()}
-                for name in known.keys() - places.keys():
-                    self._execute(f"DELETE FROM {table} WHERE {column} = ?", name)
-                for name in places.keys() - known.keys():
-                    if table == "recordings" or not self._adopt(places[name]):
-                        remove(places[name])
+        self._execute("UPDATE jobs SET state = 'queued', attempts = attempts + 1 WHERE state = 'running'")
+        for table, column in (("recordings", "id"), ("results", "key")):
+            known = {row[column]: row["n_bytes"] for row in self._execute(f"SELECT * FROM {table}")}
+            places = {path.name: path for path in (self.folder / table).iterdir()}
+            for name, n_bytes in known.items():
+                for partial in places[name].glob(".*") if name in places else ():  # a file that was being converted
+                    remove(partial)
+                if name not in places or size_of(places[name]) < n_bytes:
+                    self._drop(table, name)
+                else:
+                    self.weigh_again(table, name)
+            for name in places.keys() - known.keys():
+                if table == "recordings" or not self._adopt(places[name]):
+                    remove(places[name])
 
     def _adopt(self, place: Path) -> bool:
         """Take in a result that was complete when the server ended, and not yet told to it."""
@@ -133,11 +136,15 @@ class Store:
     # recordings
 
     def add_recording(self, owner: str, sha256: str, facts: dict[str, Any], place: Path) -> Recording:
-        """Take in the folder of a new recording. One that the owner has already is kept, and the new one removed."""
+        """Take in the folder of a new recording; where the owner has its content already, only the new name."""
         known = self._execute("SELECT * FROM recordings WHERE owner = ? AND sha256 = ?", owner, sha256).fetchone()
         if known is not None:
             remove(place)
-            return self.recording(known["id"], owner) or _recording(known)
+            facts = {**json.loads(known["facts"]), "name": facts["name"]}
+            self._execute(
+                "UPDATE recordings SET facts = ?, used = ? WHERE id = ?", json.dumps(facts), time.time(), known["id"]
+            )
+            return replace(_recording(known), facts=facts)
         id, now, n_bytes = secrets.token_hex(16), time.time(), size_of(place)
         place.rename(self.folder / "recordings" / id)
         values = (id, owner, sha256, json.dumps(facts), n_bytes, now, now)
@@ -295,11 +302,11 @@ class Store:
 
     @property
     def used_bytes(self) -> int:
-        """What recordings and results take, and what uploads have announced."""
+        """What recordings and results take."""
         query = (
             "SELECT (SELECT ifnull(sum(n_bytes), 0) FROM recordings) + (SELECT ifnull(sum(n_bytes), 0) FROM results)"
         )
-        return int(self._execute(query).fetchone()[0]) + self.reserved_bytes
+        return int(self._execute(query).fetchone()[0])
 
     def make_room(self, n_bytes: int = 0) -> bool:
         """Remove what is too old, then what was used least recently, until `n_bytes` fit; tell whether they do.

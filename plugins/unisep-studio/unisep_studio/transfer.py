@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import zipfile
@@ -19,6 +20,7 @@ from starlette.responses import Response, StreamingResponse
 from unisep_studio.security import Refusal
 
 _CHUNK_BYTES = 2**18
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else any malformed form is a line of the log
 _MEDIA_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg", ".opus": "audio/ogg",
                 ".m4a": "audio/mp4", ".mp4": "audio/mp4", ".aac": "audio/aac", ".webm": "audio/webm"}  # fmt: skip
 

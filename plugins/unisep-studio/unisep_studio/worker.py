@@ -235,11 +235,10 @@ class _Pass:
             },
         }
         (folder / "result.json").write_text(json.dumps(facts), encoding="utf-8")
-        try:
-            folder.rename(job["folder"])
-        except OSError:
-            if not Path(job["folder"], "result.json").exists():
-                raise
+        target = Path(job["folder"])
+        if not (target / "result.json").exists():
+            shutil.rmtree(target, ignore_errors=True)  # what was converted of a result that is gone
+            folder.rename(target)
 
     def _write_rest(self, targets: list[Path], path: Path) -> None:
         """Write what these targets leave of the recording, as `Separator.separate` computes it."""
@@ -322,7 +321,7 @@ def main(argument: str) -> None:
         with lock:
             print(json.dumps(values), file=stdout, flush=True)
 
-    with using(*(Path(path) for path in options["plugins"])):
+    with using(*map(Path, options.get("plugins", ()))):
         handlers: dict[str, Callable[[Call, Report], Any]] = {"inspect": inspect, "convert": convert}
         separating = None
         if options["role"] == "separate":
