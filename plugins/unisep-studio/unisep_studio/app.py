@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 from pathlib import Path
@@ -67,7 +68,7 @@ class StudioServer(uvicorn.Server):
 def run(settings: Settings, on_start: Any = lambda url: None) -> None:
     """Serve until a signal comes; `on_start` is told the address once it is open. Raises OptionError where it is taken."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:  # asyncio then sends without delay
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((settings.host, settings.port))
@@ -81,6 +82,8 @@ def run(settings: Settings, on_start: Any = lambda url: None) -> None:
             proxy_headers=False, h11_max_incomplete_event_size=2**16,
         )  # fmt: skip
         app.state.server.on_start = lambda: on_start(f"http://{host}:{listener.getsockname()[1]}")
+        gc.collect()
+        gc.freeze()  # what was imported stays; looking through it again and again would hold up requests
         asyncio.run(StudioServer(config).serve([listener]))
 
 
