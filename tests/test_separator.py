@@ -21,6 +21,7 @@ from unisep import (
     BackendInfo,
     BackendSpec,
     Embedding,
+    Ensemble,
     Output,
     Progress,
     Query,
@@ -324,6 +325,8 @@ def test_unknown_names_and_options_are_refused_at_once(tmp_path: Path) -> None:
         ({"device": "abacus"}, OptionError),
         ({"device": "cuda:99"}, OptionError),
         ({"precision": "float8"}, OptionError),
+        ({"licences": []}, OptionError),
+        ({"licences": "not stated"}, OptionError),
         ({"precision": "float16", "device": "cpu"}, OptionError),
         ({"overlap_fraction": 0.51}, OptionError),
         ({"backend": "toy", "weights": tmp_path / "none.pt"}, WeightsError),
@@ -549,6 +552,26 @@ def test_own_weights_are_opened_at_once_and_state_the_stems(tmp_path: Path) -> N
         path.write_text("broken")
         with pytest.raises(WeightsError, match="broken weights"):
             Separator("mine", weights=str(path))
+
+
+@pytest.mark.usefixtures("only_toys")
+def test_licences_choose_who_answers_and_spare_own_weights(card: str, tmp_path: Path) -> None:
+    def load(*, weights: Path | None, device: object, dtype: object) -> Backend:
+        return FourStems("xyz")
+
+    with registered_backend(load, card=card):  # its licence is MIT, and its weights are not here
+        Separator("mine", licences=["MIT"])
+        with pytest.raises(
+            OptionError, match=r"licence of 'mine' is MIT, which licences= does not allow\. Allowed: ISC\."
+        ):
+            Separator("mine", licences="ISC")
+        with pytest.raises(OptionError, match="licence of 'mine' is MIT"):
+            Separator(Ensemble(members=[{"backend": "mine", "weights": {"low": 1}}]), licences="ISC")
+        path = tmp_path / "own"
+        path.touch()
+        result = Separator("mine", weights=path, licences="ISC").separate(SONG)
+        assert (list(result), result.plan["x"].weights) == (["x", "y", "z"], "local")
+        assert Separator(licences="ISC", query_backend="toy").embed("bass").space == SPACE, "a toy needs no weights"
 
 
 @pytest.mark.usefixtures("only_toys")

@@ -27,6 +27,7 @@ from unisep.progress import CancelFlag, OnProgress, ProgressReporter
 from unisep.query.encode import encode_queries
 from unisep.query.parsed import parse_queries
 from unisep.query.query import Embedding, OneQuery, QueryLike
+from unisep.routing.licences import checked_licences, permitted_by
 from unisep.routing.types import Request
 from unisep.separation import SeparatedFiles, Separation
 from unisep.session.compose import REST, compose_whole, write_results
@@ -48,6 +49,7 @@ class Separator:
         encoder: str | None = None,
         weights: str | Path | None = None,
         query_weights: str | Path | None = None,
+        licences: str | Sequence[str] | None = None,
         device: str = "auto",
         precision: str = "auto",
         seed: int = 0,
@@ -68,6 +70,8 @@ class Separator:
                 "clap@owner/name". Chosen for you without.
             weights: local file or folder for `backend` instead of the published weights.
             query_weights: the same for `query_backend`.
+            licences: only models whose weights have one of these answer: SPDX names, and "commercial" for those that allow
+                commercial use. What has no weights, and weights of your own, are always allowed.
             device: "auto" (cuda, mps or cpu), or any device that torch knows.
             precision: "float32", "bfloat16" or "float16"; "auto" is float32, or the faster type that a backend vouches
                 for on this device (agreeing with float32 by 40 dB or more) where the processor computes in it.
@@ -90,18 +94,21 @@ class Separator:
         torch_device = find_device(device)
         self._options = Options(torch_device, seed, overlap_fraction, segment_seconds, shifts, threads=threads)
         self._pool = ModelPool(WeightsStore(offline), Precision(precision, torch_device), given(plugins))
+        names = checked_licences(licences)
         request = Request(
-            backend=self._pool.open_backend(backend),
+            backend=self._pool.open_backend(backend, names),
             query_backend=query_backend,
             encoder=encoder,
             offline=self._pool.offline,
             cascade=cascade,
+            licences=names,
         )
         self._preparer = Preparer(self._pool, request, self._options)
         if weights is not None:
             self._preparer.use_weights(existing(weights, "weights"), answers_queries=False)
         if query_weights is not None:
             self._preparer.use_weights(existing(query_weights, "query_weights"), answers_queries=True)
+        permitted_by(self._preparer.request, self._pool.catalog())  # a licence that is not allowed is an error now
 
     def __repr__(self) -> str:
         request = self._preparer.request

@@ -23,6 +23,7 @@ from unisep.testing import noise
         ["plugins", "--help"],
         ["models", "--help"],
         ["models", "pull", "--help"],
+        ["models", "recommend", "--help"],
         ["embed", "--help"],
         ["doctor", "--help"],
         ["--version"],

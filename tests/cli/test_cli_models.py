@@ -315,6 +315,62 @@ def test_the_list_has_licence_and_quality_and_says_on_which_songs(measured, caps
     assert re.search(r"drums +10 dB +SDR, mean of whole songs +Multisong +made for this test", capsys.readouterr().out)
 
 
+@pytest.fixture
+def with_drums(measured, probe):
+    """The models of `measured` have the stem drums."""
+    (probe / "plugin.py").write_text((probe / "plugin.py").read_text().replace('("low",)', '("drums", "low")'))
+    plugins.refresh()
+
+
+def test_the_list_can_be_narrowed_to_licences(measured, capsys):
+    def names(*options):
+        return [model["name"] for model in run_json(capsys, "models", "list", *options)[1]]
+
+    assert (
+        names("--licences", "CC0-1.0,MIT") == names() == ["probe-best", "probe-inside", "probe-open", "probe-outside"]
+    )
+    assert names("--licences", "MIT") == []
+    assert main(["models", "list", "--licences", "MIT"]) == 0
+    assert capsys.readouterr().out == "No such model with weights is installed.\n"
+    assert main(["models", "list", "--licences", "not stated"]) == 2
+    assert "--licences not stated: give 'commercial'" in capsys.readouterr().err
+
+
+def test_a_stem_is_listed_with_the_best_first(with_drums, capsys):
+    assert main(["models", "list", "--stem", "drums"]) == 0
+    heads, *rows = capsys.readouterr().out.splitlines()
+    assert heads.split() == ["NAME", "STATE", "SIZE", "LICENCE", "DRUMS", "ON", "WHAT"]
+    assert [row.split()[0] for row in rows[:4]] == ["probe-open", "probe-best", "probe-outside", "probe-inside"]
+    assert " 30.0 " in rows[0]
+    assert main(["models", "list", "--stem", "drum"]) == 2
+    assert "--stem drum: no such stem. Did you mean 'drums'? Known: drums, low." in capsys.readouterr().err
+
+
+def test_what_is_here_and_what_would_be_better_is_recommended(with_drums, capsys):
+    code, told = run_json(capsys, "models", "recommend", "the drum kit")
+    assert (code, told["query"], told["error"]) == (0, "the drum kit", None)
+    assert (told["now"]["backend"], told["now"]["licence"]) == ("probe-inside", "CC0-1.0")
+    figures = [(model["name"], model["stem"], model["figure_db"], model["n_bytes"]) for model in told["better"]]
+    expected = [("probe-open", 30.0), ("probe-best", 10.0), ("probe-outside", 9.9)]
+    assert figures == [(name, "drums", figure_db, len(WEIGHTS)) for name, figure_db in expected]
+    assert main(["models", "recommend", "drums"]) == 0
+    first, second, heads, best, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("drums: now probe-inside, licence CC0-1.0. The query asks for the stem 'drums'")
+    assert second == "Better after `unisep models pull NAME`:" and "DRUMS" in heads
+    assert re.search(r"probe-open +missing +0.0 MB +not stated +30.0", best)
+
+
+def test_where_nobody_answers_it_is_said_with_what_is_known(with_drums, capsys):
+    assert main(["models", "recommend", "oboe"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("oboe: nobody answers now. No backend that answers queries is installed. Run: pip install")
+    assert out.endswith("No other model is known to be better.\n")
+    code, told = run_json(capsys, "models", "recommend", "drums", "--licences", "MIT")
+    assert (code, told["now"], told["better"]) == (0, None, [])
+    assert "--licences leaves out 'probe-inside' (CC0-1.0)" in told["error"]
+    assert main(["models", "recommend", ""]) == 2
+
+
 def test_a_download_shows_its_progress_to_those_who_look(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert main(["models", "pull", "probe-outside"]) == 0

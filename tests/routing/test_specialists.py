@@ -11,7 +11,7 @@ import pytest
 from unisep import BackendSpec, EncoderSpec
 from unisep.errors import OptionError
 from unisep.plugins.plugin import Plugin
-from unisep.query.concepts import concepts, named
+from unisep.query.concepts import Meaning, concepts, named
 from unisep.query.parsed import parse_queries
 from unisep.routing.catalog import Catalog, build_catalog
 from unisep.routing.router import candidates, resolve
@@ -25,6 +25,7 @@ FAST = BackendSpec(
 )  # fmt: skip
 STRONG = BackendSpec(name="strong", load="m:f", summary="", stems=("vocals", "drums"), licence="MIT", card="strong")
 TALK = BackendSpec(name="talk", load="m:f", summary="", stems=("speech", "noise"), card="talk")
+MEANINGS = {"chanteuse nue": Meaning("vocals", ("vocals", "speech")), "asdf": Meaning(None, ("bell", "rain"))}
 FIGURES = {
     "film": {"vocals": 2.0, "speech": 4.0},
     "fast": {"vocals": 5.0, "speech": 7.0, "without vocals": 0.3},
@@ -38,7 +39,7 @@ def catalog_of(
 ) -> Catalog:
     plugins = [Plugin(spec.name, f"dist-{spec.name}", "1", "ok", specs=(spec,)) for spec in specs]
     built = build_catalog(plugins, (), lambda spec: "missing" if spec.name in missing.split() else "present")
-    return replace(built, quality=lambda card: figures.get(card, {}), meaning={"chanteuse nue": "vocals"}.get)
+    return replace(built, quality=lambda card: figures.get(card, {}), meaning=MEANINGS.get)
 
 
 def route_of(query: object, here: Catalog, **options: object) -> Route:
@@ -91,6 +92,12 @@ def test_candidates_are_ranked_by_their_figures() -> None:
     assert able == [("strong", 8.0), ("fast", 5.0), ("film", 2.0)]
 
 
+def test_words_far_from_every_sound_are_said_to_be_unknown() -> None:
+    warning = route_of(["asdf", "violin"], ALL()).warning
+    assert "'asdf' is far from all" in warning and "bell, rain" in warning and "violin" not in warning
+    assert route_of("asdf", ALL(), query_backend="film").warning == ""
+
+
 # cascades
 
 
@@ -128,10 +135,10 @@ def test_where_there_is_no_cascade(query: object, options: dict[str, str]) -> No
     assert [task.backend.name for task in route_of(query, ALL(missing="strong"), **options).tasks] == ["film"]
 
 
-def test_what_is_taken_out_is_computed_only_over_the_times_that_are_heard() -> None:
-    queries = [{"text": "piano", "time_range": (2, 3)}, {"text": "organ", "time_range": (5, 6)}]
+def test_what_is_taken_out_is_computed_only_about_the_times_that_are_asked_for() -> None:
+    queries = [{"text": "piano", "time_range": (20, 30)}, {"text": "organ", "time_range": (50, 60)}]
     (hidden,) = route_of(queries, ALL()).tasks[0].targets
-    assert hidden.time_range == (2.0, 6.0)
+    assert hidden.time_range == (8.0, 72.0)
     (hidden,) = route_of([*queries, "flute"], ALL()).tasks[0].targets
     assert hidden.time_range is None
 
@@ -168,7 +175,7 @@ def test_vectors_of_clap_mini_match_words_to_stems() -> None:
     n_right = n_wrong = n_asked = 0
     for stem, texts in phrases.items():
         for text in texts:
-            name = named(text) or pool.meaning(text)
+            name = named(text) or pool.meaning(text).concept
             answer = concepts()[name].stem if name else ""
             n_right += answer == stem
             n_wrong += answer in stems and answer != stem

@@ -139,6 +139,23 @@ def test_what_the_caller_insists_on_is_explained(models) -> None:
         explain("violin", route="sideways")
 
 
+def test_what_licences_leave_out_is_named(models, capsys) -> None:
+    (answer,) = explain("violin", licences="CC0-1.0").answers
+    assert named([answer.chosen]) == [("other", "enc-two")], "what needs no weights is always allowed"
+    assert answer.chosen.reason.endswith("licences= leaves out 'asked' (MIT).")
+    unable = {key: c.reason for key, c in zip(named(answer.unable), answer.unable, strict=True)}
+    assert (
+        unable["asked", "enc-one"] == "The licence of 'asked' is MIT, which licences= does not allow. Allowed: CC0-1.0."
+    )
+    assert unable["stems", None].startswith("The licence of 'stems' is CC-BY-4.0, "), "as its card says"
+    with pytest.raises(OptionError, match="licence of 'asked' is MIT"):
+        explain("violin", query_backend="asked", licences=["CC0-1.0"])
+    assert main(["explain", "-q", "violin", "--licences", "CC0-1.0,ISC", "--verbose"]) == 0
+    out = capsys.readouterr().out
+    assert "--licences leaves out 'asked' (MIT)." in out
+    assert "cannot: stems: The licence of 'stems' is CC-BY-4.0, which --licences does not allow." in out
+
+
 def test_rules_and_steps_of_plugins_are_named(models) -> None:
     module = SimpleNamespace(
         send=lambda question: Direction(backend="other", reason="it is known there"),
@@ -244,6 +261,8 @@ def test_the_command_gives_json_with_the_promised_keys(models, capsys) -> None:
         (["--encoder", "enc-one@folder"], 2, "weights of your own"),
         (["--exclude", "x"], 2, "needs something to isolate"),
         (["--backend", "nobody"], 1, "No backend named 'nobody'"),
+        (["-q", "oboe", "--query-backend", "asked", "--licences", "ISC"], 2, "Allowed: ISC."),
+        (["--licences", "not stated"], 2, "--licences not stated: give 'commercial'"),
     ],
 )
 def test_what_cannot_be_explained_says_why(models, words: list[str], code: int, said: str, capsys) -> None:

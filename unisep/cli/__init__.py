@@ -34,6 +34,7 @@ _COMMANDS = {
     "models pull": "unisep.cli.models:pull",
     "models verify": "unisep.cli.models:verify",
     "models card": "unisep.cli.models:show_card",
+    "models recommend": "unisep.cli.models:recommend",
     "embed": "unisep.cli.questions:embed",
     "doctor": "unisep.cli.doctor:doctor",
     "explain": "unisep.cli.explain:explain",

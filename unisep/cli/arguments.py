@@ -92,6 +92,7 @@ def names(text: str) -> tuple[str, ...]:
 
 
 _WAV: dict[str, Any] = {"dest": "wav_subtype", "action": "store_const"}
+_LICENCES: dict[str, Any] = {"type": names, "metavar": "A,B", "help": "only weights under these: commercial, MIT, ..."}
 _RANGE: dict[str, Any] = {**_SEVERAL, "type": time_range, "metavar": "S-E"}
 
 
@@ -148,6 +149,7 @@ def _model_options() -> argparse.ArgumentParser:
     add("--encoder", metavar="NAME[@PLACE]", help="who makes vectors; your own weights: clap@folder, clap@owner/name")
     add("--weights", type=Path, metavar="PATH", help="your own weights for --backend")
     add("--query-weights", type=Path, metavar="PATH", help="your own weights for --query-backend")
+    add("--licences", **_LICENCES)
     add("--route", choices=["auto", "fixed", "conditioned"], default="auto", help="who may answer")
     add("--cascade", choices=["auto", "off"], default="auto", help="take vocals out before listening for an instrument")
     add("--offline", action="store_true", default=None, help="never download")
@@ -248,6 +250,7 @@ def _models(commands: Any) -> None:
         ("pull", "+", "download and verify"),
         ("verify", "*", "check every file against its sha256 (without names: all that is here)"),
         ("card", 1, "data, licence and measured quality"),
+        ("recommend", 0, "who would answer a question best: what is here, and what is stronger after a download"),
     ):
         sub = _command(actions, action, help=about)
         sub.set_defaults(command=f"models {action}")
@@ -256,6 +259,12 @@ def _models(commands: Any) -> None:
         if action == "pull":
             sub.epilog = "`unisep models pull best` fetches the strongest of all installed models"
             sub.add_argument("-y", "--yes", action="store_true", help="fetch `best` without asking")
+        if action in ("list", "recommend"):
+            sub.add_argument("--licences", **_LICENCES)
+        if action == "list":
+            sub.add_argument("--stem", metavar="STEM", help="only models with this stem, the best first")
+        if action == "recommend":
+            sub.add_argument("text", metavar="TEXT", help="a sound or a stem by its name")
 
 
 def _embed(commands: Any) -> None:
@@ -268,6 +277,7 @@ def _embed(commands: Any) -> None:
     add("--mix", type=mix, metavar="text=W,audio=W", help="how much each part counts")
     add("--encoder", metavar="NAME[@PLACE]", help="who encodes it")
     add("--query-backend", metavar="NAME", help="whose space it must be in")
+    add("--licences", **_LICENCES)
     add("--device", default="auto", help="auto, cpu, cuda, mps")
     add("--offline", action="store_true", default=None, help="never download")
 

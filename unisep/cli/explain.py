@@ -26,7 +26,7 @@ def explain(arguments: Namespace, console: Console) -> int:
         from unisep import files
 
         song, seconds = str(arguments.input), files.probe(arguments.input).seconds
-    names = ("backend", "query_backend", "encoder", "stems", "route", "cascade", "offline")
+    names = ("backend", "query_backend", "encoder", "licences", "stems", "route", "cascade", "offline")
     options = {name: getattr(arguments, name) for name in names}
     query: Any = questions(arguments)
     explanation = explanation_of(query, **options)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
 from unisep.cli.console import Console, columns
-from unisep.errors import DownloadError, PluginError, UnisepError, WeightsError
+from unisep.errors import DownloadError, OptionError, PluginError, UnisepError, WeightsError, arg, suggest
 from unisep.plugins.registry import installed
+from unisep.plugins.specs import BackendSpec
 from unisep.routing.catalog import BackendEntry, EncoderEntry, build_catalog, find
+from unisep.routing.licences import allows, checked_licences
 from unisep.weights.cards import read_card
-from unisep.weights.presets import figures_db, presets, strongest
+from unisep.weights.presets import figures_at, figures_db, presets, strongest
 from unisep.weights.store import FileCheck, FileProgress, WeightsStore
 
 Model = BackendEntry | EncoderEntry
 _STEMS = ("drums", "bass", "other", "vocals")
-_HEADS = ("NAME", "STATE", "SIZE", "LICENCE", *(stem.upper() for stem in _STEMS), "ON", "WHAT")
+_N_BETTER = 5
 _FOOTNOTE = (
     "",
-    "DRUMS to VOCALS: published SDR in dB, which compare on the same songs only; `unisep models card NAME` has metric and source.",
+    "Of stems: published SDR in dB, which compare on the same songs only; `unisep models card NAME` has metric and source.",
     "The strongest at once: unisep models pull best",
 )
 
@@ -38,24 +41,68 @@ def is_intact(check: FileCheck) -> bool:
 
 
 def show_list(arguments: Namespace, console: Console) -> int:
-    """Print a line for each model, and return 0."""
-    store = WeightsStore()
-    listed = [_to_json(model, store) for model in models(store)]
+    """Print a line for each model, or for those allowed and those with a stem, the best first; return 0."""
+    store, stem, licences = WeightsStore(), arguments.stem, checked_licences(arguments.licences)
+    chosen = [model for model in models(store) if allows(licences, model)]
+    if stem is not None:
+        known = {name for model in chosen if isinstance(model.spec, BackendSpec) for name in model.spec.stems}
+        if stem not in known:
+            raise OptionError(f"{arg('stem', stem)}: no such stem. {suggest(stem, known)}")
+        chosen = [model for model in chosen if isinstance(model.spec, BackendSpec) and stem in model.spec.stems]
+        chosen.sort(key=lambda model: figures_at(model.spec.card).get(stem, -math.inf), reverse=True)
+    listed = [_to_json(model, store) for model in chosen]
     console.data(listed)
-    rows = [_HEADS, *map(_row, listed)]
-    console.lines([*columns(rows), *_FOOTNOTE] if listed else ["No model with weights is installed."])
+    table = _table(listed, _STEMS if stem is None else (stem,))
+    console.lines([*table, *_FOOTNOTE] if listed else ["No such model with weights is installed."])
     for values in listed:
         if values["error"]:
             console.say(f"unisep: {values['error']}")
     return 0
 
 
-def _row(values: dict[str, Any]) -> tuple[str, ...]:
+def recommend(arguments: Namespace, console: Console) -> int:
+    """Print who answers a question with what is here, and who made for it is stronger after a download; return 0."""
+    from unisep.query.parsed import parse_queries  # loads NumPy
+    from unisep.routing.router import resolve, stronger
+    from unisep.routing.types import Request
+    from unisep.session.explain import current_catalog
+
+    store, (parsed,) = WeightsStore(), parse_queries(arguments.text)
+    request = Request((parsed,), offline=True, licences=checked_licences(arguments.licences))
+    catalog = current_catalog(store)
+    now, line = None, ""
+    try:
+        (now,) = resolve(request, catalog).plan.values()
+        encoder = f" with {now.encoder}" if now.encoder else ""
+        line = f"now {now.backend}{encoder}, licence {now.licence}. {now.reason}"
+    except (PluginError, DownloadError) as error:
+        line = f"nobody answers now. {error}"
+    better = [
+        {
+            **_to_json(one.backend, store),
+            "stem": one.stem,
+            "figure_db": one.level_db if math.isfinite(one.level_db) else None,
+        }
+        for one in stronger(parsed.query.texts[0], request, catalog)
+    ]
+    console.data({"query": parsed.name, "now": now and asdict(now), "error": None if now else line, "better": better})
+    table = _table(better[:_N_BETTER], tuple(dict.fromkeys(values["stem"] for values in better)))
+    more = ["Better after `unisep models pull NAME`:", *table] if better else ["No other model is known to be better."]
+    console.lines([f"{parsed.name}: {line}", *more])
+    return 0
+
+
+def _table(listed: list[dict[str, Any]], stems: tuple[str, ...]) -> list[str]:
+    heads = ("NAME", "STATE", "SIZE", "LICENCE", *(stem.upper() for stem in stems), "ON", "WHAT")
+    return columns([heads, *(_row(values, stems) for values in listed)])
+
+
+def _row(values: dict[str, Any], stems: tuple[str, ...]) -> tuple[str, ...]:
     figures = values.get("quality", [])
     test_set = figures[0]["test_set"] if figures else ""
     by_stem = {figure["stem"]: f"{figure['figure_db']:.1f}" for figure in figures if figure["test_set"] == test_set}
     facts = (values["name"], values["state"], _size(values.get("n_bytes")), values.get("licence", ""))
-    return (*facts, *(by_stem.get(stem, "") for stem in _STEMS), test_set, values.get("summary", ""))
+    return (*facts, *(by_stem.get(stem, "") for stem in stems), test_set, values.get("summary", ""))
 
 
 def _to_json(model: Model, store: WeightsStore) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def embed(arguments: Namespace, console: Console) -> int:
     query = Query(text=text, audio=arguments.audio, weights=arguments.mix, example_range=arguments.example_range)
     from unisep.separator import Separator
 
-    options = {name: getattr(arguments, name) for name in ("query_backend", "encoder", "device", "offline")}
+    options = {name: getattr(arguments, name) for name in ("query_backend", "encoder", "licences", "device", "offline")}
     embedding = Separator(**options).embed(query)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -119,7 +119,7 @@ def separator_of(arguments: Namespace) -> Separator:
     from unisep.separator import Separator
 
     names = (
-        "backend", "query_backend", "encoder", "weights", "query_weights",
+        "backend", "query_backend", "encoder", "weights", "query_weights", "licences",
         "device", "precision", "seed", "shifts", "threads", "cascade", "offline",
     )  # fmt: skip
     options = {name: getattr(arguments, name) for name in names}

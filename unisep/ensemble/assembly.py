@@ -15,6 +15,7 @@ from unisep.files.paths import is_there
 from unisep.plugins.backend import Backend
 from unisep.plugins.specs import BackendSpec, is_reserved
 from unisep.routing.catalog import BackendEntry, Catalog, CatalogEntry
+from unisep.routing.licences import check_licence
 from unisep.weights.cards import Card, read_card
 
 
@@ -74,21 +75,26 @@ class Assembly:
         return EnsembleBackend(parts, wanted, self.ensemble.domain)
 
 
-def assemble(ensemble: Ensemble, catalog: Catalog) -> Assembly:
-    """Find the members of an ensemble in the catalog, loading nothing. Raises EnsembleError for what cannot be had."""
+def assemble(ensemble: Ensemble, catalog: Catalog, licences: tuple[str, ...] = ()) -> Assembly:
+    """Find the members of an ensemble in the catalog, loading nothing.
+
+    Raises EnsembleError for what cannot be had, and OptionError for published weights that `licences` do not allow.
+    """
     members = [_installed(member, ensemble, catalog) for member in ensemble.members]
+    for published in (member.card or member.backend for member in ensemble.members if not member.path):
+        check_licence(licences, catalog.backend(published))
     rows = [member.weights for member in members]
     sources = ensemble.sources or tuple(dict.fromkeys(stem for row in rows for stem in row))
     if reserved := [stem for stem in sources if is_reserved(stem)]:
         raise EnsembleError(f"{reserved[0]!r} is what unisep calls a result of its own. Give the stem another name.")
     normalised(rows, sources)  # so that a stem for which nobody counts is an error now
-    licences = dict.fromkeys(member.entry.spec.licence or "not stated" for member in members if member.weights)
+    stated = dict.fromkeys(member.entry.licence for member in members if member.weights)
     spec = BackendSpec(
         name=ensemble.name,
         load=f"{__name__}:{no_weights_of_its_own.__name__}",
         summary=ensemble.summary or f"Mean of {', '.join(member.entry.name for member in members)}",
         stems=sources,
-        licence="; ".join(licences),
+        licence="; ".join(stated),
     )
     return Assembly(ensemble, CatalogEntry(spec, "unisep", "local"), tuple(members))
 

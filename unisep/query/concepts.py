@@ -26,6 +26,14 @@ class Concept:
     stem: str = ""
 
 
+@dataclass(frozen=True)
+class Meaning:
+    """The concept that a text comes near, None where none is near enough, and the names of the nearest, that first."""
+
+    concept: str | None
+    nearest: tuple[str, ...]
+
+
 @cache
 def concepts() -> dict[str, Concept]:
     """Return all concepts by name."""

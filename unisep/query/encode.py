@@ -12,12 +12,13 @@ from torch import Tensor
 from unisep.audio import Audio
 from unisep.errors import FAILURES, EmbeddingError, EncoderError, QueryError, UnisepError, WeightsError
 from unisep.plugins.encoder import QueryEncoder
-from unisep.query.concepts import concepts
+from unisep.query.concepts import Meaning, concepts
 from unisep.query.parsed import ParsedQuery
 from unisep.query.query import Range
 from unisep.query.space_maps import Modality, SpaceMap
 
 Excerpt = Callable[[Range], Audio]
+N_NEAREST = 3  # concepts that are named where a text comes near none
 _MIN_NORM = 1e-6
 
 
@@ -143,20 +144,21 @@ class Words:
         texts = {text: one.name for one in known for text in (one.name, *(one.wordings if one.stem else ()))}
         self._names = list(texts.values())
         self._vectors = call_encoder(encoder, "encode_text", encoder.encode_text, list(texts))
-        self._found: dict[str, str | None] = {}
+        self._meanings: dict[str, Meaning] = {}
 
-    def nearest(self, text: str) -> str | None:
-        """Return the name of the concept; None where none is near enough, or the encoder refuses the text."""
-        if text not in self._found:
+    def meaning(self, text: str) -> Meaning | None:
+        """Return what the text means; None where the encoder refuses it."""
+        if text not in self._meanings:
             try:
-                cosines = (
-                    self._vectors @ call_encoder(self._encoder, "encode_text", self._encoder.encode_text, [text])[0]
-                )
+                vector = call_encoder(self._encoder, "encode_text", self._encoder.encode_text, [text])[0]
             except UnisepError:  # whoever answers the query says why
                 return None
-            at = int(cosines.argmax())
-            self._found[text] = self._names[at] if cosines[at] >= self._same_meaning else None
-        return self._found[text]
+            cosines = self._vectors @ vector
+            order = cosines.argsort(descending=True).tolist()
+            nearest = tuple(dict.fromkeys(self._names[at] for at in order))[:N_NEAREST]
+            is_near = bool(cosines[order[0]] >= self._same_meaning)
+            self._meanings[text] = Meaning(nearest[0] if is_near else None, nearest)
+        return self._meanings[text]
 
 
 def _encode_texts(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from unisep.errors import PluginError, suggest
+from unisep.errors import PluginError, WeightsError, arg, suggest
 from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import clash
 from unisep.plugins.specs import BackendSpec, EncoderSpec, ResultSpec, RouteSpec
+from unisep.query.concepts import Meaning
+from unisep.weights.cards import read_card
 from unisep.weights.presets import figures_at
 
 if TYPE_CHECKING:
@@ -43,6 +45,14 @@ class CatalogEntry(Generic[SpecT]):
     def is_here(self) -> bool:
         """Whether it can be loaded without a download."""
         return self.weights not in ("missing", "broken")
+
+    @property
+    def licence(self) -> str:
+        """That of its weights, as its spec says, or else its card: an SPDX expression, or "not stated"."""
+        try:
+            return self.spec.licence or (read_card(self.spec.card).licence if self.spec.card else "not stated")
+        except WeightsError:
+            return "not stated"
 
     @property
     def key(self) -> str:
@@ -80,9 +90,9 @@ class Catalog:
     """Every entry of the plugins that work, and the plugins that do not.
 
     map_between: looks up the card of the map from one space to another; None where none was fitted. quality: looks up, by the
-    place of its card, a backend's published figures in dB by stem; those of all backends compare. meaning: returns the concept
-    that a text comes near, by the vectors of an encoder; None for none. rules: asked in this
-    order who answers a query. steps: what every result goes through, in this order.
+    place of its card, a backend's published figures in dB by stem; those of all backends compare. meaning: says what a text
+    means by the vectors of an encoder; None where none can tell. rules: asked in this order who answers a query. steps: what
+    every result goes through, in this order. left_out: models whose licence the caller does not allow.
     """
 
     backends: tuple[BackendEntry, ...]
@@ -90,9 +100,10 @@ class Catalog:
     broken: tuple[Plugin, ...] = ()
     map_between: MapLookup = lambda source, target: None
     quality: Callable[[str], Mapping[str, float]] = figures_at
-    meaning: Callable[[str], str | None] = lambda text: None
+    meaning: Callable[[str], Meaning | None] = lambda text: None
     rules: tuple[Extension[RouteSpec], ...] = ()
     steps: tuple[Extension[ResultSpec], ...] = ()
+    left_out: tuple[BackendEntry | EncoderEntry, ...] = ()
 
     def backend(self, name: str) -> BackendEntry:
         """Return the backend called `name` or `distribution:name`. Raise PluginError for none, or two."""
@@ -126,7 +137,15 @@ class Catalog:
         blocked = ", ".join(sorted({plugin.distribution for plugin in self.broken if not plugin.is_faulty}))
         hints = [f"{faulty} is installed but broken: see `unisep plugins`"] if faulty else []
         hints += [f"UNISEP_PLUGINS leaves out {blocked}"] if blocked else []
+        hints += [self.left_out_hint({entry.name for entry in self.left_out})] if self.left_out else []
         return f" ({'; '.join(hints)})" if hints else ""
+
+    def left_out_hint(self, names: Set[str | None]) -> str:
+        """Return for a message which models, of those called `names`, are left out for their licence, or ""."""
+        entries = [entry for entry in self.left_out if names & {entry.name, entry.key}]
+        listed = [f"'{entry.name}' ({entry.licence})" for entry in sorted(entries, key=lambda entry: not entry.is_here)]
+        listed[3:] = [f"{len(listed) - 3} others"] if len(listed) > 3 else []
+        return f"{arg('licences')} leaves out {', '.join(listed)}" if listed else ""
 
 
 def build_catalog(plugins: Iterable[Plugin], own_weights: Collection[str], weights_state: WeightsState) -> Catalog:

@@ -48,7 +48,7 @@ def _query_backend(parsed_queries: tuple[ParsedQuery, ...], request: Request, ca
         raise PluginError(
             f"No backend that answers queries is installed{catalog.broken_hint()}. Run: pip install unisep-film"
         )
-    return _first_here(entries, f"The weights of '{entries[0].name}'")
+    return _first_here(entries, f"The weights of '{entries[0].name}'", catalog)
 
 
 def _encoder(
@@ -75,16 +75,17 @@ def _encoder(
     if not able:
         raise _no_encoder(parsed, fitting, allowed, catalog)
     able.sort(key=lambda entry: (allowed.index(entry.spec.space), entry.name))
-    best = _first_here(able, f"The weights of the encoder '{able[0].name}'")
+    best = _first_here(able, f"The weights of the encoder '{able[0].name}'", catalog)
     return best, best.spec.space
 
 
-def _first_here(entries: list[CatalogEntry[SpecT]], what: str) -> CatalogEntry[SpecT]:
+def _first_here(entries: list[CatalogEntry[SpecT]], what: str, catalog: Catalog) -> CatalogEntry[SpecT]:
     """Return the first whose weights are here. Raise DownloadError where none's are."""
     for entry in entries:
         if entry.is_here:
             return entry
-    raise DownloadError(f"{what} are not here, and routing a query never downloads. Run: {pull(entries[0])}")
+    hint = catalog.broken_hint()
+    raise DownloadError(f"{what} are not here, and routing a query never downloads{hint}. Run: {pull(entries[0])}")
 
 
 def _named_encoder(

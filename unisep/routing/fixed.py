@@ -22,8 +22,9 @@ def route_stems(request: Request, catalog: Catalog) -> Route:
         return _by_query(request, catalog, "as asked", "")
     entry = _backend_with_stems(request, catalog)
     if entry is None:
-        reason = "no backend with fixed stems is installed"
-        return _by_query(request, catalog, reason, f"{reason}. Better: pip install unisep-htdemucs")
+        reason = f"no backend with fixed stems is {'allowed' if catalog.left_out else 'installed'}"
+        better = "" if catalog.left_out else ". Better: pip install unisep-htdemucs"
+        return _by_query(request, catalog, reason, f"{reason}{catalog.broken_hint()}{better}")
     if not entry.is_here and (request.offline or request.download_failed):
         failed = f" and could not be downloaded ({request.download_failed})" if request.download_failed else ""
         reason = f"the weights of '{entry.name}' are not here{failed}"

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from unisep.errors import DownloadError, OptionError, arg
+from unisep.query.concepts import concepts, named
 from unisep.query.parsed import ParsedQuery
 from unisep.routing.catalog import BackendEntry, Catalog, rank
 from unisep.routing.conditioned import conditioned_tasks
 from unisep.routing.rules import RuleMatch, match_rule
 from unisep.routing.specialists import Specialist, specialists, taken_out
 from unisep.routing.types import BackendTask, Plan, Request, Route, Target, choice, pull
+
+REACH_SECONDS = 12.0  # how far beyond a time range the query model may hear: a segment, and no known one is longer
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,21 @@ def _decide(parsed: ParsedQuery, request: Request, catalog: Catalog, warnings: l
         _refuse(parsed, matches, request, catalog)
     missed = [one.backend for one in matches if one.is_better and not one.backend.is_here]
     stronger = None if here else min(missed, key=rank, default=None)
+    warnings += _unknown_words(parsed, request, catalog)
     return _Decision(parsed, match, stronger=stronger, without=taken_out(parsed, request, catalog))
+
+
+def _unknown_words(parsed: ParsedQuery, request: Request, catalog: Catalog) -> list[str]:
+    """Return a warning for each text of the query that is far from every known sound, unless the caller chose who answers."""
+    if request.query_backend or request.encoder:
+        return []
+    meanings = {text: catalog.meaning(text) for text in parsed.query.texts if named(text) is None}
+    return [
+        f"'{text}' is far from all {len(concepts())} sounds that are known by name; the nearest are "
+        f"{', '.join(meaning.nearest)}. Trust the result less, and its presence, too."
+        for text, meaning in meanings.items()
+        if meaning is not None and meaning.concept is None
+    ]
 
 
 def _refuse(parsed: ParsedQuery, matches: list[Specialist], request: Request, catalog: Catalog) -> None:
@@ -91,8 +108,13 @@ def _removed(decisions: Sequence[_Decision]) -> dict[Specialist, Target]:
     for one in dict.fromkeys(decision.without for decision in decisions if decision.without):
         ranges = [decision.parsed.time_range for decision in decisions if decision.without == one]
         known = [times for times in ranges if times is not None]
-        whole = None if len(known) < len(ranges) else (min(a for a, _ in known), max(b for _, b in known))
-        removed[one] = Target(f"({one.stem})", stem=one.stem, time_range=whole, is_result=False)
+        hull = None
+        if len(known) == len(ranges):
+            hull = (
+                max(0.0, min(start for start, _ in known) - REACH_SECONDS),
+                max(stop for _, stop in known) + REACH_SECONDS,
+            )
+        removed[one] = Target(f"({one.stem})", stem=one.stem, time_range=hull, is_result=False)
     return removed
 
 

@@ -9,9 +9,10 @@ from unisep.errors import OptionError, PluginError, UnisepError, arg
 from unisep.query.parsed import ParsedQuery
 from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry, rank
 from unisep.routing.fixed import route_stems
+from unisep.routing.licences import permitted_by
 from unisep.routing.queries import route_queries
-from unisep.routing.specialists import level_db, sounds_of
-from unisep.routing.types import Candidate, Plan, Request, Route
+from unisep.routing.specialists import Specialist, level_db, sounds_of, specialists
+from unisep.routing.types import Candidate, Request, Route
 
 ROUTES = ("auto", "fixed", "conditioned")
 CASCADES = ("auto", "off")
@@ -22,11 +23,22 @@ def resolve(request: Request, catalog: Catalog) -> Route:
 
     Raises:
         PluginError: nothing installed can, or the name asked for is unknown, broken or ambiguous.
-        OptionError: options that do not go together, or a stem that the backend does not have.
+        OptionError: options that do not go together, a stem that the backend does not have, or a licence not allowed.
         EmbeddingError: a vector of a space that the backend does not know.
         QueryError: no encoder for what the query is made of.
         DownloadError: the weights asked for are not here and downloads are off.
     """
+    permitted = permitted_by(request, catalog)
+    route = _resolved(request, permitted)
+    try:
+        others = _resolved(request, catalog).plan if permitted.left_out else {}
+    except UnisepError:  # with all licences nobody would answer
+        return route
+    hints = {name: permitted.left_out_hint({other.backend, other.encoder}) for name, other in others.items()}
+    return route.adding({name: f"{hint}." for name, hint in hints.items() if hint})
+
+
+def _resolved(request: Request, catalog: Catalog) -> Route:
     if request.route not in ROUTES:
         raise OptionError(f"{arg('route', request.route)} is unknown. Possible: {', '.join(ROUTES)}.")
     if request.cascade not in CASCADES:
@@ -38,11 +50,8 @@ def resolve(request: Request, catalog: Catalog) -> Route:
         raise OptionError(f"{arg('stems')} chooses among the fixed stems; leave it out when you give a query.")
     else:
         route = route_queries(request.parsed_queries, request, catalog)
-    if not catalog.steps:
-        return route
-    steps = f"Then: {', '.join(step.title for step in catalog.steps)}."
-    plan = {name: replace(entry, reason=f"{entry.reason} {steps}") for name, entry in route.plan.items()}
-    return replace(route, plan=Plan(plan, is_complete=route.plan.is_complete), steps=catalog.steps)
+    steps = f"Then: {', '.join(step.title for step in catalog.steps)}." if catalog.steps else ""
+    return replace(route, steps=catalog.steps).adding(dict.fromkeys(route.plan, steps))
 
 
 def candidates(parsed: ParsedQuery | None, request: Request, catalog: Catalog) -> list[Candidate]:
@@ -64,6 +73,14 @@ def candidates(parsed: ParsedQuery | None, request: Request, catalog: Catalog) -
             candidate = Candidate(task.backend, encoder, reason, True, level_db(backend, sounds, catalog))
         listed.setdefault(candidate.key, candidate)
     return sorted(listed.values(), key=lambda candidate: (not candidate.is_here, -candidate.level_db))
+
+
+def stronger(text: str, request: Request, catalog: Catalog) -> list[Specialist]:
+    """List who was made for what a text asks for, and is better after a download than who is here, the best first."""
+    every = specialists(text, request, permitted_by(request, catalog))
+    here_db = max((one.level_db for one in every if one.backend.is_here), default=None)
+    away = [one for one in every if one.backend.weights == "missing" and one.is_better]
+    return [one for one in away if here_db is None or one.level_db > here_db]
 
 
 def default_backend(request: Request, catalog: Catalog, *, answers_queries: bool) -> BackendEntry:

@@ -75,6 +75,8 @@ def _ask(rule: Extension[RouteSpec], question: Question) -> Direction | None:
 def _followed(match: RuleMatch, parsed: ParsedQuery, request: Request, catalog: Catalog) -> RuleMatch | None:
     """Return the match as far as it can be followed; what the caller chose stays. Raise PluginError if it cannot."""
     direction = match.direction
+    if hint := catalog.left_out_hint({direction.backend, direction.encoder}):
+        raise PluginError(hint)
     if direction.text and "text" not in parsed.query.parts:
         raise PluginError("it gives other words for a query without any")
     if direction.stem and request.route != "conditioned":

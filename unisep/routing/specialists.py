@@ -37,8 +37,10 @@ class Specialist:
 
 def concept_of(text: str, catalog: Catalog) -> Concept | None:
     """Return the concept that a text means, by its letters or else by its vector; None for what no concept is near."""
-    name = named(text) or catalog.meaning(text)
-    return None if name is None else concepts()[name]
+    name = named(text)
+    if name is None and (meaning := catalog.meaning(text)) is not None:
+        name = meaning.concept
+    return concepts().get(name or "")
 
 
 def sounds_of(text: str, catalog: Catalog) -> tuple[str, ...]:

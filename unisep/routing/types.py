@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -75,7 +75,8 @@ class Request:
 
     backend, query_backend, encoder: names that the caller gave. own_stems: sources of the caller's own weights for
     `backend`, once opened. download_failed: what went wrong with the weights of the default backend. cascade: "auto" or "off",
-    whether a specialist may take out what is not asked for before the query model hears the recording.
+    whether a specialist may take out what is not asked for before the query model hears the recording. licences: SPDX names
+    of what is allowed; all without any.
     """
 
     parsed_queries: tuple[ParsedQuery, ...] | None = None
@@ -88,6 +89,7 @@ class Request:
     own_stems: tuple[str, ...] | None = None
     download_failed: str = ""
     cascade: str = "auto"
+    licences: tuple[str, ...] = ()
 
     @property
     def clip_paths(self) -> tuple[Path, ...]:
@@ -126,7 +128,8 @@ class Target:
 class BackendTask:
     """Everything that one backend answers in one go; `space` is that of its queries, "" for stems.
 
-    without: targets of an earlier task that are taken out of the recording before this backend hears it.
+    without: targets of an earlier task that are taken out of the recording before this backend hears it. It hears them by
+        themselves, too, and its targets are the sums of both: what was taken out in error comes back.
     """
 
     backend: BackendEntry
@@ -148,6 +151,14 @@ class Route:
     remainder: str = ""
     warning: str = ""
     steps: tuple[Extension[ResultSpec], ...] = ()
+
+    def adding(self, reasons: Mapping[str, str]) -> Route:
+        """Return the route with `reasons`, by the names of results, after those of its plan."""
+        plan = {
+            name: replace(choice, reason=f"{choice.reason} {reasons.get(name, '')}".strip())
+            for name, choice in self.plan.items()
+        }
+        return replace(self, plan=Plan(plan, is_complete=self.plan.is_complete))
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,8 +187,7 @@ class Candidate:
 
 def choice(backend: BackendEntry, encoder: EncoderEntry | None, reason: str) -> Choice:
     """Return the plan's entry for one result."""
-    licence = backend.spec.licence or "not stated"
-    return Choice(backend.name, encoder.name if encoder else None, reason, licence, backend.weights)
+    return Choice(backend.name, encoder.name if encoder else None, reason, backend.licence, backend.weights)
 
 
 def pull(entry: BackendEntry | EncoderEntry) -> str:

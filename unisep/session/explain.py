@@ -17,6 +17,7 @@ from unisep.query.query import QueryLike
 from unisep.query.space_maps import MapStore
 from unisep.routing import types
 from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry, build_catalog
+from unisep.routing.licences import checked_licences
 from unisep.routing.router import candidates, resolve
 from unisep.routing.types import Request, Route
 from unisep.weights.cards import Card, read_card
@@ -105,6 +106,7 @@ def explain(
     backend: str | Ensemble | None = None,
     query_backend: str | None = None,
     encoder: str | None = None,
+    licences: str | Sequence[str] | None = None,
     sample_rate_hz: float | None = None,
     stems: str | Sequence[str] | None = None,
     route: str = "auto",
@@ -121,10 +123,9 @@ def explain(
         UnisepError: as `Separator.separate` would, where nobody can answer.
     """
     store = WeightsStore(offline)
-    extra = given(plugins)
-    catalog = build_catalog(installed(extra), (), lambda spec: store.state_at(spec.card))
-    catalog = replace(catalog, map_between=MapStore().card, meaning=lambda text: _pool(store, extra).meaning(text))
-    name, catalog, ensemble_costs = _with_ensemble(backend, catalog, store)
+    catalog = current_catalog(store, given(plugins))
+    allowed = checked_licences(licences)
+    name, catalog, ensemble_costs = _with_ensemble(backend, catalog, store, allowed)
     request = Request(
         parsed_queries=None if query is None else parse_queries(query, sample_rate_hz),
         stems=(stems,) if isinstance(stems, str) else None if stems is None else tuple(stems),
@@ -134,6 +135,7 @@ def explain(
         query_backend=query_backend,
         encoder=encoder,
         offline=store.offline,
+        licences=allowed,
     )
     if request.may_substitute:
         request = replace(request, download_failed=store.recent_failure())
@@ -148,6 +150,12 @@ def explain(
     answers = [_answer(name, chosen, listed[by_name.get(name)], costs) for name in chosen.plan]
     rules, steps = ([extension.title for extension in some] for some in (catalog.rules, catalog.steps))
     return Explanation(tuple(answers), chosen.warning, tuple(rules), tuple(steps))
+
+
+def current_catalog(store: WeightsStore, plugins: tuple[Plugin, ...] = ()) -> Catalog:
+    """Return what is installed, and `plugins`; an encoder is loaded only to tell what words mean that no list has."""
+    catalog = build_catalog(installed(plugins), (), lambda spec: store.state_at(spec.card))
+    return replace(catalog, map_between=MapStore().card, meaning=lambda text: _pool(store, plugins).meaning(text))
 
 
 @cache
@@ -211,7 +219,7 @@ def _n_values(card: Card, folder: Path) -> int | None:
 
 
 def _with_ensemble(
-    backend: str | Ensemble | None, catalog: Catalog, store: WeightsStore
+    backend: str | Ensemble | None, catalog: Catalog, store: WeightsStore, licences: tuple[str, ...]
 ) -> tuple[str | None, Catalog, dict[str, Cost]]:
     """Return the name of the backend; where it is an ensemble, the catalog with it, and what it costs, by its key."""
     if backend is None or (isinstance(backend, str) and not backend.startswith("ensemble@")):
@@ -221,7 +229,7 @@ def _with_ensemble(
 
     ensemble = as_ensemble(backend)
     assert ensemble is not None
-    assembly = assemble(ensemble, catalog)
+    assembly = assemble(ensemble, catalog, licences)
     costs = [cost_of(member.spec.card, member.weights, store) for member in assembly.entries]
     entry = assembly.entry
     return entry.key, replace(catalog, backends=(*catalog.backends, entry)), {entry.key: _total(costs)}
@@ -251,9 +259,7 @@ def _answer(name: str, route: Route, listed: Sequence[types.Candidate], costs: C
 
 
 def _part(entry: BackendEntry | EncoderEntry, costs: Costs) -> Part:
-    cost = costs(entry)
-    licence = entry.spec.licence or cost.licence or "not stated"
-    return Part(entry.name, entry.distribution, licence, entry.weights, cost)
+    return Part(entry.name, entry.distribution, entry.licence, entry.weights, costs(entry))
 
 
 def _described(candidate: types.Candidate, costs: Costs) -> Candidate:

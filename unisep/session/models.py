@@ -27,6 +27,7 @@ from unisep.plugins.plugin import Plugin
 from unisep.plugins.registry import installed
 from unisep.plugins.specs import EncoderSpec
 from unisep.progress import ProgressReporter
+from unisep.query.concepts import Meaning
 from unisep.query.encode import AlignedEncoder, Words
 from unisep.query.space_maps import MapStore
 from unisep.routing.catalog import BackendEntry, Catalog, EncoderEntry, build_catalog
@@ -84,8 +85,8 @@ class ModelPool:
             self._catalog = cached = state, built
         return cached[1]
 
-    def meaning(self, text: str) -> str | None:
-        """Return the concept that a text comes near, by the vectors of the first encoder that can tell and is here."""
+    def meaning(self, text: str) -> Meaning | None:
+        """Return what a text means by the vectors of the first encoder that can tell and is here; None where none can."""
         encoders = [entry for entry in self.catalog().usable_encoders() if entry.spec.same_meaning and entry.is_here]
         if not encoders:
             return None
@@ -93,7 +94,7 @@ class ModelPool:
         words = self._once(
             self._words, encoders[0].key, lambda: in_one_thread(partial(Words, encoder, encoders[0].spec.same_meaning))
         )
-        return in_one_thread(partial(words.nearest, text))
+        return in_one_thread(partial(words.meaning, text))
 
     def provenance(self, route: Route) -> dict[str, str]:
         """Return what the results of `route` rest on: for every model, map and step the version of its package and a sha256."""
@@ -111,16 +112,16 @@ class ModelPool:
                 stamps[f"map of {target.encoder.key}"] = _stamp(space, card.tensors_sha256 if card else "")
         return dict(sorted(stamps.items())) | {key: self._ensembles[key].sha256 for key in ensembles}
 
-    def open_backend(self, backend: str | Ensemble | None) -> str | None:
+    def open_backend(self, backend: str | Ensemble | None, licences: tuple[str, ...] = ()) -> str | None:
         """Return the name to ask the catalog for: an ensemble is put together and added to it first.
 
         Raises:
-            EnsembleError: the ensemble cannot be read, or its members are not to be had.
+            EnsembleError, OptionError: the ensemble cannot be read, or its members are not to be had, or not allowed.
         """
         ensemble = as_ensemble(backend)
         if ensemble is None:
             return backend  # type: ignore[return-value]  # what is no name is refused by the catalog
-        assembly = assemble(ensemble, self.catalog())
+        assembly = assemble(ensemble, self.catalog(), licences)
         for key, path in assembly.paths.items():
             self.use_weights(key, path)
         self._ensembles[assembly.entry.key] = assembly
