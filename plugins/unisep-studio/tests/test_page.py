@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 import runpy
+import shlex
 import shutil
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unisep import files
+from unisep import Embedding, files, plugins
 from unisep.testing import chirp, mix, noise
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -194,3 +197,252 @@ def test_solo_mute_volume_pan_and_original_change_what_is_heard(tab, server, son
     lane.get_by_label("Pan").fill("1")
     left, right = heard(tab)
     assert abs(left).max() < 1e-6 and abs(right).max() > abs(0.5 * target).max() * 0.9
+
+
+def test_a_part_of_the_waveform_is_an_example(tab, server, song):
+    opened(tab, song)
+    chosen(tab, "paced")
+    drag(tab, 0.25, 0.5)
+    tab.get_by_role("button", name="More like this").click()
+    tab.get_by_role("button", name="Only in this part").click()
+    tab.get_by_label("Leave out").fill("wind, rain")
+    tab.get_by_role("button", name="Isolate").click()
+    name = tab.locator(".lane h3").first.inner_text()
+    lane = ready(tab, name)
+    (query,) = job(tab, server)["query"]
+    assert query["example_range"] == pytest.approx([0.75, 1.5], abs=0.02) and name.startswith("like 0:00.")
+    assert query["time_range"] == pytest.approx([0.75, 1.5], abs=0.06) and query["exclude"] == ["wind", "rain"]
+    tab.keyboard.press("l")
+    lane.get_by_role("button", name="Play").click()
+    until(tab, "unisepStudio.player.position > 1.3")
+    until(tab, "unisepStudio.player.position < 1.0")
+    assert tab.evaluate("unisepStudio.player.isPlaying"), "the selected part is repeated"
+
+
+def drag(page: Any, start: float, stop: float) -> None:
+    box = page.get_by_role("slider", name="Waveform").bounding_box()
+    page.mouse.move(box["x"] + start * box["width"], box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + stop * box["width"], box["y"] + 50, steps=4)
+    page.mouse.up()
+
+
+def test_a_lane_can_be_an_example_or_be_left_out_and_a_clip_too(tab, server, song):
+    opened(tab, song)
+    lane = asked(tab, "owl")
+    lane.get_by_role("button", name="This is not it").click()
+    until(tab, "unisepStudio.jobs.length === 2 && unisepStudio.jobs[1].lanes.length")
+    ready(tab, "owl")
+    (query,) = job(tab, server)["query"]
+    assert query["text"] == "owl" and len(query["exclude"][0]["audio"]) == 32
+    muted = tab.evaluate("unisepStudio.jobs[0].lanes.every(lane => lane.track.isMuted)")
+    assert muted, "the newest results are heard"
+    tab.get_by_role("region", name="owl").last.get_by_role("button", name="More of this").click()
+    until(tab, "unisepStudio.jobs.length === 3 && unisepStudio.jobs[2].lanes.length")
+    (query,) = job(tab, server)["query"]
+    assert query["text"] == "owl" and len(query["audio"]) == 32 and "exclude" not in query
+    tab.get_by_label("Example clip").set_input_files(song)
+    tab.get_by_role("button", name="Remove ♪ a song.wav").wait_for()
+    tab.get_by_role("button", name="Isolate").click()
+    ready(tab, "a song")
+
+
+def test_several_questions_are_one_pass_and_remembered(tab, server, song):
+    opened(tab, song)
+    chosen(tab, "paced")
+    field = tab.get_by_label("What to isolate")
+    field.press_sequentially("cat,do")
+    field.press("Enter")
+    assert tab.locator(".chip").all_inner_texts() == ["cat\n×", "do\n×"]
+    field.press("Backspace")
+    field.press_sequentially("electric gui")
+    assert tab.get_by_role("option", name="electric guitar").first.is_visible()
+    field.press("ArrowDown")
+    field.press("Enter")
+    field.press("Enter")
+    ready(tab, "electric guitar")
+    assert [query["text"] for query in job(tab, server)["query"]] == ["cat", "electric guitar"]
+    tab.get_by_role("button", name="Four stems").click()
+    ready(tab, "low")
+    tab.reload()
+    ready(tab, "electric guitar")
+    ready(tab, "low")
+    assert len(jobs(tab)) == 2
+    tab.get_by_label("What to isolate").focus()
+    playwright.expect(tab.get_by_role("option").first).to_have_text("catasked before")
+
+
+def test_cancelling(tab, server, song, gate):
+    opened(tab, song)
+    chosen(tab, "gated")
+    tab.get_by_label("What to isolate").fill("a slow one")
+    tab.get_by_role("button", name="Isolate").click()
+    playwright.expect(tab.get_by_text("Separating")).to_be_visible()
+    tab.get_by_role("button", name="Cancel").click()
+    playwright.expect(tab.get_by_text("Cancelled.", exact=True)).to_be_visible()
+    assert job(tab, server)["state"] == "cancelled"
+    tab.get_by_role("button", name="Remove these results").click()
+    assert jobs(tab) == []
+
+
+def test_a_reload_in_the_middle_of_a_job_loses_nothing(tab, server, song, gate):
+    opened(tab, song)
+    chosen(tab, "gated")
+    tab.get_by_label("What to isolate").fill("patience")
+    tab.get_by_role("button", name="Isolate").click()
+    playwright.expect(tab.get_by_text("Separating")).to_be_visible()
+    tab.reload()
+    playwright.expect(tab.get_by_text("Separating")).to_be_visible()
+    playwright.expect(tab.get_by_role("heading", name="a song.wav")).to_be_visible()
+    gate.unlink()
+    ready(tab, "patience")
+
+
+def test_two_tabs_do_not_disturb_each_other(tab, server, song, place):
+    other_song = files.write(place / "other.wav", noise(2.0, RATE_HZ))
+    other = tab.context.new_page()
+    other.goto(server.url)
+    opened(tab, song)
+    opened(other, other_song)
+    asked(tab, "first")
+    asked(other, "second")
+    assert tab.get_by_role("region", name="second").count() == 0 == other.get_by_role("region", name="first").count()
+    tab.reload()
+    ready(tab, "first")
+    assert tab.get_by_role("heading", name="a song.wav").is_visible()
+
+
+def test_exports(tab, server, song, place):
+    opened(tab, song)
+    lane = asked(tab, "bee", "fly")
+    with tab.expect_download() as waiting:
+        tab.get_by_role("link", name="All as zip").click()
+    with zipfile.ZipFile(waiting.value.path()) as archive:
+        assert archive.namelist() == ["bee.wav", "fly.wav", "rest.wav"]
+    lane.get_by_role("button", name="Mute").click()
+    expected = heard(tab)
+    for suffix, tolerance in (("wav", 0.0), ("flac", 2e-4)):
+        tab.get_by_role("button", name="Export mix").click()
+        dialog = tab.get_by_role("dialog")
+        dialog.get_by_label("Format").select_option(suffix)
+        with tab.expect_download() as waiting:
+            dialog.get_by_role("button", name="Save").click()
+        assert waiting.value.suggested_filename == f"a song mix.{suffix}"
+        saved = files.read(Path(waiting.value.path()).read_bytes())
+        np.testing.assert_allclose(
+            saved.samples / abs(saved.samples).max(), expected / abs(expected).max(), atol=tolerance
+        )
+    with tab.expect_download() as waiting:
+        tab.get_by_role("button", name="Save question").click()
+    waiting.value.save_as(place / "question.safetensors")
+    assert Embedding.load(place / "question.safetensors").space == "toy-bands-1"
+
+
+def test_lines_to_copy_give_the_same_result(tab, server, song, place, monkeypatch):
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    opened(tab, song)
+    tab.get_by_text("More options").click()
+    tab.get_by_label("Only from").fill("0:01-")
+    tab.get_by_label("Leave out").fill("it's raining")
+    asked(tab, "a cello", "oboe")
+    tab.get_by_role("button", name="Copy command").click()
+    tab.get_by_text("Copied").wait_for()
+    command = tab.evaluate("navigator.clipboard.readText()")
+    assert shlex.split(command)[2:] == [
+        "a song.wav", "-q", "a cello", "-q", "oboe", "--exclude", "it's raining", "--time-range", "1-",
+        "--backend", "paced", "--query-backend", "paced", "-o", "out/",
+    ]  # fmt: skip
+    tab.get_by_role("button", name="Copy Python").click()
+    until(tab, "navigator.clipboard.readText().then((text) => text.startsWith('from unisep'))")
+    lines = tab.evaluate("navigator.clipboard.readText()")
+    monkeypatch.chdir(place)
+    with plugins.using(BENCH["TOYS"]):
+        exec(lines, namespace := {})
+    np.testing.assert_allclose(
+        np.broadcast_to(namespace["result"]["oboe"].samples, (2, 3 * RATE_HZ)), result(tab, server, "oboe"), atol=1e-6
+    )
+
+
+def test_the_keyboard_is_enough(tab, song):
+    opened(tab, song)
+    asked(tab, "mouse")
+    tab.keyboard.press("Escape")
+    tab.get_by_role("slider", name="Waveform").focus()
+    for _ in range(4):
+        tab.keyboard.press("Shift+ArrowRight")
+    selection = tab.evaluate("unisepStudio.view.selection")
+    assert selection[0] == 0 and selection[1] > 0.2
+    tab.keyboard.press("e")
+    assert tab.locator(".chip").count() == 1
+    tab.keyboard.press("+")
+    assert tab.evaluate("unisepStudio.view.stop - unisepStudio.view.start") == pytest.approx(1.5)
+    tab.keyboard.press("0")
+    tab.keyboard.press("v")
+    playwright.expect(tab.get_by_role("button", name="Spectrogram")).to_have_attribute("aria-pressed", "true")
+    tab.keyboard.press("1")
+    assert tab.evaluate("unisepStudio.lanes[0].track.isSolo")
+    tab.keyboard.press(" ")
+    until(tab, "unisepStudio.player.isPlaying && unisepStudio.player.position > 0.1")
+    tab.keyboard.press(" ")
+    tab.keyboard.press("Home")
+    assert tab.evaluate("unisepStudio.player.position") == 0
+    tab.keyboard.press("?")
+    assert tab.get_by_role("dialog").is_visible()
+    tab.keyboard.press("Escape")
+    tab.keyboard.press("/")
+    assert tab.evaluate("document.activeElement.id") == "query"
+    tab.keyboard.press("Tab")
+    outline = tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid", "focus is visible"
+
+
+def test_everything_has_a_name(tab, song):
+    opened(tab, song)
+    asked(tab, "wolf")
+    drag(tab, 0.2, 0.6)
+    for role in ("button", "link", "slider", "textbox", "combobox", "region", "progressbar", "listbox", "img"):
+        nameless = tab.get_by_role(role, name=re.compile("^$"))
+        assert nameless.count() == 0, [role, nameless.first.evaluate("element => element.outerHTML")]
+    assert tab.evaluate("document.documentElement.lang") == "en"
+    assert tab.get_by_role("heading", level=1).count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_in_both_themes(browser, server, song, scheme):
+    with browser.new_context(viewport={"width": 400, "height": 800}, color_scheme=scheme) as context:
+        for page in _tab(context, server):
+            opened(page, song)
+            asked(page, "a name that is really as long as people sometimes type it")
+            drag(page, 0.2, 0.6)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 400
+            for control in page.get_by_role("button").all():
+                box = control.bounding_box()
+                assert box is None or (box["x"] >= 0 and box["x"] + box["width"] <= 400)
+            text, back = page.evaluate(
+                "(style => [style.color, style.backgroundColor])(getComputedStyle(document.body))"
+            )
+            brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (text, back)]
+            assert (brightness[0] > brightness[1]) == (scheme == "dark")
+
+
+def test_what_goes_wrong_is_said(browser, server, place, song):
+    bad = place / "bad.wav"
+    bad.write_bytes(b"RIFF of nothing")
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(server.url)
+        page.get_by_label("Recording").set_input_files(bad)
+        alert = page.locator("#alert")
+        playwright.expect(alert).to_contain_text("'bad.wav' cannot be decoded")
+        assert str(place) not in alert.inner_text()
+        opened(page, song)
+        page.get_by_role("button", name="Isolate").click()
+        playwright.expect(alert).to_contain_text("Type what to isolate")
+        page.get_by_text("More options").click()
+        page.get_by_label("Only from").fill("late")
+        page.get_by_label("What to isolate").fill("a sound")
+        page.get_by_role("button", name="Isolate").click()
+        playwright.expect(alert).to_contain_text("Give a time range")
+        page.get_by_label("Only from").fill("2:00-3:00")
+        page.get_by_role("button", name="Isolate").click()
+        playwright.expect(page.get_by_text("This did not work")).to_be_visible()

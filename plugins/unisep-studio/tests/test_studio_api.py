@@ -363,6 +363,13 @@ def test_it_says_what_there_is_to_ask_for(http):
     assert "singing voice" in concepts["vocals"]["wordings"] and len(concepts) > 300
 
 
+def test_it_says_what_would_be_better_after_a_download(http):
+    answer = http.get("/v1/recommendations", params={"text": "singing voice"})
+    assert answer.status_code == 200 and answer.json() == [], "of the toys, none is to be downloaded"
+    assert http.get("/v1/recommendations", params={"text": " "}).status_code == 422
+    assert http.get("/v1/recommendations").status_code == 422
+
+
 def test_figures_are_those_of_prometheus(http, recording):
     http.ended(http.ask(recording, "figures")["id"])
     text = http.get("/metrics").text

@@ -9,10 +9,14 @@ from typing import Any
 
 from unisep.plugins.registry import installed
 from unisep.query.concepts import concepts as known_concepts
+from unisep.query.parsed import parse_queries
 from unisep.routing.catalog import BackendEntry, EncoderEntry, build_catalog
+from unisep.routing.router import stronger
+from unisep.routing.types import Request
+from unisep.session.explain import current_catalog
 from unisep.weights.store import WeightsStore
 from unisep_studio.scheduler import Scheduler
-from unisep_studio.schemas import ConceptAnswer, ModelAnswer
+from unisep_studio.schemas import ConceptAnswer, ModelAnswer, StrongerAnswer
 from unisep_studio.store import Store
 
 
@@ -45,6 +49,13 @@ def concepts() -> list[ConceptAnswer]:
         ConceptAnswer(name=concept.name, kind=concept.kind, wordings=list(concept.wordings), stem=concept.stem)
         for concept in known_concepts().values()
     ]
+
+
+def recommendations(text: str) -> list[StrongerAnswer]:
+    """Return who was made for what a text asks for, and is better after a download than who is here, the best first."""
+    request = Request(tuple(parse_queries(text)), offline=True)
+    models = stronger(text, request, current_catalog(WeightsStore()))
+    return [StrongerAnswer(name=one.backend.name, stem=one.stem, licence=one.backend.licence) for one in models]
 
 
 def metrics(store: Store, scheduler: Scheduler, answers: Counter[str]) -> str:

@@ -37,6 +37,8 @@ from unisep_studio.schemas import (
     SeparationAnswer,
     SeparationBody,
     SessionAnswer,
+    StrongerAnswer,
+    Text,
     TokenBody,
     VectorBody,
     check_question,
@@ -118,6 +120,7 @@ class Server:
         app.post("/v1/embeddings")(self.embed)
         app.get("/v1/models")(self.models)
         app.get("/v1/concepts")(self.concepts)
+        app.get("/v1/recommendations")(self.recommendations)
         app.get("/v1/session")(self.session)
         app.post("/v1/session")(self.log_in)
         app.get("/healthz")(self.health)
@@ -142,7 +145,8 @@ class Server:
             named = {"name": _display_name(upload.name), "suffix": suffix}
             recording = self.store.add_recording(owner, upload.sha256, {**facts, **named}, place)
         except WorkerError as error:  # of the file, and its place is our own matter
-            raise Refusal(422, error.type, str(error).replace(f"'{place}/", "'")) from error
+            message = str(error).replace(f"file:{place}/", "").replace(f"{place}/", "")
+            raise Refusal(422, error.type, message.replace(path.name, _display_name(upload.name))) from error
         finally:
             remove(place)
         if not self.store.make_room():
@@ -267,6 +271,10 @@ class Server:
     async def concepts(self) -> list[ConceptAnswer]:
         """List sounds that can be asked for, with what people call them, for suggestions."""
         return reference.concepts()
+
+    async def recommendations(self, text: Text, owner: Owner) -> list[StrongerAnswer]:
+        """List models that would answer a sound better than those that are here, after a download."""
+        return await run_in_threadpool(reference.recommendations, text)
 
     async def session(self, request: Request) -> SessionAnswer:
         """Tell whether this server needs a token, and whether this request has one."""

@@ -190,6 +190,14 @@ class ModelAnswer(_Model):
     answers_queries: bool
 
 
+class StrongerAnswer(_Model):
+    """A model that would answer a sound better after a download."""
+
+    name: str
+    stem: str
+    licence: str
+
+
 class SessionAnswer(_Model):
     """Whether this request was let in, and whether a token is needed here at all."""
 

@@ -45,6 +45,7 @@ export const recording = (id) => json("GET", `/v1/recordings/${id}`);
 export const deleteRecording = (id) => request("DELETE", `/v1/recordings/${id}`);
 export const separate = (body) => json("POST", "/v1/separations", body);
 export const separation = (id) => json("GET", `/v1/separations/${id}`);
+export const cancel = (id) => json("DELETE", `/v1/separations/${id}`);
 export const deleteSeparation = (id) => request("DELETE", `/v1/separations/${id}`);
 export const embed = (body) => json("POST", "/v1/embeddings", body);
 export const recommend = (text) => json("GET", `/v1/recommendations?text=${encodeURIComponent(text)}`);
@@ -71,23 +72,41 @@ export function upload(file, name, onProgress = () => {}) {
 }
 
 const ENDED = ["done", "failed", "cancelled"];
+const MAX_STREAMS = 2; // browsers keep six connections to a server in all; the rest wait in line, as do their jobs
+const line = [];
+let nStreams = 0;
+
+function nextStream() {
+  while (nStreams < MAX_STREAMS && line.length) {
+    nStreams++;
+    line.shift()();
+  }
+}
 
 /** Follow a separation until its end. `onEvent` gets each event; returns a function that stops listening. */
 export function watch(id, onEvent, onEnd) {
-  const source = new EventSource(`/v1/separations/${id}/events`);
+  let source = null;
+  const stop = () => {
+    if (source) nStreams--;
+    else if (line.includes(open)) line.splice(line.indexOf(open), 1);
+    source?.close();
+    source = null;
+    nextStream();
+  };
   const end = async () => {
-    source.close();
-    try {
-      onEnd(await separation(id));
-    } catch (error) {
-      onEnd({ state: "failed", error, files: [] });
-    }
+    stop();
+    onEnd(await separation(id).catch((error) => ({ state: "failed", error })));
   };
-  source.onmessage = (message) => {
-    const event = JSON.parse(message.data);
-    if (ENDED.includes(event.state)) end();
-    else onEvent(event);
+  const open = () => {
+    source = new EventSource(`/v1/separations/${id}/events`);
+    source.onmessage = (message) => {
+      const event = JSON.parse(message.data);
+      if (ENDED.includes(event.state)) end();
+      else onEvent(event);
+    };
+    source.onerror = () => source?.readyState === EventSource.CLOSED && end(); // else the browser comes again by itself
   };
-  source.onerror = () => source.readyState === EventSource.CLOSED && end(); // else the browser comes again by itself
-  return () => source.close();
+  line.push(open);
+  nextStream();
+  return stop;
 }

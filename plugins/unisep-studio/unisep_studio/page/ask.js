@@ -37,6 +37,7 @@ export class Ask {
     byId("ask").addEventListener("submit", (event) => event.preventDefault());
     byId("isolate").addEventListener("click", () => this.submit());
     byId("stems").addEventListener("click", () => this.#send(null));
+    byId("more").addEventListener("click", () => this.#showOptions(byId("options").hidden));
     byId("clip").addEventListener("change", (event) => this.addClip(event.target.files[0]));
     byId("field").addEventListener("click", (event) => event.target.id === "field" && this.input.focus());
     this.input.addEventListener("keydown", (event) => this.#key(event));
@@ -84,7 +85,12 @@ export class Ask {
 
   setTimeRange([start, stop]) {
     byId("range").value = `${clock(start)} – ${clock(stop)}`;
-    byId("range").closest("details").open = true;
+    this.#showOptions(true);
+  }
+
+  #showOptions(isOpen) {
+    byId("options").hidden = !isOpen;
+    byId("more").setAttribute("aria-expanded", String(isOpen));
   }
 
   submit() {
@@ -94,6 +100,7 @@ export class Ask {
     if (!this.chips.length) {
       showError(new Error(TEXTS.nothingAsked));
       this.input.focus();
+      this.list.hidden = true;
       return;
     }
     this.#send(this.chips.map((chip) => chip.query));

@@ -64,7 +64,9 @@ export class Job {
   async #cancel() {
     this.cancel.disabled = true;
     try {
-      await api.deleteSeparation(this.id);
+      const answer = await api.cancel(this.id);
+      this.stopWatching?.();
+      this.#ended(answer);
     } catch (error) {
       this.cancel.disabled = false;
       showError(error);
@@ -72,15 +74,15 @@ export class Job {
   }
 
   #ended(answer) {
+    if (!this.waiting.isConnected) return; // told twice, or removed meanwhile
     this.answer = { ...this.answer, ...answer };
     this.waiting.remove();
     const { state } = this.answer;
     if (state !== "done") {
       const text = state === "cancelled" ? TEXTS.cancelled : TEXTS.failed(this.answer.error?.message || "");
       const again = el("button", { type: "button", onclick: () => this.#again() }, TEXTS.again);
-      this.body.append(el("div", { class: "row" }, el("span", { class: state === "failed" ? "hint" : "muted" }, text), again));
+      this.body.append(el("div", { class: "row" }, el("span", state === "failed" ? { class: "hint", role: "alert" } : { class: "muted", role: "status" }, text), again));
       this.actions.append(this.#removeButton());
-      say(text);
       return;
     }
     const targets = this.answer.files.filter((file) => file.kind === "target");

@@ -129,21 +129,26 @@ export class Lane {
     const presence = answer.presence[this.file.name];
     const notes = [];
     if (typeof presence === "number" && presence < ABSENT) {
-      this.hint = el("p", { class: "hint" }, TEXTS.hint(this.title));
-      this.#addBetter();
-      notes.push(this.hint);
+      notes.push(el("p", { class: "hint" }, TEXTS.hint(this.title)));
+      this.#addBetter(notes[0]);
     }
-    if (choice) notes.push(el("details", { class: "plan" }, el("summary", {}, TEXTS.planTitle), el("p", {}, TEXTS.plan(choice))));
+    if (choice) {
+      const plan = el("p", {}, TEXTS.plan(choice));
+      const addBetter = () => this.#addBetter(plan);
+      const details = el("details", { class: "plan" }, el("summary", {}, TEXTS.planTitle), plan);
+      details.addEventListener("toggle", addBetter, { once: true });
+      notes.push(details);
+    }
     return notes;
   }
 
   /** Name the models that would answer better after a download. */
-  async #addBetter() {
+  async #addBetter(note) {
     const text = [this.query?.text || this.file.name].flat()[0];
     const models = await api.recommend(text).catch(() => []);
     if (!models.length) return;
-    this.hint.append(
-      el("br"), TEXTS.better(models.map(TEXTS.betterModel).join(", "), models[0].stem), " ", el("code", {}, TEXTS.pull(models[0].name)),
+    note.append(
+      " ", TEXTS.better(models.slice(0, 3).map(TEXTS.betterModel).join(", "), models[0].stem), " ", el("code", {}, TEXTS.pull(models[0].name)),
     );
   }
 

@@ -39,7 +39,7 @@ class Studio {
       const token = /^#token=(.+)$/.exec(location.hash)?.[1];
       if (token) {
         history.replaceState(null, "", location.pathname);
-        await api.logIn(decodeURIComponent(token));
+        await api.logIn(decodeURIComponent(token)).catch(showError);
       }
       const { is_in: isIn } = await api.session();
       byId("token-form").hidden = isIn;
@@ -60,10 +60,8 @@ class Studio {
     const recording = await api.recording(id).catch(() => null);
     if (!recording) return history.replaceState(null, "", location.pathname);
     await this.show(recording);
-    for (const job of jobs.split(",").filter(Boolean)) {
-      const answer = await api.separation(job).catch(() => null);
-      if (answer && answer.recording === id) this.#addJob(answer);
-    }
+    const answers = await Promise.all(jobs.split(",").filter(Boolean).map((job) => api.separation(job).catch(() => null)));
+    answers.filter((answer) => answer?.recording === id).forEach((answer) => this.#addJob(answer));
   }
 
   #remember() {
