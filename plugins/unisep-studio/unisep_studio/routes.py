@@ -135,14 +135,16 @@ class Server:
         try:
             upload = Upload(place / "audio", min(self.settings.max_upload_bytes, self.settings.quota_bytes))
             await upload.receive(request)
-            suffix = PurePosixPath(upload.name.replace("\\", "/")).suffix.lower()
+            name = _display_name(upload.name)
+            suffix = PurePosixPath(name).suffix.lower()
             suffix = suffix if suffix in READ_SUFFIXES else ""
             path = upload.path.rename(place / f"audio{suffix}")
-            facts = await self.scheduler.inspect(path)
-            named = {"name": _display_name(upload.name), "suffix": suffix}
-            recording = self.store.add_recording(owner, upload.sha256, {**facts, **named}, place)
-        except WorkerError as error:  # of the file, and its place is our own matter
-            raise Refusal(422, error.type, str(error).replace(f"'{place}/", "'")) from error
+            try:
+                facts = await self.scheduler.inspect(path)
+            except WorkerError as error:
+                raise Refusal(422, error.type, str(error).replace(path.name, name)) from error
+            facts |= {"name": name, "suffix": suffix}
+            recording = self.store.add_recording(owner, upload.sha256, facts, place)
         finally:
             remove(place)
         if not self.store.make_room():
