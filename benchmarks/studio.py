@@ -366,7 +366,7 @@ class Abuse:
 
 
 def kills(
-    folder: Path, n_kills: int = 30, n_jobs: int = 120, seed: int = 0, pace_seconds: float = 6.0
+    folder: Path, n_kills: int = 30, n_jobs: int = 120, seed: int = 0, pace_seconds: float = 10.0
 ) -> dict[str, Any]:
     """Kill the server or its worker at random moments while jobs come in; return how these ended, and what changed after."""
     draw, ids, changed = random.Random(seed), list[str](), list[str]()
@@ -386,7 +386,7 @@ def kills(
         with httpx.Client(base_url=server.url, timeout=60) as http:
             look(http)
             if round_number == 0:
-                paths = [song(folder, number) for number in range(4)]
+                paths = [song(folder, number, pace_seconds) for number in range(4)]
                 recordings = [
                     http.post("/v1/recordings", files={"file": (p.name, p.read_bytes())}).json()["id"] for p in paths
                 ]

@@ -62,7 +62,7 @@ Start = Annotated[int, Query(ge=0, lt=2**53, description="The first sample; roun
 Stop = Annotated[int | None, Query(ge=0, lt=2**53, description="The sample after the last.")]
 
 
-def owner_of(request: Request) -> str:
+async def owner_of(request: Request) -> str:  # not `def`, which would go through a thread
     """Return whose data the request is about, as `Guard` found."""
     return str(request.state.owner)
 
