@@ -15,6 +15,7 @@ import os
 import random
 import signal
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -366,7 +367,7 @@ class Abuse:
 
 
 def kills(
-    folder: Path, n_kills: int = 30, n_jobs: int = 120, seed: int = 0, pace_seconds: float = 6.0
+    folder: Path, n_kills: int = 30, n_jobs: int = 120, seed: int = 0, pace_seconds: float = 10.0
 ) -> dict[str, Any]:
     """Kill the server or its worker at random moments while jobs come in; return how these ended, and what changed after."""
     draw, ids, changed = random.Random(seed), list[str](), list[str]()
@@ -386,7 +387,7 @@ def kills(
         with httpx.Client(base_url=server.url, timeout=60) as http:
             look(http)
             if round_number == 0:
-                paths = [song(folder, number) for number in range(4)]
+                paths = [song(folder, number, 4 * pace_seconds) for number in range(4)]
                 recordings = [
                     http.post("/v1/recordings", files={"file": (p.name, p.read_bytes())}).json()["id"] for p in paths
                 ]
@@ -411,8 +412,16 @@ def kills(
         path.name for name in ("scratch", "incoming") for path in (server.data / name).iterdir() if path.is_dir()
     ]
     server.stop()
+    with closing(sqlite3.connect(server.data / "studio.sqlite")) as database:
+        (n_again,) = database.execute("SELECT sum(attempts) FROM jobs").fetchone()
     states = Counter(state for state, _ in ends.values())
-    return {"jobs": len(ids), "states": dict(states), "changed_after_their_end": changed, "left_over": scratch}
+    return {
+        "jobs": len(ids),
+        "states": dict(states),
+        "run_again": n_again,
+        "changed_after_their_end": changed,
+        "left_over": scratch,
+    }
 
 
 NAMES = ("load", "abuse", "kills")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from itertools import chain
 
-import numpy as np
 import torch
 
 from unisep.audio import ENDLESS, Samples, difference, span_samples
@@ -23,12 +21,12 @@ from unisep.engine.overlap_add import OverlapAdd, ShiftAverager
 from unisep.engine.recording import Layout, Statistics
 from unisep.engine.resample import StreamResampler, delay_seconds, resampled_length, with_channels
 from unisep.engine.runner import BackendRunner, Scale, SegmentOutput, no_scale, segment_scale, song_scale
-from unisep.engine.timeline import Presence, SampleQueue, Span, TargetTrack, at_model_rate, stretches, surest
+from unisep.engine.timeline import Presence, SampleQueue, Span, TargetTrack, at_model_rate, stretches
 from unisep.errors import BackendError, OptionError
 from unisep.plugins.backend import Backend
 from unisep.progress import CancelFlag, ProgressReporter, stop_if
 from unisep.query.encode import Conditions
-from unisep.routing.types import BackendTask, Target
+from unisep.routing.types import BackendTask
 
 MAX_SHIFT_SECONDS = 0.5
 MAX_TARGETS_AT_ONCE = 16  # of one call of a backend: what it gives for a segment is held until it is put in place
@@ -102,6 +100,7 @@ class BackendPass:
         self._info, self._n_channels, self._on_segment, self._cancel = info, n_channels, on_segment, cancel
         self._workers, self._is_live = workers, layout.n_samples is None  # what goes on cannot wait for more
         self._plan = loaded.plan(stretch, rate_hz, options)
+        self.without = loaded.task.without
         self.tracks = {
             loaded.task.targets[index]: TargetTrack(wanted[index], stretch.start, rate_hz, n_channels)
             for index in indices
@@ -186,15 +185,10 @@ class Piece:
 
 
 class Hearing:
-    """What some passes hear: the recording, or what it is without the tracks of passes before them.
+    """What some passes hear: the recording, or what it is without the tracks of passes before them."""
 
-    Then `besides` hear these tracks alone, so that what was taken out in error is found there.
-    """
-
-    def __init__(
-        self, passes: Sequence[BackendPass], besides: Sequence[BackendPass], without: Sequence[TargetTrack]
-    ) -> None:
-        self._passes, self._besides, self._without = passes, besides, without
+    def __init__(self, passes: Sequence[BackendPass], without: Sequence[TargetTrack]) -> None:
+        self._passes, self._without = passes, without
         self._recording = SampleQueue()
         self._n_in = self._n_out = 0
 
@@ -207,19 +201,16 @@ class Hearing:
     def finish(self) -> None:
         """Separate what is left: the recording has ended."""
         self._hear(self._n_in)
-        for one in (*self._passes, *self._besides):
+        for one in self._passes:
             one.finish()
 
     def _hear(self, stop: int) -> None:
         start, self._n_out = self._n_out, max(self._n_out, stop)
-        if (block := self._recording.take(self._n_out - start)) is None:
-            return
-        removed = [track.take(start, self._n_out) for track in self._without]
-        heard = difference(block, removed) if removed else block
-        for one in self._passes:
-            one.push(heard)
-        for one in self._besides:
-            one.push(difference(block, [heard]))
+        if (block := self._recording.take(self._n_out - start)) is not None:
+            if self._without:
+                block = difference(block, [track.take(start, self._n_out) for track in self._without])
+            for one in self._passes:
+                one.push(block)
 
 
 class Engine:
@@ -244,29 +235,23 @@ class Engine:
     ) -> None:
         self._layout, self._cancel = layout, cancel
         self._workers = Workers(options.n_workers, options.n_threads)
-        passes: dict[tuple[Target, ...], list[BackendPass]] = defaultdict(list)
-        besides: dict[tuple[Target, ...], list[BackendPass]] = defaultdict(list)
+        self._passes: list[BackendPass] = []
         for task in loaded:
             wanted = _wanted(task, layout)
             for stretch, indices in stretches(wanted):
                 for at in range(0, len(indices), MAX_TARGETS_AT_ONCE):
                     group = indices[at : at + MAX_TARGETS_AT_ONCE]
                     shared = layout, options, statistics, self._workers, on_segment, cancel
-                    passes[task.task.without].append(BackendPass(task, stretch, group, wanted, *shared))
-                    if task.task.without:
-                        besides[task.task.without].append(BackendPass(task, stretch, group, wanted, *shared))
-        self._passes = [*chain(*passes.values()), *chain(*besides.values())]
-        self._tracks: dict[Target, list[TargetTrack]] = defaultdict(list)
-        for one in self._passes:
-            for target, track in one.tracks.items():
-                self._tracks[target].append(track)
-        self._results = {target.name: tracks for target, tracks in self._tracks.items() if target.is_result}
-        self._hearings = [  # in order: what is taken out is computed before
-            Hearing(some, besides[without], [track for target in without for track in self._tracks[target]])
-            for without, some in passes.items()
+                    self._passes.append(BackendPass(task, stretch, group, wanted, *shared))
+        every = {target: track for one in self._passes for target, track in one.tracks.items()}
+        self._tracks = {target.name: track for target, track in every.items() if target.is_result}
+        heard = dict.fromkeys(one.without for one in self._passes)  # in order: what is taken out is computed before
+        self._hearings = [
+            Hearing([one for one in self._passes if one.without == without], [every[target] for target in without])
+            for without in heard
         ]
-        if len(self._results) > MAX_TARGETS_AT_ONCE:
-            log.info("%d results at once: time and memory grow with their number.", len(self._results))
+        if len(self._tracks) > MAX_TARGETS_AT_ONCE:
+            log.info("%d results at once: time and memory grow with their number.", len(self._tracks))
         self._mixture = SampleQueue()
         self.n_in = self._n_out = 0
         self._has_ended = False
@@ -280,22 +265,21 @@ class Engine:
     @property
     def ready(self) -> int:
         """Up to which sample of the recording everything is known."""
-        return (
-            self.n_in if self._has_ended else min(self.n_in, *(track.ready for track in chain(*self._results.values())))
-        )
+        return self.n_in if self._has_ended else min(self.n_in, *(track.ready for track in self._tracks.values()))
 
     @property
     def presence(self) -> dict[str, tuple[Presence, ...]]:
         """How surely each result is there in each segment so far; empty where the backend does not say."""
-        says = {target.name for one in self._passes if one.says_presence for target in one.tracks}
         return {
-            name: surest([track.presence for track in tracks]) if name in says else ()
-            for name, tracks in self._results.items()
+            target.name: track.presence if one.says_presence else ()
+            for one in self._passes
+            for target, track in one.tracks.items()
+            if target.is_result
         }
 
     def forget_presence_before(self, seconds: float) -> None:
         """Drop the presence of segments that ended by this time."""
-        for track in chain(*self._tracks.values()):
+        for track in self._tracks.values():
             track.forget_presence_before(seconds)
 
     def feed(self, block: Samples) -> None:
@@ -330,18 +314,7 @@ class Engine:
         mixture = self._mixture.take(self._n_out - start)
         if mixture is None:
             return None
-        return Piece(
-            mixture,
-            {
-                name: _sum([track.take(start, self._n_out) for track in tracks])
-                for name, tracks in self._results.items()
-            },
-        )
-
-
-def _sum(parts: Sequence[Samples]) -> Samples:
-    """Return the sum of parts of one shape, in float32."""
-    return reduce(np.add, parts)
+        return Piece(mixture, {name: track.take(start, self._n_out) for name, track in self._tracks.items()})
 
 
 def _wanted(loaded: LoadedTask, layout: Layout) -> list[Span]:

@@ -25,11 +25,6 @@ class Presence(NamedTuple):
     presence: float
 
 
-def surest(several: Sequence[tuple[Presence, ...]]) -> tuple[Presence, ...]:
-    """Return, segment by segment, the highest presence of several that were noted for the same segments."""
-    return tuple(max(entries, key=lambda entry: entry.presence) for entries in zip(*several, strict=False))
-
-
 @dataclass(frozen=True, order=True)
 class Span:
     """Samples `start` to `stop` (exclusive) of a recording."""

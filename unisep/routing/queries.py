@@ -15,8 +15,6 @@ from unisep.routing.rules import RuleMatch, match_rule
 from unisep.routing.specialists import Specialist, specialists, taken_out
 from unisep.routing.types import BackendTask, Plan, Request, Route, Target, choice, pull
 
-REACH_SECONDS = 12.0  # how far beyond a time range the query model may hear: a segment, and no known one is longer
-
 
 @dataclass(frozen=True)
 class _Decision:
@@ -108,13 +106,8 @@ def _removed(decisions: Sequence[_Decision]) -> dict[Specialist, Target]:
     for one in dict.fromkeys(decision.without for decision in decisions if decision.without):
         ranges = [decision.parsed.time_range for decision in decisions if decision.without == one]
         known = [times for times in ranges if times is not None]
-        hull = None
-        if len(known) == len(ranges):
-            hull = (
-                max(0.0, min(start for start, _ in known) - REACH_SECONDS),
-                max(stop for _, stop in known) + REACH_SECONDS,
-            )
-        removed[one] = Target(f"({one.stem})", stem=one.stem, time_range=hull, is_result=False)
+        whole = None if len(known) < len(ranges) else (min(a for a, _ in known), max(b for _, b in known))
+        removed[one] = Target(f"({one.stem})", stem=one.stem, time_range=whole, is_result=False)
     return removed
 
 

@@ -128,8 +128,7 @@ class Target:
 class BackendTask:
     """Everything that one backend answers in one go; `space` is that of its queries, "" for stems.
 
-    without: targets of an earlier task that are taken out of the recording before this backend hears it. It hears them by
-        themselves, too, and its targets are the sums of both: what was taken out in error comes back.
+    without: targets of an earlier task that are taken out of the recording before this backend hears it.
     """
 
     backend: BackendEntry

@@ -100,10 +100,12 @@ def test_audio_comes_in_ranges_and_formats(http, recording, song):
 )
 def test_what_is_no_audio_is_refused_and_not_kept(http, server, content, type_name):
     before = sorted((server.data / "recordings").iterdir())
-    response = http.post("/v1/recordings", files={"file": ("a.wav", content)})
+    response = http.post("/v1/recordings", files={"file": ("broken.wav", content)})
     error = response.json()["error"]
     assert (response.status_code, error["type"]) == (422, type_name)
-    assert str(server.data) not in error["message"], "places on the server's disk are its own matter"
+    assert "'broken.wav'" in error["message"] and str(server.data) not in error["message"], (
+        "places on the server's disk are its own matter"
+    )
     assert sorted((server.data / "recordings").iterdir()) == before and not any((server.data / "incoming").iterdir())
 
 
@@ -323,7 +325,8 @@ def test_a_bad_query_fails_alone(http, recording, gate):
     bad = http.ask(recording, {"text": "late", "time_range": [50, 60]}, options=options)["id"]
     good = http.ask(recording, "on time", options=options)["id"]
     gate.unlink()
-    assert http.ended(bad)["error"]["type"] == "QueryError" and http.ended(good)["state"] == "done"
+    error = http.ended(bad)["error"]
+    assert error["type"] == "QueryError" and http.ended(good)["state"] == "done"
 
 
 @pytest.mark.parametrize(

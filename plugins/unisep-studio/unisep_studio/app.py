@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import socket
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     server.add_routes(app)
     handlers: dict[type[Exception], Any] = {
         RequestValidationError: _invalid, ValidationError: _invalid, UnisepError: _failed, WorkerError: _failed,
-        Refusal: _refused, HTTPException: _not_served, Exception: _unforeseen,
+        Refusal: _refused, HTTPException: _not_served, Exception: _unforeseen, OSError: _no_room, sqlite3.OperationalError: _no_room,
     }  # fmt: skip
     for error, handler in handlers.items():
         app.add_exception_handler(error, handler)
@@ -124,6 +125,12 @@ def _failed(request: Request, error: Any) -> JSONResponse:
     """Tell what unisep refuses, here or in a worker."""
     type_name = error.type if isinstance(error, WorkerError) else type(error).__name__
     return _answer(503 if isinstance(error, WorkerCrashed) else 422, type_name, str(error))
+
+
+def _no_room(request: Request, error: Exception) -> JSONResponse:
+    """Tell of a disk that takes no more, as a rule."""
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _answer(507, "DiskSpaceError", "The server cannot write to its disk. Its log says more.")
 
 
 def _not_served(request: Request, error: Any) -> JSONResponse:

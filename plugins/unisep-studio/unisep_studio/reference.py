@@ -32,14 +32,14 @@ def _backend(entry: BackendEntry) -> ModelAnswer:
     spec = entry.spec
     return ModelAnswer(
         name=entry.name, kind="backend", distribution=entry.distribution, summary=spec.summary, state=entry.weights,
-        licence=spec.licence or "not stated", stems=list(spec.stems), answers_queries=bool(spec.spaces),
+        licence=entry.licence, stems=list(spec.stems), answers_queries=bool(spec.spaces),
     )  # fmt: skip
 
 
 def _encoder(entry: EncoderEntry) -> ModelAnswer:
     return ModelAnswer(
         name=entry.name, kind="encoder", distribution=entry.distribution, summary=f"queries in {entry.spec.space}",
-        state=entry.weights, licence=entry.spec.licence or "not stated", stems=[], answers_queries=True,
+        state=entry.weights, licence=entry.licence, stems=[], answers_queries=True,
     )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ Start = Annotated[int, Query(ge=0, lt=2**53, description="The first sample; roun
 Stop = Annotated[int | None, Query(ge=0, lt=2**53, description="The sample after the last.")]
 
 
-def owner_of(request: Request) -> str:
+async def owner_of(request: Request) -> str:  # not `def`, which would go through a thread
     """Return whose data the request is about, as `Guard` found."""
     return str(request.state.owner)
 
@@ -138,15 +138,16 @@ class Server:
         try:
             upload = Upload(place / "audio", min(self.settings.max_upload_bytes, self.settings.quota_bytes))
             await upload.receive(request)
-            suffix = PurePosixPath(upload.name.replace("\\", "/")).suffix.lower()
+            name = _display_name(upload.name)
+            suffix = PurePosixPath(name).suffix.lower()
             suffix = suffix if suffix in READ_SUFFIXES else ""
             path = upload.path.rename(place / f"audio{suffix}")
-            facts = await self.scheduler.inspect(path)
-            named = {"name": _display_name(upload.name), "suffix": suffix}
-            recording = self.store.add_recording(owner, upload.sha256, {**facts, **named}, place)
-        except WorkerError as error:  # of the file, and its place is our own matter
-            message = str(error).replace(f"file:{place}/", "").replace(f"{place}/", "")
-            raise Refusal(422, error.type, message.replace(path.name, _display_name(upload.name))) from error
+            try:
+                facts = await self.scheduler.inspect(path)
+            except WorkerError as error:
+                raise Refusal(422, error.type, str(error).replace(path.name, name)) from error
+            facts |= {"name": name, "suffix": suffix}
+            recording = self.store.add_recording(owner, upload.sha256, facts, place)
         finally:
             remove(place)
         if not self.store.make_room():

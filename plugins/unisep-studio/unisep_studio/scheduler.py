@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 import time
 import uuid
 from collections import deque
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 _N_EVENTS = 256
 _HEARTBEAT_SECONDS = 15.0
 _CANCEL_SECONDS = 30.0
+_FILING_SECONDS = 900.0
+_N_FILERS = 2  # so that one slow file does not hold up all others
 _HOUSEKEEPING_SECONDS = 60.0
 _MAX_PAUSE_SECONDS = 30.0
 
@@ -55,8 +58,9 @@ class Scheduler:
             Worker({"role": "separate", "separator": separator, "plugins": plugins}, scratch)
             for _ in range(settings.n_workers)
         ]
-        self._filer = Worker({"role": "files"}, scratch)
-        self._filing = asyncio.Lock()
+        self._filers = [Worker({"role": "files"}, scratch) for _ in range(_N_FILERS)]
+        self._free_filers = deque(self._filers)
+        self._filing = asyncio.Semaphore(_N_FILERS)
         self._served: dict[str, int] = {}
         self._live: dict[str, Live] = {}
         self._running: dict[str, Worker] = {}
@@ -78,7 +82,7 @@ class Scheduler:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(worker.stop() for worker in (*self.workers, self._filer)))
+        await asyncio.gather(*(worker.stop() for worker in (*self.workers, *self._filers)))
 
     def begin_stop(self) -> None:
         """Begin no more jobs, and end what listens to events."""
@@ -91,15 +95,25 @@ class Scheduler:
 
     async def inspect(self, path: Path) -> dict[str, Any]:
         """Decode an upload, write its peaks beside it and return what is in it. Raises WorkerError."""
-        async with self._filing:
-            found = await self._filer.call("inspect", path=str(path), max_seconds=self._settings.max_seconds)
-        return dict(found)
+        return dict(await self._file("inspect", path=str(path), max_seconds=self._settings.max_seconds))
 
     async def convert(self, source: Path, target: Path, format: str, peak: float) -> None:
         """Write a file in another format, unless that is there. Raises WorkerError."""
+        if not target.exists():
+            await self._file("convert", source=str(source), target=str(target), format=format, peak=peak)
+
+    async def _file(self, do: str, **arguments: Any) -> Any:
+        """Have a process do something with a file, and end one that does not get on with it. Raises WorkerError."""
         async with self._filing:
-            if not target.exists():
-                await self._filer.call("convert", source=str(source), target=str(target), format=format, peak=peak)
+            filer = self._free_filers.popleft()
+            try:
+                async with asyncio.timeout(_FILING_SECONDS):
+                    return await filer.call(do, **arguments)
+            except TimeoutError:
+                filer.kill()
+                raise WorkerError("AudioFileError", f"The file took more than {_FILING_SECONDS:g} s.") from None
+            finally:
+                self._free_filers.append(filer)
 
     # jobs
 
@@ -197,17 +211,21 @@ class Scheduler:
                 continue
             self._wake.clear()
             jobs = self._store.claim(lambda owner: self._served.get(owner, 0))
-            if jobs:
-                self._served[jobs[0].owner] = next(self._turns)
-                await self._run(worker, jobs)
-            else:
+            if not jobs:
                 await self._wake.wait()
+                continue
+            self._served[jobs[0].owner] = next(self._turns)
+            try:
+                await self._run(worker, jobs)
+            except (OSError, sqlite3.Error):  # a full disk, most likely
+                log.exception("The queue cannot be kept")
+                await asyncio.sleep(_MAX_PAUSE_SECONDS)
 
     async def _run(self, worker: Worker, jobs: list[Job]) -> None:
         """Compute one pass, and end its jobs or put them back."""
         scratch = self._store.folder / "scratch" / uuid.uuid4().hex
-        scratch.mkdir()
         try:
+            scratch.mkdir()
             jobs = [job for job in jobs if not self._is_settled(job)]
             if jobs:
                 await self._compute(worker, jobs, scratch)
@@ -217,7 +235,7 @@ class Scheduler:
             raise
         except WorkerError as error:
             self._failed(jobs, error)
-        except Exception as error:
+        except (OSError, ValueError, KeyError) as error:
             log.exception("A pass failed in the server itself")
             self._failed(jobs, WorkerError(type(error).__name__, str(error)))
         finally:
@@ -227,7 +245,8 @@ class Scheduler:
             self._wake.set()
 
     def _is_settled(self, job: Job) -> bool:
-        """End a job that needs no computing: its result is here, its recording is gone, or it was tried too often."""
+        """End a job that needs no computing: its result is here, or it was tried too often."""
+        self._store.adopt(job.key)
         if self._store.result(job.key, self.installation()) is not None:
             self._end(job, "done")
             return True
@@ -235,9 +254,7 @@ class Scheduler:
         if job.attempts >= MAX_ATTEMPTS:
             reason = f"The server ended {MAX_ATTEMPTS} times while it computed this."
             self._end(job, "failed", "WorkerCrashed", reason)
-        else:
-            return False
-        return True
+        return job.attempts >= MAX_ATTEMPTS
 
     async def _compute(self, worker: Worker, jobs: list[Job], scratch: Path) -> None:
         def progressed(progress: dict[str, Any]) -> None:
@@ -316,7 +333,10 @@ class Scheduler:
 
     async def _keep_house(self) -> None:
         while True:
-            self._store.make_room()
+            try:
+                self._store.make_room()
+            except (OSError, sqlite3.Error):
+                log.exception("Nothing could be removed")
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
 
 

@@ -63,6 +63,7 @@ class OptionsBody(_Model):
     backend: Name | None = None
     query_backend: Name | None = None
     encoder: Name | None = None
+    licences: Annotated[list[Name], Field(max_length=100)] | None = None
     route: Literal["auto", "fixed", "conditioned"] = "auto"
     cascade: Literal["auto", "off"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -80,7 +80,8 @@ class Store:
 
     def __init__(self, folder: Path, *, quota_bytes: int, keep_seconds: float) -> None:
         """Open or make the folder. Raises OptionError where another server has it, or it cannot be written to."""
-        self.folder, self._quota_bytes, self._keep_seconds = folder, quota_bytes, keep_seconds
+        self.folder = folder = folder.absolute()
+        self._quota_bytes, self._keep_seconds = quota_bytes, keep_seconds
         try:
             for name in ("recordings", "results", "incoming", "scratch"):
                 (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -118,20 +119,21 @@ class Store:
                 else:
                     self.weigh_again(table, name)
             for name in places.keys() - known.keys():
-                if table == "recordings" or not self._adopt(places[name]):
+                if table == "recordings" or not self.adopt(name):
                     remove(places[name])
 
-    def _adopt(self, place: Path) -> bool:
-        """Take in a result that was complete when the server ended, and not yet told to it."""
+    def adopt(self, key: str) -> bool:
+        """Take in a result that a job waits or runs for and that is complete, though its worker could not tell."""
+        query = "SELECT 1 FROM jobs WHERE key = ? AND state IN ('queued', 'running')"
+        place = self.place_of_result(key)
+        if self.result(key) is not None or self._execute(query, key).fetchone() is None:
+            return False
         try:
             facts = json.loads((place / "result.json").read_text(encoding="utf-8"))
-            installation = str(facts["installation"])
+            self.add_result(key, str(facts["installation"]), facts)
         except (OSError, ValueError, KeyError):
             return False
-        waits = self._execute("SELECT 1 FROM jobs WHERE key = ? AND state = 'queued'", place.name).fetchone()
-        if waits is not None:
-            self.add_result(place.name, installation, facts)
-        return waits is not None
+        return True
 
     # recordings
 

@@ -120,20 +120,20 @@ def send_file(path: Path, request: Request, name: str) -> Response:
         return Response(status_code=304, headers=headers)
     asked = request.headers.get("range", "") if request.headers.get("if-range", tag) == tag else ""
     try:
-        first, last = _range(asked, n_bytes) or (0, n_bytes - 1)
+        span = _range(asked, n_bytes)
     except Refusal:
         file.close()
         raise
-    is_part = (last - first + 1) != n_bytes
+    first, last = span or (0, n_bytes - 1)
     headers["Content-Length"] = str(last - first + 1)
-    if is_part:
+    if span is not None:
         headers["Content-Range"] = f"bytes {first}-{last}/{n_bytes}"
     media_type = _MEDIA_TYPES.get(path.suffix, "application/octet-stream")
     if request.method == "HEAD":
         file.close()
-        return Response(headers=headers, media_type=media_type, status_code=206 if is_part else 200)
+        return Response(headers=headers, media_type=media_type, status_code=200 if span is None else 206)
     body = _pieces(file, first, last + 1)
-    return StreamingResponse(body, status_code=206 if is_part else 200, headers=headers, media_type=media_type)
+    return StreamingResponse(body, status_code=200 if span is None else 206, headers=headers, media_type=media_type)
 
 
 def disposition(name: str) -> str:
