@@ -446,3 +446,64 @@ def test_what_goes_wrong_is_said(browser, server, place, song):
         page.get_by_label("Only from").fill("2:00-3:00")
         page.get_by_role("button", name="Isolate").click()
         playwright.expect(page.get_by_text("This did not work")).to_be_visible()
+
+
+def test_lanes_are_in_step_to_the_sample(tab, song):
+    """The recording upside down, which joins while its parts play, leaves silence; after a loop, too."""
+    opened(tab, song)
+    asked(tab, "cricket")
+    tab.get_by_role("button", name="Play the mix").click()
+    until(tab, "unisepStudio.player.position > 0.2 && unisepStudio.player.level() > 0.01")
+    drag(tab, 0.4, 0.7)
+    tab.keyboard.press("l")
+    tab.evaluate(
+        "(player => player.add('upside down', player.tracks.get('mixture').buffer, {scale: -1}))(unisepStudio.player)"
+    )
+    tab.wait_for_timeout(300)
+    levels = [tab.evaluate("unisepStudio.player.level()")]
+    until(tab, "unisepStudio.player.position > 1.9")
+    until(tab, "unisepStudio.player.position < 1.8")
+    tab.wait_for_timeout(300)
+    levels.append(tab.evaluate("unisepStudio.player.level()"))
+    assert tab.evaluate("unisepStudio.player.isPlaying") and max(levels) < 1e-5
+
+
+def test_a_drop_opens_and_on_the_question_is_an_example(tab, song):
+    transfer = tab.evaluate_handle(
+        """(text) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([Uint8Array.from(atob(text), letter => letter.charCodeAt(0))], "dropped.wav"));
+          return transfer;
+        }""",
+        base64.b64encode(song.read_bytes()).decode(),
+    )
+    tab.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    tab.get_by_role("heading", name="dropped.wav").wait_for()
+    tab.dispatch_event("#query", "drop", {"dataTransfer": transfer})
+    tab.get_by_role("button", name="Remove ♪ dropped.wav").wait_for()
+
+
+def test_the_demo_and_its_spectrogram(tab):
+    tab.get_by_role("button", name="Try the demo song").click()
+    until(tab, "unisepStudio.player.tracks.has('mixture')")
+    tab.get_by_role("button", name="Spectrogram").click()
+    pixels = "(({wave}) => new Set(wave.getContext('2d').getImageData(0, 60, 600, 1).data).size)(unisepStudio)"
+    until(tab, f"unisepStudio.strip.element.matches('.spectrum') && {pixels} > 30")
+
+
+def test_a_server_with_a_token_asks_for_it(browser, place):
+    token = "a token of the test"
+    server = BENCH["Running"](place / "other", "--no-open", "--token", token, command="studio").start()
+    try:
+        with browser.new_context() as context:
+            page = context.new_page()
+            page.goto(server.url)
+            page.get_by_label("Token").fill("wrong")
+            page.get_by_role("button", name="Log in").click()
+            playwright.expect(page.locator("#alert")).to_contain_text("not a token")
+            page.goto(f"{server.url}/#token={token}")
+            page.reload()
+            playwright.expect(page.get_by_role("button", name="Try the demo song")).to_be_visible()
+            assert token not in page.url and "token" not in page.url
+    finally:
+        server.stop(9)

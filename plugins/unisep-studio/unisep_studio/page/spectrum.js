@@ -28,7 +28,8 @@ function colourOf(level) {
   return low.map((value, index) => value + ((high[index] - value) * (level - from)) / (to - from));
 }
 
-const PALETTE = Array.from({ length: 256 }, (_, level) => colourOf(level / 255));
+// one number a pixel, as the image has them in memory: red, green, blue and no transparency
+const PALETTE = new Uint32Array(new Uint8ClampedArray(Array.from({ length: 256 }, (_, level) => [...colourOf(level / 255), 255]).flat()).buffer);
 
 /** Draw what is shown of a buffer; `isCurrent` says whether that is still wanted when it is ready. */
 export async function drawSpectrogram(canvas, buffer, view, isCurrent) {
@@ -47,7 +48,8 @@ export async function drawSpectrogram(canvas, buffer, view, isCurrent) {
   const { levels, rows } = await ask(pieces, buffer.sampleRate);
   if (!isCurrent()) return;
   const image = new ImageData(n, rows);
-  levels.forEach((level, index) => image.data.set([...PALETTE[level], 255], 4 * index));
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let index = 0; index < pixels.length; index++) pixels[index] = PALETTE[levels[index]];
   const context = prepare(canvas);
   const small = new OffscreenCanvas(n, rows);
   small.getContext("2d").putImageData(image, 0, 0);
