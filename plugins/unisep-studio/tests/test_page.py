@@ -13,11 +13,13 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 
 from unisep import Embedding, files, plugins
+from unisep.cli import main
 from unisep.testing import chirp, mix, noise
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -361,6 +363,27 @@ def test_lines_to_copy_give_the_same_result(tab, server, song, place, monkeypatc
     np.testing.assert_allclose(
         np.broadcast_to(namespace["result"]["oboe"].samples, (2, 3 * RATE_HZ)), result(tab, server, "oboe"), atol=1e-6
     )
+
+
+def test_the_command_for_an_example_runs(tab, server, song, place, monkeypatch):
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    opened(tab, song)
+    chosen(tab, "paced")
+    drag(tab, 0.25, 0.5)
+    tab.get_by_role("button", name="More like this").click()
+    tab.get_by_label("What to isolate").fill("a drip")
+    tab.get_by_role("button", name="Isolate").click()
+    ready(tab, "a drip")
+    tab.get_by_role("button", name="Copy command").click()
+    until(tab, "navigator.clipboard.readText().then((text) => text.startsWith('unisep separate'))")
+    commands = [shlex.split(line)[1:] for line in tab.evaluate("navigator.clipboard.readText()").splitlines()]
+    monkeypatch.chdir(place)
+    for words in commands:
+        assert main([*words, "--plugin", str(BENCH["TOYS"]), "--filename", "{stem}.{ext}", "--float32", "--quiet"]) == 0
+    for entry, folder in zip(job(tab, server)["files"][:2], ("1", "2"), strict=True):
+        (path,) = (path for path in (place / "out" / folder).glob("*.wav") if path.stem != "rest")
+        saved = np.broadcast_to(files.read(path).samples, (2, 3 * RATE_HZ))
+        np.testing.assert_allclose(saved, result(tab, server, quote(entry["name"])), atol=1e-5)
 
 
 def test_the_keyboard_is_enough(tab, song):

@@ -56,7 +56,7 @@ export const audioPath = (id, format) => `/v1/recordings/${id}/audio?format=${fo
 export const archivePath = (id, format) => `/v1/separations/${id}/archive?format=${format}`;
 export const filePath = (file, format) => `${file.url}?format=${format}`;
 
-/** Upload a file; `onProgress` is told the fraction. fetch knows no progress of uploads, so this is an XMLHttpRequest. */
+/** Upload a file; `onProgress` is told the fraction. An XMLHttpRequest, as fetch knows no progress of uploads. */
 export function upload(file, name, onProgress = () => {}) {
   return new Promise((resolve, reject) => {
     const form = new FormData();

@@ -52,7 +52,9 @@ export class Ask {
     const usable = this.#models.filter((model) => model.kind === "backend" && model.state !== "broken");
     byId("model").replaceChildren(
       el("option", { value: "" }, TEXTS.modelAuto),
-      ...usable.map((model) => el("option", { value: model.name }, `${model.name}${model.state === "missing" ? " ↓" : ""}`)),
+      ...usable.map((model) =>
+        el("option", { value: model.name }, `${model.name}${model.state === "missing" ? " ↓" : ""}`),
+      ),
     );
   }
 
@@ -69,7 +71,10 @@ export class Ask {
   }
 
   addRange(range) {
-    this.add(TEXTS.example(...range.map((seconds) => clock(seconds))), { example_range: range, name: rangeName(range) });
+    this.add(TEXTS.example(...range.map((seconds) => clock(seconds))), {
+      example_range: range,
+      name: rangeName(range),
+    });
   }
 
   async addClip(file) {
@@ -123,7 +128,10 @@ export class Ask {
 
   /** Return what all questions have in common. */
   #shared() {
-    const excluded = byId("exclude").value.split(",").map((text) => text.trim()).filter(Boolean);
+    const excluded = byId("exclude")
+      .value.split(",")
+      .map((text) => text.trim())
+      .filter(Boolean);
     const range = rangeOf(byId("range").value);
     return { ...(excluded.length ? { exclude: excluded } : {}), ...(range ? { time_range: range } : {}) };
   }
@@ -132,7 +140,10 @@ export class Ask {
   options() {
     const model = this.#models.find((item) => item.name === byId("model").value);
     if (!model) return {};
-    return { ...(model.stems.length ? { backend: model.name } : {}), ...(model.answers_queries ? { query_backend: model.name } : {}) };
+    return {
+      ...(model.stems.length ? { backend: model.name } : {}),
+      ...(model.answers_queries ? { query_backend: model.name } : {}),
+    };
   }
 
   #draw() {
@@ -166,31 +177,46 @@ export class Ask {
     const asked = recent();
     if (!typed) {
       const starters = STARTERS.filter((name) => this.#concepts.some((concept) => concept.name === name));
-      return [...asked.map((text) => [text, TEXTS.recent]), ...starters.filter((name) => !asked.includes(name)).map((name) => [name, ""])];
+      return [
+        ...asked.map((text) => [text, TEXTS.recent]),
+        ...starters.filter((name) => !asked.includes(name)).map((name) => [name, ""]),
+      ];
     }
     const ranked = [];
     for (const { name, kind, wordings } of this.#concepts) {
       const words = [name, ...wordings].filter((text) => text.toLowerCase().includes(typed));
       if (!words.length) continue;
-      const rank = Math.min(...words.map((text) => (text === name ? 0 : 2) + (text.toLowerCase().startsWith(typed) ? 0 : 1)));
+      const rank = Math.min(
+        ...words.map((text) => (text === name ? 0 : 2) + (text.toLowerCase().startsWith(typed) ? 0 : 1)),
+      );
       const other = words.includes(name) ? kind : words[0];
       ranked.push([rank, name, other]);
     }
     ranked.sort((a, b) => a[0] - b[0] || a[1].length - b[1].length);
     const before = asked.filter((text) => text.toLowerCase().includes(typed)).map((text) => [text, TEXTS.recent]);
-    return [...before.slice(0, 2), ...ranked.filter(([, name]) => !asked.includes(name)).map(([, name, other]) => [name, other])];
+    return [
+      ...before.slice(0, 2),
+      ...ranked.filter(([, name]) => !asked.includes(name)).map(([, name, other]) => [name, other]),
+    ];
   }
 
   #suggest() {
     const taken = this.chips.map((chip) => chip.label);
-    const matches = this.#matches().filter(([text]) => !taken.includes(text)).slice(0, N_SUGGESTIONS);
+    const matches = this.#matches()
+      .filter(([text]) => !taken.includes(text))
+      .slice(0, N_SUGGESTIONS);
     this.#choose(-1);
     this.list.replaceChildren(
       ...matches.map(([text, note], index) =>
         el(
           "li",
-          { role: "option", id: `suggestion-${index}`, "aria-selected": "false", "data-value": text,
-            onpointerdown: (event) => (event.preventDefault(), this.#take(text)) },
+          {
+            role: "option",
+            id: `suggestion-${index}`,
+            "aria-selected": "false",
+            "data-value": text,
+            onpointerdown: (event) => (event.preventDefault(), this.#take(text)),
+          },
           el("span", {}, text),
           el("span", { class: "muted small" }, note),
         ),
@@ -219,7 +245,8 @@ export class Ask {
     const n = this.list.children.length;
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       if (this.list.hidden) this.#suggest();
-      this.#choose((this.#chosen + (event.key === "ArrowDown" ? 1 : n) + (this.#chosen < 0 && event.key === "ArrowUp" ? 1 : 0)) % Math.max(n, 1));
+      const isUp = event.key === "ArrowUp";
+      if (n) this.#choose(isUp && this.#chosen < 0 ? n - 1 : (this.#chosen + (isUp ? n - 1 : 1)) % n);
     } else if (event.key === "Enter") {
       const option = this.list.hidden ? null : this.list.children[this.#chosen];
       if (option) this.#take(option.dataset.value);

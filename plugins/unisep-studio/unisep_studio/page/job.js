@@ -20,7 +20,12 @@ export class Job {
     this.cancel = el("button", { type: "button", onclick: () => this.#cancel() }, TEXTS.cancel);
     this.waiting = el("div", { class: "waiting" }, this.bar, this.note, this.cancel);
     this.body = el("div", { class: "lanes" });
-    const head = el("div", { class: "job-head" }, el("div", {}, el("h2", {}, this.title), this.#describe()), this.actions);
+    const head = el(
+      "div",
+      { class: "job-head" },
+      el("div", {}, el("h2", {}, this.title), this.#describe()),
+      this.actions,
+    );
     this.element = el("article", { class: "card job" }, head, this.waiting, this.body);
     this.#tell(answer);
   }
@@ -36,8 +41,14 @@ export class Job {
 
   /** Follow it until its end. */
   follow() {
-    if (this.answer.state === "done" || this.answer.state === "failed" || this.answer.state === "cancelled") this.#ended(this.answer);
-    else this.stopWatching = api.watch(this.id, (event) => this.#tell(event), (answer) => this.#ended(answer));
+    if (this.answer.state === "done" || this.answer.state === "failed" || this.answer.state === "cancelled")
+      this.#ended(this.answer);
+    else
+      this.stopWatching = api.watch(
+        this.id,
+        (event) => this.#tell(event),
+        (answer) => this.#ended(answer),
+      );
   }
 
   remove() {
@@ -49,8 +60,15 @@ export class Job {
   #describe() {
     const [query] = this.queries;
     const parts = [];
-    if (query?.exclude) parts.push(`− ${[query.exclude].flat().map((item) => item.text || (typeof item === "string" ? item : "♪")).join(", ")}`);
-    if (query?.time_range) parts.push(query.time_range.map((seconds) => (seconds === null ? "" : clock(seconds))).join("–"));
+    if (query?.exclude)
+      parts.push(
+        `− ${[query.exclude]
+          .flat()
+          .map((item) => item.text || (typeof item === "string" ? item : "♪"))
+          .join(", ")}`,
+      );
+    if (query?.time_range)
+      parts.push(query.time_range.map((seconds) => (seconds === null ? "" : clock(seconds))).join("–"));
     return parts.length ? el("p", { class: "muted small" }, parts.join(" · ")) : null;
   }
 
@@ -58,7 +76,10 @@ export class Job {
     if (event.progress > 0) this.bar.value = event.progress;
     else this.bar.removeAttribute("value");
     const stage = TEXTS.stage(event.stage || event.state, event.waiting_before);
-    this.note.textContent = event.eta_seconds === null || event.eta_seconds === undefined ? stage : `${stage}, ${TEXTS.timeLeft(event.eta_seconds)}`;
+    this.note.textContent =
+      event.eta_seconds === null || event.eta_seconds === undefined
+        ? stage
+        : `${stage}, ${TEXTS.timeLeft(event.eta_seconds)}`;
   }
 
   async #cancel() {
@@ -81,7 +102,14 @@ export class Job {
     if (state !== "done") {
       const text = state === "cancelled" ? TEXTS.cancelled : TEXTS.failed(this.answer.error?.message || "");
       const again = el("button", { type: "button", onclick: () => this.#again() }, TEXTS.again);
-      this.body.append(el("div", { class: "row" }, el("span", state === "failed" ? { class: "hint", role: "alert" } : { class: "muted", role: "status" }, text), again));
+      this.body.append(
+        el(
+          "div",
+          { class: "row" },
+          el("span", state === "failed" ? { class: "hint", role: "alert" } : { class: "muted", role: "status" }, text),
+          again,
+        ),
+      );
       this.actions.append(this.#removeButton());
       return;
     }
@@ -105,7 +133,17 @@ export class Job {
   }
 
   #removeButton() {
-    return el("button", { type: "button", class: "quiet", "aria-label": TEXTS.deleteJob, title: TEXTS.deleteJob, onclick: () => this.#forget() }, "×");
+    return el(
+      "button",
+      {
+        type: "button",
+        class: "quiet",
+        "aria-label": TEXTS.deleteJob,
+        title: TEXTS.deleteJob,
+        onclick: () => this.#forget(),
+      },
+      "×",
+    );
   }
 
   #forget() {
@@ -115,7 +153,8 @@ export class Job {
 
   #addActions() {
     const format = el(
-      "select", { "aria-label": TEXTS.format, onchange: () => setFormat(format.value) },
+      "select",
+      { "aria-label": TEXTS.format, onchange: () => setFormat(format.value) },
       ...["wav", "flac", "mp3"].map((name) => el("option", {}, name)),
     );
     const zip = el("a", { class: "button quiet", download: true }, TEXTS.zip);
@@ -134,7 +173,10 @@ export class Job {
       return button;
     };
     this.actions.append(format, zip, copy(TEXTS.copyCommand, commandOf), copy(TEXTS.copyPython, pythonOf));
-    if (this.queries.length) this.actions.append(el("button", { type: "button", class: "quiet", onclick: () => this.#saveQuestions() }, TEXTS.saveQuestion));
+    if (this.queries.length)
+      this.actions.append(
+        el("button", { type: "button", class: "quiet", onclick: () => this.#saveQuestions() }, TEXTS.saveQuestion),
+      );
     this.actions.append(this.#removeButton());
   }
 
@@ -146,7 +188,10 @@ export class Job {
         const { exclude: _, time_range: __, ...kept } = query;
         const asked = kept.example_range && !kept.audio ? { ...kept, audio: recording.id } : kept;
         const body = await api.embed({ query: asked, options: this.answer.options });
-        download(embeddingFile(body), `${(query.name || query.text || "query").toString().replace(/[/\\:*?"<>|]/g, "_")}.safetensors`);
+        download(
+          embeddingFile(body),
+          `${(query.name || query.text || "query").toString().replace(/[/\\:*?"<>|]/g, "_")}.safetensors`,
+        );
       }
     } catch (error) {
       showError(error);

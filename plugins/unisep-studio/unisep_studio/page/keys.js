@@ -7,7 +7,8 @@ const isTyping = (target) => target.matches("input:not([type=range]), select, te
 export function listenToKeys(studio) {
   document.addEventListener("keydown", (event) => {
     const { target, key } = event;
-    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(target) || document.querySelector("dialog[open]")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(target) || document.querySelector("dialog[open]"))
+      return;
     if (key === " " && target.matches("button, a, summary")) return;
     if (key.startsWith("Arrow") && target.matches("input")) return;
     const action = actionOf(studio, event);
@@ -26,7 +27,8 @@ function actionOf(studio, event) {
   const digit = /^Digit([1-9])$/.exec(code)?.[1];
   if (digit) return () => toggleLane(studio, Number(digit) - 1, shiftKey);
   const step = Math.min(1, (view.stop - view.start) / 40) * (key === "ArrowLeft" ? -1 : 1);
-  if ((key === "ArrowLeft" || key === "ArrowRight") && shiftKey && target.matches(".strip")) return () => extend(studio, step);
+  if ((key === "ArrowLeft" || key === "ArrowRight") && shiftKey && target.matches(".strip"))
+    return () => extend(studio, step);
   const actions = {
     " ": () => studio.togglePlay(),
     a: () => studio.toggleOriginal(),

@@ -21,9 +21,17 @@ export class Lane {
     this.peaks = new Peaks(path, recording.sample_rate_hz, recording.n_samples, () => this.draw());
     this.wave = el("canvas", { class: "picture" });
     this.strip = new Strip(studio.view, studio.player, "", this.wave);
-    this.presence = el("canvas", { class: "presence", role: "img", "aria-label": TEXTS.presenceHelp, title: TEXTS.presenceHelp });
+    this.presence = el("canvas", {
+      class: "presence",
+      role: "img",
+      "aria-label": TEXTS.presenceHelp,
+      title: TEXTS.presenceHelp,
+    });
     this.element = el("section", { class: `lane colour-${colour}`, "aria-label": this.title });
-    this.element.append(this.#controls(), el("div", { class: "pictures" }, this.strip.element, this.#hasPresence ? this.presence : null));
+    this.element.append(
+      this.#controls(),
+      el("div", { class: "pictures" }, this.strip.element, this.#hasPresence ? this.presence : null),
+    );
     this.element.append(...this.#notes());
   }
 
@@ -63,20 +71,38 @@ export class Lane {
     const button = (text, onclick, more = {}) =>
       el("button", { type: "button", disabled: true, "data-needs-sound": true, onclick, ...more }, text);
     this.play = button(TEXTS.play, () => this.#toggle(), { "aria-pressed": "false" });
-    this.solo = button(TEXTS.solo, () => player.set(this.id, { isSolo: !this.track.isSolo }), { "aria-pressed": "false" });
-    this.mute = button(TEXTS.mute, () => player.set(this.id, { isMuted: !this.track.isMuted }), { "aria-pressed": "false" });
+    this.solo = button(TEXTS.solo, () => player.set(this.id, { isSolo: !this.track.isSolo }), {
+      "aria-pressed": "false",
+    });
+    this.mute = button(TEXTS.mute, () => player.set(this.id, { isMuted: !this.track.isMuted }), {
+      "aria-pressed": "false",
+    });
     this.save = el("a", { class: "button", download: true }, TEXTS.download);
     const presence = this.job.answer.presence[this.file.name];
-    const badge = typeof presence === "number" ? el("span", { class: "badge", title: TEXTS.presenceHelp }, TEXTS.presence(presence)) : null;
+    const badge =
+      typeof presence === "number"
+        ? el("span", { class: "badge", title: TEXTS.presenceHelp }, TEXTS.presence(presence))
+        : null;
     this.setFormat("wav");
     const refine = this.query
-      ? el("div", { class: "row tight" }, button(TEXTS.moreOf, () => this.#refine(false), { class: "quiet" }), button(TEXTS.notIt, () => this.#refine(true), { class: "quiet" }))
+      ? el(
+          "div",
+          { class: "row tight" },
+          button(TEXTS.moreOf, () => this.#refine(false), { class: "quiet" }),
+          button(TEXTS.notIt, () => this.#refine(true), { class: "quiet" }),
+        )
       : null;
     return el(
-      "div", { class: "controls" },
+      "div",
+      { class: "controls" },
       el("div", { class: "lane-title" }, el("h3", {}, this.title), badge),
       el("div", { class: "row tight" }, this.play, this.solo, this.mute, this.save),
-      el("div", { class: "sliders" }, this.#slider(TEXTS.volume, "volume", 0, 1.5, 1), this.#slider(TEXTS.pan, "pan", -1, 1, 0)),
+      el(
+        "div",
+        { class: "sliders" },
+        this.#slider(TEXTS.volume, "volume", 0, 1.5, 1),
+        this.#slider(TEXTS.pan, "pan", -1, 1, 0),
+      ),
       refine,
     );
   }
@@ -84,7 +110,13 @@ export class Lane {
   #slider(label, property, min, max, value) {
     const change = (number) => this.studio.player.set(this.id, { [property]: number });
     const input = el("input", {
-      type: "range", min, max, step: 0.01, value, disabled: true, "data-needs-sound": true,
+      type: "range",
+      min,
+      max,
+      step: 0.01,
+      value,
+      disabled: true,
+      "data-needs-sound": true,
       oninput: () => change(Number(input.value)),
       ondblclick: () => ((input.value = value), change(value)),
     });
@@ -109,7 +141,10 @@ export class Lane {
     const { studio } = this;
     try {
       const [start, stop] = studio.view.selection || loudestPart(this.track.buffer, EXAMPLE_SECONDS);
-      const clip = await api.upload(wavOf(this.track.buffer, start, Math.min(stop, start + EXAMPLE_SECONDS)), `${this.file.name}.wav`);
+      const clip = await api.upload(
+        wavOf(this.track.buffer, start, Math.min(stop, start + EXAMPLE_SECONDS)),
+        `${this.file.name}.wav`,
+      );
       const { example_range: _, ...kept } = this.query;
       const excluded = [this.query.exclude || []].flat();
       const query = isExcluded
@@ -148,7 +183,10 @@ export class Lane {
     const models = await api.recommend(text).catch(() => []);
     if (!models.length) return;
     note.append(
-      " ", TEXTS.better(models.slice(0, 3).map(TEXTS.betterModel).join(", "), models[0].stem), " ", el("code", {}, TEXTS.pull(models[0].name)),
+      " ",
+      TEXTS.better(models.slice(0, 3).map(TEXTS.betterModel).join(", "), models[0].stem),
+      " ",
+      el("code", {}, TEXTS.pull(models[0].name)),
     );
   }
 
@@ -170,7 +208,8 @@ export class Lane {
     const { view, showsSpectrum, recordingPeak } = this.studio;
     const current = ++this.#drawing;
     this.strip.element.classList.toggle("spectrum", showsSpectrum);
-    if (showsSpectrum && this.track) drawSpectrogram(this.wave, this.track.buffer, view, () => current === this.#drawing);
+    if (showsSpectrum && this.track)
+      drawSpectrogram(this.wave, this.track.buffer, view, () => current === this.#drawing);
     else drawWaveform(this.wave, this.peaks, view, recordingPeak);
     if (this.#hasPresence) this.#drawPresence();
   }

@@ -17,27 +17,39 @@ async function clipNames(queries) {
 
 /** Return the options of a separation that are not the defaults, by their names in Python. */
 function optionsOf(answer) {
-  return Object.fromEntries(["backend", "query_backend", "encoder"].filter((name) => answer.options[name]).map((name) => [name, answer.options[name]]));
+  return Object.fromEntries(
+    ["backend", "query_backend", "encoder"]
+      .filter((name) => answer.options[name])
+      .map((name) => [name, answer.options[name]]),
+  );
 }
 
-/** Return the command for the terminal. What all questions share is given once, as the command line takes it. */
+/** Return the command for the terminal; where there are examples among several questions, a command for each. */
 export async function commandOf(recording, answer) {
   const queries = answer.query || [];
   const names = await clipNames(queries);
+  const command = (asked, folder) => commandFor(recording, asked, names, optionsOf(answer), folder);
+  if (queries.length < 2 || !queries.some((query) => query.audio || query.example_range))
+    return command(queries, "out/");
+  return queries.map((query, index) => command([query], `out/${index + 1}/`)).join("\n");
+}
+
+/** What all questions share is given once, as the command line takes it. */
+function commandFor(recording, queries, names, options, folder) {
   const words = ["unisep", "separate", shell(recording.name)];
   for (const query of queries) {
-    const name = query.name ? `${query.name}=` : "";
+    const name = /^[\w -]+$/.test(query.name || "") ? `${query.name}=` : "";
     for (const text of several(query.text)) words.push("-q", shell(name + text));
     if (query.audio) words.push("--query-audio", shell(name + names[query.audio]));
-    if (query.example_range) words.push(...(query.audio || query.text ? [] : ["--query-audio", shell(name + recording.name)]), "--example-range", span(query.example_range));
+    if (query.example_range) words.push("--example-range", span(query.example_range));
   }
   for (const item of several(queries[0]?.exclude)) {
     if (item.audio) words.push("--exclude-audio", shell(names[item.audio]));
     else words.push("--exclude", shell(item.text || item));
   }
   if (queries[0]?.time_range) words.push("--time-range", span(queries[0].time_range));
-  for (const [name, value] of Object.entries(optionsOf(answer))) words.push(`--${name.replace("_", "-")}`, shell(value));
-  return `${words.join(" ")} -o out/`;
+  for (const [name, value] of Object.entries(options)) words.push(`--${name.replace("_", "-")}`, shell(value));
+  return `${words.join(" ")} -o ${folder}`;
 }
 
 function pythonQuery(query, names) {
@@ -57,8 +69,11 @@ export async function pythonOf(recording, answer) {
   const names = await clipNames(answer.query || []);
   const queries = (answer.query || []).map((query) => pythonQuery(query, names));
   const asked = queries.length ? `, query=${queries.length > 1 ? `[${queries.join(", ")}]` : queries[0]}` : "";
-  const options = Object.entries(optionsOf(answer)).map(([name, value]) => `${name}=${quoted(value)}`).join(", ");
-  return `from unisep import Separator\n\nresult = Separator(${options}).separate(${quoted(recording.name)}${asked})\nresult.save("out/")\n`;
+  const options = Object.entries(optionsOf(answer))
+    .map(([name, value]) => `${name}=${quoted(value)}`)
+    .join(", ");
+  const call = `Separator(${options}).separate(${quoted(recording.name)}${asked})`;
+  return `from unisep import Separator\n\nresult = ${call}\nresult.save("out/")\n`;
 }
 
 /** Return a query's vector as the safetensors file that `Embedding.load` reads: length, header, numbers. */

@@ -60,7 +60,12 @@ class Studio {
     const recording = await api.recording(id).catch(() => null);
     if (!recording) return history.replaceState(null, "", location.pathname);
     await this.show(recording);
-    const answers = await Promise.all(jobs.split(",").filter(Boolean).map((job) => api.separation(job).catch(() => null)));
+    const answers = await Promise.all(
+      jobs
+        .split(",")
+        .filter(Boolean)
+        .map((job) => api.separation(job).catch(() => null)),
+    );
     answers.filter((answer) => answer?.recording === id).forEach((answer) => this.#addJob(answer));
   }
 
@@ -148,7 +153,8 @@ class Studio {
   /** The newest results are heard; older ones are muted, and stay to compare. */
   arrived(job) {
     if (this.jobs.at(-1) === job) {
-      for (const other of this.jobs.filter((one) => one !== job)) other.lanes.forEach((lane) => this.player.set(lane.id, { isMuted: true, isSolo: false }));
+      for (const other of this.jobs.filter((one) => one !== job))
+        other.lanes.forEach((lane) => this.player.set(lane.id, { isMuted: true, isSolo: false }));
     }
     this.player.listen({ isOriginal: false, audition: null });
   }
@@ -279,16 +285,26 @@ class Studio {
     on("export", "click", () => openMix(this));
     on("show-keys", "click", () => byId("keys").showModal());
     for (const [id, text, help] of [
-      ["compare", TEXTS.compare, TEXTS.compareHelp], ["loop", TEXTS.loop, TEXTS.loopHelp], ["picture", TEXTS.picture, TEXTS.pictureHelp],
+      ["compare", TEXTS.compare, TEXTS.compareHelp],
+      ["loop", TEXTS.loop, TEXTS.loopHelp],
+      ["picture", TEXTS.picture, TEXTS.pictureHelp],
     ]) {
       byId(id).textContent = text;
       byId(id).title = help;
     }
     for (const [id, label] of [
-      ["seek", TEXTS.seek], ["zoom-in", TEXTS.zoomIn], ["zoom-out", TEXTS.zoomOut], ["zoom-fit", TEXTS.zoomFit],
-      ["transport", TEXTS.transport], ["selection", TEXTS.selection], ["upload", TEXTS.uploading(0)],
-    ]) byId(id).setAttribute("aria-label", label);
-    byId("key-list").append(...TEXTS.keyList.flatMap(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)]));
+      ["seek", TEXTS.seek],
+      ["zoom-in", TEXTS.zoomIn],
+      ["zoom-out", TEXTS.zoomOut],
+      ["zoom-fit", TEXTS.zoomFit],
+      ["transport", TEXTS.transport],
+      ["selection", TEXTS.selection],
+      ["upload", TEXTS.uploading(0)],
+    ])
+      byId(id).setAttribute("aria-label", label);
+    byId("key-list").append(
+      ...TEXTS.keyList.flatMap(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)]),
+    );
     this.#takeDrops();
   }
 

@@ -7,7 +7,11 @@ import { wavOf } from "./wav.js";
 
 export function openMix(studio) {
   const dialog = byId("mix");
-  const format = el("select", { "aria-label": TEXTS.format }, ...["wav", "flac", "mp3"].map((name) => el("option", {}, name)));
+  const format = el(
+    "select",
+    { "aria-label": TEXTS.format },
+    ...["wav", "flac", "mp3"].map((name) => el("option", {}, name)),
+  );
   const save = el("button", { type: "button", class: "primary" }, TEXTS.save);
   const close = el("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, TEXTS.close);
   save.addEventListener("click", async () => {
@@ -21,7 +25,11 @@ export function openMix(studio) {
     dialog.close();
   });
   dialog.setAttribute("aria-label", TEXTS.mixTitle);
-  dialog.replaceChildren(el("h2", {}, TEXTS.mixTitle), el("p", { class: "muted" }, TEXTS.mixHelp), el("div", { class: "row" }, format, save, close));
+  dialog.replaceChildren(
+    el("h2", {}, TEXTS.mixTitle),
+    el("p", { class: "muted" }, TEXTS.mixHelp),
+    el("div", { class: "row" }, format, save, close),
+  );
   dialog.showModal();
 }
 

@@ -32,12 +32,15 @@ function transform(real, imaginary) {
   }
 }
 
-/** Return levels in decibels as bytes, -90 dB at 0 and 0 dB at 255; rows by the logarithm of the frequency, highest first. */
+/** Return levels as bytes, from -90 dB to 0 dB; rows by the logarithm of the frequency, the highest first. */
 function columns(pieces, rateHz) {
   const n = pieces.length / N;
   const levels = new Uint8ClampedArray(n * ROWS);
   const highest = rateHz / 2;
-  const edges = Array.from({ length: ROWS + 1 }, (_, row) => (LOWEST_HZ * (highest / LOWEST_HZ) ** (row / ROWS) * N) / rateHz);
+  const edges = Array.from(
+    { length: ROWS + 1 },
+    (_, row) => (LOWEST_HZ * (highest / LOWEST_HZ) ** (row / ROWS) * N) / rateHz,
+  );
   for (let column = 0; column < n; column++) {
     const real = pieces.slice(column * N, (column + 1) * N).map((value, index) => value * window_[index]);
     const imaginary = new Float32Array(N);

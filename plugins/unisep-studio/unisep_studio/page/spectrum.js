@@ -5,7 +5,13 @@ import { prepare } from "./waveform.js";
 const N = 2048;
 const MAX_COLUMNS = 800;
 // from the background through the colours of the lanes to white: position and [red, green, blue]
-const COLOURS = [[0, [16, 17, 26]], [0.35, [52, 40, 118]], [0.6, [150, 60, 140]], [0.8, [240, 122, 88]], [1, [255, 240, 200]]];
+const COLOURS = [
+  [0, [16, 17, 26]],
+  [0.35, [52, 40, 118]],
+  [0.6, [150, 60, 140]],
+  [0.8, [240, 122, 88]],
+  [1, [255, 240, 200]],
+];
 const worker = new Worker(new URL("./spectrum-worker.js", import.meta.url), { type: "module" });
 const waiting = new Map();
 let lastId = 0;
@@ -23,13 +29,18 @@ function ask(pieces, rateHz) {
 }
 
 function colourOf(level) {
-  const next = Math.max(1, COLOURS.findIndex(([position]) => position >= level));
+  const next = Math.max(
+    1,
+    COLOURS.findIndex(([position]) => position >= level),
+  );
   const [[from, low], [to, high]] = [COLOURS[next - 1], COLOURS[next]];
   return low.map((value, index) => value + ((high[index] - value) * (level - from)) / (to - from));
 }
 
 // one number a pixel, as the image has them in memory: red, green, blue and no transparency
-const PALETTE = new Uint32Array(new Uint8ClampedArray(Array.from({ length: 256 }, (_, level) => [...colourOf(level / 255), 255]).flat()).buffer);
+const PALETTE = new Uint32Array(
+  new Uint8ClampedArray(Array.from({ length: 256 }, (_, level) => [...colourOf(level / 255), 255]).flat()).buffer,
+);
 
 /** Draw what is shown of a buffer; `isCurrent` says whether that is still wanted when it is ready. */
 export async function drawSpectrogram(canvas, buffer, view, isCurrent) {

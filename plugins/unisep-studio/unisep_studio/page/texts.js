@@ -28,7 +28,8 @@ export const TEXTS = {
   clear: "Clear",
   query: "What to isolate",
   queryPlaceholder: "electric guitar, singing voice, rain …",
-  queryHelp: "Enter or a comma adds another sound, Enter again starts. Or drag on the waveform and press “More like this”.",
+  queryHelp:
+    "Enter or a comma adds another sound, Enter again starts. Or drag on the waveform and press “More like this”.",
   isolate: "Isolate",
   stems: "Four stems",
   more: "More options",
@@ -48,10 +49,19 @@ export const TEXTS = {
   nothingAsked: "Type what to isolate, or choose an example first.",
   job: (names) => names.join(", "),
   stemsJob: "Four stems",
-  stages: { queued: "Waiting", running: "Starting", starting: "Starting", separating: "Separating", loading: "Loading the model" },
+  stages: {
+    queued: "Waiting",
+    running: "Starting",
+    starting: "Starting",
+    separating: "Separating",
+    loading: "Loading the model",
+  },
   stage: (stage, waiting) =>
     `${TEXTS.stages[stage] || stage[0].toUpperCase() + stage.slice(1)}${waiting ? `, ${waiting} before this` : ""}`,
-  timeLeft: (seconds) => (seconds < 1 ? "almost done" : `${seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math.ceil(seconds / 60)} min`} left`),
+  timeLeft: (seconds) => {
+    if (seconds < 1) return "almost done";
+    return seconds < 90 ? `${Math.ceil(seconds)} s left` : `${Math.ceil(seconds / 60)} min left`;
+  },
   cancel: "Cancel",
   cancelled: "Cancelled.",
   failed: (message) => `This did not work. ${message}`,
@@ -73,8 +83,8 @@ export const TEXTS = {
   better: (models, stem) => `Stronger at ${stem} after a download: ${models}.`,
   betterModel: (model) => `${model.name} (${model.licence})`,
   pull: (name) => `unisep models pull ${name}`,
-  plan: (choice) =>
-    `${choice.backend}${choice.encoder ? ` with ${choice.encoder}` : ""} answered. ${choice.reason} Licence of its weights: ${choice.licence}.`,
+  plan: ({ backend, encoder, reason, licence }) =>
+    `${backend}${encoder ? ` with ${encoder}` : ""} answered. ${reason} Licence of its weights: ${licence}.`,
   planTitle: "Who answered",
   deleteJob: "Remove these results",
   zip: "All as zip",

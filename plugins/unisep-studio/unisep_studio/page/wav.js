@@ -7,7 +7,8 @@ export function wavOf(buffer, start = 0, stop = buffer.duration) {
   const n = buffer.numberOfChannels;
   const nBytes = 4 * n * (last - first);
   const header = new DataView(new ArrayBuffer(44));
-  const text = (at, letters) => [...letters].forEach((letter, index) => header.setUint8(at + index, letter.charCodeAt(0)));
+  const text = (at, letters) =>
+    [...letters].forEach((letter, index) => header.setUint8(at + index, letter.charCodeAt(0)));
   text(0, "RIFF");
   header.setUint32(4, 36 + nBytes, true);
   text(8, "WAVEfmt ");

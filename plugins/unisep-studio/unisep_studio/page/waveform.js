@@ -133,7 +133,8 @@ export function drawRuler(canvas, view) {
     const x = view.fraction(time) * canvas.width;
     context.fillRect(x, canvas.height - 5 * scale, scale, 5 * scale);
     const text = clock(time, step < 0.1 ? 2 : step < 1 ? 1 : 0);
-    if (x + context.measureText(text).width + 4 * scale < canvas.width) context.fillText(text, x + 4 * scale, canvas.height - 4 * scale);
+    if (x + context.measureText(text).width + 4 * scale < canvas.width)
+      context.fillText(text, x + 4 * scale, canvas.height - 4 * scale);
   }
 }
 
@@ -145,7 +146,13 @@ export class Strip {
     this.head = el("div", { class: "playhead" });
     this.element = el("div", { class: "strip" }, ...canvases, this.selected, this.head);
     if (label) {
-      const role = { tabindex: "0", role: "slider", "aria-label": label, "aria-valuemin": "0", "aria-valuemax": view.seconds };
+      const role = {
+        tabindex: "0",
+        role: "slider",
+        "aria-label": label,
+        "aria-valuemin": "0",
+        "aria-valuemax": view.seconds,
+      };
       for (const [name, value] of Object.entries(role)) this.element.setAttribute(name, value);
     }
     this.#listen(player);
@@ -195,12 +202,20 @@ export class Strip {
       from = null;
     });
     element.addEventListener("pointercancel", () => (from = null));
-    element.addEventListener("wheel", (event) => {
-      if (!event.ctrlKey && !event.shiftKey && !event.deltaX) return; // the page scrolls
-      event.preventDefault();
-      const width = view.stop - view.start;
-      if (event.ctrlKey) view.zoom(Math.exp(event.deltaY / 300), timeAt(event));
-      else view.show(view.start + ((event.deltaX || event.deltaY) / 1000) * width, view.stop + ((event.deltaX || event.deltaY) / 1000) * width);
-    }, { passive: false });
+    element.addEventListener(
+      "wheel",
+      (event) => {
+        if (!event.ctrlKey && !event.shiftKey && !event.deltaX) return; // the page scrolls
+        event.preventDefault();
+        const width = view.stop - view.start;
+        if (event.ctrlKey) view.zoom(Math.exp(event.deltaY / 300), timeAt(event));
+        else
+          view.show(
+            view.start + ((event.deltaX || event.deltaY) / 1000) * width,
+            view.stop + ((event.deltaX || event.deltaY) / 1000) * width,
+          );
+      },
+      { passive: false },
+    );
   }
 }
