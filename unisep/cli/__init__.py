@@ -41,7 +41,8 @@ _COMMANDS = {
     "new-plugin": "unisep.cli.plugins:new_plugin",
 }
 _OWN = {name.split()[0] for name in _COMMANDS}
-_DISTRIBUTIONS = {"align": "unisep-align", "evaluate": "unisep-evaluate"}  # of unisep, in plugins of their own
+# of unisep, in plugins of their own
+_DISTRIBUTIONS = dict(align="unisep-align", evaluate="unisep-evaluate", serve="unisep-studio", studio="unisep-studio")
 _INSPECTING = ("plugins", "doctor")  # these show a plugin that does not work instead of refusing to start
 
 
