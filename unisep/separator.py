@@ -79,8 +79,8 @@ class Separator:
             overlap_fraction: of two segments, 0 to 0.5.
             segment_seconds: length of a segment; shorter needs less memory.
             shifts: how many randomly shifted runs are averaged; 0 for none.
-            cascade: "auto" has a specialist take out vocals before the query model listens for an instrument, where one is
-                here; "off" leaves the recording as it is.
+            cascade: "auto" has a specialist, where one is here, take out vocals before the query model listens for keys,
+                bass and other instruments, and speech before it listens for an everyday sound; "off" has it hear all.
             threads: how many segments are computed side by side on the CPU, with one thread each; the results are the same.
                 Without it as many as torch would take, one for each core, and memory allows. A recording of one segment is
                 computed with all threads inside it.

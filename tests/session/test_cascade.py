@@ -30,12 +30,15 @@ class Left(Backend):
 
 
 class Half(Backend):
-    """Gives half of whatever it hears for any query."""
+    """Gives half of what it hears; for words of five letters only where nothing is on the left."""
 
     info = BackendInfo(sources=(), sample_rate_hz=RATE_HZ, channels=2, segment_seconds=0.4)
 
     def separate(self, mixture, queries=None, negatives=None) -> Output:
-        return Output((mixture[:, None] / 2).expand(-1, len(queries), -1, -1).clone())
+        is_shy = (queries[:, 1] / queries[:, 0]).round() == 5
+        hears_left = mixture[:, 0].abs().amax(-1) > 0
+        gains = torch.where(is_shy[None] & hears_left[:, None], 0.0, 0.5)
+        return Output(gains[..., None, None] * mixture[:, None])
 
 
 class Letters(QueryEncoder):
@@ -92,13 +95,13 @@ def song() -> Audio:
 
 
 def test_the_query_model_hears_the_recording_without_vocals(separator: Separator, song: Audio) -> None:
-    result = separator.separate(song, ["piano", "vocals", "rain"])
+    result = separator.separate(song, ["piano", "vocals", "violin"])
     np.testing.assert_allclose(result["vocals"].samples, song.samples * [[1], [0]], atol=1e-6)
     np.testing.assert_allclose(result["piano"].samples, song.samples * [[0], [0.5]], atol=1e-6)
-    np.testing.assert_allclose(result["rain"].samples, song.samples / 2, atol=1e-6)
+    np.testing.assert_allclose(result["violin"].samples, song.samples / 2, atol=1e-6)
     total = sum(audio.samples.astype(np.float64) for audio in result.values()) + result.rest.samples
     np.testing.assert_allclose(total, song.samples, atol=1e-6)
-    assert set(result) == {"piano", "vocals", "rain"} == set(result.presence_over_time)
+    assert set(result) == {"piano", "vocals", "violin"} == set(result.presence_over_time)
 
 
 def test_a_file_and_a_stream_give_the_same_bits(separator: Separator, song: Audio, tmp_path: Path) -> None:
@@ -122,5 +125,4 @@ def test_time_ranges_are_kept(separator: Separator, song: Audio) -> None:
 
 
 def test_it_can_be_switched_off(separator: Separator, song: Audio) -> None:
-    plain = Separator(plugins=Plugin(), cascade="off").separate(song, "piano")["piano"].samples
-    np.testing.assert_allclose(plain, song.samples / 2, atol=1e-6)
+    assert not Separator(plugins=Plugin(), cascade="off").separate(song, "piano").target.samples.any()

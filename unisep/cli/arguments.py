@@ -151,7 +151,7 @@ def _model_options() -> argparse.ArgumentParser:
     add("--query-weights", type=Path, metavar="PATH", help="your own weights for --query-backend")
     add("--licences", **_LICENCES)
     add("--route", choices=["auto", "fixed", "conditioned"], default="auto", help="who may answer")
-    add("--cascade", choices=["auto", "off"], default="auto", help="take vocals out before listening for an instrument")
+    add("--cascade", choices=["auto", "off"], default="auto", help="take vocals or speech out first, for other sounds")
     add("--offline", action="store_true", default=None, help="never download")
     return parser
 

@@ -279,8 +279,9 @@ class Engine:
 
     def forget_presence_before(self, seconds: float) -> None:
         """Drop the presence of segments that ended by this time."""
-        for track in self._tracks.values():
-            track.forget_presence_before(seconds)
+        for one in self._passes:
+            for track in one.tracks.values():
+                track.forget_presence_before(seconds)
 
     def feed(self, block: Samples) -> None:
         """Separate the next block of the recording, which is kept until `take` gives it back."""

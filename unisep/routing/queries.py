@@ -12,20 +12,24 @@ from unisep.query.parsed import ParsedQuery
 from unisep.routing.catalog import BackendEntry, Catalog, rank
 from unisep.routing.conditioned import conditioned_tasks
 from unisep.routing.rules import RuleMatch, match_rule
-from unisep.routing.specialists import Specialist, specialists, taken_out
+from unisep.routing.specialists import Specialist, concept_of, specialists, taken_out
 from unisep.routing.types import BackendTask, Plan, Request, Route, Target, choice, pull
+
+REACH_SECONDS = 12.0  # how far beyond a time range the query model may hear: a segment, and no known one is longer
 
 
 @dataclass(frozen=True)
 class _Decision:
     """What is decided of one query.
 
-    parsed: the query, in the words of the rule if that gives any. match: the rule that matched. stem: whose stem answers;
+    parsed: the query, in the words of the rule if that gives any. backing: the concept whose name was added to them, or "".
+    match: the rule that matched. stem: whose stem answers;
     None where the query model does. stronger: who was made for it, and is not here. without: whose stem is taken out of
     what the query model hears.
     """
 
     parsed: ParsedQuery
+    backing: str = ""
     match: RuleMatch | None = None
     stem: Specialist | None = None
     stronger: BackendEntry | None = None
@@ -54,9 +58,11 @@ def _decide(parsed: ParsedQuery, request: Request, catalog: Catalog, warnings: l
     if match is not None:
         parsed = match.in_its_words(parsed)
         if match.backend is not None:
-            return _Decision(parsed, match, Specialist(match.backend, match.direction.stem, -math.inf, is_better=True))
+            return _Decision(
+                parsed, "", match, Specialist(match.backend, match.direction.stem, -math.inf, is_better=True)
+            )
     if request.route == "conditioned" or (match is not None and match.names_a_model):
-        return _Decision(parsed, match)
+        return _Decision(*_backed(parsed, request, catalog), match)
     text = parsed.plain_text
     matches = [] if text is None else specialists(text, request, catalog)
     # Routing a query never downloads; a backend that the caller named may.
@@ -64,13 +70,28 @@ def _decide(parsed: ParsedQuery, request: Request, catalog: Catalog, warnings: l
     here = [one for one in matches if one.backend.is_here or may_download]
     insists = request.route == "fixed" or request.backend is not None
     if here and (here[0].is_better or insists):
-        return _Decision(parsed, match, here[0])
+        return _Decision(parsed, "", match, here[0])
     if request.route == "fixed":
         _refuse(parsed, matches, request, catalog)
     missed = [one.backend for one in matches if one.is_better and not one.backend.is_here]
     stronger = None if here else min(missed, key=rank, default=None)
     warnings += _unknown_words(parsed, request, catalog)
-    return _Decision(parsed, match, stronger=stronger, without=taken_out(parsed, request, catalog))
+    without = taken_out(parsed, request, catalog)
+    return _Decision(*_backed(parsed, request, catalog), match, stronger=stronger, without=without)
+
+
+def _backed(parsed: ParsedQuery, request: Request, catalog: Catalog) -> tuple[ParsedQuery, str]:
+    """Return the query with the name of the concept that its one text means beside it, and that name.
+
+    The mean of both is heard better than rare words alone. A query that names a concept stays as it is.
+    """
+    texts = parsed.query.texts
+    if len(texts) != 1 or request.query_backend or request.encoder:
+        return parsed, ""
+    concept = concept_of(texts[0], catalog)
+    if concept is None or concept.name == texts[0].casefold():
+        return parsed, ""
+    return replace(parsed, query=parsed.query.model_copy(update={"text": [texts[0], concept.name]})), concept.name
 
 
 def _unknown_words(parsed: ParsedQuery, request: Request, catalog: Catalog) -> list[str]:
@@ -106,8 +127,13 @@ def _removed(decisions: Sequence[_Decision]) -> dict[Specialist, Target]:
     for one in dict.fromkeys(decision.without for decision in decisions if decision.without):
         ranges = [decision.parsed.time_range for decision in decisions if decision.without == one]
         known = [times for times in ranges if times is not None]
-        whole = None if len(known) < len(ranges) else (min(a for a, _ in known), max(b for _, b in known))
-        removed[one] = Target(f"({one.stem})", stem=one.stem, time_range=whole, is_result=False)
+        hull = None
+        if len(known) == len(ranges):
+            hull = (
+                max(0.0, min(start for start, _ in known) - REACH_SECONDS),
+                max(stop for _, stop in known) + REACH_SECONDS,
+            )
+        removed[one] = Target(f"({one.stem})", stem=one.stem, time_range=hull, is_result=False)
     return removed
 
 
@@ -160,6 +186,7 @@ def _plan(decisions: Sequence[_Decision], tasks: tuple[BackendTask, ...]) -> Pla
         else:
             reason = f"'{backend.name}' answers queries."
         first = f"It hears the recording without {one.without.title}." if one.without else ""
-        reasons = [reason, first, target.through, one.match.reason if one.match else ""]
+        backed = f"Its words are backed by '{one.backing}'." if one.backing else ""
+        reasons = [reason, backed, first, target.through, one.match.reason if one.match else ""]
         choices[one.parsed.name] = choice(backend, target.encoder, " ".join(filter(None, reasons)))
     return Plan(choices)

@@ -11,8 +11,14 @@ from unisep.query.parsed import ParsedQuery
 from unisep.routing.catalog import BackendEntry, Catalog, rank
 from unisep.routing.types import Request
 
-# What is taken out before the query model listens, by the kind of what is asked for.
-TAKEN_OUT = {"drums": "vocals", "instrument": "vocals"}
+# What is taken out before the query model listens, by what is asked for, a concept or a kind of them: where that was
+# measured to gain under voices and not to lose without any. Others sound like voices to the specialists: electric guitars,
+# flutes, shakers.
+TAKEN_OUT = {
+    **dict.fromkeys(("drums", "bass", "acoustic guitar", "keyboard", "synthesizer"), "vocals"),
+    **dict.fromkeys(("theremin", "synth choir"), ""),
+    **dict.fromkeys(("everyday", "nature", "animal", "machine", "effect"), "speech"),
+}
 
 
 @dataclass(frozen=True)
@@ -84,13 +90,24 @@ def taken_out(parsed: ParsedQuery, request: Request, catalog: Catalog) -> Specia
     if request.cascade == "off" or request.route != "auto" or request.backend or request.query_backend:
         return None
     matches = [concept_of(text, catalog) for text in parsed.query.texts]
-    sounds = {TAKEN_OUT.get(concept.kind) if concept else None for concept in matches}
-    if len(sounds) != 1 or (sound := sounds.pop()) is None:
+    sounds = {_taken_out_for(concept) if concept else "" for concept in matches}
+    if len(sounds) != 1 or not (sound := sounds.pop()):
         return None
     here = [one for one in specialists(sound, request, catalog) if one.backend.is_here]
     gains_db = {one: level_db(one.backend, (f"without {sound}",), catalog) for one in here}
     best = max(here, key=gains_db.__getitem__, default=None)
     return best if best and gains_db[best] > 0 else None
+
+
+def _taken_out_for(concept: Concept) -> str:
+    """Return the sound that is taken out for a concept, by its own name, that of a wider one, or its kind; "" for none."""
+    if concept.kind == "drums":  # as a whole only
+        return TAKEN_OUT.get(concept.name, "")
+    names, wider = [concept.name], list(concept.within)
+    while wider:
+        names.append(wider.pop(0))
+        wider += concepts()[names[-1]].within
+    return next((TAKEN_OUT[name] for name in (*names, concept.kind) if name in TAKEN_OUT), "")
 
 
 def _answered(entry: BackendEntry, stem: str) -> set[str]:

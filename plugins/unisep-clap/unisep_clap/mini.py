@@ -29,20 +29,25 @@ VOCABULARY_FILE = "vocab.txt"
 
 @final
 class MiniEncoder(QueryEncoder):
-    """The embedded towers, ready to encode."""
+    """The embedded towers, ready to encode.
+
+    Attributes:
+        tokens: the word pieces that texts are made of.
+        text_tower: encodes them.
+    """
 
     space = SPACE
 
     def __init__(self, tokens: WordPiece, text: TextTower, audio: AudioTower, device: torch.device) -> None:
-        self._tokens = tokens
-        self._text = text.to(device).eval()
+        self.tokens = tokens
+        self.text_tower = text.to(device).eval()
         self._audio = audio.to(device).eval()
         self._device = device
 
     @property
     def dim(self) -> int:
         """Length of the vectors."""
-        return self._text.config.n_dims
+        return self.text_tower.config.n_dims
 
     @torch.inference_mode()
     def encode_text(self, texts: list[str]) -> Tensor:
@@ -50,7 +55,7 @@ class MiniEncoder(QueryEncoder):
 
         Raises QueryError for a text without a letter or digit.
         """
-        rows = [self._text(*self._padded(text)) for text in texts]
+        rows = [self.text_tower(*self._padded(text)) for text in texts]
         return torch.cat(rows) if rows else torch.empty(0, self.dim, device=self._device)
 
     @torch.inference_mode()
@@ -62,7 +67,7 @@ class MiniEncoder(QueryEncoder):
     def _padded(self, text: str) -> tuple[Tensor, Tensor]:
         if not any(character.isalnum() for character in text):
             raise QueryError(f"The text {text!r} names no sound. Write what to listen for, such as 'piano'.")
-        ids, present = pad([self._tokens.encode(text)], self._tokens.padding_id)
+        ids, present = pad([self.tokens.encode(text)], self.tokens.padding_id)
         return ids.to(self._device), present.to(self._device)
 
     def _encode_clip(self, samples: NDArray[np.float32], rate_hz: int) -> Tensor:

@@ -206,7 +206,8 @@ def test_the_first_steps_are_those_of_the_recording(name: str) -> None:
     recorded = json.loads(GOLDEN.read_text(encoding="utf-8"))
     results, known = results_of(TASKS[name]), recorded["results"][name]
     for key, values in known.items():
-        assert results[key] == pytest.approx(values, rel=1e-4, abs=1e-6), key
+        # Adam divides small gradients by their size, so that rounding of another processor grows in a few steps.
+        assert results[key] == pytest.approx(values, rel=5e-3, abs=1e-5), key
     if recorded["machine"] == this_machine():
         assert results == known
 

@@ -8,6 +8,8 @@ import json
 import pickle
 import re
 import shutil
+import tomllib
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from unisep_train.data.store import PartWriter, Store
 from unisep_train.measuring.validation import ValidationConfig, validation_items
 from unisep_train.mixing import sounds
 from unisep_train.mixing.config import UNCHANGED, MixConfig
-from unisep_train.mixing.examples import COMPLEMENTS, ExampleStream, phrase
+from unisep_train.mixing.examples import COMPLEMENTS, ExampleStream, Sampler, phrase
 
 from unisep.errors import DatasetError, OptionError
 
@@ -482,6 +484,33 @@ def test_prompts_name_what_they_ask_for():
     texts = {phrase("kick drum", rng) for _ in range(200)}
     assert "kick drum" in texts and len(texts) > 20
     assert all(any(s in text.lower() for s in ("kick drum", *vocabulary.SPELLINGS["kick drum"])) for text in texts)
+
+
+def test_wordings_of_a_concept_are_asked_for_and_those_held_out_never():
+    table = tomllib.loads(resources.files("unisep.query").joinpath("concepts.toml").read_text(encoding="utf-8"))
+    rng, concept = np.random.default_rng(0), table["male singing"]
+    texts = {phrase("male singing", rng, wording_probability=1.0) for _ in range(300)}
+    assert texts == set(concept["wordings"]) and texts.isdisjoint(concept["held_out"])
+    texts = [phrase("male singing", rng, wording_probability=0.3) for _ in range(300)]
+    others = set(concept["wordings"]) - {"male singing", *vocabulary.SPELLINGS["male singing"]}
+    assert 0.1 < np.mean([text in others for text in texts]) < 0.3
+    assert "mermaid song" not in table
+    assert "mermaid song" in {phrase("mermaid song", rng, wording_probability=1.0) for _ in range(20)}
+
+
+def test_raised_names_are_drawn_more_often_and_the_rest_of_their_domain_less(store):
+    def share(**fields):
+        config = MixConfig(**{**vars(PLAIN), "drums_share": 0.0, "vocals_share": 0.0, "bass_share": 0.0, **fields})
+        sampler, rng = Sampler(Catalog(store), config), np.random.default_rng(0)
+        labels = [sampler.catalogue.names[sampler.target(rng)[1]] for _ in range(600)]
+        return {name: labels.count(name) / len(labels) for name in ("electric guitar", "acoustic guitar", "dog bark")}
+
+    plain, raised = share(), share(raised={"electric guitar": 4.0, "guitar": 2.0})
+    assert raised["electric guitar"] / raised["acoustic guitar"] == pytest.approx(
+        2 * plain["electric guitar"] / plain["acoustic guitar"], rel=0.3
+    )
+    assert raised["electric guitar"] > 1.5 * plain["electric guitar"]
+    assert raised["dog bark"] == pytest.approx(plain["dog bark"], abs=0.05)
 
 
 def test_validation_windows_are_fixed_and_fair(store):

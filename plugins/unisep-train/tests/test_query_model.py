@@ -29,10 +29,12 @@ from unisep_train.measuring import plot
 from unisep_train.measuring.measure import measure_item
 from unisep_train.measuring.validation import ValidationItem
 from unisep_train.mixing.config import MixConfig, QueryMix
+from unisep_train.mixing.examples import wordings
 from unisep_train.mixing.queries import QueryBatch, QueryStream, TextAudioEncoder, load_encoder
 from unisep_train.tasks.query_model import QueryModelRun, Recipe, train
 from unisep_train.tasks.start import Start
 from unisep_train.trainer.distributed import Place, joined
+from unisep_train.trainer.losses import LossWeights
 
 from unisep.errors import DatasetError, OptionError, WeightsError
 
@@ -292,12 +294,16 @@ def test_the_schedule_before_the_fall_does_not_depend_on_the_length() -> None:
     assert 0 < short.learning_rate_at(99) < 0.05 * RECIPE.learning_rate
 
 
-def test_a_resumed_run_equals_an_unbroken_one(store: str, encoder: TextAudioEncoder, tmp_path: Path) -> None:
-    whole = train(store, QueryModelRun(RECIPE, fresh(tmp_path / "whole")), encoder, 600)
-    folder = fresh(tmp_path / "parts")
-    first = train(store, QueryModelRun(RECIPE, folder), encoder, 0)
+@pytest.mark.parametrize("fields", [{}, {"optimizer": "muon", "losses": LossWeights(wordings=1.0)}])
+def test_a_resumed_run_equals_an_unbroken_one(
+    store: str, encoder: TextAudioEncoder, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    recipe = RECIPE.model_copy(update=fields)
+    whole = train(store, QueryModelRun(recipe, fresh(tmp_path / "whole", recipe)), encoder, 600)
+    folder = fresh(tmp_path / "parts", recipe)
+    first = train(store, QueryModelRun(recipe, folder), encoder, 0)
     assert 0 < first.step < RECIPE.n_steps
-    second = train(store, QueryModelRun(RECIPE, folder), encoder, 600)
+    second = train(store, QueryModelRun(recipe, folder), encoder, 600)
     assert whole.step == second.step == RECIPE.n_steps
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
@@ -318,6 +324,25 @@ def test_training_lowers_the_loss(store: str, encoder: TextAudioEncoder, tmp_pat
     assert (saved.recipe, saved.step) == (recipe, 60)
     item = ValidationItem(np.ones((2, 800), np.float32), np.ones((2, 800), np.float32), "x", "song", "s", "song", None)
     assert np.isfinite(measure_item(saved.averaged(), item, normalize(torch.randn(16), dim=-1)).sdr_db)
+
+
+def test_wordings_learn_to_mean_their_names_and_the_names_stay(
+    store: str, encoder: TextAudioEncoder, tmp_path: Path
+) -> None:
+    apart = {}
+    for weight in (0.0, 10.0):
+        recipe = RECIPE.model_copy(
+            update={"n_steps": 40, "learning_rate": 5e-3, "losses": LossWeights(wordings=weight), "save_every": 40}
+        )
+        run = train(store, QueryModelRun(recipe, fresh(tmp_path / f"{weight}", recipe)), encoder, 600)
+        texts = [text for name in ("drums", "piano", "vocals", "rain") for text in wordings()[name][:2]]
+        conditions = run.model.conditions(encoder.texts(texts), recipe.space).detach()
+        conditions = normalize(conditions, dim=-1).unflatten(0, (4, 2))
+        names, others = conditions.unbind(1)
+        apart[weight] = float((1 - (names * others).sum(-1)).mean()), float(1 - (names[0] * names[1:]).sum(-1).mean())
+    assert apart[10.0][0] < 0.8 * apart[0.0][0]
+    assert apart[10.0][1] > 0.1
+    assert "wordings" in json.loads((tmp_path / "10.0" / "log.jsonl").read_text().splitlines()[0])
 
 
 # Several processes

@@ -3,7 +3,7 @@
 judge and build a store    curate, corpus, render
 train                      train, distil
 look and measure           plot, measure, controls
-clap-mini                  clips, band-powers, text-tower, audio-tower, release-clap
+clap-mini                  clips, band-powers, text-tower, wordings, audio-tower, release-clap
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ COMMANDS = {
     "clips": "rendering.clips:render",
     "band-powers": "data.band_powers:build",
     "text-tower": "tasks.text_tower:train_command",
+    "wordings": "tasks.wordings:train_command",
     "audio-tower": "tasks.audio_tower:train_command",
     "release-clap": "measuring.cards:release_clap",
 }

@@ -120,13 +120,17 @@ def unclear(prompt: str, label: str, tags: frozenset[str]) -> bool:
     (True, False)
     >>> unclear("piano", "other", frozenset()), unclear("vocals", "other", frozenset())
     (True, False)
+    >>> unclear("drums", "band without guitar", frozenset()), unclear("distorted guitar", "band without guitar", frozenset())
+    (True, False)
     """
     name = vocabulary.canonical(prompt)
     if name in tags:
         return False
+    broad, wider = vocabulary.canonical(label), vocabulary.ancestors(name)
+    if " without " in broad:  # a "band without guitar" may hold all but guitars
+        return broad.partition(" without ")[2] not in {name} | wider
     if name == "drums":
         return bool(tags & vocabulary.MAY_BE_DRUMS)
-    broad, wider = vocabulary.canonical(label), vocabulary.ancestors(name)
     if broad in vocabulary.MIXED:
         return not ({name} | wider) & set(vocabulary.ROLES)
     # A loop holds any of what is under "drums"; "synthesizer" may be any synthesizer.

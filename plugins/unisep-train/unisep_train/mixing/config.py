@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import PositiveFloat, PositiveInt
 
@@ -31,6 +31,8 @@ class MixConfig:
     """How examples are mixed. Probabilities are of one example; levels in dB.
 
     Attributes:
+        raised: how many times as often to draw sounds that answer to a name, among those of their domain.
+        wording_probability: of asking in words of unisep's table of concepts, never those it holds out.
         negative_probability: of leaving a part out ("drums" without "kick drum") where the song holds it apart from others
             that answer; a third as often, of leaving out what is not part of the target, which changes nothing.
     """
@@ -50,11 +52,13 @@ class MixConfig:
     bass_share: float = 0.10
     speech_share: float = 0.06
     universal_share: float = 0.14
+    raised: dict[str, PositiveFloat] = field(default_factory=dict)
     source_level_db: float = 5.0
     max_target_rest_db: float = 10.0
     mixture_level_db: tuple[float, float] = (-28.0, -16.0)
     variation: Variation = PLAIN_VARIATION
     vocals_variation: Variation = VOCALS_VARIATION
+    wording_probability: float = 0.0
     negative_probability: float = 0.0
     example_seconds: float = 3.0
     example_probability: float = 1.0

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import tomllib
 from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import resources
 from typing import final
 
 import numpy as np
@@ -31,8 +34,19 @@ BESIDE_MUSIC = {"music": 0.84, "speech": 0.08, "universal": math.inf}
 BESIDE_OTHERS = {"music": 0.4, "speech": 0.2, "universal": math.inf}
 
 
-def phrase(name: str, rng: np.random.Generator, plain_probability: float = 0.65) -> str:
-    """Draw a prompt for the canonical `name`: mostly the plain name, else another spelling or a template."""
+@cache
+def wordings() -> dict[str, list[str]]:
+    """Return how people ask for a concept, by its name: what unisep's table knows at run time, the name first."""
+    table = resources.files("unisep.query").joinpath("concepts.toml").read_text(encoding="utf-8")
+    return {name: concept["wordings"] for name, concept in tomllib.loads(table).items()}
+
+
+def phrase(
+    name: str, rng: np.random.Generator, plain_probability: float = 0.65, wording_probability: float = 0.0
+) -> str:
+    """Draw a prompt for the canonical `name`: mostly the plain name, else a wording, another spelling or a template."""
+    if wording_probability and rng.random() < wording_probability and name in wordings():
+        return wordings()[name][rng.integers(len(wordings()[name]))]
     known = (name, *vocabulary.SPELLINGS.get(name, ()))
     text = known[0] if len(known) == 1 or rng.random() < 0.6 else known[rng.integers(1, len(known))]
     if rng.random() > plain_probability:
@@ -46,6 +60,19 @@ class Sampler:
 
     catalogue: Catalog
     config: MixConfig
+
+    @cached_property
+    def domains(self) -> dict[str, tuple[list[str], NDArray[np.float64]]]:
+        """Those of the catalogue, with the names raised that the config raises; the largest factor counts."""
+        raised, tags = self.config.raised, self.catalogue.tags
+        if not raised:
+            return self.catalogue.domains
+        out = {}
+        for domain, (names, weights) in self.catalogue.domains.items():
+            answering = [frozenset().union(*(tags[i] for i in self.catalogue.by_name[name])) for name in names]
+            factors = [max((raised[tag] for tag in of_name & raised.keys()), default=1.0) for of_name in answering]
+            out[domain] = names, weights * factors / (weights * factors).sum()
+        return out
 
     def target(self, rng: np.random.Generator) -> tuple[str, int]:
         """Draw the canonical name asked for and a sound that answers to it."""
@@ -77,7 +104,7 @@ class Sampler:
 
     def _any_of(self, shares: dict[str, float], roll: float, rng: np.random.Generator) -> int:
         """Draw a sound of the domain in whose share `roll` falls: first a name, rare ones raised, then a sound of it."""
-        domains, limits = self.catalogue.domains, itertools.accumulate(shares.values())
+        domains, limits = self.domains, itertools.accumulate(shares.values())
         domain = next(domain for domain, limit in zip(shares, limits, strict=True) if roll < limit)
         names, weights = domains.get(domain) or next(iter(domains.values()))
         return self.catalogue.draw(self.catalogue.by_name[names[rng.choice(len(names), p=weights)]], rng)
@@ -241,7 +268,7 @@ class ExampleStream:
         limit = config.max_target_rest_db
         difference_db = sounds.loudness_db(target) - sounds.level_db(rest)
         target = target * sounds.gain(np.clip(difference_db, -limit, limit) - difference_db)
-        prompt, shown = phrase(name, rng), name
+        prompt, shown = phrase(name, rng, wording_probability=config.wording_probability), name
         clip = self._clip(name, index, rng) if rng.random() < config.example_probability else None
         negative = self._negative(name, left_out, rng)
         roll = rng.random()

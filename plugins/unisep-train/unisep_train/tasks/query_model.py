@@ -17,17 +17,21 @@ from typing import Any, Self
 import torch
 from pydantic import Field, NonNegativeInt, TypeAdapter, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs
 
 from unisep.errors import OptionError
 from unisep_train.mixing.config import MixConfig, QueryMix
+from unisep_train.mixing.examples import wordings
 from unisep_train.mixing.queries import EMBEDDED, QueryBatch, QueryStream, TextAudioEncoder
 from unisep_train.tasks.start import Start, begin, model_at_start
 from unisep_train.trainer.distributed import Place
 from unisep_train.trainer.learner import ALONE, N_THREADS, Device, Figures, Learner, begun, learn_from
 from unisep_train.trainer.losses import LossWeights, separation_loss
 from unisep_train.trainer.recipe import CHECKPOINT_FILE, BaseRecipe
+
+N_WORDINGS = 256  # of the table, heard at each step
 
 
 class Recipe(BaseRecipe):
@@ -106,6 +110,14 @@ class QueryModelRun(Learner[FilmHTDemucs, QueryBatch]):
         super().__init__(FilmHTDemucs(recipe.model), recipe, folder, place)
         self._wrapped: nn.Module | None = None
         self._with_separator = True
+        self._wordings: Tensor | None = None
+
+    def hear_wordings(self, encoder: TextAudioEncoder) -> None:
+        """Encode the table's wordings and the names that they stand for, if the recipe gives them a weight."""
+        if self.recipe.losses.wordings:
+            pairs = [(text, name) for name, texts in wordings().items() for text in texts if text != name]
+            vectors = [F.normalize(encoder.texts(texts), dim=-1) for texts in zip(*pairs, strict=True)]
+            self._wordings = torch.stack(vectors).to(self.place.device)
 
     def begin(self) -> None:
         """Give the model the weights that the recipe names."""
@@ -118,7 +130,21 @@ class QueryModelRun(Learner[FilmHTDemucs, QueryBatch]):
         with self.in_bfloat16:
             estimate, logits = module(batch.mixture, batch.queries, batch.negatives)
         loss, parts = separation_loss(estimate, batch.target, batch.mixture, logits, batch.present, self.recipe.losses)
+        if self._wordings is not None:
+            parts["wordings"] = self._apart(self._wordings)
+            loss = loss + self.recipe.losses.wordings * parts["wordings"]
+            parts["wordings"] = parts["wordings"].detach()
         return {**parts, "norm": self.learn(loss), "loss": loss.detach(), "present": batch.present}
+
+    def _apart(self, pairs: Tensor) -> Tensor:
+        """Return how far some wordings' conditions are from those of their names; `pairs [2, n, d]`. The names stay.
+
+        One minus the cosine around the names' mean: bringing all conditions together would not lower it.
+        """
+        chosen = torch.randint(pairs.shape[1], (N_WORDINGS,), generator=torch.Generator().manual_seed(self.step))
+        wording, name = self.model.conditions(pairs[:, chosen.to(pairs.device)], self.recipe.space)
+        name = name.detach()
+        return 1 - F.cosine_similarity(wording - name.mean(0), name - name.mean(0), dim=-1).mean()
 
     def shown(self, figures: Figures) -> Figures:
         """Leave gains to the targets that are there and levels to those that are not."""
@@ -151,6 +177,7 @@ def train(
 ) -> QueryModelRun:
     """Train until the last step, or for `stop_after_seconds` with the state saved for another call; return the run."""
     recipe, rate_hz = run.recipe, run.recipe.model.separator.samplerate
+    run.hear_wordings(encoder)
     stream = QueryStream(
         store, recipe.mix, recipe.seed, queries=recipe.queries, encoder=encoder, absent_from=recipe.absent_from
     )

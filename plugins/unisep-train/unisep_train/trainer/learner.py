@@ -27,6 +27,7 @@ from unisep_htdemucs.kernels import computes_bfloat16
 from unisep_train.data.store import Store
 from unisep_train.mixing.queries import StepStream
 from unisep_train.trainer.distributed import Place, joined
+from unisep_train.trainer.muon import Muon
 from unisep_train.trainer.recipe import CHECKPOINT_FILE, BaseRecipe
 
 ALONE = Place()
@@ -51,8 +52,10 @@ class Learner(ABC, Generic[ModelT, BatchT]):
         self.recipe, self.folder, self.place = recipe, folder, place
         self.model = model.to(place.device)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, **self.adamw
+        settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, **self.adamw}
+        is_muon = recipe.optimizer == "muon"
+        self.optimizer: torch.optim.AdamW = (
+            Muon(self.model, **settings) if is_muon else torch.optim.AdamW(self.model.parameters(), **settings)
         )
         self.step = 0
 

@@ -29,6 +29,8 @@ class LossWeights:
         presence: of the binary cross-entropy of the presence head.
         spectral: of the distance of log spectra (`log_spectral_distance`) where the sound is present; 0 leaves it out.
         spectral_windows: lengths of its windows, in samples.
+        wordings: of the distance between the condition of a wording and that of its concept's name, in the words of unisep's
+            table; needs no audio.
         floor_db: output level relative to the mixture below which an absent target counts as silent.
         ceiling_db: SDR and SI-SDR above which more is worth next to nothing.
     """
@@ -40,6 +42,7 @@ class LossWeights:
     presence: float = 0.3
     spectral: float = 0.0
     spectral_windows: tuple[int, ...] = (512, 1024, 2048, 4096)
+    wordings: float = 0.0
     floor_db: float = -40.0
     ceiling_db: float = 30.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
@@ -19,6 +19,7 @@ class BaseRecipe(BaseModel):
 
     Attributes:
         decay_share: share of the run, at its end, in which the learning rate falls to zero.
+        optimizer: muon orthogonalises the updates of matrices, and leaves the rest to AdamW.
         average_decay: of the running average of the parameters, which is what a run is for.
         bfloat16: compute products in it, where the device does.
     """
@@ -27,6 +28,7 @@ class BaseRecipe(BaseModel):
 
     n_steps: PositiveInt
     warmup_steps: PositiveInt = 100
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: PositiveFloat = 1.5e-3
     weight_decay: float = 0.01
     clip_norm: PositiveFloat = 5.0
