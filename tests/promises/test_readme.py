@@ -149,6 +149,8 @@ def test_every_option_named_in_the_pages_exists(capsys):
         ["embed"],
         ["evaluate"],
         ["align"],
+        ["serve"],
+        ["studio"],
         ["doctor"],
         ["explain"],
         ["new-plugin"],

@@ -158,6 +158,7 @@ class Scheduler:
                 self._live[job.id] = live
                 live.events.append((self._next_number(), _event(job, live)))
         while True:
+            live.changed.clear()  # before anything is looked at, so that nothing told meanwhile is missed
             news = [event for event in live.events if event[0] > after]
             for number, event in news:
                 after = number
@@ -173,7 +174,6 @@ class Scheduler:
                 return
             if self.is_stopping:
                 return
-            live.changed.clear()
             try:
                 await asyncio.wait_for(live.changed.wait(), _HEARTBEAT_SECONDS)
             except TimeoutError:
