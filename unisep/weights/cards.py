@@ -69,7 +69,7 @@ class CardFile(BaseModel, extra="forbid", frozen=True):
 
 
 class Quality(BaseModel, extra="forbid", frozen=True):
-    """One published figure: the `metric` of one stem on the songs of `test_set`, and the `source` that states it."""
+    """One figure: the `metric` of one stem on the recordings of `test_set`, and the `source` that states or measures it."""
 
     stem: str
     figure_db: Annotated[float, Field(allow_inf_nan=False)]
@@ -81,7 +81,7 @@ class Quality(BaseModel, extra="forbid", frozen=True):
 class Card(BaseModel, extra="forbid", frozen=True):
     """What is known of a set of weights, 0 and "" where the card does not say.
 
-    `sources` are the model's outputs in order, none for query models and encoders; `quality` holds published figures that
+    `sources` are the model's outputs in order, none for query models and encoders; `quality` holds the figures that
     compare models; `measured` holds any figures of quality and speed, free keys to numbers, texts or tables of them;
     `package`, where the card was found, is not in the TOML.
     `installed` are files of the package `installed_in` that hold the same weights, and make a download needless.

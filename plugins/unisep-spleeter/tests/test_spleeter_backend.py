@@ -313,8 +313,8 @@ def test_bfloat16_stays_near(folder: Path, music: Any) -> None:
 
 @pytest.mark.slow
 def test_it_is_measured_beside_htdemucs(folder: Path) -> None:
-    script = Path(__file__).parents[3] / "benchmarks" / "spleeter.py"
-    options = ["--tiny", "--seconds", "2", "--rounds", "1", "--weights", str(folder)]
+    script = Path(__file__).parents[3] / "benchmarks" / "backends.py"
+    options = ["--backends", "spleeter-2stems", "--tiny", "--seconds", "2", "--rounds", "1", "--weights", str(folder)]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", script, *options], capture_output=True, text=True, check=False
     )
