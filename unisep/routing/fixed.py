@@ -125,7 +125,10 @@ def _by_query(request: Request, catalog: Catalog, why: str, better: str) -> Rout
             raise
         raise type(error)(f"Fixed stems: {better}. And the query model cannot step in: {error}") from error
     last = routed.tasks[-1]
-    left = choice(last.backend, last.targets[0].encoder, f"'{last.backend.name}' and the other models leave it.")
+    first = last.targets[0]
+    left = choice(
+        last.backend, first.encoder, f"'{last.backend.name}' and the other models leave it. {first.through}".rstrip()
+    )
     reason = f"In place of a backend with all stems: {why}."
     choices = {stem: routed.plan.get(stem, left) for stem in stems}
     plan = Plan(
