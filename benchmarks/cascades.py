@@ -1,6 +1,6 @@
 """What specialists are worth: before the query model, as cascades, and in its place, for speech and vocals.
 
-    python benchmarks/cascades.py CORPUS [CORPUS ...]                 # folders with a manifest.jsonl; 20 minutes on a core
+    python benchmarks/cascades.py CORPUS [CORPUS ...]                 # folders with a manifest.jsonl; 40 minutes on a core
     python benchmarks/cascades.py CORPUS --parts songs vocals --limit 3 --json windows.json
 
 A cascade takes out what was not asked for, and asks the query model about what is left. Windows last 5 s, in stereo, of
