@@ -13,6 +13,7 @@ from unisep.errors import OptionError
 from unisep.plugins.plugin import Plugin
 from unisep.query.concepts import Meaning, concepts, named
 from unisep.query.parsed import parse_queries
+from unisep.routing import catalog as catalogs
 from unisep.routing.catalog import Catalog, build_catalog
 from unisep.routing.router import candidates, resolve
 from unisep.routing.types import Request, Route
@@ -109,6 +110,16 @@ def test_rare_words_are_backed_by_the_name_of_their_concept() -> None:
     assert "backed by 'violin'" in route.plan["fiddle"].reason and "backed" not in route.plan["violin"].reason
     (target,) = route_of("fiddle", ALL(), query_backend="film").tasks[0].targets
     assert target.parsed is not None and target.parsed.query.texts == ("fiddle",)
+
+
+def test_a_card_is_read_once_a_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[str] = []
+    monkeypatch.setattr(catalogs, "figures_at", lambda place: places.append(place) or {})
+    plugins = [Plugin(spec.name, f"dist-{spec.name}", "1", "ok", specs=(spec,)) for spec in (FILM, MINI, FAST, STRONG)]
+    here = build_catalog(plugins, (), lambda spec: "present")
+    for _ in range(3):
+        route_of(["vocals", "violin"], here)
+    assert sorted(places) == ["fast", "film", "strong"]
 
 
 # cascades

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from unisep.errors import PluginError, WeightsError, arg, suggest
@@ -162,6 +163,7 @@ def build_catalog(plugins: Iterable[Plugin], own_weights: Collection[str], weigh
         tuple(plugin for plugin in plugins if plugin.state != "ok"),
         rules=tuple(Extension(spec, plugin.distribution) for plugin in plugins for spec in plugin.specs_of(RouteSpec)),
         steps=tuple(Extension(spec, plugin.distribution) for plugin in plugins for spec in plugin.specs_of(ResultSpec)),
+        quality=cache(figures_at),  # a card is read once a catalog, not once a query
     )
 
 
