@@ -52,10 +52,15 @@ def names_by_wording() -> dict[str, str]:
     return names | {name: name for name in concepts()}
 
 
+def plain(text: str) -> str:
+    """Return the text as words are compared: without capitals, spare spaces and a leading "the"."""
+    return " ".join(text.casefold().split()).removeprefix("the ")
+
+
 def named(text: str) -> str | None:
-    """Return the concept that the text names, letter for letter but for case, spaces and "the"; None where none is.
+    """Return the concept whose name or wording the text is, as `plain` compares them; None where none is.
 
     >>> named("The Singer"), named("elephant on a bicycle")
     ('vocals', None)
     """
-    return names_by_wording().get(" ".join(text.casefold().split()).removeprefix("the "))
+    return names_by_wording().get(plain(text))

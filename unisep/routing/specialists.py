@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unisep.query.concepts import Concept, concepts, named
+from unisep.query.concepts import Concept, concepts, named, plain
 from unisep.query.parsed import ParsedQuery
 from unisep.routing.catalog import BackendEntry, Catalog, rank
 from unisep.routing.types import Request
@@ -51,10 +51,10 @@ def concept_of(text: str, catalog: Catalog) -> Concept | None:
 
 def sounds_of(text: str, catalog: Catalog) -> tuple[str, ...]:
     """Return what a text asks for: its concept, the stem that this is, and the very words, whichever there are."""
-    plain = _plain(text)
+    words = plain(text)
     answered = {sound for entry in catalog.backends for stem in entry.spec.stems for sound in _answered(entry, stem)}
-    concept = concepts().get(named(plain) or "") if plain in answered else concept_of(plain, catalog)
-    return tuple(filter(None, (concept.name, concept.stem, plain) if concept else (plain,)))
+    concept = concepts().get(named(words) or "") if words in answered else concept_of(words, catalog)
+    return tuple(filter(None, (concept.name, concept.stem, words) if concept else (words,)))
 
 
 def specialists(text: str, request: Request, catalog: Catalog) -> list[Specialist]:
@@ -113,8 +113,4 @@ def _taken_out_for(concept: Concept) -> str:
 def _answered(entry: BackendEntry, stem: str) -> set[str]:
     """Return the sounds that a stem of a backend answers."""
     words = entry.spec.stem_queries.get(stem, (stem,))
-    return {sound for word in words for sound in (_plain(word), named(word)) if sound}
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).removeprefix("the ")
+    return {sound for word in words for sound in (plain(word), named(word)) if sound}
