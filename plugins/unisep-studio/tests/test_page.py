@@ -274,12 +274,17 @@ def test_several_questions_are_one_pass_and_remembered(tab, server, song):
     playwright.expect(tab.get_by_role("option").first).to_have_text("catasked before")
 
 
-def test_cancelling(tab, server, song, gate):
+def waiting(tab, song, text):
+    """Ask for a sound of a recording, and wait until the gated backend is at it."""
     opened(tab, song)
     chosen(tab, "gated")
-    tab.get_by_label("What to isolate").fill("a slow one")
+    tab.get_by_label("What to isolate").fill(text)
     tab.get_by_role("button", name="Isolate").click()
     playwright.expect(tab.get_by_text("Separating")).to_be_visible()
+
+
+def test_cancelling(tab, server, song, gate):
+    waiting(tab, song, "a slow one")
     tab.get_by_role("button", name="Cancel").click()
     playwright.expect(tab.get_by_text("Cancelled.", exact=True)).to_be_visible()
     assert job(tab, server)["state"] == "cancelled"
@@ -288,11 +293,7 @@ def test_cancelling(tab, server, song, gate):
 
 
 def test_a_reload_in_the_middle_of_a_job_loses_nothing(tab, server, song, gate):
-    opened(tab, song)
-    chosen(tab, "gated")
-    tab.get_by_label("What to isolate").fill("patience")
-    tab.get_by_role("button", name="Isolate").click()
-    playwright.expect(tab.get_by_text("Separating")).to_be_visible()
+    waiting(tab, song, "patience")
     tab.reload()
     playwright.expect(tab.get_by_text("Separating")).to_be_visible()
     playwright.expect(tab.get_by_role("heading", name="a song.wav")).to_be_visible()

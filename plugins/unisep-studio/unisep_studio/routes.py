@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -57,6 +57,7 @@ from unisep_studio.workers import WorkerError
 MAX_OVERVIEW_PEAKS = 1024
 MAX_PEAKS = 2**16
 MAX_LEVEL = 12
+ItemT = TypeVar("ItemT")
 Level = Annotated[
     int, Query(ge=0, le=MAX_LEVEL, description="0 has peaks of 256 samples, each level those of 4 times as many.")
 ]
@@ -314,20 +315,10 @@ class Server:
         return RedirectResponse("/docs")
 
     def _recording(self, id: str, owner: str) -> Recording:
-        recording = self.store.recording(id, owner)
-        if recording is None:
-            raise Refusal(
-                404, "NotFound", f"There is no recording {id}. Recordings that are not used go after a while."
-            )
-        return recording
+        return _found(self.store.recording(id, owner), "recording", id)
 
     def _job(self, id: str, owner: str) -> Job:
-        job = self.store.job(id, owner)
-        if job is None:
-            raise Refusal(
-                404, "NotFound", f"There is no separation {id}. Separations that are not used go after a while."
-            )
-        return job
+        return _found(self.store.job(id, owner), "separation", id)
 
     def _result(self, job: Job) -> dict[str, Any]:
         result = self.store.result(job.key) if job.state == "done" else None
@@ -402,6 +393,14 @@ def _peaks(path: Path, level: int, start: int = 0, stop: int | None = None) -> P
     highs = np.maximum.reduceat(part[:, 1], edges) if len(part) else part[:, 1]
     pairs = zip(np.round(lows.astype(float), 4).tolist(), np.round(highs.astype(float), 4).tolist(), strict=True)
     return Peaks(level=level, samples_per_peak=n_samples, start=first * n_samples, peaks=list(pairs))
+
+
+def _found(item: ItemT | None, kind: str, id: str) -> ItemT:
+    """Return what the store found. Raise a refusal, 404, where that is nothing."""
+    if item is None:
+        what = f"There is no {kind} {id}. {kind.capitalize()}s that are not used go after a while."
+        raise Refusal(404, "NotFound", what)
+    return item
 
 
 def _display_name(name: str) -> str:
