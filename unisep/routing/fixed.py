@@ -107,7 +107,7 @@ def _checked_stems(stems: tuple[str, ...] | None, known: tuple[str, ...], who: s
 
 
 def _by_query(request: Request, catalog: Catalog, why: str, better: str) -> Route:
-    """Route stems to the query model: drums, bass and vocals by name, `other` is what remains.
+    """Route stems as the queries drums, bass and vocals, with or without specialists; `other` is what remains.
 
     Args:
         request: for stems.
