@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -84,10 +85,13 @@ def cost(seconds: float, layers: int, width: int, kind: str, training: bool, tin
 
 
 def cost_apart(*arguments: float | str) -> dict[str, float]:
-    """Measure one pass over a segment in a process of its own."""
+    """Measure one pass over a segment in a process of its own; nothing where the memory of this machine ends it."""
     command = [sys.executable, __file__, "--point", json.dumps(arguments)]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    figures: dict[str, float] = json.loads(lines[-1])
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if process.returncode == -signal.SIGKILL:
+        return {}
+    process.check_returncode()
+    figures: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
     return figures
 
 
@@ -171,7 +175,11 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     figure, (memory, time, agrees) = pyplot.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
     for kind in (*KINDS, HELD):
         for training, dashes in ((False, "-"), (True, "--")):
-            rows = [r for r in figures.get("cost", []) if r["attention"] == kind and r["training"] == training]
+            rows = [
+                r
+                for r in figures.get("cost", [])
+                if (r["attention"], r["training"]) == (kind, training) and "seconds" in r
+            ]
             if not rows:
                 continue
             lengths, label = [row["segment_seconds"] for row in rows], kind + ", training" * training
@@ -185,7 +193,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     for place in (memory, time, agrees):
         place.grid(alpha=0.3)
     if figures.get("cost"):
-        memory.legend(frameon=False)
+        figure.legend(*memory.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, dpi=90)
 
 
