@@ -23,6 +23,7 @@ from unisep.cli import main
 from unisep.testing import chirp, mix, noise
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+playwright.expect.set_options(timeout=60_000)
 BENCH = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "studio.py"))
 RATE_HZ = 22_050
 HEARD = """async () => {
@@ -70,7 +71,7 @@ def tab(browser: Any, server: Any) -> Iterator[Any]:
 
 def _tab(context: Any, server: Any) -> Iterator[Any]:
     page, problems = context.new_page(), []
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("request", lambda request: request.url.startswith((server.url, "blob:")) or problems.append(request.url))
@@ -347,12 +348,12 @@ def test_lines_to_copy_give_the_same_result(tab, server, song, place, monkeypatc
     tab.get_by_text("More options").click()
     tab.get_by_label("Only from").fill("0:01-")
     tab.get_by_label("Leave out").fill("it's raining")
-    asked(tab, "a cello", "oboe")
+    asked(tab, "a cello", "oboe", "E=mc2")
     tab.get_by_role("button", name="Copy command").click()
     tab.get_by_text("Copied").wait_for()
     command = tab.evaluate("navigator.clipboard.readText()")
     assert shlex.split(command)[2:] == [
-        "a song.wav", "-q", "a cello", "-q", "oboe", "--exclude", "it's raining", "--time-range", "1-",
+        "a song.wav", "-q", "a cello", "-q", "oboe", "-q", "E mc2=E=mc2", "--exclude", "it's raining", "--time-range", "1-",
         "--backend", "paced", "--query-backend", "paced", "-o", "out/",
     ]  # fmt: skip
     tab.get_by_role("button", name="Copy Python").click()

@@ -151,7 +151,7 @@ class Server:
             recording = self.store.add_recording(owner, upload.sha256, facts, place)
         finally:
             remove(place)
-        if not self.store.make_room():
+        if not self.store.make_room(keep=recording.id):
             self.store.forget_recording(recording.id)
             raise Refusal(507, "DiskSpaceError", "There is no room. Wait until other separations are done.")
         return self._recording_answer(recording)

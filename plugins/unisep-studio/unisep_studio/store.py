@@ -310,12 +310,12 @@ class Store:
         )
         return int(self._execute(query).fetchone()[0])
 
-    def make_room(self, n_bytes: int = 0) -> bool:
+    def make_room(self, n_bytes: int = 0, keep: str = "") -> bool:
         """Remove what is too old, then what was used least recently, until `n_bytes` fit; tell whether they do.
 
-        What a job needs that has not ended stays.
+        What a job needs that has not ended stays, and the recording to `keep`.
         """
-        oldest, busy = time.time() - self._keep_seconds, self._busy()
+        oldest, busy = time.time() - self._keep_seconds, self._busy() | {keep}
         items = self._execute(
             "SELECT 'recordings' AS kind, id AS id, used FROM recordings "
             "UNION ALL SELECT 'results', key, used FROM results ORDER BY used"

@@ -34,12 +34,15 @@ export async function commandOf(recording, answer) {
   return queries.map((query, index) => command([query], `out/${index + 1}/`)).join("\n");
 }
 
+/** Return the name that a text needs which holds "=": what is before the first one would be read as its name. */
+const nameFor = (text) => (text.includes("=") ? `${text.replace(/[^\w -]+/g, " ").trim() || "sound"}=` : "");
+
 /** What all questions share is given once, as the command line takes it. */
 function commandFor(recording, queries, names, options, folder) {
   const words = ["unisep", "separate", shell(recording.name)];
   for (const query of queries) {
     const name = /^[\w -]+$/.test(query.name || "") ? `${query.name}=` : "";
-    for (const text of several(query.text)) words.push("-q", shell(name + text));
+    for (const text of several(query.text)) words.push("-q", shell((name || nameFor(text)) + text));
     if (query.audio) words.push("--query-audio", shell(name + names[query.audio]));
     if (query.example_range) words.push("--example-range", span(query.example_range));
   }
