@@ -23,6 +23,7 @@ from unisep.cli import main
 from unisep.testing import chirp, mix, noise
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
 playwright.expect.set_options(timeout=60_000)
 BENCH = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "studio.py"))
 RATE_HZ = 22_050
@@ -433,7 +434,7 @@ def test_everything_has_a_name(tab, song):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone_in_both_themes(browser, server, song, scheme):
+def test_it_fits_a_phone_in_both_themes_and_axe_finds_no_fault(browser, server, song, scheme):
     with browser.new_context(viewport={"width": 400, "height": 800}, color_scheme=scheme) as context:
         for page in _tab(context, server):
             opened(page, song)
@@ -448,6 +449,7 @@ def test_it_fits_a_phone_in_both_themes(browser, server, song, scheme):
             )
             brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (text, back)]
             assert (brightness[0] > brightness[1]) == (scheme == "dark")
+            assert [fault["id"] for fault in axe.Axe().run(page).response["violations"]] == []
 
 
 def test_what_goes_wrong_is_said(browser, server, place, song):
