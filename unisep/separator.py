@@ -31,7 +31,7 @@ from unisep.routing.licences import checked_licences, permitted_by
 from unisep.routing.types import Request
 from unisep.separation import SeparatedFiles, Separation
 from unisep.session.compose import REST, compose_whole, write_results
-from unisep.session.learn import learn_sound, opened
+from unisep.session.learn import learn_sound, opened_clips
 from unisep.session.models import ModelPool, existing
 from unisep.session.prepare import Preparer
 from unisep.session.stream import Stream, open_stream, refuse_excerpt
@@ -301,32 +301,28 @@ class Separator:
         clips: AudioLike | Sequence[AudioLike],
         others: AudioLike | Sequence[AudioLike] | None = None,
         *,
-        name: str | None = None,
+        name: str = "learnt",
         sample_rate_hz: float | None = None,
         on_progress: OnProgress | None = None,
-        cancel: CancelFlag | None = None,
     ) -> Embedding:
-        """Return a vector for the sound of a few clips, tuned through the frozen query backend to find it best.
+        """Return a vector of the sound of a few clips, tuned through the frozen query backend to find it best.
 
-        The result is an embedding like that of `embed`. Its provenance says under "learnt" how much better it is than the
-        plain example, the mean of the clips' vectors, on clips left out; where it is not, it is that, and a warning says so.
-        Equal clips and seed give the same bits.
+        Its provenance says under "learnt" how much better it is on clips left out than the plain example, the mean of the
+        clips' vectors; where it is not, it is that, and a warning says so. Equal clips and seed give the same bits.
 
         Args:
-            clips: 1 to 10 of the sound, alone, as files, `Audio` or arrays.
+            clips: 1 to 10 of the sound alone, each as audio in `separate`.
             others: clips of what it is not, at best of what it is heard with; without any, sounds made by rule.
             name: of the sound, for the provenance.
             sample_rate_hz: of bare arrays.
             on_progress: called with `Progress`.
-            cancel: a `threading.Event` or the like.
 
         Raises:
             QueryError: no clips, too many, or one that is silent or shorter than 0.1 s.
             OptionError: a query backend that lets no gradients through.
-            UnisepError: as `separate` does.
         """
-        sound, rest = (opened(sounds, role, sample_rate_hz) for sounds, role in ((clips, "clips"), (others, "others")))
-        return learn_sound(self._preparer, self._options, sound, rest, name, ProgressReporter(on_progress), cancel)
+        sounds = opened_clips("clips", clips, sample_rate_hz), opened_clips("others", others, sample_rate_hz)
+        return learn_sound(self._preparer, self._options, *sounds, name, ProgressReporter(on_progress))
 
     def close(self) -> None:
         """Free what is loaded. The separator can be used again, and then loads again."""

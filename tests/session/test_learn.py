@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,8 @@ import pytest
 import torch
 
 from unisep import Audio, BackendSpec, Embedding, Output, Progress, Separator, hookimpl
-from unisep.errors import AudioError, BackendError, Cancelled, OptionError, QueryError
+from unisep.errors import AudioError, BackendError, OptionError, QueryError
 from unisep.session import learn
-from unisep.session.backgrounds import background
 from unisep.testing import ToyBackend, signals, toy, toy_plugin
 
 RATE_HZ = ToyBackend.info.sample_rate_hz
@@ -27,7 +25,7 @@ HISS = signals.noise(1.0)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, value in {"N_PASSES": 3, "N_WINDOWS": 8, "N_TESTS": 4, "LEARNING_RATE": 0.05, "WINDOW_SECONDS": 0.2}.items():
+    for name, value in {"N_PASSES": 3, "N_WINDOWS": 8, "N_TESTS": 4, "WINDOW_SECONDS": 0.2}.items():
         monkeypatch.setattr(learn, name, value)
     with toy_plugin():
         yield
@@ -55,7 +53,9 @@ def test_it_is_an_ordinary_embedding_that_says_how_it_was_learnt(tmp_path: Path)
     learnt = separator(seed=3).learn(CLIPS, HISS, name="two tones")
     assert learnt.space == toy.SPACE and np.linalg.norm(learnt.vector) == pytest.approx(1, abs=1e-5)
     expected = {"query": "two tones", "encoder": "toy", "backend": "toy", "clips": "3", "others": "1", "seed": "3"}
-    assert expected.items() <= learnt.provenance.items() and "dB against the plain example" in learnt.provenance["learnt"]
+    assert (
+        expected.items() <= learnt.provenance.items() and "dB against the plain example" in learnt.provenance["learnt"]
+    )
     loaded = Embedding.load(learnt.save(tmp_path / "tones.safetensors"))
     assert (loaded.vector == learnt.vector).all() and loaded.provenance == learnt.provenance
 
@@ -94,20 +94,14 @@ def test_progress_goes_from_0_to_1() -> None:
     assert steps[-1].stage == "done"
 
 
-def test_it_can_be_cancelled() -> None:
-    cancel = threading.Event()
-    with pytest.raises(Cancelled):
-        separator().learn(CLIPS, on_progress=lambda _: cancel.set(), cancel=cancel)
-
-
 @pytest.mark.parametrize(
     ("clips", "others", "error", "words"),
     [
         ([], None, QueryError, "1 to 10 clips, not 0"),
         ([HISS] * 11, None, QueryError, "not 11"),
-        ([HISS, signals.silence(1.0)], None, QueryError, "Clip 2 of clips.*silent"),
+        ([HISS, signals.silence(1.0)], None, QueryError, "Clip 2 of clips= is silent"),
         ([signals.tone(500, 0.05)], None, QueryError, "shorter than 0.1 s"),
-        (CLIPS, [signals.silence(1.0)], QueryError, "Clip 1 of others.*silent"),
+        (CLIPS, [signals.silence(1.0)], QueryError, "Clip 1 of others= is silent"),
         ([np.full((1, RATE_HZ), np.nan)], None, AudioError, "NaN"),
         ([Path("nowhere.wav")], None, AudioError, "nowhere.wav"),
     ],
@@ -146,19 +140,19 @@ class Hooks:
 
 
 def test_a_backend_without_gradients_is_refused_before_it_is_loaded() -> None:
-    with pytest.raises(OptionError, match="does not declare that gradients.*query_backend="):
+    with pytest.raises(OptionError, match=r"declares no gradients.*query_backend="):
         Separator(query_backend="detached", encoder="toy", plugins=[Hooks(False)]).learn(CLIPS)
 
 
 def test_a_backend_that_promises_gradients_and_gives_none_is_named() -> None:
-    with pytest.raises(BackendError, match="through the backend 'detached'.*BackendContract"):
+    with pytest.raises(BackendError, match=r"through Detached.*BackendContract"):
         Separator(query_backend="detached", encoder="toy", plugins=[Hooks(True)]).learn(CLIPS)
 
 
 @pytest.mark.parametrize(("rate_hz", "channels"), [(8_000, 1), (44_100, 2)])
 def test_backgrounds_made_by_rule_are_sound_and_differ(rate_hz: int, channels: int) -> None:
     random = np.random.default_rng(0)
-    made = [background(random, rate_hz, channels, rate_hz) for _ in range(20)]
+    made = [learn.background(random, rate_hz, channels, rate_hz) for _ in range(20)]
     assert all(sound.shape == (channels, rate_hz) and np.isfinite(sound).all() for sound in made)
     levels = [np.sqrt(np.mean(sound**2)) for sound in made]
     assert min(levels) > 0.1 and len(set(levels)) == len(made)

@@ -286,10 +286,9 @@ def _learn(commands: Any) -> None:
     add = _command(commands, "learn", help=about, epilog=example).add_argument
     add("clips", nargs="+", type=Path, metavar="CLIP", help="1 to 10 clips of the sound, alone")
     add("-o", "--out", type=Path, required=True, metavar="FILE", help="the file to write")
-    add("--others", nargs="+", type=Path, metavar="CLIP", help="clips of what it is not (default: sounds made by rule)")
-    add("--name", help="of the sound (default: the name of the first clip)")
+    about_others = "clips of what it is not, at best of what it is heard with (default: sounds made by rule)"
+    add("--others", nargs="+", type=Path, default=[], metavar="CLIP", help=about_others)
     add("--seed", type=int, default=0, help="of the mixtures it learns from (%(default)s)")
-    add("-j", "--threads", type=int, metavar="N", help="mixtures computed at once on the CPU (default: one a core)")
     _add_vector_models(add)
 
 

@@ -58,26 +58,22 @@ def embed(arguments: Namespace, console: Console) -> int:
     query = Query(text=text, audio=arguments.audio, weights=arguments.mix, example_range=arguments.example_range)
     from unisep.separator import Separator
 
-    return _save(Separator(**_vector_options(arguments)).embed(query), arguments.out, console)
+    return _save(Separator(**_options(arguments)).embed(query), arguments.out, console)
 
 
 def learn(arguments: Namespace, console: Console) -> int:
-    """Write the vector that was learnt from clips, print the path, say how much it gains, and return 0."""
-    clips, others = arguments.clips, arguments.others
-    _check_out(arguments.out, [*clips, *(others or ())])
+    """Write the vector that was learnt from clips, say how much it gains, print the path, and return 0."""
+    _check_out(arguments.out, [*arguments.clips, *arguments.others])
     from unisep.separator import Separator
 
-    separator = Separator(**_vector_options(arguments), seed=arguments.seed, threads=arguments.threads)
-    progress = console.progress(arguments.name or clips[0].name)
-    embedding = separator.learn(clips, others, name=arguments.name, on_progress=progress)
-    code = _save(embedding, arguments.out, console)
-    console.note(f"unisep: {embedding.provenance['learnt']}. Ask with: --embedding {arguments.out}")
-    return code
+    separator, progress = Separator(**_options(arguments), seed=arguments.seed), console.progress(arguments.out.name)
+    learnt = separator.learn(arguments.clips, arguments.others, name=arguments.out.stem, on_progress=progress)
+    console.note(f"unisep: {learnt.provenance['learnt']}")
+    return _save(learnt, arguments.out, console)
 
 
-def _vector_options(arguments: Namespace) -> dict[str, Any]:
-    names = ("query_backend", "encoder", "licences", "device", "offline")
-    return {name: getattr(arguments, name) for name in names}
+def _options(arguments: Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("query_backend", "encoder", "licences", "device", "offline")}
 
 
 def _check_out(out: Path, clips: Sequence[Path]) -> None:
