@@ -25,6 +25,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from unisep import Audio, Embedding, Separator
+from unisep.engine.resample import to_model
 from unisep.files import read
 from unisep.session import learn
 
@@ -72,9 +73,12 @@ class Corpus:
 
 def stereo(audio: Audio) -> Samples:
     """Return the audio at the rate of the query model, in stereo."""
-    from unisep.engine.resample import to_model
-
     return to_model(audio.samples, audio.sample_rate_hz, RATE_HZ, 2)
+
+
+def mixed(stems: list[Samples]) -> Samples:
+    """Return the sum of equally long stems."""
+    return np.sum(np.stack(stems), axis=0, dtype=np.float32)
 
 
 def level(samples: Samples) -> float:
@@ -103,14 +107,14 @@ def case(corpus: Corpus, name: str) -> tuple[list[Samples], list[Samples], list[
     if "/" in name:
         song, _, stem = name.partition("/")
         stems = corpus.song(song)
-        sound, rest = stems[stem], sum(other for key, other in stems.items() if key != stem)
+        sound, rest = stems[stem], mixed([other for key, other in stems.items() if key != stem])
         middle = halves(sound)
-        clips = starts(sound, 0, middle, n_clip, N_CLIPS)
+        places = starts(sound, 0, middle, n_clip, N_CLIPS)
         tests = starts(sound, middle, sound.shape[1], n_test, N_TESTS)
         pairs = [(sound[:, at : at + n_test], rest[:, at : at + n_test]) for at in tests]
-        others = [rest[:, at : at + n_clip] for at in clips]
-        return [sound[:, at : at + n_clip] for at in clips], others, [leveled(*pair, None) for pair in pairs]
-    sound, songs = corpus.single(name), [sum(corpus.song(song).values()) for song in sorted(HELD_OUT)]
+        others = [rest[:, at : at + n_clip] for at in places]
+        return [sound[:, at : at + n_clip] for at in places], others, [leveled(*pair, None) for pair in pairs]
+    sound, songs = corpus.single(name), [mixed(list(corpus.song(song).values())) for song in sorted(HELD_OUT)]
     middle = halves(sound)
     clips = [sound[:, at : at + n_clip] for at in starts(sound, 0, middle, n_clip, N_CLIPS)]
     others = [part(songs[index % 3], 0.0, n_clip, random) for index in range(N_CLIPS)]

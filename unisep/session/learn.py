@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from unisep.audio import Audio, AudioLike, Samples
+from unisep.audio import Audio, AudioLike
 from unisep.engine.cpu import Workers, keeping_freed_memory
 from unisep.engine.device import Options
 from unisep.engine.resample import to_model
@@ -39,6 +41,7 @@ _FLOOR = 1e-3  # an error 30 dB below the target is good enough
 Clips = AudioLike | Sequence[AudioLike] | None
 Pair = tuple[Tensor, Tensor]  # a mixture [1, channels, samples], and the sound in it
 Random = np.random.Generator
+Signal = NDArray[Any]  # [channels, samples]
 
 
 def opened_clips(role: str, sounds: Clips, sample_rate_hz: float | None) -> list[Audio]:
@@ -93,14 +96,14 @@ def lessons(
     random, rate_hz = np.random.default_rng(seed), info.sample_rate_hz
     n_samples = round(min(WINDOW_SECONDS, info.segment_seconds or WINDOW_SECONDS) * rate_hz)
 
-    def pair(clip: Samples, rests: list[Samples]) -> Pair:
+    def pair(clip: Signal, rests: list[Signal]) -> Pair:
         target = _window(clip, n_samples, random)
         other = rests[random.integers(len(rests))] if rests else background(random, rate_hz, info.channels, n_samples)
         rest = _window(other, n_samples, random) if rests else other
         rest = rest * _level(target) / _level(rest) * 10 ** (-random.uniform(*TARGET_OVER_REST_DB) / 20)
         gain = 10 ** (random.uniform(*LEVEL_DB) / 20) / _level(target + rest)
-        mixture, target = (torch.from_numpy((gain * part).astype(np.float32))[None] for part in (target + rest, target))
-        return mixture, target
+        mixture, sound = (torch.from_numpy((gain * part).astype(np.float32))[None] for part in (target + rest, target))
+        return mixture, sound
 
     def pairs(half: int, n_pairs: int) -> list[Pair]:
         return [pair(sounds[half][index % len(sounds[half])], rests[half]) for index in range(n_pairs)]
@@ -109,7 +112,7 @@ def lessons(
     return [(pairs(half, N_WINDOWS), pairs(1 - half, N_TESTS)) for half in (0, 1)]
 
 
-def _halves(clips: list[Audio], info: BackendInfo) -> list[list[Samples]]:
+def _halves(clips: list[Audio], info: BackendInfo) -> list[list[Signal]]:
     """Return two halves of the clips, as the backend takes them; of one clip its beginning and its end, equally loud."""
     arrays = [to_model(clip.samples, clip.sample_rate_hz, info.sample_rate_hz, info.channels) for clip in clips]
     if len(arrays) == 1:
@@ -117,7 +120,7 @@ def _halves(clips: list[Audio], info: BackendInfo) -> list[list[Samples]]:
     return [arrays[::2], arrays[1::2]]
 
 
-def _window(clip: Samples, n_samples: int, random: Random) -> Samples:
+def _window(clip: Signal, n_samples: int, random: Random) -> Signal:
     """Return a window of the clip around a point that is drawn by energy; a short clip has silence around it."""
     n_missing = max(0, n_samples - clip.shape[1])
     clip = np.pad(clip, [(0, 0), (n_missing, n_missing)])
@@ -125,18 +128,18 @@ def _window(clip: Samples, n_samples: int, random: Random) -> Samples:
     return clip[:, max(0, min(start, clip.shape[1] - n_samples)) :][:, :n_samples]
 
 
-def _point(samples: Samples, share: float) -> int:
+def _point(samples: Signal, share: float) -> int:
     """Return the sample up to which this share of the energy lies."""
     energy = np.cumsum(np.square(samples, dtype=np.float64).sum(0))
     return int(np.searchsorted(energy, share * energy[-1]))
 
 
-def _level(samples: Samples) -> float:
+def _level(samples: Signal) -> float:
     """Return the root of the mean energy, never 0."""
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) + 1e-9
 
 
-def background(random: Random, rate_hz: int, channels: int, n_samples: int) -> Samples:
+def background(random: Random, rate_hz: int, channels: int, n_samples: int) -> Signal:
     """Make one to four sounds by rule, together `[channels, n_samples]`: melodies, chords, beats, and bands of noise."""
     mixture = np.zeros((channels, n_samples))
     for _ in range(random.integers(1, 5)):
@@ -147,7 +150,7 @@ def background(random: Random, rate_hz: int, channels: int, n_samples: int) -> S
     return mixture
 
 
-def _notes(random: Random, times: Samples, step_seconds: float) -> Samples:
+def _notes(random: Random, times: Signal, step_seconds: float) -> Signal:
     """Make notes, or chords, of one timbre, plucked or held, one a step; `times` in seconds."""
     n_voices, n_partials, slope = random.choice([1, 1, 3]), random.integers(1, 16), random.uniform(0.5, 2.0)
     lowest_hz, decay, vibrato = 55 * 2 ** random.uniform(0, 4.5), random.choice([0, 3, 8]), random.choice([0, 0.3])
@@ -160,7 +163,7 @@ def _notes(random: Random, times: Samples, step_seconds: float) -> Samples:
     return fade * sum(partials).sum(0)
 
 
-def _noise(random: Random, times: Samples, step_seconds: float) -> Samples:
+def _noise(random: Random, times: Signal, step_seconds: float) -> Signal:
     """Make a band of noise that is struck once a step, or swells."""
     low_hz = 40 * 2 ** random.uniform(0, 7.5)
     bins_hz, ratio = np.fft.rfftfreq(times.size, times[1]), random.uniform(2, 32)
@@ -231,4 +234,4 @@ class Listener:
         errors = [
             ((estimate - sound).square().sum() + least, sound.square().sum() + least) for sound in (target, projected)
         ]
-        return 5 * sum(torch.log10(error / power + _FLOOR) for error, power in errors).cpu()
+        return 5 * torch.stack([torch.log10(error / power + _FLOOR) for error, power in errors]).sum().cpu()
