@@ -41,7 +41,6 @@ class TestMask(BackendContract):
 class TestFromHTDemucs(BackendContract):
     query_dim = 6
     stays_on_device = True
-    differentiable = True
 
     def load_backend(self) -> FilmBackend:
         torch.manual_seed(0)
