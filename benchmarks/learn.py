@@ -190,7 +190,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.always:
-        learn.LEAST_GAIN_DB = learn.LEAST_GAIN_BY_RULE_DB = -1e3
+        learn.LEAST_GAIN_DB = -1e3
     names, rows = STEMS + LABELS, []
     for index in range(len(names)) if arguments.sounds is None else arguments.sounds:
         rows.append(measured(Corpus(arguments.corpus), names[index], arguments.kinds))

@@ -34,7 +34,7 @@ MAX_CLIPS, LEAST_SECONDS = 10, 0.1
 WINDOW_SECONDS, N_WINDOWS, N_TESTS = 1.5, 12, 6  # mixtures of each half: to tune on, to try with
 N_PASSES, N_AT_ONCE = 2, 4  # over the windows, so many to a step
 STEP, MOMENTUM = 0.08, 0.6  # of unit vectors; the step shrinks to nothing
-LEAST_GAIN_DB, LEAST_GAIN_BY_RULE_DB = 0.5, 1.0  # on clips left out, over others, and over sounds made by rule
+LEAST_GAIN_DB = 0.5  # on clips left out
 TARGET_OVER_REST_DB, LEVEL_DB = (-6.0, 6.0), (-28.0, -16.0)
 _FLOOR = 1e-3  # an error 30 dB below the target is good enough
 
@@ -77,7 +77,7 @@ def learn_sound(
     vector, report = normalize(tuned[0][0][best] + tuned[1][0][best], dim=0), f"{gain_db:+.1f} dB on clips left out"
     if not others:
         vector = normalize(vector + plain, dim=0)  # half of the way: other sounds are not like those made by rule
-    if gain_db < (LEAST_GAIN_DB if others else LEAST_GAIN_BY_RULE_DB):
+    if gain_db < LEAST_GAIN_DB:
         vector, report = plain, f"{report}, which is too little: the plain example was kept"
         preparer.say(f"Nothing better than the plain example was learnt: {report}.")
     reporter.stage("done")
