@@ -19,7 +19,7 @@ class Progress:
         seconds_done: seconds of audio that are separated.
         seconds_total: seconds of audio to separate in all.
         eta_seconds: estimated seconds of waiting that are left; None until the first segment is done.
-        stage: "downloading", "loading", "reading", "encoding", "separating", "writing" or "done".
+        stage: "downloading", "loading", "reading", "encoding", "separating", "learning", "writing" or "done".
     """
 
     fraction: float
@@ -43,21 +43,22 @@ class ProgressReporter:
         self._n_segments = 0
         self._n_done = 0
         self._started = 0.0
+        self._counted = "separating"
 
     def stage(self, name: str) -> None:
         """Report that another stage begins."""
         self._report(name)
 
-    def begin(self, n_segments: int, seconds_total: float) -> None:
-        """Start the clock on `n_segments` that hold `seconds_total` of audio."""
+    def begin(self, n_segments: int, seconds_total: float, stage: str = "separating") -> None:
+        """Start the clock on `n_segments`, or steps of another stage, that hold `seconds_total` of audio."""
         self._n_segments, self._seconds_total, self._n_done = n_segments, seconds_total, 0
-        self._started = time.monotonic()
-        self._report("separating")
+        self._started, self._counted = time.monotonic(), stage
+        self._report(stage)
 
     def step(self) -> None:
         """Count one more segment."""
         self._n_done += 1
-        self._report("separating")
+        self._report(self._counted)
 
     def downloaded(self, n_bytes_done: int, n_bytes_total: int | None) -> None:
         """Report a download; the fraction is that of the file, where its size is known."""

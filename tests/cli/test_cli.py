@@ -25,6 +25,7 @@ from unisep.testing import noise
         ["models", "pull", "--help"],
         ["models", "recommend", "--help"],
         ["embed", "--help"],
+        ["learn", "--help"],
         ["doctor", "--help"],
         ["--version"],
     ],
@@ -51,6 +52,7 @@ def test_help_and_version_go_to_stdout_with_code_0(argv, capsys):
         (["separate", "x.wav", "--stems", "drums", "--two-stems", "bass"], "not allowed"),
         (["models"], "ACTION"),
         (["embed", "guitar"], "--out"),
+        (["learn", "-o", "x.safetensors"], "CLIP"),
     ],
 )
 def test_wrong_usage_has_code_2_and_says_what_is_possible(argv, message, capsys):

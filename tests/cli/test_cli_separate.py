@@ -101,6 +101,36 @@ def test_an_embedding_never_replaces_its_clip(song, capsys):
     assert "would replace the clip" in capsys.readouterr().err and song.read_bytes() == before
 
 
+def test_a_sound_is_learnt_from_files_and_asked_for(song, tmp_path, monkeypatch, capsys):
+    for name, value in {"N_PASSES": 1, "N_WINDOWS": 4, "N_TESTS": 2, "WINDOW_SECONDS": 0.1}.items():
+        monkeypatch.setattr(f"unisep.session.learn.{name}", value)
+    clips = [str(write(tmp_path / f"{seed}.wav", seed=seed)) for seed in (1, 2, 3)]
+    vector = tmp_path / "hit.safetensors"
+    options = ["--others", clips[2], "-o", str(vector), "--query-backend", "toy", "--encoder", "toy"]
+    assert main(["learn", *clips[:2], *options, "--seed", "5", "--json"]) == 0
+    out, err = capsys.readouterr()
+    provenance = json.loads(out)["provenance"]
+    assert {"query": "hit", "clips": "2", "others": "1", "seed": "5"}.items() <= provenance.items()
+    assert provenance["learnt"] in err
+    assert separate(song, "--embedding", f"hit={vector}", "-o", tmp_path / "out") == 0
+    assert (tmp_path / "out/song/hit.wav").is_file()
+
+
+def test_nothing_is_written_where_nothing_can_be_learnt(song, tmp_path, capsys):
+    write(tmp_path / "silent.wav", level=0)
+    vector, before = tmp_path / "v.safetensors", song.read_bytes()
+    toys = ["--query-backend", "toy", "--encoder", "toy", "-o"]
+    for clips, out, words in (
+        ([song, tmp_path / "silent.wav"], vector, "Clip 2 of CLIP is silent"),
+        ([song] * 11, vector, "1 to 10 clips, not 11"),
+        ([song, "--others", tmp_path / "silent.wav"], vector, "Clip 1 of --others is silent"),
+        ([song], song, "would replace the clip"),
+    ):
+        assert main(["learn", *map(str, clips), *toys, str(out)]) == 2
+        assert words in capsys.readouterr().err
+    assert not vector.exists() and song.read_bytes() == before
+
+
 def test_an_embedding_made_by_embed_asks_the_same(song, tmp_path, capsys):
     vector = tmp_path / "bass.safetensors"
     assert main(["embed", "bass", "-o", str(vector), "--query-backend", "toy", "--json"]) == 0

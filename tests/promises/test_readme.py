@@ -147,6 +147,7 @@ def test_every_option_named_in_the_pages_exists(capsys):
         ["models", "card"],
         ["models", "recommend"],
         ["embed"],
+        ["learn"],
         ["evaluate"],
         ["align"],
         ["serve"],

@@ -20,6 +20,7 @@ from unisep.testing.toy import N_BANDS, ToyBackend, ToyEncoder, ToyPanBackend
 class TestToyBackend(BackendContract):
     query_dim = N_BANDS
     stays_on_device = True
+    differentiable = True
 
     def load_backend(self) -> Backend:
         return ToyBackend()
@@ -108,6 +109,27 @@ def broken(answer: Callable[[torch.Tensor, int], torch.Tensor]) -> BackendContra
 def test_the_backend_contract_catches(test: str, answer: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
     with pytest.raises(AssertionError):
         getattr(broken(answer), f"test_{test}")()
+
+
+@pytest.mark.parametrize("share", [torch.Tensor.detach, lambda share: share * torch.nan, lambda share: share * 0])
+def test_the_backend_contract_catches_gradients_that_do_not_reach_the_query(
+    share: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    class Asked(Ordinary):
+        def separate(
+            self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
+        ) -> Output:
+            assert queries is not None
+            return Output(mixture[:, None] * share(queries.mean(1))[:, None, None])
+
+    class Tried(BackendContract):
+        query_dim, differentiable = 3, True
+
+        def load_backend(self) -> Backend:
+            return Asked()
+
+    with pytest.raises((AssertionError, RuntimeError)):
+        Tried().test_gradients_reach_the_query()
 
 
 def test_the_backend_contract_catches_what_is_on_another_device() -> None:

@@ -36,6 +36,7 @@ _COMMANDS = {
     "models card": "unisep.cli.models:show_card",
     "models recommend": "unisep.cli.models:recommend",
     "embed": "unisep.cli.questions:embed",
+    "learn": "unisep.cli.questions:learn",
     "doctor": "unisep.cli.doctor:doctor",
     "explain": "unisep.cli.explain:explain",
     "new-plugin": "unisep.cli.plugins:new_plugin",

@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +17,7 @@ PLUGIN_KINDS = ("backend", "encoder")  # that `new-plugin` can write
 FLAGS = {  # of arguments that the command line calls otherwise than Python does
     "segment_seconds": "--segment", "overlap_fraction": "--overlap", "bitrate_kbps": "--bitrate", "plugins": "--plugin",
     "sample_rate_hz": "sample rate", "folder": "--out", "headroom_db": "--headroom",
+    "clips": "CLIP",
 }  # fmt: skip
 
 _SEVERAL: dict[str, Any] = {"action": "append", "default": []}
@@ -190,6 +191,7 @@ def _parser(plugin_commands: Sequence[tuple[str, str]]) -> argparse.ArgumentPars
     _separate(commands)
     _explain(commands)
     _embed(commands)
+    _learn(commands)
     _models(commands)
     _plugins(commands)
     doctor = _command(commands, "doctor", help="check this installation and say what to do")
@@ -275,6 +277,22 @@ def _embed(commands: Any) -> None:
     add("--audio", type=Path, metavar="FILE", help="the sound by an example clip")
     add("--example-range", type=time_range, metavar="S-E", help="which part of the clip")
     add("--mix", type=mix, metavar="text=W,audio=W", help="how much each part counts")
+    _add_vector_models(add)
+
+
+def _learn(commands: Any) -> None:
+    about = "teach a sound: from a few clips of it, save a vector that finds it better than a clip does"
+    example = "example: unisep learn snare/*.wav --others rest/*.wav -o my-snare.safetensors"
+    add = _command(commands, "learn", help=about, epilog=example).add_argument
+    add("clips", nargs="+", type=Path, metavar="CLIP", help="1 to 10 clips of the sound, alone")
+    add("-o", "--out", type=Path, required=True, metavar="FILE", help="the file to write")
+    about_others = "clips of what it is not, at best of what it is heard with (default: sounds made by rule)"
+    add("--others", nargs="+", type=Path, default=[], metavar="CLIP", help=about_others)
+    add("--seed", type=int, default=0, help="of the mixtures it learns from (%(default)s)")
+    _add_vector_models(add)
+
+
+def _add_vector_models(add: Callable[..., Any]) -> None:
     add("--encoder", metavar="NAME[@PLACE]", help="who encodes it")
     add("--query-backend", metavar="NAME", help="whose space it must be in")
     add("--licences", **_LICENCES)

@@ -53,15 +53,37 @@ def embed(arguments: Namespace, console: Console) -> int:
     """Write the vector of a question with its space and where it came from, print the path, and return 0."""
     if not arguments.text and arguments.audio is None:
         raise OptionError("Nothing to embed. Give a text, --audio FILE, or both.")
-    out: Path = arguments.out
-    if arguments.audio is not None and out.exists() and out.samefile(arguments.audio):
-        raise OptionError(f"-o {out} would replace the clip itself. Choose another place.")
+    _check_out(arguments.out, [] if arguments.audio is None else [arguments.audio])
     text = tuple(arguments.text) or None
     query = Query(text=text, audio=arguments.audio, weights=arguments.mix, example_range=arguments.example_range)
     from unisep.separator import Separator
 
-    options = {name: getattr(arguments, name) for name in ("query_backend", "encoder", "licences", "device", "offline")}
-    embedding = Separator(**options).embed(query)
+    return _save(Separator(**_options(arguments)).embed(query), arguments.out, console)
+
+
+def learn(arguments: Namespace, console: Console) -> int:
+    """Write the vector that was learnt from clips, say how much it gains, print the path, and return 0."""
+    _check_out(arguments.out, [*arguments.clips, *arguments.others])
+    from unisep.separator import Separator
+
+    separator, progress = Separator(**_options(arguments), seed=arguments.seed), console.progress(arguments.out.name)
+    learnt = separator.learn(arguments.clips, arguments.others, name=arguments.out.stem, on_progress=progress)
+    console.note(f"unisep: {learnt.provenance['learnt']}")
+    return _save(learnt, arguments.out, console)
+
+
+def _options(arguments: Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("query_backend", "encoder", "licences", "device", "offline")}
+
+
+def _check_out(out: Path, clips: Sequence[Path]) -> None:
+    """Raise OptionError where the file to write is one of the clips."""
+    if out.exists() and any(clip.exists() and out.samefile(clip) for clip in clips):
+        raise OptionError(f"-o {out} would replace the clip itself. Choose another place.")
+
+
+def _save(embedding: Embedding, out: Path, console: Console) -> int:
+    """Write the vector with its space and where it came from, print the path, and return 0."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -118,6 +118,7 @@ class BackendContract(Contract):
         chunked_equals_whole: Whether each output sample depends on that sample of the mixture alone.
         stays_on_device: Whether all of it is computed on the device it was loaded for, without numbers of 64 bits, which
             not all devices have. Tried on one that is only pretended, where nothing can decide by a number (`.item()`).
+        differentiable: Whether gradients reach the queries, as its spec declares.
     """
 
     query_dim: int | None = None
@@ -125,6 +126,7 @@ class BackendContract(Contract):
     tolerance: float = 1e-5
     chunked_equals_whole: bool = False
     stays_on_device: bool = False
+    differentiable: bool = False
 
     def load_backend(self) -> Backend:
         """Return the backend to test; called once for the class."""
@@ -228,6 +230,14 @@ class BackendContract(Contract):
                 assert output.sources.device == device.device
                 assert output.presence is None or output.presence.device == device.device
         assert not device.waits and not device.doubles
+
+    def test_gradients_reach_the_query(self) -> None:
+        _skip_unless(self.differentiable, "does not declare that gradients reach the queries")
+        self._separate(self._mixture(1), self._queries(1))  # what it keeps from separating must not be in the way
+        query, mixture = self._queries(1).requires_grad_(), self._mixture(1)
+        loss = (self.backend.separate(mixture, query).sources - mixture[:, None]).square().mean()
+        (gradient,) = torch.autograd.grad(loss, [query])
+        assert bool(torch.isfinite(gradient).all()) and bool(gradient.any())
 
     def _sources(self) -> tuple[str, ...]:
         _skip_unless(self.backend.info.sources, "gives no fixed sources")

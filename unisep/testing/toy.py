@@ -100,7 +100,9 @@ def unisep_backends() -> list[BackendSpec]:
     load, summary = f"{__name__}:load_backend", "Frequency bands, fixed or by query"
     load_pan = f"{__name__}:ToyPanBackend"
     return [
-        BackendSpec(name="toy", load=load, summary=summary, stems=bands, spaces=(SPACE,), licence="MIT"),
+        BackendSpec(
+            name="toy", load=load, summary=summary, stems=bands, spaces=(SPACE,), licence="MIT", differentiable=True
+        ),
         BackendSpec(name="toy-pan", load=load_pan, summary="Left and right", stems=channels, licence="MIT"),
     ]
 

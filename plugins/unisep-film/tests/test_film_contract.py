@@ -23,6 +23,7 @@ class TestMask(BackendContract):
     query_dim = 6
     plugin_module = "unisep_film.plugin"
     stays_on_device = True
+    differentiable = True
 
     def load_backend(self) -> FilmBackend:
         torch.manual_seed(0)
@@ -50,6 +51,7 @@ class TestFromHTDemucs(BackendContract):
 class TestEmbedded(BackendContract):
     query_dim = 256
     stays_on_device = True
+    differentiable = True
 
     def load_backend(self) -> FilmBackend:
         folder = WeightsStore(offline=True).ensure(read_card(CARD))

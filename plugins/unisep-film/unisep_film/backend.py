@@ -39,14 +39,18 @@ class FilmBackend(Backend):
         self.model.projectors.of(space)
         return FilmBackend(self.model, space)
 
-    @torch.inference_mode()
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """Targets `[batch, queries, channels, samples]` and presence `[batch, queries]`.
 
         mixture: `[batch, channels, samples]`; queries and negatives: `[queries, dim]` unit vectors, a row of
         zeros in `negatives` leaves nothing out. What is to be left out is isolated in the same call, as a
-        query of its own, and taken from the target bin by bin (`unisep_film.exclusion`).
+        query of its own, and taken from the target bin by bin (`unisep_film.exclusion`). Gradients are recorded
+        where a query asks for them.
         """
+        with torch.inference_mode(not (torch.is_grad_enabled() and queries is not None and queries.requires_grad)):
+            return self._separated(mixture, queries, negatives)
+
+    def _separated(self, mixture: Tensor, queries: Tensor | None, negatives: Tensor | None) -> Output:
         self.check_input(mixture, queries, negatives, self.model.config.spaces[self.space])
         assert queries is not None
         dtype = self.model.mix.weight.dtype
@@ -75,4 +79,4 @@ def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> B
     file = weights / WEIGHTS_FILE if weights.is_dir() else weights
     if not file.is_file():
         raise WeightsError(f"{file} does not exist. Leave the weights out to use the embedded ones.")
-    return FilmBackend(load_model(file, device, dtype))
+    return FilmBackend(load_model(file, device, dtype).requires_grad_(False))

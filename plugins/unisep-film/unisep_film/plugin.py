@@ -18,5 +18,6 @@ def unisep_backends() -> Iterable[BackendSpec]:
             spaces=("clap-mini-1",),
             licence="CC-BY-SA-4.0",
             card="unisep_film:cards/htdemucs-film.toml",
+            differentiable=True,
         )
     ]
