@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ from unisep import Audio
 from unisep.query.concepts import concepts, named
 from unisep.query.encode import Words
 
-SAME_MEANING, N_BINS, SPACE = 0.65, 10, "clap-mini-1"
+SAME_MEANING, N_BINS, SPACE = 0.7, 10, "clap-mini-1"
+N_WORDINGS, N_RANDOM = 5, 900  # of a concept, of each half
 N_PRESENT, N_ABSENT, N_EXAMPLES = 3, 1, 1  # of each window, and one silent and two nonsense ones
 Floats = NDArray[np.float64]
 Question = tuple[str, str, NDArray[np.float32]]  # kind, words, vector
@@ -120,14 +122,20 @@ def with_ones(x: Floats) -> Floats:
     return np.hstack([x, np.ones((len(x), 1))])
 
 
-def direction_of_sounds(halves: tuple[int, ...]) -> Floats:
-    """Return the direction from words at random to words that name sounds, none of them held out, and its bias."""
+@cache
+def vectors_of(half: int | None) -> Floats:
+    """Return vectors of words that name sounds, none of them held out, or of words at random of one half."""
     encoder = load_mini()
-    known = [text for concept in concepts().values() for text in concept.wordings]
-    strange = [text for half in halves for text in nonsense(encoder.tokens.pieces, half, n=1500)]
-    vectors = encoder.encode_text([*known, *strange]).numpy().astype(np.float64)
-    is_sound = np.repeat([1.0, 0.0], [len(known), len(strange)])
-    return logistic(vectors, is_sound, balanced(is_sound), 1e-3)
+    sounds = [text for concept in concepts().values() for text in concept.wordings[:N_WORDINGS]]
+    texts = sounds if half is None else nonsense(encoder.tokens.pieces, half, n=N_RANDOM)
+    return encoder.encode_text(texts).numpy().astype(np.float64)
+
+
+def direction_of_sounds(halves: tuple[int, ...]) -> Floats:
+    """Return the direction from words at random to words that name sounds, and its bias."""
+    vectors = [vectors_of(half) for half in (None, *halves)]
+    is_sound = np.arange(sum(map(len, vectors))) < len(vectors[0])
+    return logistic(np.concatenate(vectors), is_sound, balanced(is_sound), 1e-3)
 
 
 def balanced(y: Floats) -> Floats:
