@@ -88,7 +88,7 @@ def ask(folders: list[Path], rows: Path, halves: tuple[int, ...]) -> None:
 
     corpus, encoder = Corpus(folders), load_mini()
     model = load_model(Path(unisep_film.__file__).parent / "weights" / WEIGHTS_FILE)
-    questions, answers = Questions(encoder, Examples(folders)), []
+    questions, answers = Questions(encoder, Examples(folders)), list[tuple[Any, ...]]()
     scenes = [*song_scenes(corpus, halves), *mixed_scenes(corpus, halves)]
     for number in np.random.default_rng(0).permutation(len(scenes)):
         scene = scenes[number]
@@ -96,8 +96,8 @@ def ask(folders: list[Path], rows: Path, halves: tuple[int, ...]) -> None:
         conditions = model.conditions(torch.from_numpy(np.stack(vectors))[None], SPACE)
         log_odds = model(torch.from_numpy(scene.mixture)[None], conditions)[1][0].tolist()
         answers += zip(kinds, texts, vectors, log_odds, [scene.half] * len(kinds), strict=True)
-        kinds, texts, vectors, log_odds, halves = map(np.array, zip(*answers, strict=True))
-        np.savez(rows, kind=kinds, text=texts, vector=vectors, log_odds=log_odds, half=halves)
+        columns = zip(("kind", "text", "vector", "log_odds", "half"), zip(*answers, strict=True), strict=True)
+        np.savez(rows, **{name: np.array(values) for name, values in columns})  # type: ignore[arg-type]
 
 
 def logistic(x: Floats, y: Floats, weights: Floats, decay: float) -> Floats:
@@ -134,7 +134,7 @@ def vectors_of(half: int | None) -> Floats:
 def direction_of_sounds(halves: tuple[int, ...]) -> Floats:
     """Return the direction from words at random to words that name sounds, and its bias."""
     vectors = [vectors_of(half) for half in (None, *halves)]
-    is_sound = np.arange(sum(map(len, vectors))) < len(vectors[0])
+    is_sound = np.repeat([1.0, 0.0], [len(vectors[0]), sum(map(len, vectors[1:]))])
     return logistic(np.concatenate(vectors), is_sound, balanced(is_sound), 1e-3)
 
 

@@ -50,13 +50,15 @@ class FilmBackend(Backend):
         """
         self.check_input(mixture, queries, negatives, self.model.config.spaces[self.space])
         assert queries is not None
-        n_queries, excluding = queries.shape[0], queries[:0] if negatives is None else negatives
-        rows = excluding.any(dim=1).nonzero()[:, 0]
-        asked = torch.cat([queries, excluding[rows]]).to(mixture.device, self.model.mix.weight.dtype)
+        n_queries, rows, asked = queries.shape[0], [], queries
+        if negatives is not None:
+            rows = negatives.any(dim=1).nonzero()[:, 0].tolist()
+            asked = torch.cat([queries, negatives[rows]])
+        asked = asked.to(mixture.device, self.model.mix.weight.dtype)
         conditions = self.model.conditions(asked, self.space)
         targets, logits = self.model(mixture, conditions.expand(mixture.shape[0], *conditions.shape))
         targets, excluded = targets[:, :n_queries], targets[:, n_queries:]
-        if len(rows):
+        if rows:
             targets[:, rows] = without(targets[:, rows], excluded)
         odds = logits[:, :n_queries].float()
         if self._calibration:
