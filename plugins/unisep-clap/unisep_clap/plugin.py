@@ -18,7 +18,7 @@ def unisep_encoders() -> Iterable[EncoderSpec]:
             name="clap-mini",
             load="unisep_clap.mini:load",
             space="clap-mini-1",
-            same_meaning=0.65,
+            same_meaning=0.7,
             summary="Small text and audio encoder, embedded: open vocabulary, works offline",
             licence="Apache-2.0",
             card="unisep_clap:data/clap-mini.toml",

@@ -164,12 +164,36 @@ def test_a_config_that_claims_a_giant_takes_no_memory(file: Path) -> None:
         {"demucs": {"no_such_field": 1}}, {"demucs": {"t_layers": 0}}, {"demucs": {"segment": "no number"}},
         {"demucs": {"channels": "many"}}, {"demucs": {"sources": 3}}, {"demucs": {"segment": "1e30000000"}},
         {"demucs": {"segment": "1/0"}}, {"demucs": {"segment": "-6"}}, {"demucs": {"segment": True}},
+        {"calibration": {"toy-1": [1, 0]}}, {"calibration": {"other-1": [1, 0]}}, {"calibration": {"toy-1": [1e9] * 8}},
+        {"calibration": {"toy-1": ["nan"] * 8}}, {"calibration": {"toy-1": 1}},
     ],
 )  # fmt: skip
 def test_a_config_that_makes_no_model(file: Path, change: dict[str, object]) -> None:
     config = {**json.loads(CONFIG.model_dump_json()), **change}
     with pytest.raises(WeightsError):
         load_model(rewritten(file, config=json.dumps(config)))
+
+
+def test_presence_is_calibrated_by_the_numbers_in_the_config_and_targets_stay(file: Path, backend: FilmBackend) -> None:
+    config = json.dumps(CONFIG.model_dump() | {"calibration": {"toy-1": [2.0, -0.5, *range(6)]}})
+    calibrated = load(weights=rewritten(file, config=config), device=CPU, dtype=torch.float32)
+    mixture, queries = torch.randn(2, 2, 9001), vectors(3)
+    plain, found = (each.separate(mixture, queries, queries.roll(1, 0)) for each in (backend, calibrated))
+    assert torch.equal(plain.sources, found.sources)
+    assert plain.presence is not None and found.presence is not None
+    expected = 2 * torch.logit(plain.presence) - 0.5 + queries @ torch.arange(6.0)
+    torch.testing.assert_close(torch.logit(found.presence), expected, rtol=0, atol=1e-4)
+    other = calibrated.for_space("toy-2").separate(mixture, vectors(1, 4)).presence
+    assert other is not None and torch.equal(
+        other, backend.for_space("toy-2").separate(mixture, vectors(1, 4)).presence
+    )
+
+
+def test_weights_with_the_former_input_for_negative_queries_are_read(file: Path, backend: FilmBackend) -> None:
+    former = {"projectors.each.0.gate": torch.zeros(16), "projectors.each.0.unwanted.weight": torch.zeros(16, 6)}
+    again = FilmBackend(load_model(rewritten(file, **former)))
+    mixture = torch.randn(1, 2, 9001)
+    assert torch.equal(again.separate(mixture, vectors(1)).sources, backend.separate(mixture, vectors(1)).sources)
 
 
 def test_a_zero_negative_changes_nothing_and_another_only_its_own_row(backend: FilmBackend) -> None:

@@ -133,16 +133,6 @@ def test_many_queries_equal_one_by_one(mixture: torch.Tensor) -> None:
     torch.testing.assert_close(odds.detach(), presence, rtol=0, atol=1e-5)
 
 
-def test_a_zero_negative_leaves_nothing_out_and_another_does() -> None:
-    torch.manual_seed(0)
-    projector = FilmHTDemucs(MASK).projectors.of("toy-1")
-    torch.nn.init.ones_(projector.gate)
-    wanted = queries(2)
-    silent = torch.zeros_like(wanted)
-    assert torch.equal(projector(wanted, silent), projector(wanted))
-    assert not torch.allclose(projector(wanted, wanted.roll(1, 1)), projector(wanted))
-
-
 def test_presence_turns_a_gated_model_down(mixture: torch.Tensor) -> None:
     torch.manual_seed(0)
     gated = FilmHTDemucs(MASK.model_copy(update={"gated": True})).eval()

@@ -25,6 +25,7 @@ class FilmBackend(Backend):
         shape = model.config.separator
         self.model = model
         self.space = space or next(iter(model.config.spaces))
+        self._calibration = model.config.calibration.get(self.space, ())
         self.info = BackendInfo(
             sources=(),
             sample_rate_hz=shape.samplerate,
@@ -40,7 +41,7 @@ class FilmBackend(Backend):
         return FilmBackend(self.model, space)
 
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
-        """Targets `[batch, queries, channels, samples]` and presence `[batch, queries]`.
+        """Targets `[batch, queries, channels, samples]` and presence `[batch, queries]`, calibrated where that is known.
 
         mixture: `[batch, channels, samples]`; queries and negatives: `[queries, dim]` unit vectors, a row of
         zeros in `negatives` leaves nothing out. What is to be left out is isolated in the same call, as a
@@ -53,23 +54,21 @@ class FilmBackend(Backend):
     def _separated(self, mixture: Tensor, queries: Tensor | None, negatives: Tensor | None) -> Output:
         self.check_input(mixture, queries, negatives, self.model.config.spaces[self.space])
         assert queries is not None
-        dtype = self.model.mix.weight.dtype
-        conditions, rows = self._conditions(queries.to(mixture.device, dtype), negatives)
+        n_queries, rows, asked = queries.shape[0], [], queries
+        if negatives is not None:
+            rows = negatives.any(dim=1).nonzero()[:, 0].tolist()
+            asked = torch.cat([queries, negatives[rows]])
+        asked = asked.to(mixture.device, self.model.mix.weight.dtype)
+        conditions = self.model.conditions(asked, self.space)
         targets, logits = self.model(mixture, conditions.expand(mixture.shape[0], *conditions.shape))
-        n_queries = queries.shape[0]
         targets, excluded = targets[:, :n_queries], targets[:, n_queries:]
-        if len(rows):
+        if rows:
             targets[:, rows] = without(targets[:, rows], excluded)
-        return Output(targets, torch.sigmoid(logits[:, :n_queries].float()))
-
-    def _conditions(self, queries: Tensor, negatives: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Conditions of the queries and of those negatives that are not zero, and the rows these belong to."""
-        if negatives is None:
-            return self.model.conditions(queries, self.space), torch.empty(0, dtype=torch.long)
-        unwanted = negatives.to(queries)
-        rows = unwanted.any(dim=1).nonzero()[:, 0]
-        wanted = self.model.conditions(queries, self.space, unwanted)
-        return torch.cat([wanted, self.model.conditions(unwanted[rows], self.space)]), rows
+        odds = logits[:, :n_queries].float()
+        if self._calibration:
+            scale, bias, *direction = self._calibration
+            odds = odds * scale + bias + asked[:n_queries].float() @ odds.new_tensor(direction)
+        return Output(targets, torch.sigmoid(odds))
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:

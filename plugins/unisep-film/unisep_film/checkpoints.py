@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from .stems import StemsHTDemucs
 
 FORMAT = "unisep-film-1"
 MAX_CONFIG_CHARACTERS = 100_000
+_FORMER = re.compile(r"projectors\.each\.\d+\.(gate|unwanted\.weight)")  # of a former input for negative queries
 
 
 def save_model(path: Path, model: FilmHTDemucs, dtype: torch.dtype = torch.float16, *, in_8_bits: bool = False) -> Path:
@@ -48,6 +50,7 @@ def load_model(path: Path, device: torch.device | str = "cpu", dtype: torch.dtyp
     config = _config(path, metadata)
     if eight_bit.KEY in metadata:
         state = eight_bit.dequantised(path, metadata[eight_bit.KEY], state)
+    state = {name: value for name, value in state.items() if not _FORMER.fullmatch(name)}
     return filled(
         path, lambda: FilmHTDemucs(config), state, lambda _, value: value.to(device, dtype), "the config in it"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from unisep_htdemucs.config import HTDemucsConfig
@@ -26,6 +26,8 @@ class FilmConfig(BaseModel):
     spaces: embedding spaces the model understands, with the length of their vectors.
     condition_channels: width of the vector that all FiLM layers read.
     gated: whether presence turns the output down: a sound that is not there is silenced as a whole.
+    calibration: for spaces whose presence was compared with what is there: a scale and a bias of its log-odds, and a
+        direction whose product with the query vector is added. It changes no target.
 
     >>> FilmConfig(spaces={"toy-1": 8}).separator.sources
     ('target',)
@@ -39,6 +41,7 @@ class FilmConfig(BaseModel):
     spaces: dict[str, PositiveInt]
     condition_channels: PositiveInt = 256
     gated: bool = False
+    calibration: dict[str, tuple[Annotated[float, Field(ge=-1000, le=1000)], ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits_together(self) -> FilmConfig:
@@ -51,6 +54,9 @@ class FilmConfig(BaseModel):
             raise ValueError(f"demucs: {error}") from error
         if not self.spaces:
             raise ValueError("a model without an embedding space can answer no query")
+        for space, numbers in self.calibration.items():
+            if len(numbers) != 2 + self.spaces.get(space, -2):
+                raise ValueError(f"calibration of {space!r:.80}: 2 numbers and one for each of the space are needed")
         if shape.t_layers < 1:
             raise ValueError("t_layers must be 1 or more: the query enters after the first transformer layer")
         n_bins = shape.nfft // 2

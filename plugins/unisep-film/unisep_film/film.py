@@ -13,11 +13,7 @@ from unisep.errors import EmbeddingError
 
 
 class Projector(nn.Module):
-    """Maps unit vectors of one embedding space to conditions `[..., condition_channels]`.
-
-    A negative query is projected apart and subtracted through a learnt gate, which starts at zero;
-    rows of zeros leave nothing out.
-    """
+    """Maps unit vectors of one embedding space to conditions `[..., condition_channels]`."""
 
     def __init__(self, n_dims: int, condition_channels: int) -> None:
         super().__init__()
@@ -27,17 +23,12 @@ class Projector(nn.Module):
             nn.Linear(condition_channels, condition_channels),
             nn.LayerNorm(condition_channels),
         )
-        self.unwanted = nn.Linear(n_dims, condition_channels, bias=False)
-        self.gate = nn.Parameter(torch.zeros(condition_channels))
         self.n_dims = n_dims
 
-    def forward(self, queries: Tensor, negatives: Tensor | None = None) -> Tensor:
-        """Conditions `[..., condition_channels]` of queries (and negatives) `[..., n_dims]`."""
-        scale = self.n_dims**0.5  # unit vectors have entries far below 1
-        condition: Tensor = self.wanted(queries * scale)
-        if negatives is None:
-            return condition
-        return condition - self.gate * self.unwanted(negatives * scale)
+    def forward(self, queries: Tensor) -> Tensor:
+        """Conditions `[..., condition_channels]` of queries `[..., n_dims]`."""
+        condition: Tensor = self.wanted(queries * self.n_dims**0.5)  # unit vectors have entries far below 1
+        return condition
 
 
 class FiLM(nn.Module):

@@ -66,9 +66,9 @@ class FilmHTDemucs(nn.Module):
         with torch.no_grad():
             self.mix.bias.copy_(torch.tensor(shares))
 
-    def conditions(self, queries: Tensor, space: str, negatives: Tensor | None = None) -> Tensor:
-        """Conditions `[..., k]` of query vectors `[..., d]` of `space`, each leaving out its negative."""
-        out: Tensor = self.projectors.of(space)(queries, negatives)
+    def conditions(self, queries: Tensor, space: str) -> Tensor:
+        """Conditions `[..., k]` of query vectors `[..., d]` of `space`."""
+        out: Tensor = self.projectors.of(space)(queries)
         return out
 
     def forward(self, mixture: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,7 @@ SHAPE: dict[str, Any] = {
 QUERY_MODEL: dict[str, Any] = {
     "model": {"demucs": SHAPE, "output": "mask", "spaces": {"toy-1": 16}, "condition_channels": 16, "gated": True},
     "mix": {
-        "segment_seconds": 0.5, "batch": 4, "example_seconds": 0.5, "absent_probability": 0.3, "negative_probability": 0.6,
+        "segment_seconds": 0.5, "batch": 4, "example_seconds": 0.5, "absent_probability": 0.3,
         "variation": {"respeed_probability": 0.5, "colour_probability": 0.5},
     },
     "losses": {"spectral": 0.1, "spectral_windows": [256, 1024]}, "queries": {"audio_from": 4}, "n_steps": 20,

@@ -20,6 +20,7 @@ from unisep_clap.text_tower import TextTower, TextTowerConfig
 from unisep_clap.wordpiece import WordPiece
 from unisep_train.data.band_powers import MEL, build, read
 from unisep_train.data.corpus import decode
+from unisep_train.measuring import cards
 from unisep_train.rendering.clips import DRUM_KIT, TIMBRES, phrase
 from unisep_train.rendering.scores import new_score
 from unisep_train.tasks import audio_tower, phrases
@@ -353,6 +354,27 @@ def test_packed_weights_and_card(tmp_path, command):
     parsed = tomllib.loads((tmp_path / "out" / "clap-mini.toml").read_text())
     assert parsed["measured"]["audio"] == {"n_steps": 3, "drums": {"top_1": 0.5}} and parsed["name"] == "clap-mini"
     assert [file["name"] for file in parsed["files"]] == ["clap_mini.safetensors", "vocab.txt"]
+
+
+def test_a_tower_that_learnt_wordings_replaces_the_embedded_one_and_the_rest_stays(tmp_path, command):
+    embedded = cards.CLAP_CARD.with_name("clap_mini.safetensors")
+    before = load_file(embedded)
+    tower = {
+        name.removeprefix("text."): value.float() + 1 for name, value in before.items() if name.startswith("text.")
+    }
+    save_file(tower, tmp_path / "text.safetensors")
+    report = {"n_steps": 3, "n_phrases": 5, "held_out_before": {}, "held_out_wordings": {"nearest": 0.5}, "kept": {}}
+    (tmp_path / "text.json").write_text(json.dumps(report))
+    (tmp_path / "vocab.txt").write_bytes(embedded.with_name("vocab.txt").read_bytes())
+    assert not command("release-clap", "--wordings", tmp_path, "--out", tmp_path / "out")
+    packed = load_file(tmp_path / "out" / "clap_mini.safetensors")
+    changed = {name for name, value in packed.items() if not torch.equal(value, before[name])}
+    assert packed.keys() == before.keys() and {name.split(".")[0] for name in changed} == {"text"}
+    released, known = (
+        tomllib.loads(path.read_text()) for path in (tmp_path / "out" / "clap-mini.toml", cards.CLAP_CARD)
+    )
+    assert released["measured"]["wordings"]["held_out_wordings"] == {"nearest": 0.5}
+    assert released["measured"]["audio"] == known["measured"]["audio"]
 
 
 def test_every_timbre_has_a_phrase_within_its_seconds():

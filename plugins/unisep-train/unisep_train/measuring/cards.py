@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
+import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,7 @@ from unisep_clap.mini import SPACE, VOCABULARY_FILE, WEIGHTS_FILE
 from unisep.files.paths import write_whole
 from unisep.weights.hashes import sha256_of
 
+REPORTED = ("n_steps", "n_phrases", "held_out_before", "held_out_wordings", "kept")
 CLAP_CARD = Path(str(resources.files("unisep_clap"))) / "data" / "clap-mini.toml"
 
 
@@ -56,27 +57,42 @@ def _rows(values: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def release_clap(*, text: Path, audio: Path, out: Path, card: Path = CLAP_CARD) -> None:
-    """Pack both towers, floats in half precision, and write their card from the reports and the prose.
+def release_clap(
+    *,
+    out: Path,
+    text: Path | None = None,
+    wordings: Path | None = None,
+    audio: Path | None = None,
+    card: Path = CLAP_CARD,
+) -> None:
+    """Pack the towers, floats in half precision, and write their card from the reports and the prose.
 
     Args:
-        text: folder that `text-tower` wrote.
-        audio: folder that `audio-tower` wrote.
         out: folder of what is written.
+        text: folder that `text-tower` wrote. A tower that is not given stays the embedded one, with its figures.
+        wordings: folder that `wordings` wrote, where that went on from the text tower.
+        audio: folder that `audio-tower` wrote.
         card: the card whose prose is kept.
     """
-    state = {}
-    for tower, folder in (("text", text), ("audio", audio)):
-        for name, value in load_file(folder / f"{tower}.safetensors").items():
-            state[f"{tower}.{name}"] = value.to(torch.float16 if value.is_floating_point() else torch.int32)
+    state = load_file(CLAP_CARD.with_name(WEIGHTS_FILE))
+    measured: dict[str, Any] = tomllib.loads(card.read_text(encoding="utf-8")).get("measured", {})
+    for tower, folder in (("text", wordings or text), ("audio", audio)):
+        if folder:
+            state = {name: value for name, value in state.items() if not name.startswith(f"{tower}.")}
+            for name, value in load_file(folder / f"{tower}.safetensors").items():
+                state[f"{tower}.{name}"] = value.to(torch.float16 if value.is_floating_point() else torch.int32)
     out.mkdir(parents=True, exist_ok=True)
+    vocabulary = (wordings or text or CLAP_CARD.parent) / VOCABULARY_FILE
     save_file(state, out / WEIGHTS_FILE, metadata={"space": SPACE})
-    shutil.copyfile(text / "vocab.txt", out / VOCABULARY_FILE)
-    of_text, of_audio = (json.loads(path.read_text()) for path in (text / "text.json", audio / "audio.json"))
-    measured = {
-        "text": {"n_steps": of_text["n_steps"], "n_phrases": of_text["n_phrases"],
-                 "cosine_sounds": of_text["sounds"], "cosine_held_out_words": of_text["held_out_words"]},
-        "audio": {"n_steps": of_audio["n_steps"], **of_audio["validation"]},
-    }  # fmt: skip
-    files = [out / WEIGHTS_FILE, out / VOCABULARY_FILE]
-    write_card(out / CLAP_CARD.name, card, files, measured, revision="1")
+    (out / VOCABULARY_FILE).write_bytes(vocabulary.read_bytes())
+    if text:
+        report = json.loads((text / "text.json").read_text())
+        measured["text"] = {"n_steps": report["n_steps"], "n_phrases": report["n_phrases"],
+                            "cosine_sounds": report["sounds"], "cosine_held_out_words": report["held_out_words"]}  # fmt: skip
+    if wordings:
+        report = json.loads((wordings / "text.json").read_text())
+        measured["wordings"] = {key: report[key] for key in REPORTED}
+    if audio:
+        report = json.loads((audio / "audio.json").read_text())
+        measured["audio"] = {"n_steps": report["n_steps"], **report["validation"]}
+    write_card(out / CLAP_CARD.name, card, [out / WEIGHTS_FILE, out / VOCABULARY_FILE], measured, revision="1")

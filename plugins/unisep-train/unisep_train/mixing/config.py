@@ -33,8 +33,6 @@ class MixConfig:
     Attributes:
         raised: how many times as often to draw sounds that answer to a name, among those of their domain.
         wording_probability: of asking in words of unisep's table of concepts, never those it holds out.
-        negative_probability: of leaving a part out ("drums" without "kick drum") where the song holds it apart from others
-            that answer; a third as often, of leaving out what is not part of the target, which changes nothing.
     """
 
     segment_seconds: PositiveFloat = 4.0
@@ -59,7 +57,6 @@ class MixConfig:
     variation: Variation = PLAIN_VARIATION
     vocals_variation: Variation = VOCALS_VARIATION
     wording_probability: float = 0.0
-    negative_probability: float = 0.0
     example_seconds: float = 3.0
     example_probability: float = 1.0
 

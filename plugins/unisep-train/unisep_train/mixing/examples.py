@@ -119,7 +119,6 @@ class Batch:
         names: the canonical names asked for (`-name` for everything but it).
         present: False where the target is silence.
         examples: mono clips `[samples]` of the same name from elsewhere, or None.
-        negatives: prompts for what is to be left out, or None.
     """
 
     mixture: NDArray[np.float32]
@@ -129,11 +128,10 @@ class Batch:
     present: NDArray[np.bool_]
     examples: list[NDArray[np.float32] | None]
     source_ids: list[str]
-    negatives: list[str | None]
 
 
-# Target, rest, prompt, name, whether the target sounds, example clip, the sound's name in the store, negative prompt.
-_Example = tuple[Sound, Sound, str, str, bool, NDArray[np.float32] | None, str, str | None]
+# Target, rest, prompt, name, whether the target sounds, example clip, the sound's name in the store.
+_Example = tuple[Sound, Sound, str, str, bool, NDArray[np.float32] | None, str]
 
 
 @final
@@ -150,62 +148,48 @@ class ExampleStream:
         """Mix the batch of `step`, or the `items` of it that are asked for."""
         places = range(self.config.batch) if items is None else items
         examples = [self._example(np.random.default_rng((self.seed, step, place))) for place in places]
-        targets, rests, prompts, names, present, clips, ids, negatives = map(list, zip(*examples, strict=True))
+        targets, rests, prompts, names, present, clips, ids = map(list, zip(*examples, strict=True))
         target = np.stack(targets)
         mixture = target + np.stack(rests)
         if self.config.n_channels == 1:
             mixture, target = (sound.mean(axis=1, keepdims=True) for sound in (mixture, target))
-        return Batch(mixture, target, prompts, names, np.array(present), clips, ids, negatives)
+        return Batch(mixture, target, prompts, names, np.array(present), clips, ids)
 
     def _example(self, rng: np.random.Generator) -> _Example:
         """Mix one example; draw again when the drawn window turns out silent."""
         for _ in range(20):
             name, index = self.sampler.target(rng)
-            target, rest, left_out = self._target_and_rest(name, index, rng)
+            target, rest = self._target_and_rest(name, index, rng)
             if sounds.level_db(target) > -90 and sounds.level_db(rest) > -90:
-                return self._finished(name, index, target, rest, left_out, rng)
+                return self._finished(name, index, target, rest, rng)
         raise DatasetError(f"{self.catalogue.store.folder}: 20 draws in a row gave silence. Is the store damaged?")
 
-    def _target_and_rest(self, name: str, index: int, rng: np.random.Generator) -> tuple[Sound, Sound, str | None]:
-        """Return what answers, what does not, and the part of what would answer that is to be left out, if any."""
+    def _target_and_rest(self, name: str, index: int, rng: np.random.Generator) -> tuple[Sound, Sound]:
+        """Return what answers, and what does not."""
         song = self.catalogue.songs.get(self.catalogue.items[index].song)
         own_song = self.config.vocals_own_song_probability if _is_vocal(name) else self.config.own_song_probability
         if song and rng.random() < own_song:
-            target, rest, left_out = self._own_song(name, index, song, rng)
+            target, rest = self._own_song(name, index, song, rng)
             if sounds.level_db(rest) > -70:
-                return target, rest, left_out
+                return target, rest
         target = self._lone_target(name, index, song, rng)
-        return *self._among_others(name, target, rng), None
+        return self._among_others(name, target, rng)
 
-    def _own_song(
-        self, name: str, index: int, song: list[int], rng: np.random.Generator
-    ) -> tuple[Sound, Sound, str | None]:
+    def _own_song(self, name: str, index: int, song: list[int], rng: np.random.Generator) -> tuple[Sound, Sound]:
         """Return what answers in a window of the song, and its other stems; both as in the song but for gains."""
         catalogue, remix_db = self.catalogue, self.config.source_level_db
         start = catalogue.start(index, self.n_samples, rng)
         sounding = [i for i in song if catalogue.sounds_in(i, start, self.n_samples)]
-        answering = [i for i in song if name in catalogue.tags[i]]
-        left_out = self._part_to_leave_out(answering, rng)
-        matching = [i for i in answering if left_out not in catalogue.tags[i]]
-        others = [i for i in sounding if i not in answering and not catalogue.is_unclear(name, i)]
+        matching = [i for i in song if name in catalogue.tags[i]]
+        others = [i for i in sounding if i not in matching and not catalogue.is_unclear(name, i)]
         if len(others) > 2 and rng.random() < 0.3:
             others = list(rng.choice(others, size=rng.integers(1, len(others)), replace=False))
-        others += [i for i in answering if i not in matching]
         target, rest = (
             sounds.stems(catalogue, chosen, start, self.n_samples, rng, remix_db) for chosen in (matching, others)
         )
         if rng.random() < 0.5:
             target, rest = target[::-1], rest[::-1]
-        return target, rest, left_out
-
-    def _part_to_leave_out(self, answering: list[int], rng: np.random.Generator) -> str | None:
-        """Draw a name that some of the stems answer to, while the others plainly do not; sometimes, else None."""
-        if rng.random() >= self.config.negative_probability:
-            return None
-        tags = [self.catalogue.tags[i] for i in answering]
-        parts = frozenset().union(*tags) - frozenset.intersection(*tags) - vocabulary.NOT_PROMPTS
-        clear = [n for n in sorted(parts) if not any(self.catalogue.is_unclear(n, i) for i in answering)]
-        return clear[rng.integers(len(clear))] if clear else None
+        return target, rest
 
     def _lone_target(self, name: str, index: int, song: list[int] | None, rng: np.random.Generator) -> Sound:
         """Return the sound alone, or with the stems of its song that answer too."""
@@ -260,9 +244,7 @@ class ExampleStream:
         sound = sounds.stems(catalogue, sounding, start, self.n_samples, rng, self.config.source_level_db)
         return sound[::-1] if rng.random() < 0.5 else sound
 
-    def _finished(
-        self, name: str, index: int, target: Sound, rest: Sound, left_out: str | None, rng: np.random.Generator
-    ) -> _Example:
+    def _finished(self, name: str, index: int, target: Sound, rest: Sound, rng: np.random.Generator) -> _Example:
         """Bring the example to its final levels and give it prompts, presence and an example clip."""
         config = self.config
         limit = config.max_target_rest_db
@@ -270,10 +252,9 @@ class ExampleStream:
         target = target * sounds.gain(np.clip(difference_db, -limit, limit) - difference_db)
         prompt, shown = phrase(name, rng, wording_probability=config.wording_probability), name
         clip = self._clip(name, index, rng) if rng.random() < config.example_probability else None
-        negative = self._negative(name, left_out, rng)
         roll = rng.random()
         complements = COMPLEMENTS.get(name, [])
-        if complements and negative is None and roll < config.complement_probability:
+        if complements and roll < config.complement_probability:
             prompt, shown, clip = complements[rng.integers(len(complements))], f"-{name}", None
             target, rest = rest, target
         elif roll > 1 - config.absent_probability:
@@ -283,18 +264,7 @@ class ExampleStream:
         level_db = sounds.level_db(target + rest)
         factor = sounds.gain(rng.uniform(*config.mixture_level_db) - level_db)
         source_id = self.catalogue.items[index].id
-        return target * factor, rest * factor, prompt, shown, bool(target.any()), clip, source_id, negative
-
-    def _negative(self, name: str, left_out: str | None, rng: np.random.Generator) -> str | None:
-        """Draw a prompt for what is left out, or now and then for a sound that has nothing to do with `name`."""
-        if left_out is None and rng.random() < self.config.negative_probability / 3:
-            other = self.catalogue.names[self.sampler.beside(name, rng)]
-            # All that sounds which answer to `name` answer to, and what contains it.
-            tags = (self.catalogue.tags[i] for i in self.catalogue.by_tag.get(name, ()))
-            heard_as = frozenset({name, *vocabulary.ancestors(name)}).union(*tags)
-            apart = heard_as.isdisjoint({other, *vocabulary.ancestors(other)})
-            left_out = other if apart and other not in vocabulary.MIXED else None
-        return None if left_out is None else phrase(left_out, rng)
+        return target * factor, rest * factor, prompt, shown, bool(target.any()), clip, source_id
 
     def _clip(self, name: str, index: int, rng: np.random.Generator) -> NDArray[np.float32] | None:
         """Read a mono clip of the same name from another song or file, or return None."""

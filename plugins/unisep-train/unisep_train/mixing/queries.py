@@ -113,17 +113,13 @@ class MixtureStream(StepStream[Tensor]):
 
 @dataclass(frozen=True)
 class QueryBatch:
-    """One step's material: audio `[batch, channels, samples]`, queries and negatives `[batch, dim]`, present `[batch]`.
-
-    Negatives are vectors of what is to be left out; rows of zeros leave nothing out.
-    """
+    """One step's material: audio `[batch, channels, samples]`, queries `[batch, dim]`, present `[batch]`."""
 
     mixture: Tensor
     target: Tensor
     queries: Tensor
     present: Tensor
     names: list[str]
-    negatives: Tensor
 
     def to(self, device: torch.device) -> QueryBatch:
         """Return the same on a device."""
@@ -156,13 +152,9 @@ class QueryStream(StepStream[QueryBatch]):
         # For the process with the first items this is the generator of (seed, step, 1).
         rng = np.random.default_rng((self.seed, step, 1, self.items.start if self.items else 0))
         queries = self._queries(batch.prompts, clips, stream.sample_rate_hz, rng)
-        negatives = torch.zeros_like(queries)
-        for row, prompt in enumerate(batch.negatives):
-            if prompt is not None:
-                negatives[row] = F.normalize(self.encoder.texts([prompt])[0], dim=-1)
         present = torch.from_numpy(batch.present.astype(np.float32))
         mixture, target = torch.from_numpy(batch.mixture), torch.from_numpy(batch.target)
-        return QueryBatch(mixture, target, queries, present, batch.names, negatives)
+        return QueryBatch(mixture, target, queries, present, batch.names)
 
     def _queries(
         self, prompts: Sequence[str], clips: Sequence[np.ndarray | None], sample_rate_hz: int, rng: np.random.Generator

@@ -93,10 +93,9 @@ class _Conditioned(nn.Module):
         super().__init__()
         self.model, self.space = model, space
 
-    def forward(self, mixture: Tensor, queries: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
-        """Return targets `[b, c, l]` and presence `[b]` in log-odds, of `mixture [b, c, l]`, `queries`, `negatives [b, d]`."""
-        conditions = self.model.conditions(queries[:, None], self.space, negatives[:, None])
-        targets, logits = self.model(mixture, conditions)
+    def forward(self, mixture: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return targets `[b, c, l]` and presence `[b]` in log-odds, of `mixture [b, c, l]` and `queries [b, d]`."""
+        targets, logits = self.model(mixture, self.model.conditions(queries[:, None], self.space))
         return targets[:, 0], logits[:, 0]
 
 
@@ -128,7 +127,7 @@ class QueryModelRun(Learner[FilmHTDemucs, QueryBatch]):
         batch = batch.to(self.place.device)
         module = self._module()
         with self.in_bfloat16:
-            estimate, logits = module(batch.mixture, batch.queries, batch.negatives)
+            estimate, logits = module(batch.mixture, batch.queries)
         loss, parts = separation_loss(estimate, batch.target, batch.mixture, logits, batch.present, self.recipe.losses)
         if self._wordings is not None:
             parts["wordings"] = self._apart(self._wordings)

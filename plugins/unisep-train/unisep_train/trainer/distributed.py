@@ -51,8 +51,7 @@ class Place:
         if self.n_ranks == 1:
             return module
         on_gpu = [self.device.index] if self.device.type == "cuda" else None
-        # The projector's part for negative queries is not used in training.
-        return DistributedDataParallel(module, device_ids=on_gpu, find_unused_parameters=True)
+        return DistributedDataParallel(module, device_ids=on_gpu)
 
     def gathered(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the values `[n]` of all processes one after another, in the order of their ranks."""
