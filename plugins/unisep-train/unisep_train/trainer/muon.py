@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the published Newton-Schulz step
 _SMALLEST_SIDE = 8  # of what counts as a matrix
+_BANDS = "per_band"  # in the name of a parameter that holds a matrix for each band
 
 
 class Muon(torch.optim.AdamW):
@@ -65,12 +66,12 @@ def orthogonal(updates: Tensor, n_steps: int = 5) -> Tensor:
 
 
 def _is_matrix(name: str, value: Tensor) -> bool:
-    is_wide = value.dim() > 1 and min(value.flatten(1).shape) >= _SMALLEST_SIDE
-    return is_wide and not any(word in name for word in ("film", "embedding", "last."))
+    sides = value.shape[-2:] if _BANDS in name else value.flatten(1).shape if value.dim() > 1 else ()
+    return min(sides, default=0) >= _SMALLEST_SIDE and not any(word in name for word in ("film", "embedding", "last."))
 
 
 def _n_stacked(name: str, value: Tensor) -> int:
     """Return how many matrices a parameter holds, one after the other."""
-    if "per_band" in name:
+    if _BANDS in name:
         return len(value)
     return 4 if ".lstm_" in name else 1 + 2 * name.endswith("in_proj_weight")
