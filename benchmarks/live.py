@@ -2,6 +2,7 @@
 
     python benchmarks/live.py                        # DeepFilterNet3, some minutes
     python benchmarks/live.py --minutes 10 --hours 1 --load 1
+    python benchmarks/live.py --toy --minutes 10 --hours 1    # what unisep itself takes: a backend that halves
     python benchmarks/live.py --query-backend film-causal --query-weights causal.safetensors --query drums
 
 The delay is where an impulse, and noise by correlation, come out: of targets and rest together. The session is driven as a
@@ -16,21 +17,53 @@ import resource
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch
 
-from unisep import Live, Separator
+from unisep import BackendInfo, BackendSpec, Live, LiveBackend, Output, Separator, hookimpl
 
 RATE_HZ = 48_000
 
 
+class Half(LiveBackend):
+    """Half of the recording, as soon as it comes."""
+
+    info = BackendInfo(sources=("half",), sample_rate_hz=RATE_HZ, channels=2)
+    hop_samples, latency_samples = 64, 0
+
+    def separate(
+        self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
+    ) -> Output:
+        """Return half of each mixture."""
+        return Output(0.5 * mixture[:, None])
+
+    def open(self, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None) -> None:
+        """Remember nothing."""
+
+    def push(self, state: None, block: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Return half of the block."""
+        return 0.5 * block[None], None
+
+
+class Toy:
+    """The plugin of `Half`."""
+
+    @hookimpl
+    def unisep_backends(self) -> list[BackendSpec]:
+        """Declare it."""
+        return [BackendSpec(name="half", load=f"{__name__}:Half", summary="", stems=("half",), live=True)]
+
+
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", default=None)
     parser.add_argument("--query-backend", default=None)
     parser.add_argument("--query-weights", default=None)
     parser.add_argument("--query", default="speech")
+    parser.add_argument("--toy", action="store_true", help="in place of a model, one that takes no time")
     parser.add_argument("--rate", type=int, default=RATE_HZ)
     parser.add_argument("--block", type=int, default=256)
     parser.add_argument("--margin", type=int, default=None)
@@ -39,16 +72,18 @@ def main() -> None:
     parser.add_argument("--load", type=int, default=0, help="processes that compute all the while")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    options = {
+    options: dict[str, Any] = {
         "backend": arguments.backend,
         "query_backend": arguments.query_backend,
         "query_weights": arguments.query_weights,
     }
     load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(arguments.load)]
     try:
+        if arguments.toy:
+            options = {"backend": "half", "plugins": Toy()}
         with Separator(**options, device="cpu") as separator:
             live = separator.live(
-                arguments.query, sample_rate_hz=arguments.rate, channels=2, block_samples=arguments.block,
+                None if arguments.toy else arguments.query, sample_rate_hz=arguments.rate, channels=2, block_samples=arguments.block,
                 margin_blocks=arguments.margin,
             )  # fmt: skip
             with live:
@@ -134,6 +169,7 @@ def memory(live: Live, rate_hz: int, block_samples: int, hours: float) -> dict[s
 
 
 def resident_bytes() -> int:
+    """Return what the process holds in memory."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * resource.getpagesize()

@@ -253,16 +253,9 @@ class Separator:
         return open_stream(blocks, prepared, self._preparer, self._options, rate_hz, statistics, cancel)
 
     def live(
-        self,
-        query: QueryLike | None = None,
-        *,
-        sample_rate_hz: float,
-        channels: int = 2,
-        block_samples: int = 512,
-        margin_blocks: int | None = None,
-        stems: str | Sequence[str] | None = None,
-        route: str = "auto",
-    ) -> Live:
+        self, query: QueryLike | None = None, *, sample_rate_hz: float, channels: int = 2, block_samples: int = 512,
+        margin_blocks: int | None = None, stems: str | Sequence[str] | None = None, route: str = "auto",
+    ) -> Live:  # fmt: skip
         """Open a session that separates while the recording is made: `push` takes a block and returns one, a fixed delay later.
 
         Models are loaded and queries encoded at once. Only live backends answer. `sample_rate_hz`, `channels` (1 or 2) and

@@ -206,7 +206,7 @@ def test_what_cannot_be_done_live_is_refused(separator: Separator) -> None:
     def opened(**options: object) -> Live:
         return separator.live(**{"sample_rate_hz": 44_100, **options})  # type: ignore[arg-type]
 
-    for wrong in ({"channels": 3}, {"channels": 0}, {"block_samples": 0}, {"block_samples": 1.5}, {"stems": ["bass"]}):
+    for wrong in ({"channels": 3}, {"channels": 0}, {"block_samples": 0}, {"block_samples": 1.5}, {"margin_blocks": -1}, {"stems": ["bass"]}):
         with pytest.raises(OptionError):
             opened(**wrong)
     with pytest.raises(AudioError):

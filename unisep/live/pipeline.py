@@ -63,8 +63,8 @@ class Pipeline:
         sources, self._state = self._backend.push(self._state, torch.from_numpy(hops).to(self._device))
         expected = (self._n_sources, *hops.shape)
         if tuple(sources.shape) != expected or not bool(torch.isfinite(sources).all()):
-            what = f"{tuple(sources.shape)}, or some not finite, where {expected} was expected"
+            shape = tuple(sources.shape)
             raise BackendError(
-                f"{type(self._backend).__name__} gave live sources {what}. Tell its author of LiveContract."
+                f"A live backend gave {shape}, or some not finite, for {expected}. Try it with LiveContract."
             )
         return with_channels(sources[self._outputs].float().cpu().numpy(), self._channels)

@@ -98,9 +98,7 @@ class Live(AbstractContextManager["Live"]):
         self._inbox: Queue[tuple[int, Samples] | None] = Queue(self._n_margin + 1)
         self._results: list[tuple[int, Samples | None]] = [(-1, None)] * (2 * self._n_delay + 1)  # a ring, by number
         self._failure: UnisepError | None = None
-        self._thread: threading.Thread = threading.Thread(
-            target=self._work, args=(pipelines,), name="unisep live", daemon=True
-        )
+        self._thread: threading.Thread = threading.Thread(target=self._work, args=(pipelines,), daemon=True)
         self._thread.start()
 
     def _work(self, pipelines: list[Pipeline]) -> None:
@@ -143,9 +141,14 @@ def open_live(
     block_samples: int, margin_blocks: int | None,
 ) -> Live:  # fmt: skip
     """Open a session for a live request. Raise as `Separator.live` says."""
-    for name, value, most in (("channels", channels, 2), ("block_samples", block_samples, 65_536)):
-        if type(value) is not int or not 1 <= value <= most:
-            raise OptionError(f"{arg(name, value)}: give a whole number from 1 to {most}.")
+    sizes = {
+        "channels": (channels, 1, 2),
+        "block_samples": (block_samples, 1, 65_536),
+        "margin_blocks": (margin_blocks or 0, 0, 1_000),
+    }
+    for name, (value, least, most) in sizes.items():
+        if type(value) is not int or not least <= value <= most:
+            raise OptionError(f"{arg(name, value)}: give a whole number from {least} to {most}.")
     try:
         route = preparer.route(request)
     except PluginError as error:
