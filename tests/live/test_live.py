@@ -22,6 +22,7 @@ from unisep import (
     Output,
     ResultSpec,
     Separator,
+    explain,
     hookimpl,
 )
 from unisep.engine.resample import LiveResampler
@@ -206,7 +207,14 @@ def test_what_cannot_be_done_live_is_refused(separator: Separator) -> None:
     def opened(**options: object) -> Live:
         return separator.live(**{"sample_rate_hz": 44_100, **options})  # type: ignore[arg-type]
 
-    for wrong in ({"channels": 3}, {"channels": 0}, {"block_samples": 0}, {"block_samples": 1.5}, {"margin_blocks": -1}, {"stems": ["bass"]}):
+    for wrong in (
+        {"channels": 3},
+        {"channels": 0},
+        {"block_samples": 0},
+        {"block_samples": 1.5},
+        {"margin_blocks": -1},
+        {"stems": ["bass"]},
+    ):
         with pytest.raises(OptionError):
             opened(**wrong)
     with pytest.raises(AudioError):
@@ -230,6 +238,13 @@ def test_only_who_is_live_answers(separator: Separator) -> None:
             nobody.live("low", sample_rate_hz=44_100)
     with Separator("liar", plugins=Plugin()) as liar, pytest.raises(BackendError, match="no LiveBackend"):
         liar.live(sample_rate_hz=44_100)
+
+
+def test_a_query_model_that_wants_to_be_named_is_offered_to_nobody(separator: Separator) -> None:
+    with toy_plugin():
+        listed = explain("low", plugins=Plugin(), route="conditioned").answers[0]
+    names = {candidate.backend.name for candidate in (listed.chosen, *listed.others, *listed.unable)}
+    assert "delayed" in names and "shy" not in names
 
 
 def test_a_step_that_needs_the_whole_is_refused(separator: Separator) -> None:
