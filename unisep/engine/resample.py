@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import soxr
+from numpy.lib.stride_tricks import sliding_window_view
 
 from unisep.audio import Samples
 from unisep.errors import AudioError
@@ -108,10 +109,13 @@ class LiveResampler:
             return block
         self._n_in += block.shape[-1]
         heard = np.concatenate([self._kept, block], axis=1)
-        stop = max(self._n_out, -((reach - self._n_in) * self._up // self._down))
+        stop = -((reach - self._n_in) * self._up // self._down)
+        if stop <= self._n_out:
+            self._kept = heard
+            return heard[:, :0]
         times = np.arange(self._n_out, stop, dtype=np.int64) * self._down
         firsts = times // self._up + 1 - reach - self._start
-        windows = heard[:, firsts[:, None] + np.arange(2 * reach)]
+        windows = sliding_window_view(heard, 2 * reach, axis=1)[:, firsts]
         start = stop * self._down // self._up + 1 - reach
         self._kept, self._start, self._n_out = heard[:, start - self._start :].copy(), start, stop
         return np.einsum("cnk,nk->cn", windows, self._taps[times % self._up])
