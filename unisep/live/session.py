@@ -141,14 +141,9 @@ def open_live(
     block_samples: int, margin_blocks: int | None,
 ) -> Live:  # fmt: skip
     """Open a session for a live request. Raise as `Separator.live` says."""
-    sizes = {
-        "channels": (channels, 1, 2),
-        "block_samples": (block_samples, 1, 65_536),
-        "margin_blocks": (margin_blocks or 0, 0, 1_000),
-    }
-    for name, (value, least, most) in sizes.items():
-        if type(value) is not int or not least <= value <= most:
-            raise OptionError(f"{arg(name, value)}: give a whole number from {least} to {most}.")
+    if channels not in (1, 2) or block_samples not in range(1, 65_537) or (margin_blocks or 0) not in range(1_001):
+        ranges = f"{arg('channels')} 1 or 2, {arg('block_samples')} 1 to 65536, {arg('margin_blocks')} 0 to 1000"
+        raise OptionError(f"A live session takes whole numbers: {ranges}.")
     try:
         route = preparer.route(request)
     except PluginError as error:

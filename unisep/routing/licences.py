@@ -49,10 +49,7 @@ def check_licence(names: tuple[str, ...], entry: BackendEntry | EncoderEntry) ->
 
 
 def permitted_by(request: Request, catalog: Catalog) -> Catalog:
-    """Return the catalog without models whose licence is not allowed, or that are not live where the request is.
-
-    Raise OptionError where the caller named one.
-    """
+    """Return the catalog without models that are not allowed, or not live where the request is. Raise OptionError for one named."""
     able = [entry for entry in catalog.backends if entry.spec.live or not request.live]
     for name in filter(None, (request.backend, request.query_backend)):
         check_licence(request.licences, entry := catalog.backend(name))

@@ -291,15 +291,13 @@ class LiveContract(BackendContract):
             self._assert_close(known[-1][..., :n_known], known[0][..., :n_known], recording)
 
     def test_its_latency_is_what_it_declares(self) -> None:
-        live, whole = (
-            self._push(self._open(), self._recording())[0],
-            self._outputs(self._recording()[None])[-1].sources[0],
-        )
+        state, recording = self._live.open(self._queries(2) if self.query_dim else None), self._recording()
+        live, whole = self._push(state, recording)[0], self._outputs(recording[None])[-1].sources[0]
         spectra = torch.fft.rfft(live, 2 * live.shape[-1]) * torch.fft.rfft(whole, 2 * live.shape[-1]).conj()
         assert int(torch.fft.irfft(spectra.sum((0, 1))).argmax()) == self._live.latency_samples
 
     def test_a_state_is_a_value_and_does_not_grow(self) -> None:
-        state, sizes = self._open(), []
+        state, sizes = self._live.open(self._queries(2) if self.query_dim else None), []
         for gain, hop in enumerate(self._recording().split(self._live.hop_samples, dim=1)):
             hop = (gain % 3) ** 9 * hop  # silence, and loud noise, too
             heard, kept = hop.clone(), copy.deepcopy(state)
@@ -321,9 +319,6 @@ class LiveContract(BackendContract):
         return torch.from_numpy(
             signals.noise(n_samples / info.sample_rate_hz, info.sample_rate_hz, info.channels).samples
         )
-
-    def _open(self) -> object:
-        return self._live.open(self._queries(2) if self.query_dim else None)
 
     @torch.inference_mode()
     def _push(self, state: object, block: Tensor) -> tuple[Tensor, object]:
