@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from unisep.engine.recording import Statistics
     from unisep.ensemble.backend import EnsembleBackend, EnsemblePart
     from unisep.ensemble.definition import Ensemble, EnsembleMember
-    from unisep.plugins.backend import Backend, BackendInfo, Output
+    from unisep.live.session import Live
+    from unisep.plugins.backend import Backend, BackendInfo, LiveBackend, Output
     from unisep.plugins.encoder import QueryEncoder
     from unisep.plugins.specs import (
         BackendSpec,
@@ -37,11 +38,12 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "audio": "Audio AudioLike",
-    "plugins.backend": "Backend BackendInfo Output",
+    "plugins.backend": "Backend BackendInfo LiveBackend Output",
     "plugins.specs": "BackendSpec CommandSpec Direction EncoderSpec hookimpl Question ResultSpec RouteSpec",
     "query.query": "Embedding Query QueryDict QueryLike",
     "ensemble.definition": "Ensemble EnsembleMember",
     "ensemble.backend": "EnsembleBackend EnsemblePart",
+    "live.session": "Live",
     "session.explain": "explain",
     "routing.types": "Plan",
     "progress": "Progress",
@@ -55,9 +57,9 @@ _HOME = {name: f"unisep.{module}" for module, names in _MODULES.items() for name
 
 __all__ = [
     "Audio", "AudioLike", "Backend", "BackendInfo", "BackendSpec", "CommandSpec", "Direction", "Embedding",
-    "EncoderSpec", "Ensemble", "EnsembleBackend", "EnsembleMember", "EnsemblePart", "Output", "Plan", "Progress",
-    "Query", "QueryDict", "QueryEncoder", "QueryLike", "Question", "ResultSpec", "RouteSpec", "SeparatedFiles",
-    "Separation", "Separator", "Statistics", "Stream", "explain", "hookimpl",
+    "EncoderSpec", "Ensemble", "EnsembleBackend", "EnsembleMember", "EnsemblePart", "Live", "LiveBackend", "Output",
+    "Plan", "Progress", "Query", "QueryDict", "QueryEncoder", "QueryLike", "Question", "ResultSpec", "RouteSpec",
+    "SeparatedFiles", "Separation", "Separator", "Statistics", "Stream", "explain", "hookimpl",
 ]  # fmt: skip
 
 

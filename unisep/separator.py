@@ -22,6 +22,7 @@ from unisep.files.formats import choose_encoding
 from unisep.files.paths import DEFAULT_TEMPLATE, Template, protected
 from unisep.files.reading import open_audio
 from unisep.files.tags import read_tags
+from unisep.live.session import Live, open_live
 from unisep.plugins.registry import given
 from unisep.progress import CancelFlag, OnProgress, ProgressReporter
 from unisep.query.encode import encode_queries
@@ -251,6 +252,21 @@ class Separator:
         rate_hz = checked_rate(sample_rate_hz)
         prepared = self._preparer.prepare(self._preparer.requested(query, rate_hz, stems, route), ProgressReporter())
         return open_stream(blocks, prepared, self._preparer, self._options, rate_hz, statistics, cancel)
+
+    def live(
+        self, query: QueryLike | None = None, *, sample_rate_hz: float, channels: int = 2, block_samples: int = 512,
+        margin_blocks: int | None = None, stems: str | Sequence[str] | None = None, route: str = "auto",
+    ) -> Live:  # fmt: skip
+        """Open a session that separates while the recording is made: `push` takes a block and returns one, a fixed delay later.
+
+        Models are loaded and queries encoded at once. Only live backends answer. `sample_rate_hz`, `channels` (1 or 2) and
+        `block_samples` are those of the blocks. In `margin_blocks` the work on a block must be done, or it is late; by
+        default, in as many as bring the backend its next hop. All other arguments, and errors, are as in `separate`.
+        """
+        rate_hz = checked_rate(sample_rate_hz)
+        request = replace(self._preparer.requested(query, rate_hz, stems, route), live=True, cascade="off")
+        device = self._options.device
+        return open_live(self._preparer, request, device, rate_hz, channels, block_samples, margin_blocks)
 
     def provenance(
         self,

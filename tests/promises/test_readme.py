@@ -152,6 +152,7 @@ def test_every_option_named_in_the_pages_exists(capsys):
         ["align"],
         ["serve"],
         ["studio"],
+        ["live"],
         ["doctor"],
         ["explain"],
         ["new-plugin"],

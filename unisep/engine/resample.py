@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import soxr
+from numpy.lib.stride_tricks import sliding_window_view
 
 from unisep.audio import Samples
 from unisep.errors import AudioError
 
 QUALITY = "VHQ"
+LIVE_CROSSINGS = 32  # of the sinc, to each side: keeps what is below 0.83 of half the lower rate
 _DELAY_SAMPLES = 2048  # of the lower rate
 
 
@@ -80,6 +82,43 @@ class StreamResampler:
         result: Samples = np.ascontiguousarray(self._stream.resample_chunk(frames, last=last).T)
         self._n_out += result.shape[-1]
         return result
+
+
+class LiveResampler:
+    """Resamples blocks with little delay, by a sinc under a Kaiser window: what folds is 80 dB below.
+
+    Sample m of the result is at the time of sample m * from / to, and known once `reach_samples` more have come.
+    """
+
+    def __init__(self, from_rate_hz: int, to_rate_hz: int, channels: int) -> None:
+        divisor = math.gcd(from_rate_hz, to_rate_hz)
+        self._up, self._down = to_rate_hz // divisor, from_rate_hz // divisor
+        scale = max(1.0, self._down / self._up)
+        self.reach_samples = reach = 0 if self._up == self._down else math.ceil(LIVE_CROSSINGS * scale)
+        offsets = np.arange(1 - reach, reach + 1) - np.arange(self._up)[:, None] / self._up
+        window = np.i0(9 * np.sqrt(np.clip(1 - (offsets / max(1, reach)) ** 2, 0, 1)))
+        taps = np.sinc(0.92 * offsets / scale) * window
+        self._taps = (taps / taps.sum(axis=1, keepdims=True)).astype(np.float32)  # [phases, 2 * reach]
+        self._n_in = self._n_out = 0
+        self._start = 1 - reach  # the time of the first sample that is kept
+        self._kept = np.zeros((channels, max(0, reach - 1)), dtype=np.float32)
+
+    def push(self, block: Samples) -> Samples:
+        """Return what is known after one more block `[channels, samples]`; at the same rate, the block."""
+        if not (reach := self.reach_samples):
+            return block
+        self._n_in += block.shape[-1]
+        heard = np.concatenate([self._kept, block], axis=1)
+        stop = -((reach - self._n_in) * self._up // self._down)
+        if stop <= self._n_out:
+            self._kept = heard
+            return heard[:, :0]
+        times = np.arange(self._n_out, stop, dtype=np.int64) * self._down
+        firsts = times // self._up + 1 - reach - self._start
+        windows = sliding_window_view(heard, 2 * reach, axis=1)[:, firsts]
+        start = stop * self._down // self._up + 1 - reach
+        self._kept, self._start, self._n_out = heard[:, start - self._start :].copy(), start, stop
+        return np.einsum("cnk,nk->cn", windows, self._taps[times % self._up])
 
 
 def resample_blocks(blocks: Iterator[Samples], from_rate_hz: int, to_rate_hz: int) -> Iterator[Samples]:

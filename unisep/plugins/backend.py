@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unisep.errors import AudioError, BackendError, EmbeddingError
 
@@ -117,3 +117,29 @@ class Backend(ABC):
     def close(self) -> None:
         """Free what the backend holds. Called once, when its Separator closes."""
         return None
+
+
+class LiveBackend(Backend):
+    """A backend that also takes a recording while it is made, hop by hop.
+
+    All it remembers is in a state, which is the caller's: a value of tensors that `push` never changes and
+    `copy.deepcopy` keeps. One backend serves any number of states and threads.
+
+    Attributes:
+        hop_samples: `push` takes as many samples at once, or a whole multiple.
+        latency_samples: what comes out of `push` is as much older than what goes in. Collecting a hop takes its time besides.
+    """
+
+    hop_samples: int
+    latency_samples: int
+
+    @abstractmethod
+    def open(self, queries: Tensor | None = None, negatives: Tensor | None = None) -> Any:
+        """Return the state before the first hop; `queries` and `negatives` are as in `separate`."""
+
+    @abstractmethod
+    def push(self, state: Any, block: Tensor) -> tuple[Tensor, Any]:
+        """Return the sources `[sources or queries, channels, samples]` for a block, and the next state.
+
+        `block [channels, samples]` is of whole hops, as `info` says, and must be neither modified nor kept.
+        """

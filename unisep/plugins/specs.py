@@ -77,9 +77,10 @@ class BackendSpec(ModelSpec):
         auto_precision: Kind of device -> "bfloat16" or "float16", the type that `precision="auto"` may take there: it is
             faster, and the results agree with float32 by 40 dB or more. Float32 for kinds that are left out.
         only_by_name: Whether a query that names a stem of it is left to others, unless the user names this backend: for
-            methods that nobody trained or measured on such sounds.
+            methods that nobody trained or measured on such sounds. A query model that says so is asked by nobody else.
         differentiable: Whether `separate` lets gradients through from the targets to the queries, where torch records them:
             then `Separator.learn` can tune a query for it.
+        live: Whether `load` returns a `LiveBackend`, which `Separator.live` can ask.
     """
 
     kind: ClassVar[str] = "backend"
@@ -89,6 +90,7 @@ class BackendSpec(ModelSpec):
     auto_precision: Mapping[str, str] = field(default_factory=dict, hash=False)
     only_by_name: bool = False
     differentiable: bool = False
+    live: bool = False
 
     def __post_init__(self) -> None:
         for name in ("stems", "spaces"):

@@ -49,12 +49,16 @@ def check_licence(names: tuple[str, ...], entry: BackendEntry | EncoderEntry) ->
 
 
 def permitted_by(request: Request, catalog: Catalog) -> Catalog:
-    """Return the catalog without the models whose licence is not allowed. Raise OptionError where the caller named one."""
+    """Return the catalog without models that are not allowed, or not live where the request is. Raise OptionError for one named."""
+    able = [entry for entry in catalog.backends if entry.spec.live or not request.live]
     for name in filter(None, (request.backend, request.query_backend)):
-        check_licence(request.licences, catalog.backend(name))
+        check_licence(request.licences, entry := catalog.backend(name))
+        if entry not in able:
+            names = ", ".join(other.name for other in able) or "none"
+            raise OptionError(f"'{entry.name}' hears whole segments and cannot work live. Live here: {names}.")
     if request.encoder:
         check_licence(request.licences, catalog.encoder(request.encoder))
-    backends = tuple(entry for entry in catalog.backends if allows(request.licences, entry))
+    backends = tuple(entry for entry in able if allows(request.licences, entry))
     encoders = tuple(entry for entry in catalog.encoders if allows(request.licences, entry))
     every: tuple[BackendEntry | EncoderEntry, ...] = (*catalog.backends, *catalog.encoders)
     left_out = tuple(entry for entry in every if not allows(request.licences, entry))

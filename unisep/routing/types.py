@@ -76,7 +76,7 @@ class Request:
     backend, query_backend, encoder: names that the caller gave. own_stems: sources of the caller's own weights for
     `backend`, once opened. download_failed: what went wrong with the weights of the default backend. cascade: "auto" or "off",
     whether a specialist may take out what is not asked for before the query model hears the recording. licences: SPDX names
-    of what is allowed; all without any.
+    of what is allowed; all without any. live: only live backends may answer.
     """
 
     parsed_queries: tuple[ParsedQuery, ...] | None = None
@@ -90,6 +90,7 @@ class Request:
     download_failed: str = ""
     cascade: str = "auto"
     licences: tuple[str, ...] = ()
+    live: bool = False
 
     @property
     def clip_paths(self) -> tuple[Path, ...]:

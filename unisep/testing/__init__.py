@@ -1,6 +1,6 @@
 """A kit for plugin authors: signals, a toy plugin, and the contracts as pytest classes.
 
-`BackendContract` and `EncoderContract` need pytest, which is imported only when they are.
+`BackendContract`, `LiveContract` and `EncoderContract` need pytest, which is imported only when they are.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from unisep.testing.signals import chirp, clicks, mix, noise, silence, tone
 from unisep.testing.toy import ToyBackend, ToyEncoder, ToyPanBackend, toy_plugin
 
 if TYPE_CHECKING:
-    from unisep.testing.contracts import BackendContract, EncoderContract
+    from unisep.testing.contracts import BackendContract, EncoderContract, LiveContract
 
 __all__ = [
-    "BackendContract", "EncoderContract", "Pretended", "ToyBackend", "ToyEncoder", "ToyPanBackend", "chirp", "clicks",
-    "mix", "noise", "pretended", "silence", "tone", "toy_plugin",
+    "BackendContract", "EncoderContract", "LiveContract", "Pretended", "ToyBackend", "ToyEncoder", "ToyPanBackend",
+    "chirp", "clicks", "mix", "noise", "pretended", "silence", "tone", "toy_plugin",
 ]  # fmt: skip
 
 _CONTRACTS = "unisep.testing.contracts"
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("BackendContract", "EncoderContract"):
+    if name not in ("BackendContract", "EncoderContract", "LiveContract"):
         raise AttributeError(f"module 'unisep.testing' has no attribute {name!r}")
     if _CONTRACTS not in sys.modules:
         import pytest

@@ -11,7 +11,9 @@ What a plugin does not declare is skipped.
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,11 +31,13 @@ from unisep.audio import Audio
 from unisep.engine.chunking import SegmentPlan
 from unisep.engine.overlap_add import separate_chunks
 from unisep.errors import EncoderError, UnisepError
-from unisep.plugins.backend import Backend, Output
+from unisep.live.pipeline import Pipeline
+from unisep.plugins.backend import Backend, LiveBackend, Output
 from unisep.plugins.encoder import QueryEncoder
 from unisep.plugins.loading import wrong_facts
 from unisep.plugins.plugin import Plugin, read
 from unisep.plugins.specs import ModelSpec
+from unisep.query.encode import Conditions
 from unisep.testing import signals
 from unisep.testing.devices import pretended
 from unisep.weights.cards import read_card
@@ -278,6 +282,57 @@ class BackendContract(Contract):
 
     def _assert_close(self, one: Tensor, other: Tensor, mixture: Tensor) -> None:
         assert float((one - other).abs().max()) <= self.tolerance * float(mixture.abs().max())
+
+
+class LiveContract(BackendContract):
+    """Inherit for a `LiveBackend` in place of `BackendContract`. `n_hops` is how long it is tried live."""
+
+    n_hops: int = 24
+
+    def test_blocks_of_any_size_give_the_same(self) -> None:
+        queries = Conditions(self._queries(2)) if self.query_dim else None
+        recording, known = self._recording(), []
+        for size in (self._live.hop_samples, 64, 500, 3000, 8192):
+            pipeline = Pipeline(self._live, self._live.info.sample_rate_hz, len(recording), conditions=queries)
+            parts = [torch.from_numpy(pipeline.push(block.numpy())) for block in recording.split(size, dim=1)]
+            known.append(torch.cat(parts, dim=-1))
+            n_known = recording.shape[1] - pipeline.lag_samples(size)
+            assert known[-1].shape[-1] >= n_known > 0
+            self._assert_close(known[-1][..., :n_known], known[0][..., :n_known], recording)
+
+    def test_its_latency_is_what_it_declares(self) -> None:
+        state, recording = self._live.open(self._queries(2) if self.query_dim else None), self._recording()
+        live, whole = self._push(state, recording)[0], self._outputs(recording[None])[-1].sources[0]
+        spectra = torch.fft.rfft(live, 2 * live.shape[-1]) * torch.fft.rfft(whole, 2 * live.shape[-1]).conj()
+        assert int(torch.fft.irfft(spectra.sum((0, 1))).argmax()) == self._live.latency_samples
+
+    def test_a_state_is_a_value_and_does_not_grow(self) -> None:
+        state, sizes = self._live.open(self._queries(2) if self.query_dim else None), []
+        for gain, hop in enumerate(self._recording().split(self._live.hop_samples, dim=1)):
+            hop = (gain % 3) ** 9 * hop  # silence, and loud noise, too
+            heard, kept = hop.clone(), copy.deepcopy(state)
+            sources, after = self._push(state, heard)
+            heard.zero_()  # callers use their blocks again
+            assert all(torch.equal(self._push(one, hop)[0], sources) for one in (state, kept))
+            assert bool(torch.isfinite(sources).all())
+            state = after
+            sizes.append(len(pickle.dumps(state)))
+        assert sizes[-1] <= sizes[len(sizes) // 2] + 64
+
+    @property
+    def _live(self) -> LiveBackend:
+        assert isinstance(self.backend, LiveBackend) and self.backend.info.normalisation == "none"
+        return self.backend
+
+    def _recording(self) -> Tensor:
+        info, n_samples = self._live.info, self.n_hops * self._live.hop_samples
+        return torch.from_numpy(
+            signals.noise(n_samples / info.sample_rate_hz, info.sample_rate_hz, info.channels).samples
+        )
+
+    @torch.inference_mode()
+    def _push(self, state: object, block: Tensor) -> tuple[Tensor, object]:
+        return self._live.push(state, block)
 
 
 class EncoderContract(Contract):

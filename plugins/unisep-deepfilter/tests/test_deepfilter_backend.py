@@ -19,13 +19,13 @@ from unisep_deepfilter.network import FILTER_FRAMES, N_BANDS, N_FILTERED_BINS, D
 
 from unisep import Audio, Backend, Separator
 from unisep.errors import AudioError, BackendError, OptionError, WeightsError
-from unisep.testing import BackendContract
+from unisep.testing import LiveContract
 from unisep.weights.cards import read_card
 
 CPU = torch.device("cpu")
 
 
-class TestDeepFilterNet(BackendContract):
+class TestDeepFilterNet(LiveContract):
     plugin_module = "unisep_deepfilter.plugin"
     seconds = 0.3
     stays_on_device = True

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from unisep import Backend, BackendInfo, Output
-from unisep.errors import OptionError, WeightsError
+from unisep import Backend, BackendInfo, LiveBackend, Output
+from unisep.errors import BackendError, OptionError, WeightsError
 
 from .checkpoints import read_network
-from .enhancer import FRAME_SAMPLES, SAMPLE_RATE_HZ, FrameEnhancer
+from .enhancer import FRAME_SAMPLES, SAMPLE_RATE_HZ, EnhancerState, FrameEnhancer
 
 _SEGMENT_SECONDS = 30.0
 # The running means and the recurrent layers settle on what comes first, played backwards.
@@ -22,8 +23,19 @@ _WARM_UP_FRAMES = 200
 _STEP_FRAMES = 200
 
 
-class DeepFilterNetBackend(Backend):
+@dataclass(frozen=True)
+class LiveState:
+    """What is remembered live: by the enhancer, and the latest of the input `[2, latency]`, for the noise."""
+
+    enhancer: EnhancerState
+    heard: Tensor
+
+
+class DeepFilterNetBackend(LiveBackend):
     """Enhances each channel by itself; `noise` is the mixture without the speech."""
+
+    hop_samples = FRAME_SAMPLES
+    latency_samples = FrameEnhancer.latency_samples
 
     def __init__(self, enhancer: FrameEnhancer) -> None:
         self.enhancer = enhancer
@@ -41,6 +53,20 @@ class DeepFilterNetBackend(Backend):
         speech = rearrange(self._speech(rows), "(batch c) samples -> batch c samples", batch=len(mixture))
         speech = speech.expand(-1, 2, -1)
         return Output(torch.stack([speech, mixture - speech], dim=1))
+
+    def open(self, queries: Tensor | None = None, negatives: Tensor | None = None) -> LiveState:
+        """Return the state before the first frame."""
+        if queries is not None or negatives is not None:
+            raise BackendError("DeepFilterNet3 gives fixed sources and cannot answer queries; use a query backend.")
+        state = self.enhancer.initial_state(n_rows=2)
+        return LiveState(state, state.frame.new_zeros(2, self.latency_samples))
+
+    def push(self, state: LiveState, block: Tensor) -> tuple[Tensor, LiveState]:
+        """Return speech and noise of the frames in `block [2, n * 480]`, 30 ms old, and the state after them."""
+        speech, enhancer = self.enhancer.push(block.clone(), state.enhancer)
+        heard = torch.cat([state.heard, block], dim=1)
+        sources = torch.stack([speech, heard[:, : block.shape[1]] - speech])
+        return sources, LiveState(enhancer, heard[:, block.shape[1] :].clone())
 
     def _speech(self, rows: Tensor) -> Tensor:
         """Return the speech in `rows [r, samples]`, in step with them."""

@@ -18,5 +18,6 @@ def unisep_backends() -> Iterable[BackendSpec]:
             stems=("speech", "noise"),
             licence="MIT OR Apache-2.0",
             card="unisep_deepfilter:cards/deepfilternet3.toml",
+            live=True,
         )
     ]

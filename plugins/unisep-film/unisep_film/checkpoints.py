@@ -13,23 +13,28 @@ from unisep_htdemucs.model import HTDemucs
 from unisep.errors import WeightsError
 from unisep.weights.checkpoints import filled, read_safetensors
 
+from .causal import CausalConfig, CausalFilm
 from .config import FilmConfig
 from .model import FilmHTDemucs
 from .stems import StemsHTDemucs
 
 FORMAT = "unisep-film-1"
+CAUSAL_FORMAT = "unisep-film-causal-1"
 MAX_CONFIG_CHARACTERS = 100_000
 _FORMER = re.compile(r"projectors\.each\.\d+\.(gate|unwanted\.weight)")  # of a former input for negative queries
 
 
-def save_model(path: Path, model: FilmHTDemucs, dtype: torch.dtype = torch.float16, *, in_8_bits: bool = False) -> Path:
+def save_model(
+    path: Path, model: FilmHTDemucs | CausalFilm, dtype: torch.dtype = torch.float16, *, in_8_bits: bool = False
+) -> Path:
     """Write the file at `dtype`, complete or not at all.
 
     in_8_bits: tensors with two axes or more as whole numbers with scales (`unisep_htdemucs.eight_bit`); `dtype` then
         is that of the rest.
     """
     state = {name: value.detach() for name, value in model.state_dict().items()}
-    metadata = {"format": FORMAT, "config": model.config.model_dump_json()}
+    form = CAUSAL_FORMAT if isinstance(model, CausalFilm) else FORMAT
+    metadata = {"format": form, "config": model.config.model_dump_json()}
     large = {name: value for name, value in state.items() if in_8_bits and value.dim() >= 2}
     values = {name: value.to(dtype).contiguous() for name, value in state.items() if name not in large}
     if in_8_bits:
@@ -41,6 +46,16 @@ def save_model(path: Path, model: FilmHTDemucs, dtype: torch.dtype = torch.float
 
 
 def load_model(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> FilmHTDemucs:
+    """Read the FiLM HT Demucs in a file made by `save_model`, as `read_model` does. Raises WeightsError for a causal model."""
+    model = read_model(path, device, dtype)
+    if isinstance(model, CausalFilm):
+        raise WeightsError(f"{path} holds a causal model. Ask for it by name: the backend 'film-causal'.")
+    return model
+
+
+def read_model(
+    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> FilmHTDemucs | CausalFilm:
     """Read the model in a file made by `save_model`, in evaluation mode; numbers of 8 bits become `dtype` again.
 
     Raises:
@@ -51,9 +66,11 @@ def load_model(path: Path, device: torch.device | str = "cpu", dtype: torch.dtyp
     if eight_bit.KEY in metadata:
         state = eight_bit.dequantised(path, metadata[eight_bit.KEY], state)
     state = {name: value for name, value in state.items() if not _FORMER.fullmatch(name)}
-    return filled(
-        path, lambda: FilmHTDemucs(config), state, lambda _, value: value.to(device, dtype), "the config in it"
-    )
+
+    def make() -> FilmHTDemucs | CausalFilm:
+        return CausalFilm(config) if isinstance(config, CausalConfig) else FilmHTDemucs(config)
+
+    return filled(path, make, state, lambda _, value: value.to(device, dtype), "the config in it").to(device)
 
 
 def from_htdemucs(separator: HTDemucs, spaces: dict[str, int], condition_channels: int = 256) -> FilmHTDemucs:
@@ -72,9 +89,10 @@ def _as_json(separator: HTDemucs) -> dict[str, object]:
     return {**fields, "sources": list(fields["sources"]), "segment": str(fields["segment"])}
 
 
-def _config(path: Path, metadata: dict[str, str]) -> FilmConfig:
-    if metadata.get("format") != FORMAT or len(metadata.get("config", "")) > MAX_CONFIG_CHARACTERS:
+def _config(path: Path, metadata: dict[str, str]) -> FilmConfig | CausalConfig:
+    form, text = metadata.get("format"), metadata.get("config", "")
+    if form not in (FORMAT, CAUSAL_FORMAT) or len(text) > MAX_CONFIG_CHARACTERS:
         raise WeightsError(
-            f"{path} is not a weights file of FiLM HT Demucs (format {metadata.get('format')!r}, not {FORMAT!r})."
+            f"{path} is not a weights file of FiLM HT Demucs (format {form!r}, not {FORMAT!r} or {CAUSAL_FORMAT!r})."
         )
-    return FilmConfig.from_json(metadata.get("config", ""))
+    return FilmConfig.from_json(text) if form == FORMAT else CausalConfig.from_json(text)

@@ -9,7 +9,7 @@ from unisep import BackendSpec, hookimpl
 
 @hookimpl
 def unisep_backends() -> Iterable[BackendSpec]:
-    """Offer the query-conditioned HT Demucs with its embedded weights."""
+    """Offer the query-conditioned HT Demucs with its embedded weights, and the causal model, which has none."""
     return [
         BackendSpec(
             name="htdemucs-film",
@@ -19,5 +19,14 @@ def unisep_backends() -> Iterable[BackendSpec]:
             licence="CC-BY-SA-4.0",
             card="unisep_film:cards/htdemucs-film.toml",
             differentiable=True,
-        )
+        ),
+        BackendSpec(
+            name="film-causal",
+            load="unisep_film.causal_backend:load",
+            summary="a causal query model, live with a delay of 70 ms; needs weights of your own",
+            spaces=("clap-mini-1",),
+            licence="not stated",
+            only_by_name=True,
+            live=True,
+        ),
     ]

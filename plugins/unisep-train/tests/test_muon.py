@@ -36,6 +36,25 @@ def test_it_takes_the_weights_of_layers_and_leaves_films_and_narrow_ones_to_adam
     assert taken == {"attention.in_proj_weight", "attention.out_proj.weight", "convolution.weight"}
 
 
+def test_gates_and_bands_are_matrices_of_their_own() -> None:
+    class Bands(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.ModuleDict({"lstm_time": nn.LSTM(16, 12)})
+            self.per_band = nn.Parameter(torch.zeros(3, 16, 24))
+            self.last = nn.ParameterList([nn.Parameter(torch.zeros(3, 16, 24))])
+
+    model = Bands()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimizer = Muon(model, **SETTINGS)
+    assert names_of(model, optimizer) == {"lstm.lstm_time.weight_ih_l0", "lstm.lstm_time.weight_hh_l0", "per_band"}
+    step(model, optimizer, 0)
+    moved = {name: before[name] - value.detach() for name, value in model.named_parameters()}
+    for value in (*moved["lstm.lstm_time.weight_ih_l0"].chunk(4), *moved["per_band"]):
+        values = torch.linalg.svdvals(value) / (0.2 * 0.01 * max(value.shape) ** 0.5)
+        assert float(values.min()) > 0.6 and float(values.max()) < 1.3
+
+
 def test_singular_values_come_near_one_whatever_they_were() -> None:
     for shape in ((1, 8, 40), (2, 40, 8)):
         matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * torch.logspace(-1, 1, shape[-1])

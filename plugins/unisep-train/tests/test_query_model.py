@@ -19,7 +19,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
-from unisep_film.checkpoints import load_model, save_model
+from unisep_film.causal import CausalConfig
+from unisep_film.checkpoints import load_model, read_model, save_model
 from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs
 from unisep_htdemucs.checkpoints import build_model, read_checkpoint
@@ -235,7 +236,7 @@ def test_every_recipe_of_the_package_can_be_read(tmp_path: Path) -> None:
     """Those that go on from a run's weights are read with the embedded ones in their place."""
     recipes = sorted((Path(str(resources.files("unisep_train"))) / "recipes").glob("*.json"))
     embedded = Path(str(resources.files("unisep_film"))) / "weights" / "unisep_film.safetensors"
-    assert len(recipes) == 6
+    assert len(recipes) == 7
     for path in recipes:
         written = json.loads(path.read_text())
         if "start" in written:
@@ -243,7 +244,7 @@ def test_every_recipe_of_the_package_can_be_read(tmp_path: Path) -> None:
         (tmp_path / path.name).write_text(json.dumps(written))
         recipe = Recipe.read(tmp_path / path.name)
         assert recipe.space == "clap-mini-1"
-        assert (recipe.start == Start()) == (path.stem in ("ablation", "embedded", "embedded-anew"))
+        assert (recipe.start == Start()) == (path.stem in ("ablation", "causal", "embedded", "embedded-anew"))
 
 
 def test_the_recipe_of_one_run_makes_the_embedded_model() -> None:
@@ -251,6 +252,40 @@ def test_the_recipe_of_one_run_makes_the_embedded_model() -> None:
     weights = Path(str(resources.files("unisep_film"))) / "weights" / "unisep_film.safetensors"
     assert recipe.model == load_model(weights).config
     assert recipe.start == Start()
+
+
+# A causal model
+
+CAUSAL: dict[str, Any] = {
+    "causal": True, "spaces": SPACES, "sample_rate_hz": RATE_HZ, "condition_channels": 16, "features": 8, "n_first": 1,
+    "n_after": 1, "hidden_time": 8, "hidden_bands": 8, "hidden_mask": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_causal_model_learns_by_the_same_trainer(tmp_path: Path, optimizer: str) -> None:
+    recipe = Recipe.read(written(tmp_path, model=CAUSAL, optimizer=optimizer, warmup_steps=1))
+    assert isinstance(recipe.model, CausalConfig) and recipe == Recipe.model_validate_json(recipe.model_dump_json())
+    recipe.kept_in(tmp_path / "run")
+    run = QueryModelRun(Recipe.of_run(tmp_path / "run"), tmp_path / "run")
+    run.restore()
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    for _ in range(2):
+        figures = run.train_step(a_batch())
+        assert all(torch.isfinite(value).all() for value in figures.values())
+    still = set(before) - changed(before, run)
+    assert still <= {name for name in before if "unwanted" in name or "gate" in name or ".bias_hh" in name}
+    run.save()
+    model = QueryModelRun.saved(tmp_path / "run").averaged()
+    read = read_model(save_model(tmp_path / "causal.safetensors", model, torch.float32))
+    conditions = model.conditions(a_batch().queries[:, None], "toy-1")
+    assert torch.equal(read(a_batch().mixture, conditions)[0], model(a_batch().mixture, conditions)[0])
+
+
+def test_a_causal_model_starts_from_nothing(tmp_path: Path) -> None:
+    start = {"film": str(tmp_path / "weights.safetensors")}
+    with pytest.raises((ValueError, OptionError, WeightsError)):
+        Recipe.read(written(tmp_path, model=CAUSAL, start=start))
 
 
 # A run

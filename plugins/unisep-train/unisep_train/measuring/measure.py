@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from unisep_evaluate import roc_auc, sdr_db, si_sdr_db
 from unisep_film.backend import WEIGHTS_FILE
-from unisep_film.checkpoints import load_model, save_model
+from unisep_film.causal import CausalFilm
+from unisep_film.checkpoints import read_model, save_model
 from unisep_film.model import FilmHTDemucs
 
 from unisep.errors import OptionError
@@ -57,7 +58,7 @@ class Figures(NamedTuple):
 
 
 @torch.inference_mode()
-def measure_item(model: FilmHTDemucs, item: ValidationItem, query: Tensor) -> Figures:
+def measure_item(model: FilmHTDemucs | CausalFilm, item: ValidationItem, query: Tensor) -> Figures:
     """Return the figures of one window asked for by `query [dim]`."""
     (space,) = model.config.spaces
     mixture, target = torch.from_numpy(item.mixture), torch.from_numpy(item.target)
@@ -73,7 +74,7 @@ def measure_item(model: FilmHTDemucs, item: ValidationItem, query: Tensor) -> Fi
     )  # fmt: skip
 
 
-def windows_for(model: FilmHTDemucs) -> ValidationConfig:
+def windows_for(model: FilmHTDemucs | CausalFilm) -> ValidationConfig:
     """Return windows that the model can take at once: of 6 s, or as long as a segment of a spectrogram model is."""
     shape = model.config.separator
     longest = shape.segment_samples / shape.samplerate if model.config.output == "spectrogram" else math.inf
@@ -81,7 +82,11 @@ def windows_for(model: FilmHTDemucs) -> ValidationConfig:
 
 
 def measure(
-    model: FilmHTDemucs, items: Iterable[ValidationItem], encoder: TextAudioEncoder, rate_hz: int, ask: str = "text"
+    model: FilmHTDemucs | CausalFilm,
+    items: Iterable[ValidationItem],
+    encoder: TextAudioEncoder,
+    rate_hz: int,
+    ask: str = "text",
 ) -> list[Figures]:
     """Return the figures of all windows, asked for by "text" or by an "audio" example (where the window has one)."""
     figures = []
@@ -127,7 +132,12 @@ def print_table(table: Mapping[str, Mapping[str, float]], width: int, digits: in
 
 
 def measured(
-    model: FilmHTDemucs, store: Store, queries: TextAudioEncoder, ask: str, groups: list[Group] | None, n_steps: int
+    model: FilmHTDemucs | CausalFilm,
+    store: Store,
+    queries: TextAudioEncoder,
+    ask: str,
+    groups: list[Group] | None,
+    n_steps: int,
 ) -> Table:
     """Return the figures of a model by kind and class for one way of asking; print them."""
     items = validation_items(store, windows_for(model), groups)
@@ -157,7 +167,7 @@ def measure_command(
     queries = TextAudioEncoder.named(encoder, encoder_weights, model.config.spaces)
     opened = Store(store).at_rate(model.config.separator.samplerate)
 
-    def tables_of(model: FilmHTDemucs) -> dict[str, Table]:
+    def tables_of(model: FilmHTDemucs | CausalFilm) -> dict[str, Table]:
         return {way: measured(model, opened, queries, way, groups, n_steps) for way in ask or ["text"]}
 
     if not release:
@@ -174,7 +184,7 @@ def measure_command(
     candidate = save_model(file.with_name(f"{file.name}.measured"), model)
     try:
         # What is measured is what ships, at half precision; until it is, the old weights stay.
-        tables = tables_of(load_model(candidate))
+        tables = tables_of(read_model(candidate))
         candidate.replace(file)
         if not is_file:
             hours = n_steps * measured_run.recipe.mix.batch_seconds / 3600

@@ -18,6 +18,7 @@ import torch
 from pydantic import Field, NonNegativeInt, TypeAdapter, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
+from unisep_film.causal import CausalConfig, CausalFilm
 from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs
 
@@ -38,6 +39,7 @@ class Recipe(BaseRecipe):
     """All that decides what a run learns; saved beside its checkpoint and never changed after.
 
     Attributes:
+        model: the shape of a FiLM HT Demucs, or with `"causal": true` that of a causal model, which starts from nothing.
         start: the weights the first step begins with; nothing by default.
         teacher: always null, as runs of older versions have it.
         conditioning_steps: in the first so many steps only what hears the query is trained (FiLMs, projectors, source
@@ -45,7 +47,7 @@ class Recipe(BaseRecipe):
         absent_from: step from which a queried sound may be absent: a model that knows nothing falls silent.
     """
 
-    model: FilmConfig
+    model: FilmConfig | CausalConfig
     start: Start = Start()
     teacher: None = Field(default=None, exclude=True)
     mix: MixConfig = MixConfig()
@@ -58,6 +60,8 @@ class Recipe(BaseRecipe):
     def _fits_its_model(self) -> Self:
         if len(self.model.spaces) != 1:
             raise ValueError("training takes queries of one embedding space: give `model.spaces` one entry")
+        if isinstance(self.model, CausalConfig) and self.start != Start():
+            raise ValueError("a causal model starts from nothing: leave out `start`")
         n_channels = self.model.separator.audio_channels
         if self.mix.n_channels != n_channels:
             raise ValueError(f"mix.n_channels is {self.mix.n_channels}, and the model hears {n_channels}")
@@ -89,7 +93,7 @@ class Recipe(BaseRecipe):
 class _Conditioned(nn.Module):
     """The model with query vectors as its input: what a process computes and differentiates in one step."""
 
-    def __init__(self, model: FilmHTDemucs, space: str) -> None:
+    def __init__(self, model: FilmHTDemucs | CausalFilm, space: str) -> None:
         super().__init__()
         self.model, self.space = model, space
 
@@ -99,14 +103,16 @@ class _Conditioned(nn.Module):
         return targets[:, 0], logits[:, 0]
 
 
-class QueryModelRun(Learner[FilmHTDemucs, QueryBatch]):
+class QueryModelRun(Learner[FilmHTDemucs | CausalFilm, QueryBatch]):
     """A query model in training."""
 
     recipe: Recipe
 
     def __init__(self, recipe: Recipe, folder: Path, place: Place = ALONE) -> None:
         torch.manual_seed(recipe.seed)
-        super().__init__(FilmHTDemucs(recipe.model), recipe, folder, place)
+        shape = recipe.model
+        model = CausalFilm(shape) if isinstance(shape, CausalConfig) else FilmHTDemucs(shape)
+        super().__init__(model, recipe, folder, place)
         self._wrapped: nn.Module | None = None
         self._with_separator = True
         self._wordings: Tensor | None = None
@@ -120,7 +126,8 @@ class QueryModelRun(Learner[FilmHTDemucs, QueryBatch]):
 
     def begin(self) -> None:
         """Give the model the weights that the recipe names."""
-        begin(self.model, self.recipe.start)
+        if isinstance(self.model, FilmHTDemucs):
+            begin(self.model, self.recipe.start)
 
     def train_step(self, batch: QueryBatch) -> Figures:
         """Make one update; return the parts of the loss, and which targets were there, for the log."""

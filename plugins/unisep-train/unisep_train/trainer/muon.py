@@ -14,22 +14,21 @@ from torch import Tensor, nn
 
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the published Newton-Schulz step
 _SMALLEST_SIDE = 8  # of what counts as a matrix
+_BANDS = "per_band"  # in the name of a parameter that holds a matrix for each band
 
 
 class Muon(torch.optim.AdamW):
     """Muon for weights of layers, flattened from their second axis on; AdamW for all else.
 
-    All else is FiLMs, embeddings, vectors, and matrices with a side below 8. The three projections in an attention's
-    `in_proj_weight` are orthogonalised apart.
+    All else is FiLMs, embeddings, vectors, the last layers of a mask, and matrices with a side below 8. The three projections
+    in an attention's `in_proj_weight`, the four gates of a recurrent layer, and the matrix of each band are orthogonalised apart.
     """
 
     def __init__(self, model: nn.Module, momentum: float = 0.95, **adamw: Any) -> None:
         super().__init__(model.parameters(), **adamw)
         self.momentum = momentum
         named = model.named_parameters()
-        self.n_stacked = {
-            each: 1 + 2 * name.endswith("in_proj_weight") for name, each in named if _is_matrix(name, each)
-        }
+        self.n_stacked = {each: _n_stacked(name, each) for name, each in named if _is_matrix(name, each)}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -43,7 +42,8 @@ class Muon(torch.optim.AdamW):
             state = self.state[matrix] or {"step": torch.zeros(()), "momentum": torch.zeros_like(matrix)}
             self.state[matrix] = state
             average = state["momentum"].lerp_(matrix.grad, 1 - self.momentum)
-            update = matrix.grad.lerp(average, self.momentum).flatten(1).unflatten(0, (n, -1))
+            update = matrix.grad.lerp(average, self.momentum)
+            update = update if n == len(matrix) else update.flatten(1).unflatten(0, (n, -1))
             alike[update.shape[1:]].append((matrix, update))
             matrix.grad = None
         for shape, pile in alike.items():
@@ -66,5 +66,12 @@ def orthogonal(updates: Tensor, n_steps: int = 5) -> Tensor:
 
 
 def _is_matrix(name: str, value: Tensor) -> bool:
-    is_wide = value.dim() > 1 and min(value.flatten(1).shape) >= _SMALLEST_SIDE
-    return is_wide and not name.startswith("film") and "embedding" not in name
+    sides = value.shape[-2:] if _BANDS in name else value.flatten(1).shape if value.dim() > 1 else ()
+    return min(sides, default=0) >= _SMALLEST_SIDE and not any(word in name for word in ("film", "embedding", "last."))
+
+
+def _n_stacked(name: str, value: Tensor) -> int:
+    """Return how many matrices a parameter holds, one after the other."""
+    if _BANDS in name:
+        return len(value)
+    return 4 if ".lstm_" in name else 1 + 2 * name.endswith("in_proj_weight")

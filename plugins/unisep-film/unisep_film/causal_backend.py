@@ -1,0 +1,99 @@
+"""The causal query model as a live backend of unisep; its weights come from a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from unisep import Backend, BackendInfo, LiveBackend, Output
+from unisep.errors import EmbeddingError, OptionError, WeightsError
+
+from .causal import HOP_SAMPLES, LATENCY_SAMPLES, CausalFilm, CausalState
+from .checkpoints import read_model
+
+_STEP_HOPS = 200  # computed at once: bounds the memory
+
+
+@dataclass(frozen=True)
+class LiveState:
+    """The conditions of the queries, `[1, queries, q]`, and what the model remembers."""
+
+    conditions: Tensor
+    model: CausalState
+
+
+class CausalBackend(LiveBackend):
+    """Isolates one target for each query vector, whole or live: both are the same computation."""
+
+    hop_samples = HOP_SAMPLES
+    latency_samples = LATENCY_SAMPLES
+
+    def __init__(self, model: CausalFilm, space: str | None = None) -> None:
+        """Answer with `model` for vectors of `space`, by default the first it understands."""
+        config = model.config
+        self.model = model
+        self.space = space or next(iter(config.spaces))
+        # No segments: what it remembers goes through the whole recording, as it does live.
+        self.info = BackendInfo(sources=(), sample_rate_hz=config.sample_rate_hz, channels=config.channels)
+
+    def for_space(self, space: str) -> CausalBackend:
+        """Return the same model for vectors of another space. Raise EmbeddingError for one it does not understand."""
+        self.model.projectors.of(space)
+        return CausalBackend(self.model, space)
+
+    @torch.inference_mode()
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
+        """Return targets `[batch, queries, channels, samples]`, in step with the mixture, and presence."""
+        self.check_input(mixture, queries, negatives, self.model.config.spaces[self.space])
+        conditions = self._conditions(queries, negatives).expand(len(mixture), -1, -1)
+        n_samples, n_step = mixture.shape[-1], _STEP_HOPS * HOP_SAMPLES
+        n_padded = -(-(n_samples + LATENCY_SAMPLES) // HOP_SAMPLES) * HOP_SAMPLES
+        padded = torch.nn.functional.pad(mixture.float(), (0, n_padded - n_samples))
+        state, targets, seen = self.model.initial_state(*conditions.shape[:2]), [], []
+        for hops in padded.split(n_step, dim=-1):
+            target, features, state = self.model.hear(hops, conditions, state)
+            targets.append(target)
+            seen.append(features)
+        logits = self.model.presence_of(torch.cat(seen, dim=1).mean(dim=1), conditions)
+        return Output(torch.cat(targets, dim=-1)[..., LATENCY_SAMPLES:][..., :n_samples], torch.sigmoid(logits))
+
+    @torch.inference_mode()
+    def open(self, queries: Tensor | None = None, negatives: Tensor | None = None) -> LiveState:
+        """Return the state before the first hop. Raise EmbeddingError for vectors of another size."""
+        dim = self.model.config.spaces[self.space]
+        if queries is None or queries.ndim != 2 or queries.shape[1] != dim:
+            raise EmbeddingError(f"The causal model answers queries only: give query vectors [queries, {dim}].")
+        return LiveState(self._conditions(queries, negatives), self.model.initial_state(1, len(queries)))
+
+    @torch.inference_mode()
+    def push(self, state: LiveState, block: Tensor) -> tuple[Tensor, LiveState]:
+        """Return the targets `[queries, channels, samples]` of 46 ms before, and the next state."""
+        targets, _, after = self.model.hear(rearrange(block, "c l -> 1 c l"), state.conditions, state.model)
+        return targets[0], LiveState(state.conditions, after)
+
+    def _conditions(self, queries: Tensor | None, negatives: Tensor | None) -> Tensor:
+        assert queries is not None
+        like = self.model.analysis
+        unwanted = None if negatives is None else negatives.to(like)
+        return self.model.conditions(queries.to(like), self.space, unwanted)[None]
+
+
+def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
+    """Load a causal model from its file."""
+    if weights is None:
+        raise WeightsError(
+            "The causal query model has no published weights. Train it (`python -m unisep_train train`, recipe causal.json) and give "
+            "its file: Separator(query_backend='film-causal', query_weights='causal.safetensors')."
+        )
+    if dtype != torch.float32:
+        raise OptionError("The causal query model computes in float32 only: use precision='float32'.")
+    model = read_model(weights, device, dtype)
+    if not isinstance(model, CausalFilm):
+        raise WeightsError(
+            f"{weights} holds another model of this family, which is not causal: leave query_backend out."
+        )
+    return CausalBackend(model)
