@@ -175,6 +175,19 @@ def test_spaces_and_sizes_of_vectors(model: CausalFilm) -> None:
             backend.open(wrong)
 
 
+def test_what_is_excluded_is_taken_from_its_target_alone(model: CausalFilm) -> None:
+    backend, mixture, asked = CausalBackend(model), sound(20_000)[None], queries(3)
+    plain = backend.separate(mixture, asked)
+    negatives = torch.stack([torch.zeros(256), asked[1], asked[2]])
+    negatives[2] = queries(4)[3]
+    less = backend.separate(mixture, asked, negatives)
+    assert torch.allclose(less.sources[:, 0], plain.sources[:, 0], atol=1e-6)
+    assert torch.allclose(less.sources[:, 1], 0.1 * plain.sources[:, 1], atol=1e-5), "the sound itself: 20 dB less"
+    energies = [float(output.sources[0, 2].square().sum()) for output in (plain, less)]
+    assert 0.01 * energies[0] < energies[1] < 0.99 * energies[0]
+    assert less.presence is not None and torch.allclose(less.presence, plain.presence, atol=1e-6)
+
+
 def test_nobody_gets_it_without_asking_for_it_by_name() -> None:
     with Separator(device="cpu", offline=True) as separator, pytest.raises(PluginError, match="live"):
         separator.live("electric guitar", sample_rate_hz=44_100)

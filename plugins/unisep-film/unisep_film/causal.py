@@ -13,6 +13,7 @@ Legend: b items of a batch, n queries, r = (b n), c audio channels, t frames, f 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Literal
@@ -26,6 +27,7 @@ from unisep_htdemucs.config import HTDemucsConfig
 
 from unisep.errors import WeightsError
 
+from .exclusion import bins_without
 from .film import FiLM, Projectors
 from .mask import COMPRESSION, merge_bins, polar_mask, split_bins
 
@@ -226,9 +228,9 @@ class CausalFilm(nn.Module):
         for name, window in zip(("analysis", "synthesis"), windows(), strict=True):
             self.register_buffer(name, window, persistent=False)
 
-    def conditions(self, queries: Tensor, space: str, negatives: Tensor | None = None) -> Tensor:
-        """Conditions `[..., q]` of query vectors of `space`, each leaving out its negative."""
-        conditions: Tensor = self.projectors.of(space)(queries, negatives)
+    def conditions(self, queries: Tensor, space: str) -> Tensor:
+        """Conditions `[..., q]` of query vectors of `space`."""
+        conditions: Tensor = self.projectors.of(space)(queries)
         return conditions
 
     def forward(self, mixture: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,9 +251,9 @@ class CausalFilm(nn.Module):
         logits = self.presence(torch.cat([seen, flat.to(seen)], dim=1))
         return rearrange(logits, "(b n) 1 -> b n", n=conditions.shape[1])
 
-    def initial_state(self, n_items: int, n_queries: int) -> CausalState:
-        """Return the state before the first hop."""
-        config, n_rows = self.config, n_items * n_queries
+    def initial_state(self, n_items: int, n_queries: int, n_excluded: int = 0) -> CausalState:
+        """Return the state before the first hop; the queries are more by what is excluded."""
+        config, n_rows = self.config, n_items * (n_queries + n_excluded)
         zeros = self.analysis.new_zeros
 
         def memories(n: int, n_rows: int) -> tuple[Memory, ...]:
@@ -263,22 +265,26 @@ class CausalFilm(nn.Module):
             weight=zeros(n_items, 1),
             first=memories(config.n_first, n_items),
             after=memories(config.n_after, n_rows),
-            tail=zeros(n_rows, config.channels, _N_PARTS - 1, HOP_SAMPLES),
+            tail=zeros(n_items * n_queries, config.channels, _N_PARTS - 1, HOP_SAMPLES),
         )
 
-    def hear(self, hops: Tensor, conditions: Tensor, state: CausalState) -> tuple[Tensor, Tensor, CausalState]:
+    def hear(
+        self, hops: Tensor, conditions: Tensor, state: CausalState, less: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor, CausalState]:
         """Go on with the next hops.
 
         Args:
             hops: `[b, c, t * 1024]` in float32.
             conditions: `[b, n, q]`.
             state: as `initial_state` or the last call gave it.
+            less: the targets from which what the last conditions ask for, one each, is taken out, bin by bin.
 
         Returns:
             The targets of `LATENCY_SAMPLES` before, `[b, n, c, t * 1024]`; what the last block gives, `[r, t, d]`; the next
-            state.
+            state. Of what is excluded nothing is returned.
         """
         n_queries = conditions.shape[1]
+        n_targets = n_queries - len(less)
         flat = rearrange(conditions, "b n q -> (b n) q")
         signal = torch.cat([state.heard, hops], dim=-1)
         windows = signal.unfold(-1, WINDOW_SAMPLES, HOP_SAMPLES) * self.analysis
@@ -288,11 +294,15 @@ class CausalFilm(nn.Module):
         x, began, bins = (repeat(part, "b ... -> (b n) ...", n=n_queries) for part in (x, began, bins))
         x, after = _through(self.blocks, x, state.after, flat)
         mask = self.head(torch.cat([x, began.to(x)], dim=-1), flat)
-        targets, tail = self._synthesised(bins * mask, state.tail)
+        bins, x = (rearrange(part, "(b n) ... -> b n ...", n=n_queries) for part in (bins * mask, x))
+        if less:
+            bins[:, less] = bins_without(bins[:, less], bins[:, n_targets:])
+        bins, x = (rearrange(part[:, :n_targets], "b n ... -> (b n) ...") for part in (bins, x))
+        targets, tail = self._synthesised(bins, state.tail)
         heard = signal[..., -(WINDOW_SAMPLES - HOP_SAMPLES) :].clone()
         after_all = CausalState(heard, total, weight, first, after, tail)
         return (
-            rearrange(targets, "(b n) c l -> b n c l", n=n_queries),
+            rearrange(targets, "(b n) c l -> b n c l", n=n_targets),
             reduce(x.float(), "r t k d -> r t d", "mean"),
             after_all,
         )

@@ -20,9 +20,10 @@ _STEP_HOPS = 200  # computed at once: bounds the memory
 
 @dataclass(frozen=True)
 class LiveState:
-    """The conditions of the queries, `[1, queries, q]`, and what the model remembers."""
+    """The conditions of the queries and of what is excluded, `[1, n, q]`, from which it is, and what the model remembers."""
 
     conditions: Tensor
+    less: list[int]
     model: CausalState
 
 
@@ -47,18 +48,23 @@ class CausalBackend(LiveBackend):
 
     @torch.inference_mode()
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
-        """Return targets `[batch, queries, channels, samples]`, in step with the mixture, and presence."""
+        """Return targets `[batch, queries, channels, samples]`, in step with the mixture, and presence.
+
+        What is to be left out, by `negatives`, is taken from the target bin by bin (`unisep_film.exclusion`).
+        """
         self.check_input(mixture, queries, negatives, self.model.config.spaces[self.space])
-        conditions = self._conditions(queries, negatives).expand(len(mixture), -1, -1)
+        assert queries is not None
+        conditions, less = self._conditions(queries, negatives)
+        conditions = conditions.expand(len(mixture), -1, -1)
         n_samples, n_step = mixture.shape[-1], _STEP_HOPS * HOP_SAMPLES
         n_padded = -(-(n_samples + LATENCY_SAMPLES) // HOP_SAMPLES) * HOP_SAMPLES
         padded = torch.nn.functional.pad(mixture.float(), (0, n_padded - n_samples))
-        state, targets, seen = self.model.initial_state(*conditions.shape[:2]), [], []
+        state, targets, seen = self.model.initial_state(len(mixture), len(queries), len(less)), [], []
         for hops in padded.split(n_step, dim=-1):
-            target, features, state = self.model.hear(hops, conditions, state)
+            target, features, state = self.model.hear(hops, conditions, state, less)
             targets.append(target)
             seen.append(features)
-        logits = self.model.presence_of(torch.cat(seen, dim=1).mean(dim=1), conditions)
+        logits = self.model.presence_of(torch.cat(seen, dim=1).mean(dim=1), conditions[:, : len(queries)])
         return Output(torch.cat(targets, dim=-1)[..., LATENCY_SAMPLES:][..., :n_samples], torch.sigmoid(logits))
 
     @torch.inference_mode()
@@ -67,19 +73,21 @@ class CausalBackend(LiveBackend):
         dim = self.model.config.spaces[self.space]
         if queries is None or queries.ndim != 2 or queries.shape[1] != dim:
             raise EmbeddingError(f"The causal model answers queries only: give query vectors [queries, {dim}].")
-        return LiveState(self._conditions(queries, negatives), self.model.initial_state(1, len(queries)))
+        conditions, less = self._conditions(queries, negatives)
+        return LiveState(conditions, less, self.model.initial_state(1, len(queries), len(less)))
 
     @torch.inference_mode()
     def push(self, state: LiveState, block: Tensor) -> tuple[Tensor, LiveState]:
         """Return the targets `[queries, channels, samples]` of 46 ms before, and the next state."""
-        targets, _, after = self.model.hear(rearrange(block, "c l -> 1 c l"), state.conditions, state.model)
-        return targets[0], LiveState(state.conditions, after)
+        hops = rearrange(block, "c l -> 1 c l")
+        targets, _, after = self.model.hear(hops, state.conditions, state.model, state.less)
+        return targets[0], LiveState(state.conditions, state.less, after)
 
-    def _conditions(self, queries: Tensor | None, negatives: Tensor | None) -> Tensor:
-        assert queries is not None
-        like = self.model.analysis
-        unwanted = None if negatives is None else negatives.to(like)
-        return self.model.conditions(queries.to(like), self.space, unwanted)[None]
+    def _conditions(self, queries: Tensor, negatives: Tensor | None) -> tuple[Tensor, list[int]]:
+        """Return conditions `[1, n, q]` of the queries, then of what is excluded, and from which queries that is."""
+        less = [] if negatives is None else negatives.any(dim=1).nonzero()[:, 0].tolist()
+        asked = queries if negatives is None else torch.cat([queries, negatives[less]])
+        return self.model.conditions(asked.to(self.model.analysis), self.space)[None], less
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:

@@ -19,7 +19,13 @@ def without(target: Tensor, excluded: Tensor) -> Tensor:
     the Wiener gain W^2 / (W^2 + |E|^2): all of it where the excluded sound is silent, 20 dB less where it is all there is. No bin is taken whole, since
     a model that cannot tell the two sounds apart would then leave silence.
     """
-    bins, other = spectrogram(target.float(), NFFT), spectrogram(excluded.float(), NFFT).abs()
-    wanted = (bins.abs() - other).clamp_min(0).square()
+    bins = bins_without(spectrogram(target.float(), NFFT), spectrogram(excluded.float(), NFFT))
+    return resynthesised(bins, analysis_fade(bins, target.shape[-1]))
+
+
+def bins_without(target: Tensor, excluded: Tensor) -> Tensor:
+    """Return the complex bins of the target less what `excluded`, of the same shape, claims."""
+    other = excluded.abs()
+    wanted = (target.abs() - other).clamp_min(0).square()
     share = (wanted + _FLOOR) / (wanted + other.square() + _FLOOR)
-    return resynthesised(bins * share.clamp_min(LEAST_GAIN), analysis_fade(bins, target.shape[-1]))
+    return target * share.clamp_min(LEAST_GAIN)
