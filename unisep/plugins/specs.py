@@ -78,6 +78,7 @@ class BackendSpec(ModelSpec):
             faster, and the results agree with float32 by 40 dB or more. Float32 for kinds that are left out.
         only_by_name: Whether a query that names a stem of it is left to others, unless the user names this backend: for
             methods that nobody trained or measured on such sounds.
+        reads_files: Whether stems and spaces are those of a file, whose `info` states them: it is asked for as "name@file" only.
     """
 
     kind: ClassVar[str] = "backend"
@@ -86,6 +87,7 @@ class BackendSpec(ModelSpec):
     stem_queries: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     auto_precision: Mapping[str, str] = field(default_factory=dict, hash=False)
     only_by_name: bool = False
+    reads_files: bool = False
 
     def __post_init__(self) -> None:
         for name in ("stems", "spaces"):
