@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unisep import Backend, BackendInfo, Output
 from unisep.errors import WeightsError
@@ -58,6 +58,10 @@ class FilmBackend(Backend):
             targets[:, rows] = without(targets[:, rows], excluded)
         return Output(targets, torch.sigmoid(logits[:, :n_queries].float()))
 
+    def exportable(self) -> tuple[nn.Module, int]:
+        """Return a module of mixture and queries, which leaves nothing out, and the size of the queries."""
+        return _Targets(self.model, self.space), self.model.config.spaces[self.space]
+
     def _conditions(self, queries: Tensor, negatives: Tensor | None) -> tuple[Tensor, Tensor]:
         """Conditions of the queries and of those negatives that are not zero, and the rows these belong to."""
         if negatives is None:
@@ -66,6 +70,19 @@ class FilmBackend(Backend):
         rows = unwanted.any(dim=1).nonzero()[:, 0]
         wanted = self.model.conditions(queries, self.space, unwanted)
         return torch.cat([wanted, self.model.conditions(unwanted[rows], self.space)]), rows
+
+
+class _Targets(nn.Module):
+    """Maps a mixture `[b, c, l]` and vectors `[n, d]` of one space to targets `[b, n, c, l]` and presence `[b, n]`."""
+
+    def __init__(self, model: FilmHTDemucs, space: str) -> None:
+        super().__init__()
+        self.model, self.space = model, space
+
+    def forward(self, mixture: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        conditions = self.model.conditions(queries, self.space)
+        targets, logits = self.model(mixture, conditions.expand(mixture.shape[0], *conditions.shape))
+        return targets, torch.sigmoid(logits)
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
