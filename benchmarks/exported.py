@@ -57,15 +57,16 @@ def windows(corpus: Path, length: int, most: int) -> Iterator[tuple[str, Tensor,
     found = []
     for stems in songs.values():
         n_samples = min(part.shape[1] for parts in stems.values() for part in parts)
-        sums = {label: sum(part[:, :n_samples] for part in parts) for label, parts in stems.items()}
-        mixture = sum(sums.values())
+        sums = {label: np.sum([part[:, :n_samples] for part in parts], axis=0) for label, parts in stems.items()}
+        whole = np.sum(list(sums.values()), axis=0)
         for label, stem in sums.items():
             starts = range(0, n_samples - length + 1, length)
-            start = max(starts, key=lambda start, stem=stem: float(np.square(stem[:, start : start + length]).mean()))
+            levels = [float(np.square(stem[:, start : start + length]).mean()) for start in starts]
+            start = starts[int(np.argmax(levels))]
             part = slice(start, start + length)
             level_db = 10 * np.log10(np.square(stem[:, part]).mean() + 1e-12)
             if level_db > _LEAST_RMS_DB:
-                found.append((label, torch.from_numpy(mixture[:, part]), torch.from_numpy(stem[:, part]), level_db))
+                found.append((label, torch.from_numpy(whole[:, part]), torch.from_numpy(stem[:, part]), level_db))
     for label, mixture, target, _ in sorted(found, key=lambda item: -item[3])[:most]:
         yield label, mixture, target
 

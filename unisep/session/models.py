@@ -122,7 +122,7 @@ class ModelPool:
         """
         ensemble = as_ensemble(backend)
         if ensemble is None:
-            return self._opened(backend) if isinstance(backend, str) else backend  # the catalog refuses what is no name
+            return self._opened(backend) if isinstance(backend, str) else backend  # type: ignore[return-value]
         assembly = assemble(ensemble, self.catalog(), licences)
         for key, path in assembly.paths.items():
             self.use_weights(key, path)

@@ -189,7 +189,7 @@ def test_eight_bits_quantise_learnt_weights_and_no_transform(export: Export, tmp
     nodes = onnx.load_model_from_string(exported.content).graph.node
     chosen = [node.op_type for node in nodes if node.name in learnt(onnx.load_model_from_string(exported.content))]
     products = [node.op_type for node in nodes].count("MatMul")
-    assert chosen.count("Conv") > 10 and chosen.count("MatMul") > 5
+    assert chosen.count("Conv") >= 5 and chosen.count("MatMul") > 5
     assert products - chosen.count("MatMul") >= 12  # six of each transform, and those of attention
     loaded = ExportedBackend(onnxruntime_network(small.content), small.description)
     assert loaded.separate(torch.randn(1, 2, 500), torch.eye(6)[:1]).sources.shape == (1, 1, 2, 500)

@@ -46,7 +46,10 @@ class Description(BaseModel, frozen=True, extra="forbid"):
 
 
 def described(model: onnx.ModelProto, description: Description) -> bytes:
-    """Return the file of `model` with its description inside."""
+    """Return the file of `model` with its description inside, and without what the exporter notes of places in the source."""
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
     onnx.helper.set_model_props(model, {KEY: description.model_dump_json()})
     return model.SerializeToString()
 
