@@ -15,7 +15,7 @@ MORE_PLUGINS := -e "plugins/unisep-roformer[test]"
 MORE_PLUGINS += -e plugins/unisep-bandsplit -e plugins/unisep-classic -e plugins/unisep-demucs-classic
 MORE_PLUGINS += -e plugins/unisep-audiosep -e plugins/unisep-torchaudio -e plugins/unisep-laion-clap
 MORE_PLUGINS += -e plugins/unisep-openunmix -e plugins/unisep-spleeter -e "plugins/unisep-deepfilter[test]" -e plugins/unisep-train
-MORE_PLUGINS += -e "plugins/unisep-studio[test]" -e plugins/unisep-live
+MORE_PLUGINS += -e "plugins/unisep-studio[test]" -e plugins/unisep-live -e "plugins/unisep-onnx[openvino]"
 WEIGHTS := $(VENV)/peers/weights
 APART := unisep-torchaudio unisep-laion-clap unisep-audiosep
 DEFINITIONS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
@@ -35,7 +35,7 @@ picture: $(VENV)/.ready
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/draw_picture.py
 
 ## Style, types, then every test: units, doctests, blocks of the README and the docs, examples.
-test: lint
+test: lint examples/browser/node_modules
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 	$(MAKE) test-weights
 
@@ -89,6 +89,7 @@ lint-types: $(VENV)/.test-ready
 	$(BIN)/mypy plugins/unisep-deepfilter/unisep_deepfilter
 	$(BIN)/mypy plugins/unisep-studio/unisep_studio
 	$(BIN)/mypy plugins/unisep-live/unisep_live
+	$(BIN)/mypy plugins/unisep-onnx/unisep_onnx
 
 ## More than 10,000 damaged files and strange questions; nothing but results and errors of unisep's own may come of them.
 fuzz: $(VENV)/.test-ready
@@ -106,6 +107,11 @@ bench-all: $(VENV)/.test-ready
 	mkdir -p $(OUT)
 	$(BIN)/python benchmarks/against_demucs.py --loads segment song folder --rounds 3 --json $(OUT)/benchmarks.json
 	$(BIN)/python benchmarks/growth.py --json $(OUT)/growth.json --draw $(OUT)/growth.png
+
+## What the page of examples/browser is made of; without it, its test is skipped.
+examples/browser/node_modules: examples/browser/package.json
+	cd examples/browser && npm install --ignore-scripts --no-audit --no-fund --silent || \
+	  echo "onnxruntime-web cannot be installed: the test of the page in examples/browser is skipped."
 
 docs: $(VENV)/.docs-ready
 	$(BIN)/mkdocs build --strict --site-dir $(OUT)/docs

@@ -66,8 +66,8 @@ class Separator:
         """Check the options. Models are loaded on first use; weights of your own at once.
 
         Args:
-            backend: answers fixed stems: "htdemucs", or an ensemble, "ensemble@file.toml". Chosen for you without.
-            query_backend: answers queries: "htdemucs-film". Chosen for you without.
+            backend: answers fixed stems: "htdemucs", an ensemble, "ensemble@file.toml", or any "name@file". Chosen without.
+            query_backend: answers queries: "htdemucs-film", or any "name@file". Chosen for you without.
             encoder: turns queries into vectors: "clap-mini"; with weights of your own "clap@./folder" or
                 "clap@owner/name". Chosen for you without.
             weights: local file or folder for `backend` instead of the published weights.
@@ -99,7 +99,7 @@ class Separator:
         names = checked_licences(licences)
         request = Request(
             backend=self._pool.open_backend(backend, names),
-            query_backend=query_backend,
+            query_backend=self._pool.open_backend(query_backend, names),
             encoder=encoder,
             offline=self._pool.offline,
             cascade=cascade,

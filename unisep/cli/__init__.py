@@ -42,8 +42,8 @@ _COMMANDS = {
     "new-plugin": "unisep.cli.plugins:new_plugin",
 }
 _OWN = {name.split()[0] for name in _COMMANDS}
-# of unisep, in plugins of their own
-_DISTRIBUTIONS = dict(align="unisep-align", evaluate="unisep-evaluate", serve="unisep-studio", studio="unisep-studio")
+_DISTRIBUTIONS = {name: f"unisep-{name}" for name in ("align", "evaluate", "studio")}  # plugins of their own
+_DISTRIBUTIONS |= {"export": "unisep-onnx", "serve": "unisep-studio"}
 _INSPECTING = ("plugins", "doctor")  # these show a plugin that does not work instead of refusing to start
 
 

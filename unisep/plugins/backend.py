@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unisep.errors import AudioError, BackendError, EmbeddingError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class BackendInfo:
             mix before `separate`, and undo it after (as HT Demucs was trained); "none" passes samples as they are.
         needs_whole: Takes any length, and must hear a recording in one piece: `segment_seconds` of the user, and streams,
             are refused.
+        spaces: Where the weights decide that, the embedding spaces whose queries it answers; else the spec says so.
     """
 
     sources: tuple[str, ...]
@@ -33,6 +34,7 @@ class BackendInfo:
     segment_seconds: float | None = None
     normalisation: Literal["none", "song"] = "none"
     needs_whole: bool = False
+    spaces: tuple[str, ...] = ()
 
     @property
     def segment_samples(self) -> int | None:
@@ -113,6 +115,14 @@ class Backend(ABC):
     def for_sources(self, names: tuple[str, ...]) -> Backend:
         """Return a backend that computes at least `names`; override when fewer sources cost less."""
         return self
+
+    def exportable(self) -> tuple[nn.Module, int | None]:
+        """Return a module for other runtimes, and the size of the vectors it is asked with, None for fixed sources.
+
+        Of a mixture `[batch, channels, samples]` as long as a segment it makes sources; of that and queries `[n, size]` sources
+        and presence `[batch, n]`: what `separate` makes, by steps that do not depend on values. Override to let `unisep export` write it.
+        """
+        raise BackendError(f"{type(self).__name__} cannot be exported: it offers no module for other runtimes.")
 
     def close(self) -> None:
         """Free what the backend holds. Called once, when its Separator closes."""

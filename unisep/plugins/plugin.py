@@ -173,8 +173,8 @@ def _check_backend(spec: BackendSpec) -> None:
     are_tuples = isinstance(spec.stems, tuple) and isinstance(spec.spaces, tuple)
     if not are_tuples or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"'{spec.name}': stems and spaces are tuples of names")
-    if len(set(names)) != len(names) or not names:
-        raise ValueError(f"'{spec.name}': give at least one stem or space, and none twice")
+    if len(set(names)) != len(names) or bool(names) == spec.reads_files:
+        raise ValueError(f"'{spec.name}': give at least one stem or space, none twice; none with reads_files")
     if any(map(is_reserved, spec.stems)):
         raise ValueError(f"'{spec.name}': {' and '.join(RESERVED_NAMES)} are results of unisep's own, and no stems")
     if not set(spec.auto_precision.values()) <= PRECISIONS:

@@ -81,6 +81,7 @@ class BackendSpec(ModelSpec):
         differentiable: Whether `separate` lets gradients through from the targets to the queries, where torch records them:
             then `Separator.learn` can tune a query for it.
         live: Whether `load` returns a `LiveBackend`, which `Separator.live` can ask.
+        reads_files: Whether stems and spaces are those of a file, whose `info` states them: it is asked for as "name@file" only.
     """
 
     kind: ClassVar[str] = "backend"
@@ -91,6 +92,7 @@ class BackendSpec(ModelSpec):
     only_by_name: bool = False
     differentiable: bool = False
     live: bool = False
+    reads_files: bool = False
 
     def __post_init__(self) -> None:
         for name in ("stems", "spaces"):

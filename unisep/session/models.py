@@ -18,7 +18,7 @@ from unisep.engine.cpu import give_back, in_one_thread
 from unisep.engine.device import Precision
 from unisep.ensemble.assembly import Assembly, assemble
 from unisep.ensemble.definition import Ensemble, as_ensemble
-from unisep.errors import FAILURES, WeightsError, arg
+from unisep.errors import FAILURES, OptionError, WeightsError, arg
 from unisep.files.paths import is_there
 from unisep.plugins.backend import Backend
 from unisep.plugins.encoder import QueryEncoder
@@ -64,6 +64,7 @@ class ModelPool:
         self._aligned: dict[tuple[str, str, str], AlignedEncoder] = {}
         self._words: dict[str, Words] = {}
         self._own_encoders: dict[str, EncoderEntry] = {}
+        self._own_backends: dict[str, BackendEntry] = {}
         self._ensembles: dict[str, Assembly] = {}
         self._catalog: tuple[tuple[tuple[Plugin, ...], int], Catalog] | None = None
 
@@ -77,7 +78,8 @@ class ModelPool:
         state, cached = (installed(self._plugins), self.store.last_change_ns()), self._catalog
         if cached is None or cached[0] != state:
             built = build_catalog(state[0], self.own_weights, lambda spec: self.store.state_at(spec.card))
-            backends = (*built.backends, *(ensemble.entry for ensemble in list(self._ensembles.values())))
+            ensembles = [ensemble.entry for ensemble in list(self._ensembles.values())]
+            backends = (*built.backends, *ensembles, *list(self._own_backends.values()))
             encoders = (*built.encoders, *list(self._own_encoders.values()))
             built = replace(
                 built, backends=backends, encoders=encoders, map_between=self._maps.card, meaning=self.meaning
@@ -113,20 +115,36 @@ class ModelPool:
         return dict(sorted(stamps.items())) | {key: self._ensembles[key].sha256 for key in ensembles}
 
     def open_backend(self, backend: str | Ensemble | None, licences: tuple[str, ...] = ()) -> str | None:
-        """Return the name to ask the catalog for: an ensemble is put together and added to it first.
+        """Return the name to ask the catalog for: an ensemble is put together, "name@file" opened, and added to it first.
 
         Raises:
-            EnsembleError, OptionError: the ensemble cannot be read, or its members are not to be had, or not allowed.
+            EnsembleError, OptionError, WeightsError: ensemble or file cannot be read, or members are not to be had, or not allowed.
         """
         ensemble = as_ensemble(backend)
         if ensemble is None:
-            return backend  # type: ignore[return-value]  # what is no name is refused by the catalog
+            return self._opened(backend) if isinstance(backend, str) else backend  # type: ignore[return-value]
         assembly = assemble(ensemble, self.catalog(), licences)
         for key, path in assembly.paths.items():
             self.use_weights(key, path)
         self._ensembles[assembly.entry.key] = assembly
         self._catalog = None
         return assembly.entry.key
+
+    def _opened(self, backend: str) -> str:
+        """Return the key of "name@file", which is loaded, since only then its stems and spaces are known; else the name."""
+        name, at, place = backend.partition("@")
+        entry = self.catalog().backend(name)
+        if not at and not entry.spec.reads_files:
+            return backend
+        if not place:
+            raise OptionError(f"{arg('backend', backend)} is incomplete. Write '{name}@./file'.")
+        entry = replace(entry, place=place, weights="local")
+        self.use_weights(entry.key, existing(os.path.expanduser(place), "backend").resolve())
+        info = self.backend(entry, ProgressReporter()).info
+        spaces = () if info.sources else info.spaces or entry.spec.spaces
+        spec = replace(entry.spec, stems=info.sources, spaces=spaces, reads_files=False)
+        self._own_backends[entry.key] = replace(entry, spec=spec)
+        return entry.key
 
     def open_encoder(self, name: str, reporter: ProgressReporter) -> EncoderEntry:
         """Return the encoder called `name`. That of "name@place" is loaded, since only then its space is known.

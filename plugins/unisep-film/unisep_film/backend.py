@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unisep import Backend, BackendInfo, Output
 from unisep.errors import WeightsError
@@ -65,10 +66,32 @@ class FilmBackend(Backend):
         if rows:
             targets[:, rows] = without(targets[:, rows], excluded)
         odds = logits[:, :n_queries].float()
-        if self._calibration:
-            scale, bias, *direction = self._calibration
-            odds = odds * scale + bias + asked[:n_queries].float() @ odds.new_tensor(direction)
-        return Output(targets, torch.sigmoid(odds))
+        return Output(targets, presence(odds, asked[:n_queries], self._calibration))
+
+    def exportable(self) -> tuple[nn.Module, int]:
+        """Return a module of mixture and queries, which leaves nothing out, and the size of the queries."""
+        return _Targets(self.model, self.space, self._calibration), self.model.config.spaces[self.space]
+
+
+def presence(odds: Tensor, queries: Tensor, calibration: Sequence[float]) -> Tensor:
+    """Return presence `[b, n]` of log-odds and their query vectors `[n, d]`: scale, bias and a direction of the vectors set it right."""
+    if calibration:
+        scale, bias, *direction = calibration
+        odds = odds * scale + bias + queries.float() @ odds.new_tensor(direction)
+    return torch.sigmoid(odds)
+
+
+class _Targets(nn.Module):
+    """Maps a mixture `[b, c, l]` and vectors `[n, d]` of one space to targets `[b, n, c, l]` and presence `[b, n]`."""
+
+    def __init__(self, model: FilmHTDemucs, space: str, calibration: Sequence[float]) -> None:
+        super().__init__()
+        self.model, self.space, self.calibration = model, space, calibration
+
+    def forward(self, mixture: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        conditions = self.model.conditions(queries, self.space)
+        targets, logits = self.model(mixture, conditions.expand(mixture.shape[0], *conditions.shape))
+        return targets, presence(logits.float(), queries, self.calibration)
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:

@@ -80,8 +80,8 @@ class FilmHTDemucs(nn.Module):
         transformer, encoded = self.core.transformer, self.core.encode(mixture)
         tokens = transformer.layer(0, *transformer.begin(*self.core.widened(encoded.x, encoded.xt)))
         together = torch.is_grad_enabled() or mixture.device.type != "cpu"
-        n_at_once = conditions.shape[1] if together else 1
-        answers = [self._answered(mixture, encoded, tokens, some) for some in conditions.split(n_at_once, dim=1)]
+        parts = [conditions] if together else conditions.split(1, dim=1)
+        answers = [self._answered(mixture, encoded, tokens, some) for some in parts]
         if len(answers) == 1:
             return answers[0]
         targets, logits = zip(*answers, strict=True)

@@ -46,6 +46,10 @@ class HTDemucsBackend(Backend):
             sources = self.model(F.pad(mixture, (before, missing - before)))
         return Output(sources[..., before : before + n_samples])
 
+    def exportable(self) -> tuple[HTDemucs, None]:
+        """Return the model: of a whole segment it makes what `separate` does."""
+        return self.model, None
+
     def for_sources(self, names: tuple[str, ...]) -> HTDemucsBackend:
         """Return a backend that computes no source but `names`."""
         wanted = tuple(name for name in self.info.sources if name in names)

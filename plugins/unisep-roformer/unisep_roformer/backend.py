@@ -40,14 +40,21 @@ class CheckpointBackend(Backend, Generic[ConfigT]):
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """Return the sources of `mixture [batch, channels, samples]`, in the order of `info.sources`."""
         self.check_input(mixture, queries, negatives)
-        remainder = self.description.remainder
         with torch.no_grad():
-            computed = self.model(mixture, self._stems)
+            return Output(self.sources(mixture))
+
+    def sources(self, mixture: Tensor) -> Tensor:
+        """Return the sources `[batch, sources, channels, samples]` alone."""
+        remainder, computed = self.description.remainder, self.model(mixture, self._stems)
         if remainder is None:
-            return Output(computed)
+            return computed  # type: ignore[no-any-return]
         target = computed[:, 0]
         sources = [mixture - target if name == remainder else target for name in self.info.sources]
-        return Output(torch.stack(sources, dim=1))
+        return torch.stack(sources, dim=1)
+
+    def exportable(self) -> tuple[nn.Module, None]:
+        """Return what computes `sources` as a module."""
+        return _Sources(self), None
 
     def for_sources(self, names: tuple[str, ...]) -> CheckpointBackend[ConfigT]:
         """Return a backend that gives `names` only; the network before their masks is shared by all."""
@@ -55,6 +62,17 @@ class CheckpointBackend(Backend, Generic[ConfigT]):
         if self.description.remainder is not None or len(wanted) in (0, len(self.info.sources)):
             return self
         return CheckpointBackend(self.model, self.description, wanted)
+
+
+class _Sources(nn.Module):
+    """The sources of a backend, as a module."""
+
+    def __init__(self, backend: CheckpointBackend[ConfigT]) -> None:
+        super().__init__()
+        self.model, self._sources = backend.model, backend.sources
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        return self._sources(mixture)
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:

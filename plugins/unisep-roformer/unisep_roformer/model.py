@@ -91,7 +91,7 @@ class Roformer(nn.Module):
 
     def waveforms(self, spectra: Tensor, n_samples: int) -> Tensor:
         """Return signals `[b, n, c, samples]` of the sources' spectrograms `[b, n, r, t]`."""
-        n_batch, n_channels = len(spectra), self.config.n_channels
+        n_batch, n_channels = spectra.shape[0], self.config.n_channels
         bins = rearrange(spectra, "b n (f c) t -> (b n c) f t", c=n_channels)
         if self.config.zero_dc:
             bins = F.pad(torch.view_as_real(bins[:, 1:]), (0, 0, 0, 0, 1, 0))

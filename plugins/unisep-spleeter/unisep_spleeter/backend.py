@@ -65,9 +65,13 @@ class SpleeterBackend(Backend):
         pairs = zip(sources, leads, strict=True)
         return Output(torch.stack([F.pad(item[..., : n_samples - lead], (lead, 0)) for item, lead in pairs]))
 
+    def exportable(self) -> tuple[nn.Module, None]:
+        """Return what `separate` does as a module."""
+        return _Sources(self), None
+
     def sources(self, mixture: Tensor) -> Tensor:
         """Return the sources `[b, n, c, samples]` of a mixture of any length, cut into patches as Spleeter cuts it."""
-        n_batch, n_samples = len(mixture), mixture.shape[-1]
+        n_batch, _, n_samples = mixture.shape
         # As Spleeter: a window of zeros in front, and frames until one begins behind the last sample.
         n_behind = (1 - n_samples // -HOP_SAMPLES) * HOP_SAMPLES - n_samples
         padded = F.pad(mixture.float(), (N_FFT // 2, n_behind))
@@ -94,6 +98,23 @@ class SpleeterBackend(Backend):
         squares = (parts * patches).square()
         masks = (squares + _EPSILON / len(squares)) / (squares.sum(dim=0) + _EPSILON)
         return rearrange(masks, "n (b p) c t f -> b n c (p t) f", b=n_batch)[..., :n_frames, :]
+
+
+class _Sources(nn.Module):
+    """The sources of a backend, as a module whose steps are the same for any mixture."""
+
+    def __init__(self, backend: SpleeterBackend) -> None:
+        super().__init__()
+        self.models, self._sources = backend.models, backend.sources
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """Return the sources of `mixture [b, c, samples]`: zeros in front go to the end, and back."""
+        places = torch.arange(mixture.shape[-1], device=mixture.device)
+        leads = (mixture != 0).any(dim=1).float().argmax(dim=1)
+        ahead = (places + leads[:, None]) % mixture.shape[-1]
+        sources = self._sources(mixture.gather(2, ahead[:, None].expand_as(mixture)))
+        back = (places - leads[:, None])[:, None, None]
+        return sources.gather(3, back.clamp_min(0).expand_as(sources)) * (back >= 0)
 
 
 def _load(

@@ -1,0 +1,1 @@
+"""Exported models: written by `unisep export`, run under onnxruntime or OpenVINO."""

@@ -1,0 +1,112 @@
+"""Exported files as backends of unisep, without the plugin or the weights they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from unisep import Backend, BackendInfo, Output
+from unisep.errors import BackendError, OptionError, PluginError, WeightsError
+
+from .description import Description, read
+
+Network = Callable[[dict[str, NDArray[np.float32]]], list[NDArray[np.float32]]]
+
+
+class ExportedBackend(Backend):
+    """A backend that computes segments by a network in another runtime, on the CPU."""
+
+    def __init__(self, network: Network, description: Description) -> None:
+        self._network, self.description = network, description
+        self.info = BackendInfo(
+            sources=description.sources,
+            sample_rate_hz=description.sample_rate_hz,
+            channels=description.channels,
+            segment_seconds=description.segment_samples / description.sample_rate_hz,
+            normalisation=description.normalisation,
+            spaces=(description.space,) if description.space else (),
+        )
+
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
+        """Return sources, and presence for queries; a mixture shorter than a segment lies in the middle of silence."""
+        self.check_input(mixture, queries, negatives, self.description.query_dim)
+        if negatives is not None and bool(negatives.any()):
+            raise BackendError(
+                "An exported model cannot leave a sound out of another. Ask without `exclude`, or ask the model it was made from, "
+                f"'{self.description.name}'."
+            )
+        n_samples = mixture.shape[-1]
+        missing = self.description.segment_samples - n_samples
+        before = missing // 2
+        inputs = {"mixture": F.pad(mixture, (before, missing - before))}
+        if queries is not None:
+            inputs["queries"] = queries
+        outputs = self._network({name: _as_array(value) for name, value in inputs.items()})
+        tensors = [torch.from_numpy(array).to(mixture.device) for array in outputs]
+        return Output(tensors[0][..., before : before + n_samples], tensors[1] if len(tensors) > 1 else None)
+
+
+def _as_array(tensor: Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy(), np.float32)
+
+
+def load_onnx(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
+    """Load an exported file to be run by onnxruntime."""
+    return _load(onnxruntime_network, weights, dtype)
+
+
+def load_openvino(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
+    """Load an exported file to be run by OpenVINO."""
+    return _load(openvino_network, weights, dtype)
+
+
+def _load(opened: Callable[[bytes], Network], weights: Path | None, dtype: torch.dtype) -> Backend:
+    if weights is None:
+        raise WeightsError("Name the exported file: 'onnx@model.onnx'. `unisep export MODEL -o model.onnx` writes one.")
+    if dtype != torch.float32:
+        raise OptionError(
+            "An exported model computes in the precision that it was exported in. Leave precision as it is, and give "
+            "`unisep export` another --precision."
+        )
+    content, description = read(weights)
+    try:
+        return ExportedBackend(opened(content), description)
+    except (RuntimeError, ValueError, TypeError) as error:  # what the two runtimes raise for a graph they cannot build
+        raise WeightsError(f"{weights} cannot be opened by this runtime: {str(error).strip()[:500]}.") from error
+
+
+def onnxruntime_network(content: bytes) -> Network:
+    """Return an ONNX file as a function, run by onnxruntime in the thread that calls it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # unisep computes segments side by side
+    options.log_severity_level = 4  # what matters is raised
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own types share no base
+        raise RuntimeError(str(error)) from error
+    return lambda inputs: session.run(None, inputs)  # type: ignore[no-any-return]
+
+
+def openvino_network(content: bytes) -> Network:
+    """Return an ONNX file as a function, run by OpenVINO in float32. Raises PluginError where it is not installed."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise PluginError("OpenVINO is not installed. Run: pip install 'unisep-onnx[openvino]'") from error
+    core: Any = openvino.Core()
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    model = core.compile_model(core.read_model(content), "CPU", options)
+
+    def network(inputs: dict[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        results = model.create_infer_request().infer(inputs)  # a request of its own: several threads may call
+        return [np.array(results[output]) for output in model.outputs]
+
+    return network
