@@ -42,7 +42,8 @@ _COMMANDS = {
 }
 _OWN = {name.split()[0] for name in _COMMANDS}
 # of unisep, in plugins of their own
-_DISTRIBUTIONS = dict(align="unisep-align", evaluate="unisep-evaluate", serve="unisep-studio", studio="unisep-studio")
+_DISTRIBUTIONS = dict(align="unisep-align", catalogue="unisep-ray", evaluate="unisep-evaluate")
+_DISTRIBUTIONS |= dict(serve="unisep-studio", studio="unisep-studio")
 _INSPECTING = ("plugins", "doctor")  # these show a plugin that does not work instead of refusing to start
 
 
