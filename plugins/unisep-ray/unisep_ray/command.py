@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any, TextIO
 
 from unisep.cli.arguments import FLAGS, Parser, add_questions, common_options, shared_options
 from unisep.cli.console import Console, columns, duration, visible
@@ -79,14 +81,15 @@ def catalogue(arguments: argparse.Namespace, console: Console) -> int:
     options: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     if arguments.threads is not None:
         options["threads"] = arguments.threads
-    summary = separate_catalogue(
-        arguments.source, arguments.destination, questions(arguments), bitrate_kbps=arguments.bitrate,
-        headroom_db=arguments.headroom, tags=not arguments.no_tags, overlap_fraction=arguments.overlap,
-        segment_seconds=arguments.segment, address=arguments.ray, plugins=[str(path.absolute()) for path in arguments.plugin],
-        on_row=_Teller(console), **options,
-    )  # fmt: skip
-    if console.as_json:
-        _event("end", **_values(summary))
+    tell = _Teller(console, sys.stdout)
+    with redirect_stdout(sys.stderr):  # Ray speaks, too
+        summary = separate_catalogue(
+            arguments.source, arguments.destination, questions(arguments), bitrate_kbps=arguments.bitrate,
+            headroom_db=arguments.headroom, tags=not arguments.no_tags, overlap_fraction=arguments.overlap,
+            segment_seconds=arguments.segment, address=arguments.ray, on_row=tell,
+            plugins=[str(path.absolute()) for path in arguments.plugin], **options,
+        )  # fmt: skip
+    tell.event("end", **_values(summary))
     console.lines(columns(_table(summary)))
     return 1 if summary.n_failed else 0
 
@@ -94,21 +97,26 @@ def catalogue(arguments: argparse.Namespace, console: Console) -> int:
 class _Teller:
     """Tells how a catalogue goes: a line on a terminal, each failure, and events as lines of JSON."""
 
-    def __init__(self, console: Console) -> None:
-        self._console, self._last = console, 0.0
+    def __init__(self, console: Console, stdout: TextIO) -> None:
+        self._console, self._stdout, self._last = console, stdout, 0.0
 
     def __call__(self, row: Row | None, summary: Summary) -> None:
-        if row is not None and self._console.as_json:
+        if row is not None:
             shown = ("recording", "outputs", "audio_seconds", "seconds", "node", "attempts", "error_type", "error")
-            _event(row["state"], **{name: row[name] for name in shown if row.get(name) is not None})
+            self.event(row["state"], **{name: row[name] for name in shown if row.get(name) is not None})
         if row is not None and row["state"] == "failed":
             self._console.note(f"unisep: failed: {row['recording']}: {row['error']}")
         if time.monotonic() - self._last >= _SHOWN_SECONDS:
             self._last = time.monotonic()
-            if self._console.as_json and row is None:
-                _event("progress", **_values(summary))
+            if row is None:
+                self.event("progress", **_values(summary))
             if self._console.is_watched:
                 self._console.rewrite(progress_line(summary))
+
+    def event(self, event: str, **values: Any) -> None:
+        """Print an event, if JSON was asked for."""
+        if self._console.as_json:
+            print(visible(json.dumps({"event": event, **values}, default=str)), file=self._stdout, flush=True)
 
 
 def progress_line(summary: Summary) -> str:
@@ -137,7 +145,3 @@ def _values(summary: Summary) -> dict[str, Any]:
         "seconds_left": summary.seconds_left,
     }
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}
-
-
-def _event(event: str, **values: Any) -> None:
-    print(visible(json.dumps({"event": event, **values}, default=str)), flush=True)

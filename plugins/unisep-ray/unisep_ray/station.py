@@ -196,7 +196,7 @@ class Station:
             except BaseException:
                 for place in moved:
                     with suppress(Exception):
-                        destination.fs.rm_file(destination.path(place))
+                        destination.remove(place)
                 raise
             finally:
                 with suppress(Exception):

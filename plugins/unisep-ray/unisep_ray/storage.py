@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -120,9 +121,14 @@ class Folder:
 
     def remove(self, place: str) -> None:
         """Remove a file, or a folder with all that is in it, if it is there."""
-        with suppress(FileNotFoundError):
-            self.fs.invalidate_cache()
-            self._again(lambda: self.fs.rm(self.path(place), recursive=True))
+        if self.is_local:
+            shutil.rmtree(self.path(place), ignore_errors=True)
+        self.fs.invalidate_cache()
+        for path in self._again(
+            lambda: self.fs.find(self.path(place))
+        ):  # `rm` would take "[1]" in a name for a pattern
+            with suppress(FileNotFoundError):
+                self._again(partial(self.fs.rm_file, path))
 
     def abort_uploads(self, place: str) -> None:
         """End the uploads in parts that somebody left behind in a folder of an S3 store."""
