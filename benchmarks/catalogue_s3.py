@@ -123,7 +123,7 @@ class Front(BaseHTTPRequestHandler):
         kind = fault.get("kind", "ok") if random.random() < fault.get("share", 1.0) else "ok"
         if kind == "503":
             return self._answer(503, [], _ERROR.format("SlowDown", "Please reduce your request rate.").encode())
-        is_upload = self.command == "PUT" and len(body) > _SMALL_BYTES and ".parquet" not in self.path
+        is_upload = self.command == "PUT" and len(body) > _SMALL_BYTES
         if kind == "full" and is_upload:
             return self._answer(507, [], _ERROR.format("InsufficientStorage", "The bucket is full.").encode())
         if kind == "slow":

@@ -15,7 +15,7 @@ from unisep_ray import read_ledger
 from unisep_ray.ledger import Lease, Ledger
 from unisep_ray.storage import Folder
 
-from unisep.errors import OptionError
+from unisep.errors import DiskSpaceError, OptionError
 
 
 def until(holds: Any, seconds: float = 60.0) -> None:
@@ -35,11 +35,12 @@ def states(folder: Path) -> dict[str, str]:
     return dict(zip(table["place"].to_pylist(), table["state"].to_pylist(), strict=True))
 
 
-def test_rows_are_written_in_parts_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledgers, "_N_ROWS", 2)
+def test_rows_are_written_in_parts_and_found_again(tmp_path: Path) -> None:
     ledger = Ledger(Folder(str(tmp_path)))
-    for name in "abcde":
+    for number, name in enumerate("abcde"):
         ledger.add(row(name, gain=0.5))
+        if number % 2:
+            ledger.flush()
     assert len(states(tmp_path)) == 4  # the fifth waits
     ledger.close()
     assert len(list(tmp_path.glob(".unisep/ledger/*.parquet"))) == 3 and not list(tmp_path.glob(".unisep/partial/*"))
@@ -119,3 +120,18 @@ def test_a_place_that_takes_no_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OptionError, match="cannot be written"):
         Lease(Folder(f"{tmp_path}/file/below"))
+
+
+def test_rows_wait_while_a_place_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    ledger = Ledger(Folder(str(tmp_path)))
+    ledger.add(row("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "write", full)
+        ledger.flush()
+        with pytest.raises(DiskSpaceError, match="ledger"):
+            ledger.close()
+    ledger.close()
+    assert states(tmp_path) == {"a": "done"}

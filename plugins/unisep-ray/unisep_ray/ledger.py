@@ -19,12 +19,13 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from unisep.errors import OptionError
-from unisep_ray.storage import Folder
+from unisep_ray.storage import Folder, storage_error
 
 HOME = ".unisep"
 PARTIAL = f"{HOME}/partial"
 _PARTS, _LEASE = f"{HOME}/ledger", f"{HOME}/lease.json"
 _N_ROWS, _SECONDS = 500, 10.0  # of a part
+_MAX_WAITING = 10_000  # rows that a place which is full, or away, may keep waiting
 LEASE_SECONDS = 60.0
 SCHEMA = pa.schema(
     {
@@ -67,30 +68,35 @@ class Ledger:
         return self._part(part).slice(number, 1).to_pylist()[0] if part else None
 
     def add(self, row: Row) -> None:
-        """Keep a row, and write a part once there are many, or some are old."""
+        """Keep a row until it is written with others."""
         self._rows.append(row)
         if len(self._rows) >= _N_ROWS:
+            self.flush_if_due(1.0)
+
+    def flush_if_due(self, seconds: float = _SECONDS) -> None:
+        """Write the rows that wait as a part, if the last one is old enough."""
+        if time.monotonic() - self._last >= seconds:
             self.flush()
 
-    def flush_if_due(self) -> None:
-        """Write the rows that have waited long enough."""
-        if time.monotonic() - self._last >= _SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write all rows that wait as a part."""
+    def flush(self, *, may_wait: bool = True) -> None:
+        """Write the rows that wait as a part. Where that fails they go on waiting, if they may and are not too many."""
         self._last = time.monotonic()
         if not self._rows:
             return
         part = f"{_PARTS}/{time.time_ns():020d}-{uuid4().hex[:8]}.parquet"
-        self._write(part, pa.Table.from_pylist(self._rows, SCHEMA))
+        try:
+            self._write(part, pa.Table.from_pylist(self._rows, SCHEMA))
+        except Exception as error:
+            if may_wait and len(self._rows) < _MAX_WAITING:
+                return
+            raise storage_error(error, f"The ledger of {self._folder} cannot be written") from error
         for number, row in enumerate(self._rows):
             self._note(row["place"], part, number)
         self._rows = []
 
     def close(self) -> None:
         """Write what waits, and take out the rows that later ones have taken the place of."""
-        self.flush()
+        self.flush(may_wait=False)
         for part, numbers in self._superseded.items():
             table = self._part(part)
             kept = table.filter(pa.array([number not in numbers for number in range(table.num_rows)]))
