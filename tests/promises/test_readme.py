@@ -151,6 +151,7 @@ def test_every_option_named_in_the_pages_exists(capsys):
         ["align"],
         ["serve"],
         ["studio"],
+        ["catalogue"],
         ["doctor"],
         ["explain"],
         ["new-plugin"],
