@@ -16,14 +16,16 @@ import argparse
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,9 @@ def cluster(*nodes: int) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     small: dict[str, Any] = {"object_store_memory": 100 * 2**20}
-    ray_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
+    ray_cluster: Any = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small}
+    )
     ray_cluster.nodes = [ray_cluster.add_node(num_cpus=n_cores, **small) for n_cores in nodes]
     try:
         yield ray_cluster
@@ -197,8 +201,12 @@ def check(destination: str, expected: dict[str, bool]) -> dict[str, Any]:
 # figures
 
 
-def throughput(n_recordings: int, seconds: float, backend: str = "toy") -> dict[str, Any]:
-    """Compare a catalogue with one worker to a `unisep separate` over the same files with the same one thread."""
+def throughput(n_recordings: int, seconds: float, backend: str = "toy", n_rounds: int = 3) -> dict[str, Any]:
+    """Compare a catalogue with one worker to a `unisep separate` over the same files with the same one thread.
+
+    "wall" is the ratio by the clock; "cpu" that of processor time, of worker and driver, which other work on the machine
+    does not change; medians of the rounds.
+    """
     from unisep_ray import separate_catalogue
 
     with tempfile.TemporaryDirectory() as name, cluster(1) as nodes:
@@ -206,24 +214,44 @@ def throughput(n_recordings: int, seconds: float, backend: str = "toy") -> dict[
         (folder / "in").mkdir()
         for number in range(n_recordings):
             song(folder / "in" / f"{number:04d}.wav", number, seconds, 44_100)
-        ratios, overheads = [], []
-        for number in range(3):
-            marks: list[float] = []
-            out = folder / f"out{number}"
+        rounds = []
+        for number in range(n_rounds):
+            out, loop = folder / f"out{number}", folder / f"loop{number}"
+            marks: list[tuple[float, float]] = []
+
+            def mark(row: Any, summary: Any, marks: list[tuple[float, float]] = marks) -> None:
+                if row is not None:
+                    marks.append((time.monotonic(), time.process_time() + sum(map(cpu_seconds, workers()))))
+
             separate_catalogue(
-                folder / "in", out, "guitar", address=nodes.address, max_workers=1, **toy(backend),
-                on_row=lambda row, summary, marks=marks: marks.append(time.monotonic()) if row is not None else None,
-            )  # fmt: skip
-            ours = (marks[-1] - marks[1]) / (n_recordings - 2)
-            loop = alone(folder / "in", folder / f"loop{number}", backend)
-            ratios.append(loop / ours)
-            overheads.append(ours - loop)
-            for path in (folder / f"loop{number}").rglob("*.wav"):
-                assert path.read_bytes() == (out / path.relative_to(folder / f"loop{number}")).read_bytes()
-        return {
-            "recordings": n_recordings, "seconds_each": seconds, "ratio_to_separate": sorted(ratios)[1], "ratios": ratios,
-            "overhead_ms": sorted(overheads)[1] * 1000,
-        }  # fmt: skip
+                folder / "in", out, "guitar", address=nodes.address, max_workers=1, on_row=mark, **toy(backend)
+            )
+            ours, theirs = a_recording(marks), alone(folder / "in", loop, backend)
+            rounds.append(
+                {"wall": theirs[0] / ours[0], "cpu": theirs[1] / ours[1], "overhead_ms": 1e3 * (ours[1] - theirs[1])}
+            )
+            for path in loop.rglob("*.wav"):
+                assert path.read_bytes() == (out / path.relative_to(loop)).read_bytes()
+        medians = {name: statistics.median(round_[name] for round_ in rounds) for name in rounds[0]}
+        return {"recordings": n_recordings, "seconds_each": seconds, **medians, "rounds": rounds}
+
+
+def a_recording(marks: list[Any]) -> tuple[float, float]:
+    """Return the seconds by the clock, and of the processor, for each recording but the first two."""
+    (wall, cpu), (wall_end, cpu_end) = marks[1], marks[-1]
+    return (wall_end - wall) / (len(marks) - 2), (cpu_end - cpu) / (len(marks) - 2)
+
+
+def workers() -> list[int]:
+    """Return the processes that have a place for recordings on this machine."""
+    pids = [int(folder.name.rpartition("-")[2]) for folder in Path(tempfile.gettempdir()).glob("unisep-catalogue-*")]
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 _ALONE = """
@@ -235,7 +263,7 @@ marks = []
 class Timed(separate._Batch):
     def run(self, index):
         result = super().run(index)
-        marks.append(time.monotonic())
+        marks.append((time.monotonic(), time.process_time()))
         return result
 separate._Batch = Timed
 code = cli.main(sys.argv[2:])
@@ -244,8 +272,8 @@ sys.exit(code)
 """
 
 
-def alone(source: Path, out: Path, backend: str) -> float:
-    """Return the seconds a recording of `unisep separate`, without its start and the first two."""
+def alone(source: Path, out: Path, backend: str) -> tuple[float, float]:
+    """Return what a recording takes with `unisep separate`, without its start and the first two."""
     marks = out.with_suffix(".json")
     options = [
         "--backend",
@@ -274,8 +302,7 @@ def alone(source: Path, out: Path, backend: str) -> float:
         *options,
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    times = json.loads(marks.read_text())
-    return float(times[-1] - times[1]) / (len(times) - 2)
+    return a_recording(json.loads(marks.read_text()))
 
 
 def memory(n_few: int, n_many: int) -> dict[str, Any]:
@@ -306,15 +333,14 @@ def one(source: str, destination: str, address: str) -> dict[str, Any]:
     peaks = {"worker_mb": 0.0, "scratch_mb": 0.0}
 
     def look(row: Any, summary: Any) -> None:
-        for folder in Path(tempfile.gettempdir()).glob("unisep-catalogue-*"):
-            status = Path("/proc", folder.name.rpartition("-")[2], "status")
-            if status.exists():
-                lines = [line.split() for line in status.read_text().splitlines()]
-                peaks["worker_mb"] = max(
-                    peaks["worker_mb"], *(int(words[1]) / 1024 for words in lines if words[0] == "VmHWM:")
-                )
-            n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            peaks["scratch_mb"] = max(peaks["scratch_mb"], n_bytes / 1e6)
+        for pid in workers():
+            lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+            peaks["worker_mb"] = max(
+                peaks["worker_mb"], *(int(words[1]) / 1024 for words in lines if words[0] == "VmHWM:")
+            )
+            files_there = Path(tempfile.gettempdir(), f"unisep-catalogue-{pid}").rglob("*.wav")
+            with suppress(FileNotFoundError):
+                peaks["scratch_mb"] = max(peaks["scratch_mb"], sum(path.stat().st_size for path in files_there) / 1e6)
 
     started = time.monotonic()
     summary = separate_catalogue(
@@ -344,10 +370,14 @@ def scaling(n_each: int, counts: tuple[int, ...] = (1, 2, 4)) -> dict[str, Any]:
             for number in range(n_each * count):
                 song(source / f"{number:04d}.wav", number, 0.3)
             marks: list[float] = []
+
+            def mark(row: Any, summary: Any, marks: list[float] = marks) -> None:
+                if row is not None:
+                    marks.append(time.monotonic())
+
             separate_catalogue(
                 source, folder / f"out{count}", "guitar", address=nodes.address, min_workers=count, max_workers=count,
-                on_row=lambda row, summary, marks=marks: marks.append(time.monotonic()) if row is not None else None,
-                **toy("sleepy"),
+                on_row=mark, **toy("sleepy"),
             )  # fmt: skip
             rates[count] = (len(marks) - count) / (marks[-1] - marks[count - 1])  # from the end of the first of each
     return {"rates": rates, "of_linear": {count: rate / count / rates[1] for count, rate in rates.items()}}
@@ -386,13 +416,13 @@ def main() -> None:
     parser.add_argument("--price", type=float, default=0.05, help="of a worker's hour (cost)")
     arguments = parser.parse_args()
     n_recordings = arguments.recordings
-    runs = {
+    runs: dict[str, Callable[[], Any]] = {
         "faults": lambda: faults(n_recordings or 300, arguments.seed),
         "throughput": lambda: throughput(n_recordings or 20, arguments.seconds, arguments.backend),
         "memory": lambda: memory((n_recordings or 1000) // 10, n_recordings or 1000),
         "scaling": lambda: scaling(n_recordings or 12),
         "cost": lambda: cost(arguments.speed, arguments.song, arguments.overhead, arguments.price, 1),
-        "one": lambda: one(*arguments.places),
+        "one": partial(one, *arguments.places),
     }
     print(json.dumps(runs[arguments.what](), default=str))
 

@@ -154,7 +154,8 @@ class _Driver:
 
     def run(self, resources: Resources, address: str | None, plugins: Sequence[str]) -> Summary:
         """Separate all, and return what came of it."""
-        next(recordings(self._source, self._destination), None)  # what cannot be read is told before anything begins
+        if next(recordings(self._source, self._destination), None) is None:  # raises for what cannot be read
+            raise OptionError(f"There is no recording in {self._source}.")
         with ExitStack() as stack:
             lease = Lease(self._destination)
             stack.callback(lease.release)

@@ -308,4 +308,4 @@ def connect(address: str | None) -> bool:
 def _reason(error: RayError) -> str:
     """Return the first sentences of what Ray tells."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:500]
+    return " ".join(lines)[:300]

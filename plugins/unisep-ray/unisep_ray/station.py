@@ -31,7 +31,7 @@ from unisep_ray.ledger import PARTIAL, Row
 from unisep_ray.recordings import Recording
 from unisep_ray.storage import Folder, etag, storage_error
 
-_SCRATCH = "unisep-catalogue-"
+_SCRATCH = f"unisep-catalogue-{platform.node()}-"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ _FINAL = (
     FileExistsError, FileNotFoundError, ImportError, IsADirectoryError, NotADirectoryError, PermissionError, TypeError,
     ValueError,
 )  # fmt: skip
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss"}
 _FULL = re.compile(r"\b507\b|Insufficient\s?Storage|QuotaExceeded|XMinioStorageFull|No space left", re.IGNORECASE)
 
 
@@ -116,7 +117,7 @@ class Folder:
 
     def make_parent(self, place: str) -> None:
         """Make the folder of a file, where the file system has folders."""
-        if self.is_local or "s3" not in _protocols(self.fs):
+        if not _OBJECT_STORES & set(_protocols(self.fs)):
             self.fs.makedirs(self.path(place).rpartition("/")[0], exist_ok=True)
 
     def remove(self, place: str) -> None:
