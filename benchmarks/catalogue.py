@@ -243,9 +243,13 @@ def a_recording(marks: list[Any]) -> tuple[float, float]:
 
 
 def workers() -> list[int]:
-    """Return the processes that have a place for recordings on this machine."""
-    pids = [int(folder.name.rpartition("-")[2]) for folder in Path(tempfile.gettempdir()).glob("unisep-catalogue-*")]
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    """Return the processes of workers on this machine."""
+    pids = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if line.read_bytes().startswith(b"ray::unisep-separate"):
+                pids.append(int(line.parent.name))
+    return pids
 
 
 def cpu_seconds(pid: int) -> float:
@@ -338,7 +342,7 @@ def one(source: str, destination: str, address: str) -> dict[str, Any]:
             peaks["worker_mb"] = max(
                 peaks["worker_mb"], *(int(words[1]) / 1024 for words in lines if words[0] == "VmHWM:")
             )
-            files_there = Path(tempfile.gettempdir(), f"unisep-catalogue-{pid}").rglob("*.wav")
+            files_there = Path(tempfile.gettempdir()).glob(f"unisep-catalogue-*-{pid}-*/**/*.wav")
             with suppress(FileNotFoundError):
                 peaks["scratch_mb"] = max(peaks["scratch_mb"], sum(path.stat().st_size for path in files_there) / 1e6)
 

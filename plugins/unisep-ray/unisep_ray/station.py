@@ -66,7 +66,7 @@ class Station:
     def __post_init__(self) -> None:
         self.separator = Separator(**self.job.separator)
         self._computing = threading.Semaphore(max(1, self.job.n_beside - 1))
-        self._scratch = Path(tempfile.gettempdir(), f"{_SCRATCH}{os.getpid()}")
+        self._scratch = Path(tempfile.gettempdir(), f"{_SCRATCH}{os.getpid()}")  # the beginning of each folder's name
         _remove_left_behind()
 
     def check(self) -> None:
@@ -79,7 +79,7 @@ class Station:
 
     def separate(self, recording: Recording, former: Row | None) -> Row:
         """Return the row of a recording, with an error where it failed; `former` is its row in the ledger."""
-        started, folder = perf_counter(), self._scratch / uuid4().hex
+        started, folder = perf_counter(), self._scratch.with_name(f"{self._scratch.name}-{uuid4().hex}")
         source = folder / "in" / (recording.folder_name or "-") / recording.file_name
         row: Row = {
             "recording": recording.url,
@@ -218,6 +218,6 @@ def storing(what: str) -> Iterator[None]:
 def _remove_left_behind() -> None:
     """Remove what workers that died have left on this machine."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-        pid = folder.name.removeprefix(_SCRATCH)
+        pid = folder.name.removeprefix(_SCRATCH).partition("-")[0]
         if pid.isdigit() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
             shutil.rmtree(folder, ignore_errors=True)
