@@ -63,7 +63,9 @@ def cluster(*nodes: int) -> Iterator[Any]:
 
     small: dict[str, Any] = {"object_store_memory": 100 * 2**20}
     ray_cluster: Any = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small}
+        initialize_head=True,
+        shutdown_at_exit=False,
+        head_node_args={"num_cpus": 0, "include_dashboard": False, **small},
     )
     ray_cluster.nodes = [ray_cluster.add_node(num_cpus=n_cores, **small) for n_cores in nodes]
     try:
@@ -101,7 +103,7 @@ def faults(n_recordings: int, seed: int = 0) -> dict[str, Any]:
         after = check("s3://songs/out", expected)
         assert after["states"] == {"done": len(expected) - after["n_bad"], "failed": after["n_bad"]}, after
         return {
-            "recordings": len(expected), "done_under_fault": trouble.log, "workers_lost": [run.n_workers_lost for run in runs],
+            "recordings": len(expected), "harms": trouble.log, "workers_lost": [run.n_workers_lost for run in runs],
             "under_fault": under_fault, "after_retry": after, "seconds": round(time.monotonic() - started, 1),
         }  # fmt: skip
 
@@ -139,7 +141,7 @@ class Trouble(threading.Thread):
 
     def run(self) -> None:
         """Do one harm after the other."""
-        while not self._stopped.wait(self._rng.uniform(1.0, 4.0)):
+        while not self._stopped.wait(self._rng.uniform(2.0, 8.0)):
             if self._n_rows:
                 harm = self._rng.choice([self._kill, self._restart, self._busy, self._slow, self._full])
                 self.log[harm.__name__.strip("_")] += 1
@@ -153,7 +155,7 @@ class Trouble(threading.Thread):
         self._s3.fault("ok")
 
     def _kill(self) -> None:
-        node = self._rng.choice(self._nodes.nodes)
+        node = self._rng.choice(self._nodes.nodes)  # from this thread, which Ray's hooks at exit would not allow
         self._nodes.nodes.remove(node)
         self._nodes.remove_node(node, allow_graceful=False)
         self._nodes.nodes.append(self._nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20))

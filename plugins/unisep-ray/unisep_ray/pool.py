@@ -55,7 +55,7 @@ class Resources:
         n_min: Begin once so many are ready.
         n_max: Ask for so many; None for as many as the cluster has room for now.
         n_beside: How many tasks a worker has in hand.
-        n_attempts: How many workers may die of one task.
+        n_attempts: How many workers may die of one task, which the last of them had alone.
     """
 
     n_gpus: float = 0.0
@@ -214,8 +214,8 @@ class Pool:
 
     def _taken(self, ref: Any, again: deque[Any]) -> Outcome | None:
         worker, task = self._refs.pop(ref)
+        was_alone, worker.is_alone = worker.is_alone, False
         worker.tasks.discard(ref)
-        worker.is_alone = False
         try:
             value = ray.get(ref)
         except RayTaskError as error:
@@ -223,14 +223,14 @@ class Pool:
                 raise self._start_error(error.cause) from None
             return Outcome(task, error=error.cause, n_attempts=self._attempts.pop(id(task), 0) + 1)
         except RayError as error:
-            return self._died(worker, task, error, again)
+            return self._died(worker, task, error, again, was_alone)
         if task is None:
             worker.is_ready, self._n_failed_starts = True, 0
             return None
         return Outcome(task, value, n_attempts=self._attempts.pop(id(task), 0) + 1)
 
-    def _died(self, worker: _Worker, task: Any, error: RayError, again: deque[Any]) -> Outcome | None:
-        """Replace a worker, and have its task tried again unless too many have died of it."""
+    def _died(self, worker: _Worker, task: Any, error: RayError, again: deque[Any], was_alone: bool) -> Outcome | None:
+        """Replace a worker, and have its task tried again, unless too many died of it, the last with nothing else in hand."""
         if worker in self._workers:
             self._workers.remove(worker)
             with suppress(Exception):
@@ -243,7 +243,7 @@ class Pool:
         if task is None:
             return None
         self._attempts[id(task)] = n_attempts = self._attempts.get(id(task), 0) + 1
-        if n_attempts < self._resources.n_attempts:
+        if n_attempts < self._resources.n_attempts or not was_alone:
             again.append(task)
             return None
         message = f"Workers died {n_attempts} times while they had this in hand: {_reason(error)}"
