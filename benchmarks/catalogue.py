@@ -223,7 +223,7 @@ def throughput(n_recordings: int, seconds: float, backend: str = "toy", n_rounds
 
             def mark(row: Any, summary: Any, marks: list[tuple[float, float]] = marks) -> None:
                 if row is not None:
-                    marks.append((time.monotonic(), time.process_time() + sum(map(cpu_seconds, workers()))))
+                    marks.append((time.monotonic(), time.process_time() + sum(map(cpu_seconds, workers(os.getpid())))))
 
             separate_catalogue(
                 folder / "in", out, "guitar", address=nodes.address, max_workers=1, on_row=mark, **toy(backend)
@@ -244,14 +244,20 @@ def a_recording(marks: list[Any]) -> tuple[float, float]:
     return (wall_end - wall) / (len(marks) - 2), (cpu_end - cpu) / (len(marks) - 2)
 
 
-def workers() -> list[int]:
-    """Return the processes of workers on this machine."""
+def workers(root: int) -> list[int]:
+    """Return the processes of workers that come from the process `root`."""
     pids = []
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            if line.read_bytes().startswith(b"ray::unisep-separate"):
-                pids.append(int(line.parent.name))
+            if line.read_bytes().startswith(b"ray::"):
+                raylet = parent_of(int(line.parent.name))
+                pids += [int(line.parent.name)] if parent_of(raylet) == root else []
     return pids
+
+
+def parent_of(pid: int) -> int:
+    """Return the process that started another."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def cpu_seconds(pid: int) -> float:
@@ -317,7 +323,7 @@ def memory(n_few: int, n_many: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, cluster(1) as nodes:
         folder = Path(name)
         (folder / "in").mkdir()
-        first = song(folder / "first.wav", 0, 0.3)
+        first = song(folder / "first.wav", 0, 0.1)
         for number in range(n_many):
             (folder / "in" / f"{number:05d}.wav").symlink_to(first)
         for count in (n_few, n_many):
@@ -339,7 +345,7 @@ def one(source: str, destination: str, address: str) -> dict[str, Any]:
     peaks = {"worker_mb": 0.0, "scratch_mb": 0.0}
 
     def look(row: Any, summary: Any) -> None:
-        for pid in workers():
+        for pid in workers(os.getppid()):
             lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
             peaks["worker_mb"] = max(
                 peaks["worker_mb"], *(int(words[1]) / 1024 for words in lines if words[0] == "VmHWM:")
@@ -363,11 +369,12 @@ def one(source: str, destination: str, address: str) -> dict[str, Any]:
     return {"driver_mb": driver_mb, **peaks, "done": summary.n_done, "seconds": time.monotonic() - started}
 
 
-def scaling(n_each: int, counts: tuple[int, ...] = (1, 2, 4)) -> dict[str, Any]:
+def scaling(n_each: int, sleep_seconds: float = 5.0, counts: tuple[int, ...] = (1, 2, 4)) -> dict[str, Any]:
     """Return how many recordings a second 1, 2 and 4 workers of a backend that sleeps finish, once all are ready."""
     from unisep_ray import separate_catalogue
 
     rates: dict[int, float] = {}
+    os.environ["CATALOGUE_TOYS_SLEEP"] = str(sleep_seconds)
     with tempfile.TemporaryDirectory() as name, cluster(*[1] * max(counts)) as nodes:
         folder = Path(name)
         for count in counts:
@@ -386,7 +393,11 @@ def scaling(n_each: int, counts: tuple[int, ...] = (1, 2, 4)) -> dict[str, Any]:
                 on_row=mark, **toy("sleepy"),
             )  # fmt: skip
             rates[count] = (len(marks) - count) / (marks[-1] - marks[count - 1])  # from the end of the first of each
-    return {"rates": rates, "of_linear": {count: rate / count / rates[1] for count, rate in rates.items()}}
+    return {
+        "sleep_seconds": sleep_seconds,
+        "rates": rates,
+        "of_linear": {count: rate / count / rates[1] for count, rate in rates.items()},
+    }
 
 
 def cost(
@@ -411,7 +422,7 @@ def main() -> None:
     parser.add_argument("what", choices=["faults", "throughput", "memory", "scaling", "cost", "one"])
     parser.add_argument("places", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--recordings", type=int)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a recording (throughput)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a recording (throughput), or of sleep (scaling)")
     parser.add_argument("--backend", default="toy", help="toy (throughput)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -426,7 +437,7 @@ def main() -> None:
         "faults": lambda: faults(n_recordings or 300, arguments.seed),
         "throughput": lambda: throughput(n_recordings or 20, arguments.seconds, arguments.backend),
         "memory": lambda: memory((n_recordings or 1000) // 10, n_recordings or 1000),
-        "scaling": lambda: scaling(n_recordings or 12),
+        "scaling": lambda: scaling(n_recordings or 6, arguments.seconds),
         "cost": lambda: cost(arguments.speed, arguments.song, arguments.overhead, arguments.price, 1),
         "one": partial(one, *arguments.places),
     }

@@ -1,6 +1,6 @@
 """Backends for catalogues: `--plugin benchmarks/catalogue_toys.py`.
 
-The toy's bands after a second of sleep (`sleepy`), and bands from a backend that ends its process when a recording peaks
+The toy's bands after a second of sleep, or as many as CATALOGUE_TOYS_SLEEP says (`sleepy`), and bands from a backend that ends its process when a recording peaks
 beyond 0.95 (`deadly`), as a lack of memory does. Nothing heavy is imported to list them.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from unisep import Backend, BackendSpec, EncoderSpec, hookimpl
 
 SPACE = "toy-bands-1"
-SLEEP_SECONDS = 1.0
+SLEEP_SECONDS = float(os.environ.get("CATALOGUE_TOYS_SLEEP", "1"))
 DEADLY_PEAK = 0.95
 
 
