@@ -177,7 +177,9 @@ class _Driver:
                     lease.check()
                     ledger.flush_if_due()
             except BaseException:
-                pool.stop(Station.stop)
+                for outcome in pool.stop(Station.stop):
+                    if outcome.value["state"] == "done":
+                        self._record(outcome, ledger)
                 raise
         self._tell(None)
         return self._summary
@@ -201,10 +203,14 @@ class _Driver:
             yield _Task(recording, place, former)
 
     def _take(self, outcome: Outcome | None, ledger: Ledger, pool: Pool) -> None:
-        """Count and record what came of a recording."""
+        """Record and tell what came of a recording, or that nothing did."""
         self._summary.n_workers, self._summary.n_workers_lost = pool.n_ready, pool.n_lost
         if outcome is None:
             return self._tell(None)
+        self._tell(self._record(outcome, ledger))
+
+    def _record(self, outcome: Outcome, ledger: Ledger) -> Row:
+        """Return the row of what came of a recording, once it is counted and in the ledger."""
         task: _Task = outcome.task
         row = outcome.value
         if outcome.error is not None:
@@ -223,7 +229,7 @@ class _Driver:
         self._summary.audio_seconds += row.get("audio_seconds") or 0.0 if state == "done" else 0.0
         if state != "skipped":
             ledger.add(row)
-        self._tell(row)
+        return dict(row)
 
     def _tell(self, row: Row | None) -> None:
         self._summary.seconds = time.monotonic() - self._started

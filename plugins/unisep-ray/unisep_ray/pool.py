@@ -163,14 +163,18 @@ class Pool:
                 if outcome is not None:
                     yield outcome
 
-    def stop(self, function: Callable[[Any], Any]) -> None:
-        """Call a function of every worker beside what it does, and wait a little for that to end."""
-        refs = [ref for ref, (_, task) in self._refs.items() if task is not None]
+    def stop(self, function: Callable[[Any], Any]) -> list[Outcome]:
+        """Call a function of every worker beside what it does, wait a little, and return what came to its end all the same."""
+        refs, outcomes = [ref for ref, (_, task) in self._refs.items() if task is not None], []
         with suppress(Exception):
             for worker in self._workers:
                 if worker.is_ready:
                     worker.handle.call.remote(function)
-            ray.wait(refs, num_returns=len(refs), timeout=_STOP_SECONDS)
+            done, _ = ray.wait(refs, num_returns=len(refs), timeout=_STOP_SECONDS)
+            for ref in done:
+                with suppress(Exception):  # what was stopped, most likely
+                    outcomes.append(Outcome(self._refs[ref][1], ray.get(ref)))
+        return outcomes
 
     def _room(self) -> int:
         """Return how many workers the cluster has room for now."""
