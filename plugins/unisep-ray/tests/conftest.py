@@ -14,6 +14,7 @@ from unisep_ray import storage
 from unisep import files
 from unisep.testing import chirp, mix, noise
 
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_raylet_start_wait_time_s="300")  # read when Ray is imported
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
@@ -49,7 +50,6 @@ def cluster(s3: Any) -> Iterator[Any]:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_raylet_start_wait_time_s="300")
     small = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **small})
     yield cluster
