@@ -16,6 +16,7 @@ MORE_PLUGINS += -e plugins/unisep-bandsplit -e plugins/unisep-classic -e plugins
 MORE_PLUGINS += -e plugins/unisep-audiosep -e plugins/unisep-torchaudio -e plugins/unisep-laion-clap
 MORE_PLUGINS += -e plugins/unisep-openunmix -e plugins/unisep-spleeter -e "plugins/unisep-deepfilter[test]" -e plugins/unisep-train
 MORE_PLUGINS += -e "plugins/unisep-studio[test]" -e plugins/unisep-live -e "plugins/unisep-onnx[openvino]"
+MORE_PLUGINS += -e "plugins/unisep-ray[test]"
 WEIGHTS := $(VENV)/peers/weights
 APART := unisep-torchaudio unisep-laion-clap unisep-audiosep
 DEFINITIONS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
@@ -90,6 +91,7 @@ lint-types: $(VENV)/.test-ready
 	$(BIN)/mypy plugins/unisep-studio/unisep_studio
 	$(BIN)/mypy plugins/unisep-live/unisep_live
 	$(BIN)/mypy plugins/unisep-onnx/unisep_onnx
+	$(BIN)/mypy plugins/unisep-ray/unisep_ray
 
 ## More than 10,000 damaged files and strange questions; nothing but results and errors of unisep's own may come of them.
 fuzz: $(VENV)/.test-ready

@@ -42,8 +42,8 @@ _COMMANDS = {
     "new-plugin": "unisep.cli.plugins:new_plugin",
 }
 _OWN = {name.split()[0] for name in _COMMANDS}
-_DISTRIBUTIONS = {name: f"unisep-{name}" for name in ("align", "evaluate", "studio")}  # plugins of their own
-_DISTRIBUTIONS |= {"export": "unisep-onnx", "serve": "unisep-studio"}
+_DISTRIBUTIONS = {name: f"unisep-{name}" for name in ("align", "evaluate", "live", "studio")}  # plugins of their own
+_DISTRIBUTIONS |= {"catalogue": "unisep-ray", "export": "unisep-onnx", "serve": "unisep-studio"}
 _INSPECTING = ("plugins", "doctor")  # these show a plugin that does not work instead of refusing to start
 
 

@@ -157,7 +157,8 @@ def _model_options() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_questions(parser: argparse.ArgumentParser) -> None:
+def add_questions(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what to isolate; plugins that separate take them too."""
     add = parser.add_argument_group(
         "what to isolate",
         "Repeat -q (or --query-audio, or --embedding) for several results in one pass. One text, one clip and one vector "
@@ -224,7 +225,7 @@ def _separate(commands: Any) -> None:
         "inputs", nargs="+", metavar="INPUT", help="audio files, folders, patterns such as '*.flac', - for stdin"
     )
     parser.add_argument("-r", "--recursive", action="store_true", help="also take what is in folders of folders")
-    _add_questions(parser)
+    add_questions(parser)
     fields = "with {track}, {trackext}, {folder}, {stem}, {ext} (default: %(default)s)"
     add = (group := parser.add_argument_group("files")).add_argument
     add("-o", "--out", type=Path, default=Path("separated"), help="output folder (default: %(default)s), - for stdout")
@@ -306,7 +307,7 @@ def _explain(commands: Any) -> None:
     parser = _command(commands, "explain", _model_options(), help=about, epilog=example)
     parser.add_argument("input", nargs="?", type=Path, metavar="INPUT", help="a recording, to reckon the work")
     parser.add_argument("-v", "--verbose", action="store_true", help="also who cannot answer, and why")
-    _add_questions(parser)
+    add_questions(parser)
 
 
 def _plugins(commands: Any) -> None:

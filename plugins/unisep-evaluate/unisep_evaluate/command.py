@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from argparse import Namespace
+from contextlib import redirect_stdout
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,7 @@ from unisep.errors import OptionError
 if TYPE_CHECKING:
     from unisep import Embedding
     from unisep_evaluate import Dataset, Evaluation, Record, WindowOptions
+    from unisep_evaluate.runner import Spread
 
 _NAMES: dict[str, Any] = {"type": names, "default": (), "metavar": "A,B"}
 
@@ -48,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--formulas", action="store_true", help="also print how each figure is computed")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write everything as JSON, window by window")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the figures by class")
+    spread = "spread the work over a Ray cluster: auto, host:port, or local for this machine (needs unisep-ray)"
+    parser.add_argument("--ray", metavar="ADDRESS", help=spread)
     _add_data(parser)
     _add_query_mode(parser)
     group = parser.add_argument_group("fixed stems (--mode stems)")
@@ -97,7 +103,8 @@ def evaluate(arguments: Namespace, console: Console) -> int:
     dataset = open_dataset(arguments.data, arguments.layout, arguments.subset)
     dataset = dataset.select(arguments.songs, arguments.kinds, arguments.hashed)
     measure = _measure_stems if arguments.mode == "stems" else _measure_queries
-    evaluation = measure(arguments, console, dataset)
+    with redirect_stdout(sys.stdout if arguments.ray is None else sys.stderr):  # Ray speaks, too
+        evaluation = measure(arguments, console, dataset)
     console.data(evaluation.to_json())
     console.lines(lines(evaluation, formulas=arguments.formulas))
     if not arguments.formulas:
@@ -119,7 +126,12 @@ def _measure_queries(arguments: Namespace, console: Console, dataset: Dataset) -
     asking = Asking(tuple(arguments.ask), _vectors(arguments.vectors), route=arguments.route, bsseval=arguments.bsseval)
     items = query_items(dataset, _window_options(arguments))
     return evaluate(
-        separator_of(arguments), items, asking, about=_about(arguments, dataset), on_record=_progress(console)
+        separator_of(arguments),
+        items,
+        asking,
+        about=_about(arguments, dataset),
+        on_record=_progress(console),
+        spread=_spread(arguments),
     )
 
 
@@ -137,7 +149,27 @@ def _measure_stems(arguments: Namespace, console: Console, dataset: Dataset) -> 
     return evaluate_stems(
         separator_of(arguments), songs(dataset, arguments.seconds), arguments.stems, route=arguments.route,
         bsseval=arguments.bsseval, about=_about(arguments, dataset), on_record=_progress(console),
+        spread=_spread(arguments),
     )  # fmt: skip
+
+
+def _spread(arguments: Namespace) -> Spread | None:
+    """Return what computes on a Ray cluster, with as many threads a worker as there would be here: bits depend on them."""
+    if arguments.ray is None:
+        return None
+    try:
+        from unisep_ray.pool import Resources, spread
+    except ImportError as error:
+        raise OptionError("--ray needs unisep-ray. Run: pip install unisep-ray") from error
+    import torch
+
+    from unisep.cli.separate import separator_of
+
+    n_gpus = 1.0 if arguments.device.startswith("cuda") else 0.0
+    resources = Resources(n_gpus=n_gpus, n_cpus=arguments.threads or torch.get_num_threads())
+    plugins = [str(path.absolute()) for path in arguments.plugin]
+    make = partial(separator_of, arguments)
+    return partial(spread, make, address=arguments.ray, plugins=plugins, stage="evaluate", resources=resources)
 
 
 def _window_options(arguments: Namespace) -> WindowOptions:
@@ -162,7 +194,7 @@ def _vectors(folder: Path | None) -> dict[str, Embedding]:
 
 def _about(arguments: Namespace, dataset: Dataset) -> dict[str, Any]:
     """Return what was measured on, and how: enough to do it again."""
-    ignored = {"json", "quiet", "debug", "data", "report", "plot", "formulas"}
+    ignored = {"json", "quiet", "debug", "data", "report", "plot", "formulas", "ray"}
     return {
         "unisep": unisep.__version__,
         "data": dataset.name,

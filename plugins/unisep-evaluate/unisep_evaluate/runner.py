@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +23,11 @@ from unisep_evaluate.items import Item, Song
 from unisep_evaluate.passages import Samples, is_silence
 from unisep_evaluate.report import Evaluation, Record
 
+T = TypeVar("T")
 ASKS = ("text", "audio", "vector", "combined")
 OnRecord = Callable[[Record], None]
+Judge = Callable[[Separator, Any], list[Record]]
+Spread = Callable[[Judge, Iterable[Any]], Iterable[list[Record]]]
 _NAME = "target"
 
 
@@ -73,30 +76,31 @@ def evaluate(
     *,
     about: Mapping[str, Any] | None = None,
     on_record: OnRecord | None = None,
+    spread: Spread | None = None,
 ) -> Evaluation:
     """Measure every item, asked in every way. The first question is put once before, to load the models.
 
-    `about` is what else the report should state; `on_record` is called after each question.
+    `about` is what else the report should state; `on_record` is called after each question. `spread` computes elsewhere: it
+    takes a function of a Separator and an item, and the items, and yields what the function returns, in their order.
 
     Raises:
         DatasetError: There is no item, or none with an example where examples are asked with.
         UnisepError: As `Separator.separate` raises it.
     """
     asking = asking or Asking()
-    records: list[Record] = []
-    n_left_out, loading_seconds = 0, math.nan
-    for item in items:
-        if asking.needs_example and item.example is None:
-            n_left_out += 1
-            continue
-        for ask in asking.asks:
-            query = _query(separator, item, ask, asking)
-            separate = partial(separator.separate, item.mixture, query=query, route=asking.route)
-            if not records:
-                loading_seconds = _timed(separate)[1]
-            records.append(_record(item, ask, *_timed(separate), asking))
-            if on_record is not None:
-                on_record(records[-1])
+    n_left_out = 0
+
+    def askable() -> Iterator[Item]:
+        nonlocal n_left_out
+        for item in items:
+            is_askable = item.example is not None or not asking.needs_example
+            n_left_out += not is_askable
+            if is_askable:
+                yield item
+
+    judge = partial(_item_records, asking=asking)
+    first = partial(_item_records, separator, asking=replace(asking, asks=asking.asks[:1], bsseval=False))
+    records, loading_seconds = _judged(separator, askable(), judge, first, spread, on_record)
     if not records:
         raise DatasetError("There is nothing to measure: no item" + " with an example" * asking.needs_example + ".")
     facts = {"asks": list(asking.asks), "route": asking.route, "n_left_out_without_example": n_left_out}
@@ -112,11 +116,13 @@ def evaluate_stems(
     bsseval: bool = False,
     about: Mapping[str, Any] | None = None,
     on_record: OnRecord | None = None,
+    spread: Spread | None = None,
 ) -> Evaluation:
     """Measure the fixed stems of every song. The first song is separated once before, to load the models.
 
     A stem that the songs do not have by name counts to their "other", if they have one. `route` is as
     `Separator.separate` takes it; `about` is what else the report should state; `on_record` is called after each stem.
+    `spread` is as in `evaluate`.
 
     Raises:
         DatasetError: There is no song, or none with a stem of the backend's.
@@ -124,25 +130,63 @@ def evaluate_stems(
     """
     if bsseval:
         metrics.museval_metrics()
-    records: list[Record] = []
-    loading_seconds = math.nan
-    for song in songs:
-        separate = partial(separator.separate, song.mixture, stems=stems, route=route)
-        if not records:
-            loading_seconds = _timed(separate)[1]
-        for record in _stem_records(song, *_timed(separate), bsseval):
-            records.append(record)
-            if on_record is not None:
-                on_record(record)
+    judge = partial(_song_records, stems=stems, route=route, bsseval=bsseval)
+    first = partial(_song_records, separator, stems=stems, route=route, bsseval=False)
+    records, loading_seconds = _judged(separator, songs, judge, first, spread, on_record)
     if not records:
         raise DatasetError("There is nothing to measure: no song, or none with a stem that the backend gives.")
     return _evaluation("stems", records, loading_seconds, {"route": route, **(about or {})})
 
 
-def _timed(separate: Callable[[], Separation]) -> tuple[Separation, float]:
+def _judged(
+    separator: Separator,
+    items: Iterable[Any],
+    judge: Judge,
+    first: Callable[[Any], Any],
+    spread: Spread | None,
+    on_record: OnRecord | None,
+) -> tuple[list[Record], float]:
+    """Return the records of all items, and how long `first` took to load the models; NaN where they are loaded elsewhere."""
+    records: list[Record] = []
+    loading_seconds = math.nan
+
+    def here(judge: Judge, items: Iterable[Any]) -> Iterator[list[Record]]:
+        nonlocal loading_seconds
+        for item in items:
+            if math.isnan(loading_seconds):
+                loading_seconds = _timed(partial(first, item))[1]
+            yield judge(separator, item)
+
+    for some in (spread or here)(judge, items):
+        for record in some:
+            records.append(record)
+            if on_record is not None:
+                on_record(record)
+    return records, loading_seconds
+
+
+def _item_records(separator: Separator, item: Item, asking: Asking) -> list[Record]:
+    """Ask about one item in every way."""
+    records = []
+    for ask in asking.asks:
+        query = _query(separator, item, ask, asking)
+        separate = partial(separator.separate, item.mixture, query=query, route=asking.route)
+        records.append(_record(item, ask, *_timed(separate), asking))
+    return records
+
+
+def _song_records(
+    separator: Separator, song: Song, stems: Sequence[str] | None, route: str, bsseval: bool
+) -> list[Record]:
+    """Measure the stems of one song."""
+    separate = partial(separator.separate, song.mixture, stems=stems, route=route)
+    return list(_stem_records(song, *_timed(separate), bsseval))
+
+
+def _timed(call: Callable[[], T]) -> tuple[T, float]:
     started = perf_counter()
-    separation = separate()
-    return separation, perf_counter() - started
+    result = call()
+    return result, perf_counter() - started
 
 
 def _evaluation(mode: str, records: list[Record], loading_seconds: float, about: dict[str, Any]) -> Evaluation:

@@ -10,10 +10,12 @@ import os
 import secrets
 import webbrowser
 from argparse import Namespace
+from importlib.util import find_spec
 from pathlib import Path
 
 from unisep.cli.arguments import Parser, common_options
 from unisep.cli.console import Console
+from unisep.errors import OptionError
 from unisep_studio.settings import Settings, default_data
 
 TOKEN_VARIABLE = "UNISEP_STUDIO_TOKEN"
@@ -41,7 +43,7 @@ def settings_of(arguments: Namespace, *, has_page: bool) -> Settings:
         "data": arguments.data or default_data(), "host": arguments.host, "port": arguments.port, "has_page": has_page,
         "hosts": tuple(arguments.allow_host), "origins": tuple(arguments.allow_origin), "n_workers": arguments.workers,
         "device": arguments.device, "precision": arguments.precision, "threads": arguments.threads,
-        "offline": arguments.offline, "plugins": tuple(map(str, arguments.plugin)),
+        "offline": arguments.offline, "plugins": tuple(map(str, arguments.plugin)), "ray": arguments.ray,
         "max_upload_bytes": round(arguments.max_upload * 1e6), "max_seconds": arguments.max_minutes * 60,
         "quota_bytes": round(arguments.disk * 1e9), "keep_seconds": arguments.keep * 86_400,
     }  # fmt: skip
@@ -75,6 +77,8 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     add("--allow-origin", action="append", default=[], metavar="URL", help="a page elsewhere that may call the server")
     add = parser.add_argument_group("limits").add_argument
     add("--workers", type=int, default=1, metavar="N", help="processes that separate (%(default)s)")
+    shared = "have a Ray cluster separate: auto or host:port; its machines share --data (needs unisep-ray)"
+    add("--ray", metavar="ADDRESS", help=shared)
     add("--max-upload", type=float, default=2000, metavar="MB", help="of one recording (%(default)s)")
     add("--max-minutes", type=float, default=120, metavar="N", help="of one recording (%(default)s)")
     add(
@@ -94,6 +98,8 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def _run(arguments: Namespace, opens_page: bool | None) -> int:
+    if arguments.ray is not None and find_spec("unisep_ray") is None:
+        raise OptionError("--ray needs unisep-ray. Run: pip install unisep-ray")
     settings = settings_of(arguments, has_page=opens_page is not None)
     if arguments.strict_plugins:
         os.environ["UNISEP_PLUGINS_STRICT"] = "1"  # for the workers, too

@@ -9,8 +9,9 @@ import sqlite3
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -55,7 +56,7 @@ class Scheduler:
         separator["offline"] = settings.offline or None
         scratch = store.folder / "scratch"
         self.workers = [
-            Worker({"role": "separate", "separator": separator, "plugins": plugins}, scratch)
+            _worker_class(settings.ray)({"role": "separate", "separator": separator, "plugins": plugins}, scratch)
             for _ in range(settings.n_workers)
         ]
         self._filers = [Worker({"role": "files"}, scratch) for _ in range(_N_FILERS)]
@@ -338,6 +339,15 @@ class Scheduler:
             except (OSError, sqlite3.Error):
                 log.exception("Nothing could be removed")
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+
+
+def _worker_class(address: str | None) -> Callable[[dict[str, Any], Path], Worker]:
+    """Return what makes workers: processes here, or actors on a Ray cluster."""
+    if address is None:
+        return Worker
+    from unisep_ray.studio import RayWorker
+
+    return partial(RayWorker, address)
 
 
 def end_number(job: Job) -> int:

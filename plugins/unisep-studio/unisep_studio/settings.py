@@ -27,6 +27,7 @@ class Settings:
         keep_seconds: how long they stay without being used.
         max_waiting: jobs that wait, of one user.
         plugins: files and folders given with `--plugin`.
+        ray: address of the Ray cluster whose actors separate; None for processes on this machine.
     """
 
     data: Path
@@ -42,6 +43,7 @@ class Settings:
     threads: int | None = None
     offline: bool = False
     plugins: tuple[str, ...] = ()
+    ray: str | None = None
     max_upload_bytes: int = 2 * 2**30
     max_seconds: float = 2 * 3600.0
     quota_bytes: int = 20 * 2**30

@@ -284,10 +284,11 @@ def _work(
     calls: queue.Queue[Call], handlers: dict[str, Callable[[Call, Report], Any]], say: Callable[..., None]
 ) -> None:
     while True:
-        _answer(call := calls.get(), handlers[call["do"]], say)
+        answer(call := calls.get(), handlers[call["do"]], say)
 
 
-def _answer(call: Call, handler: Callable[[Call, Report], Any], say: Callable[..., None]) -> None:
+def answer(call: Call, handler: Callable[[Call, Report], Any], say: Callable[..., None]) -> None:
+    """Say how a call goes, and at the end what comes of it."""
     number = call["call"]
     try:
         say(call=number, result=handler(call, lambda progress: say(call=number, progress=progress)))
@@ -304,7 +305,7 @@ def _read(stdin: IO[str], calls: queue.Queue[Call], separating: Separating | Non
         if call["do"] == "cancel" and separating is not None:
             separating.cancel(call["ids"])
         elif call["do"] == "embed" and separating is not None:
-            threading.Thread(target=_answer, args=(call, separating.embed, say), daemon=True).start()
+            threading.Thread(target=answer, args=(call, separating.embed, say), daemon=True).start()
         else:
             calls.put(call)
     os._exit(0)
