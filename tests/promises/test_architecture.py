@@ -17,7 +17,7 @@ ORDER = [
     "separation", "session", "live", "separator", "testing", "cli", "__main__",
 ]  # fmt: skip
 MAX_MODULES_AT_THE_ROOT, MAX_ROOMS, MAX_MODULES_IN_A_ROOM = 9, 11, 9
-MAX_LINES, MAX_LINES_OF_A_FUNCTION, MAX_LINES_IN_ALL = 600, 40, 13_756
+MAX_LINES, MAX_LINES_OF_A_FUNCTION, MAX_LINES_IN_ALL = 600, 40, 13_757
 STEPS_UP = {"audio": {"files"}}  # Audio.save, when it is called
 NO_NOUNS = {"asked", "each", "found", "given", "made", "own", "said", "told"}
 FORBIDDEN = {"transformers", "torchaudio", "demucs", "torchvision"}

@@ -77,7 +77,7 @@ class BackendSpec(ModelSpec):
         auto_precision: Kind of device -> "bfloat16" or "float16", the type that `precision="auto"` may take there: it is
             faster, and the results agree with float32 by 40 dB or more. Float32 for kinds that are left out.
         only_by_name: Whether a query that names a stem of it is left to others, unless the user names this backend: for
-            methods that nobody trained or measured on such sounds. A query model that says so is asked by nobody else.
+            methods that nobody trained or measured on such sounds. A query model that says so answers others only live.
         differentiable: Whether `separate` lets gradients through from the targets to the queries, where torch records them:
             then `Separator.learn` can tune a query for it.
         live: Whether `load` returns a `LiveBackend`, which `Separator.live` can ask.

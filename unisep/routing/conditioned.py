@@ -38,7 +38,8 @@ def _query_backend(parsed_queries: tuple[ParsedQuery, ...], request: Request, ca
         if not entry.is_here and request.offline:
             raise not_here(entry, request)
         return entry
-    entries = [entry for entry in catalog.usable_backends() if entry.spec.spaces and not entry.spec.only_by_name]
+    entries = [entry for entry in catalog.usable_backends() if entry.spec.spaces]
+    entries = [entry for entry in entries if request.live or not entry.spec.only_by_name]
     # The spaces that the caller's vectors and encoder leave no choice about.
     spaces = {embedding.space for parsed in parsed_queries for embedding in parsed.embeddings}
     spaces |= {catalog.encoder(request.encoder).spec.space} if request.encoder else set()

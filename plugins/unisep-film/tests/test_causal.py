@@ -18,7 +18,7 @@ from unisep_film.film import FiLM
 from unisep_film.model import FilmHTDemucs
 
 from unisep import Audio, LiveBackend, Separator
-from unisep.errors import EmbeddingError, OptionError, PluginError, WeightsError
+from unisep.errors import EmbeddingError, OptionError, WeightsError
 from unisep.testing import LiveContract
 
 CPU = torch.device("cpu")
@@ -154,7 +154,7 @@ def test_files_say_what_they_hold(model: CausalFilm, tmp_path: Path) -> None:
     other = FilmHTDemucs(FilmConfig(demucs=shape, output="mask", spaces=SPACES, condition_channels=16))
     with pytest.raises(WeightsError, match="not causal"):
         load(weights=save_model(tmp_path / "other.safetensors", other), device=CPU, dtype=torch.float32)
-    with pytest.raises(WeightsError, match="no published weights"):
+    with pytest.raises(WeightsError, match="needs weights"):
         load(weights=None, device=CPU, dtype=torch.float32)
     with pytest.raises(OptionError, match="float32"):
         load(weights=path, device=CPU, dtype=torch.bfloat16)
@@ -188,14 +188,16 @@ def test_what_is_excluded_is_taken_from_its_target_alone(model: CausalFilm) -> N
     assert less.presence is not None and torch.allclose(less.presence, plain.presence, atol=1e-6)
 
 
-def test_nobody_gets_it_without_asking_for_it_by_name() -> None:
-    with Separator(device="cpu", offline=True) as separator, pytest.raises(PluginError, match="live"):
-        separator.live("electric guitar", sample_rate_hz=44_100)
-    with (
-        Separator(query_backend="film-causal", device="cpu") as separator,
-        pytest.raises(WeightsError, match="Train it"),
-    ):
-        separator.live("electric guitar", sample_rate_hz=44_100)
+def test_it_answers_live_and_otherwise_only_by_name() -> None:
+    audio = Audio(sound(44_100).numpy(), 44_100)
+    with Separator(device="cpu", offline=True) as separator:
+        assert separator.explain("electric guitar")["electric guitar"].backend == "htdemucs-film"
+        with separator.live("electric guitar", sample_rate_hz=44_100) as live:
+            assert live.plan["electric guitar"].backend == "film-causal"
+            assert np.isfinite(live.push(np.zeros((2, 512), np.float32), wait=True).rest.samples).all()
+    with Separator(query_backend="film-causal", device="cpu", offline=True) as separator:
+        result = separator.separate(audio, query="electric guitar")
+    assert np.allclose(result.target.samples + result.rest.samples, audio.samples, atol=1e-6)
 
 
 def test_a_state_can_be_gone_back_to(model: CausalFilm) -> None:

@@ -15,6 +15,7 @@ from unisep.errors import EmbeddingError, OptionError, WeightsError
 from .causal import HOP_SAMPLES, LATENCY_SAMPLES, CausalFilm, CausalState
 from .checkpoints import read_model
 
+CAUSAL_WEIGHTS_FILE = "unisep_film_causal.safetensors"
 _STEP_HOPS = 200  # computed at once: bounds the memory
 
 
@@ -91,15 +92,12 @@ class CausalBackend(LiveBackend):
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
-    """Load a causal model from its file."""
+    """Load a causal model from its file, or from a folder that holds `unisep_film_causal.safetensors`."""
     if weights is None:
-        raise WeightsError(
-            "The causal query model has no published weights. Train it (`python -m unisep_train train`, recipe causal.json) and give "
-            "its file: Separator(query_backend='film-causal', query_weights='causal.safetensors')."
-        )
+        raise WeightsError("The causal query model needs weights: a file, or the folder of the embedded ones.")
     if dtype != torch.float32:
         raise OptionError("The causal query model computes in float32 only: use precision='float32'.")
-    model = read_model(weights, device, dtype)
+    model = read_model(weights / CAUSAL_WEIGHTS_FILE if weights.is_dir() else weights, device, dtype)
     if not isinstance(model, CausalFilm):
         raise WeightsError(
             f"{weights} holds another model of this family, which is not causal: leave query_backend out."

@@ -9,7 +9,7 @@ from unisep import BackendSpec, hookimpl
 
 @hookimpl
 def unisep_backends() -> Iterable[BackendSpec]:
-    """Offer the query-conditioned HT Demucs with its embedded weights, and the causal model, which has none."""
+    """Offer the query-conditioned HT Demucs and the causal model, with their embedded weights."""
     return [
         BackendSpec(
             name="htdemucs-film",
@@ -23,9 +23,10 @@ def unisep_backends() -> Iterable[BackendSpec]:
         BackendSpec(
             name="film-causal",
             load="unisep_film.causal_backend:load",
-            summary="a causal query model, live with a delay of 70 ms; needs weights of your own",
+            summary="a causal query model: any sound, live, with a delay of 70 ms (small embedded weights)",
             spaces=("clap-mini-1",),
-            licence="not stated",
+            licence="CC-BY-SA-4.0",
+            card="unisep_film:cards/film-causal.toml",
             only_by_name=True,
             live=True,
         ),

@@ -23,6 +23,7 @@ from torch import Tensor
 from unisep_evaluate import roc_auc, sdr_db, si_sdr_db
 from unisep_film.backend import WEIGHTS_FILE
 from unisep_film.causal import CausalFilm
+from unisep_film.causal_backend import CAUSAL_WEIGHTS_FILE
 from unisep_film.checkpoints import read_model, save_model
 from unisep_film.model import FilmHTDemucs
 
@@ -34,7 +35,10 @@ from unisep_train.mixing.queries import EMBEDDED, TextAudioEncoder
 from unisep_train.tasks.query_model import QueryModelRun
 
 MIN_WINDOWS = 8  # a median over fewer says little, and is left out of a card
-CARD = "htdemucs-film.toml"
+EMBEDDED_AS = {  # by the kind of model, the files of a package
+    FilmHTDemucs: (WEIGHTS_FILE, "htdemucs-film.toml"),
+    CausalFilm: (CAUSAL_WEIGHTS_FILE, "film-causal.toml"),
+}
 Group = Literal["song", "remix", "single", "absent", "rendered"]
 # What the kinds of a store are to a reader: notes and phrases come from recordings of instruments never trained on.
 KINDS = {"song": "stems of songs", "rendered": "rendered scores", "solo": "instruments", "notes": "instruments",
@@ -176,7 +180,8 @@ def measure_command(
     if groups:
         raise OptionError("--release states all groups in the card: leave out --groups.")
     is_file = release.suffix == ".safetensors"
-    file, card = release if is_file else release / "weights" / WEIGHTS_FILE, release / "cards" / CARD
+    weights_name, card_name = EMBEDDED_AS[type(model)]
+    file, card = release if is_file else release / "weights" / weights_name, release / "cards" / card_name
     if not is_file and not card.is_file():
         raise OptionError(
             f"There is no card {card} to put the figures into. For the weights alone give a path that ends in .safetensors."
