@@ -239,7 +239,6 @@ def test_embed_and_explain_speak_of_options_too(tmp_path: Path, capsys) -> None:
     for argv in (
         ["embed", "bass", "--example-range", "1-2", "-o", tmp_path / "v.safetensors", "--query-backend", "toy"],
         ["embed", "bass", "--mix", "audio=1", "-o", tmp_path / "v.safetensors", "--query-backend", "toy"],
-        ["learn", *["x.wav"] * 2, "-o", tmp_path / "v.safetensors", "--query-backend", "toy"],
         ["explain", "-q", "bass", "--query-backend", "toy-pan"],
         ["explain", "-q", "bass", "--route", "fixed"],
     ):

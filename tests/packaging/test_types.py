@@ -123,7 +123,9 @@ def test_nothing_public_takes_just_anything() -> None:
             is_public = member == "__init__" or not member.startswith("_")
             if is_public and isinstance(function := getattr(function, "__func__", function), FunctionType):
                 parameters = {
-                    key: text for key, text in function.__annotations__.items() if key not in ("return", "fields")
+                    key: text
+                    for key, text in function.__annotations__.items()
+                    if key not in ("return", "fields", "state")
                 }
                 loose = {key for key, text in parameters.items() if text in ("Any", "Iterable[Any]", "Sequence[Any]")}
                 assert not loose, f"{name}.{member}: {loose}"

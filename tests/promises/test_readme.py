@@ -153,6 +153,7 @@ def test_every_option_named_in_the_pages_exists(capsys):
         ["serve"],
         ["studio"],
         ["live"],
+        ["export"],
         ["catalogue"],
         ["doctor"],
         ["explain"],

@@ -115,7 +115,9 @@ def test_the_backend_contract_catches(test: str, answer: Callable[[torch.Tensor,
 def test_the_backend_contract_catches_gradients_that_do_not_reach_the_query(
     share: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
-    class Asked(Ordinary):
+    class Asked(Backend):
+        info = Ordinary.info
+
         def separate(
             self, mixture: torch.Tensor, queries: torch.Tensor | None = None, negatives: torch.Tensor | None = None
         ) -> Output:

@@ -136,7 +136,8 @@ def main(folder: Path, path: Path, clip: Path) -> None:
     kept = Embedding.load(vector.save(folder / "bass.safetensors"))
     own = Embedding(np.ones(vector.dim), vector.space, {"from": "me"})
     assert [vector.dim, kept.vector.shape[0]] == [own.dim, own.dim]
-    learnt: Embedding = separator.learn([clip, samples], samples, name="lead", sample_rate_hz=RATE_HZ)
+    clips: list[AudioLike] = [clip, samples]
+    learnt: Embedding = separator.learn(clips, samples, name="lead", sample_rate_hz=RATE_HZ)
     assert learnt.space == vector.space
     for recording in recordings(path, samples):
         assert len(separator.separate(recording, "bass")) == 1
