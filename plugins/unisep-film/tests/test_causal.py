@@ -191,7 +191,7 @@ def test_what_is_excluded_is_taken_from_its_target_alone(model: CausalFilm) -> N
 def test_it_answers_live_and_otherwise_only_by_name() -> None:
     audio = Audio(sound(44_100).numpy(), 44_100)
     with Separator(device="cpu", offline=True) as separator:
-        assert separator.explain("electric guitar")["electric guitar"].backend == "htdemucs-film"
+        assert separator.separate(audio, query="electric guitar").plan["electric guitar"].backend == "htdemucs-film"
         with separator.live("electric guitar", sample_rate_hz=44_100) as live:
             assert live.plan["electric guitar"].backend == "film-causal"
             assert np.isfinite(live.push(np.zeros((2, 512), np.float32), wait=True).rest.samples).all()
