@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from argparse import ArgumentTypeError
@@ -150,7 +151,11 @@ def test_an_interrupt_while_a_plugin_is_imported_has_code_130(tmp_path):
     code = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)\n"
     (tmp_path / "slow_import.py").write_text(code)
     command = [sys.executable, "-m", "unisep", "plugins", "--plugin", str(tmp_path / "slow_import.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def heed_interrupts():  # also where the tests run in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=heed_interrupts)
     assert (done.returncode, done.stderr) == (130, "unisep: interrupted\n")
 
 

@@ -70,6 +70,9 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
+CARD = measure.EMBEDDED_AS[measure.FilmHTDemucs][1]
+
+
 def test_a_run_is_measured_and_released_with_its_own_encoder(
     store: Path, tmp_path: Path, command: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,7 +80,7 @@ def test_a_run_is_measured_and_released_with_its_own_encoder(
     QueryModelRun(RECIPE.kept_in(run), run).save()
     for name in ("weights", "cards"):
         (package / name).mkdir(parents=True)
-    (package / "cards" / measure.CARD).write_text('summary = "toy"\n\n[[files]]\n')
+    (package / "cards" / CARD).write_text('summary = "toy"\n\n[[files]]\n')
     words = ["measure", store, run, "--ask", "text", "audio"]
     shipped = package / "weights" / WEIGHTS_FILE
     shipped.write_bytes(b"the old ones")
@@ -95,7 +98,7 @@ def test_a_run_is_measured_and_released_with_its_own_encoder(
     assert not command(*words, "--encoder", f"{__name__}:load", "--release", package)
     said = capsys.readouterr().out
     assert said.count("single: piano") == 2 and said.count('"ask"') == 2
-    card = tomllib.loads((package / "cards" / measure.CARD).read_text())
+    card = tomllib.loads((package / "cards" / CARD).read_text())
     assert card["summary"] == "toy" and card["measured"]["training"]["n_steps"] == 0
     assert load_model(package / "weights" / card["files"][0]["name"]).config == RECIPE.model
     assert not command(*words, "--encoder", f"{__name__}:load", "--release", tmp_path / "my.safetensors")
