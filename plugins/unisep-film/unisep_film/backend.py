@@ -12,7 +12,7 @@ from unisep import Backend, BackendInfo, Output
 from unisep.errors import WeightsError
 
 from .checkpoints import load_model
-from .exclusion import without
+from .exclusion import with_excluded, without
 from .model import FilmHTDemucs
 
 WEIGHTS_FILE = "unisep_film.safetensors"
@@ -55,10 +55,8 @@ class FilmBackend(Backend):
     def _separated(self, mixture: Tensor, queries: Tensor | None, negatives: Tensor | None) -> Output:
         self.check_input(mixture, queries, negatives, self.model.config.spaces[self.space])
         assert queries is not None
-        n_queries, rows, asked = queries.shape[0], [], queries
-        if negatives is not None:
-            rows = negatives.any(dim=1).nonzero()[:, 0].tolist()
-            asked = torch.cat([queries, negatives[rows]])
+        n_queries = queries.shape[0]
+        asked, rows = with_excluded(queries, negatives)
         asked = asked.to(mixture.device, self.model.mix.weight.dtype)
         conditions = self.model.conditions(asked, self.space)
         targets, logits = self.model(mixture, conditions.expand(mixture.shape[0], *conditions.shape))

@@ -14,6 +14,7 @@ from unisep.errors import EmbeddingError, OptionError, WeightsError
 
 from .causal import HOP_SAMPLES, LATENCY_SAMPLES, CausalFilm, CausalState
 from .checkpoints import read_model
+from .exclusion import with_excluded
 
 CAUSAL_WEIGHTS_FILE = "unisep_film_causal.safetensors"
 _STEP_HOPS = 200  # computed at once: bounds the memory
@@ -86,8 +87,7 @@ class CausalBackend(LiveBackend):
 
     def _conditions(self, queries: Tensor, negatives: Tensor | None) -> tuple[Tensor, list[int]]:
         """Return conditions `[1, n, q]` of the queries, then of what is excluded, and from which queries that is."""
-        less = [] if negatives is None else negatives.any(dim=1).nonzero()[:, 0].tolist()
-        asked = queries if negatives is None else torch.cat([queries, negatives[less]])
+        asked, less = with_excluded(queries, negatives)
         return self.model.conditions(asked.to(self.model.analysis), self.space)[None], less
 
 

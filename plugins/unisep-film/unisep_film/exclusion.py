@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from unisep_htdemucs.spectrogram import spectrogram
 
@@ -10,6 +11,14 @@ from .mask import analysis_fade, resynthesised
 NFFT = 4096
 LEAST_GAIN = 0.1
 _FLOOR = 1e-12  # energy below which neither is heard
+
+
+def with_excluded(queries: Tensor, negatives: Tensor | None) -> tuple[Tensor, list[int]]:
+    """Return the queries `[n, dim]` and behind them the negatives that are not zero, and which queries these belong to."""
+    if negatives is None:
+        return queries, []
+    rows: list[int] = negatives.any(dim=1).nonzero()[:, 0].tolist()
+    return torch.cat([queries, negatives[rows]]), rows
 
 
 def without(target: Tensor, excluded: Tensor) -> Tensor:
