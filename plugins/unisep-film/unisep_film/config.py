@@ -16,6 +16,29 @@ from unisep.errors import WeightsError
 _DEMUCS_FIELDS = {field.name for field in dataclasses.fields(HTDemucsConfig)}
 
 
+Width = Annotated[int, Field(ge=1, le=4096)]
+Depth = Annotated[int, Field(ge=1, le=64)]
+
+
+class BandShape(BaseModel):
+    """The shape of band-split blocks (`unisep_film.bands`).
+
+    features: of each band, in all blocks.
+    n_first, n_after: blocks before the query enters, and after.
+    hidden_time, hidden_bands: of the recurrent layers.
+    hidden_mask: of the layer before the mask.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    features: Width = 64
+    n_first: Depth = 2
+    n_after: Depth = 3
+    hidden_time: Width = 96
+    hidden_bands: Width = 64
+    hidden_mask: Width = 128
+
+
 class FilmConfig(BaseModel):
     """The shape of one model: an HT Demucs, what it puts out, and how it listens to a query.
 
@@ -23,6 +46,7 @@ class FilmConfig(BaseModel):
     output: "spectrogram" puts out every source's spectrogram and waveform, as HT Demucs does, and
         mixes them; "mask" multiplies the mixture's spectrogram by one complex mask.
     bands: for "mask", (bins, merged) from low to high: groups of `merged` neighbouring bins count as one.
+    band_split: for "mask", recurrent blocks over bands in place of the U-Net; `demucs` then shapes the cross-transformer.
     spaces: embedding spaces the model understands, with the length of their vectors.
     condition_channels: width of the vector that all FiLM layers read.
     gated: whether presence turns the output down: a sound that is not there is silenced as a whole.
@@ -38,6 +62,7 @@ class FilmConfig(BaseModel):
     demucs: dict[str, Any] = Field(default_factory=dict)
     output: Literal["spectrogram", "mask"] = "spectrogram"
     bands: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
+    band_split: BandShape | None = None
     spaces: dict[str, PositiveInt]
     condition_channels: PositiveInt = 256
     gated: bool = False
@@ -59,6 +84,8 @@ class FilmConfig(BaseModel):
                 raise ValueError(f"calibration of {space!r:.80}: 2 numbers and one for each of the space are needed")
         if shape.t_layers < 1:
             raise ValueError("t_layers must be 1 or more: the query enters after the first transformer layer")
+        if self.band_split and (self.output != "mask" or self.bands or shape.nfft != 4096):
+            raise ValueError('band_split goes with output="mask", nfft=4096 and no bands')
         n_bins = shape.nfft // 2
         if self.output == "mask" and self.bands:
             if sum(n for n, _ in self.bands) != n_bins or any(n % merged for n, merged in self.bands):

@@ -14,6 +14,7 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
+from .band_core import BandHTDemucs
 from .config import FilmConfig
 from .core import Core
 from .film import FiLM, Projectors
@@ -35,14 +36,14 @@ class FilmHTDemucs(nn.Module):
         super().__init__()
         self.config = config
         shape, k = config.separator, config.condition_channels
-        self.core: Core = MaskHTDemucs(config) if config.output == "mask" else StemsHTDemucs(shape)
+        self.core: Core = _core(config)
         self.projectors = Projectors(config.spaces, k)
-        tokens, widths = shape.transformer_channels, shape.encoder_channels[::-1] * self.core.n_decoders
+        tokens, widths = shape.transformer_channels, self.core.film_widths * self.core.n_decoders
         self.film_tokens = nn.ModuleList(FiLM(k, tokens) for _ in range(N_BRANCHES * shape.t_layers))
         self.film_inputs = nn.ModuleList(FiLM(k, width) for width in widths)
         self.film_skips = nn.ModuleList(FiLM(k, width) for width in widths)
         self.mix = nn.Linear(k, len(shape.sources))
-        self.presence = nn.Sequential(nn.Linear(4 * widths[0] + k, k), nn.GELU(), nn.Linear(k, 1))
+        self.presence = nn.Sequential(nn.Linear(4 * self.core.bottom_channels + k, k), nn.GELU(), nn.Linear(k, 1))
         self.presence_of_level = nn.Linear(1, 1)
         nn.init.ones_(self.presence_of_level.weight)  # even odds at 15 dB below the mixture
         nn.init.constant_(self.presence_of_level.bias, 1.5)
@@ -98,7 +99,7 @@ class FilmHTDemucs(nn.Module):
         films = tuple(
             partial(self._film_decoder, condition=condition, branch=branch) for branch in range(self.core.n_decoders)
         )
-        targets = self.core.decode(x, xt, encoded, self.mix(condition), films)
+        targets = self.core.decode(x, xt, encoded, self.mix(condition), condition, films)
         targets = rearrange(targets, "(b n) c l -> b n c l", n=n_queries)[..., :n_samples]
         logits = logits + self._presence_of_level(targets, mixture)
         return targets * self._gain(logits), logits
@@ -143,3 +144,9 @@ class FilmHTDemucs(nn.Module):
         pooled = [reduce(branch, "b c s -> b c", how) for branch in (flat, xt) for how in ("mean", "max")]
         out: Tensor = self.presence(torch.cat([*pooled, condition], dim=1))
         return out[:, 0]
+
+
+def _core(config: FilmConfig) -> Core:
+    if config.output == "spectrogram":
+        return StemsHTDemucs(config.separator)
+    return BandHTDemucs(config) if config.band_split else MaskHTDemucs(config)

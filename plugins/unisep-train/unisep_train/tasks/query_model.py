@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unisep_film.causal import CausalConfig, CausalFilm
 from unisep_film.config import FilmConfig
+from unisep_film.film import FiLM
 from unisep_film.model import FilmHTDemucs
 
 from unisep.errors import OptionError
@@ -164,6 +165,9 @@ class QueryModelRun(Learner[FilmHTDemucs | CausalFilm, QueryBatch]):
         if self._wrapped is None or with_separator != self._with_separator:
             self._with_separator = with_separator
             self.model.core.requires_grad_(with_separator)
+            for module in self.model.core.modules():
+                if isinstance(module, FiLM):
+                    module.requires_grad_(True)
             self._wrapped = self.place.averaging(_Conditioned(self.model, self.recipe.space))
         return self._wrapped
 
