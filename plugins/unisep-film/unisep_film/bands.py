@@ -70,7 +70,7 @@ class BandSplit(nn.Module):
         for group, level, layer in zip(groups, parts, self.per_band, strict=True):
             scaled = group / rearrange(level + _QUIETEST, "b t k -> b k t 1 1 1")
             flat = rearrange(scaled, "b k t w p c -> k (b t) (w p c)")
-            features.append(rearrange(torch.bmm(flat, layer), "k (b t) d -> b t k d", b=len(group)))
+            features.append(rearrange(torch.bmm(flat, layer), "k (b t) d -> b t k d", b=group.shape[0]))
         return torch.cat(features, dim=2) + self.band_embedding
 
 
@@ -120,7 +120,7 @@ class MaskHead(nn.Module):
 
     def forward(self, x: Tensor, began: Tensor, condition: Tensor) -> Tensor:
         """Return the mask `[r, c, f, t]` of features `[r, t, k, d]` and what they began as, of the same shape."""
-        n_rows = len(x)
+        n_rows = x.shape[0]
         joined = torch.cat([x, began.to(x)], dim=-1)
         x = rearrange(filmed(self.norm(joined), self.film, condition), "r t k d -> k (r t) d")
         x = F.gelu(torch.bmm(x, self.per_band) + self.bias)

@@ -11,11 +11,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from unisep_film.checkpoints import save_model
+from unisep_film.config import FilmConfig
+from unisep_film.model import FilmHTDemucs
 from unisep_onnx import transforms
 from unisep_onnx.backend import ExportedBackend, load_onnx, load_openvino, onnxruntime_network
 from unisep_onnx.command import main as export_command
 from unisep_onnx.description import KEY
-from unisep_onnx.export import TOLERANCE, Exported, as_onnx, as_torch_export, describe
+from unisep_onnx.export import TOLERANCE, Exported, as_onnx, as_torch_export, describe, opened
 from unisep_onnx.smaller import learnt, smaller
 
 from unisep import Backend, BackendInfo, Embedding, Output, Separator
@@ -120,6 +123,14 @@ def test_without_a_file_the_error_says_how_to_give_one() -> None:
         Separator(backend="onnx")
     with pytest.raises(OptionError, match="export"):
         load_onnx(weights=Path("x.onnx"), device=CPU, dtype=torch.bfloat16)
+
+
+def test_weights_of_ones_own_are_opened_by_name_and_file(tmp_path: Path) -> None:
+    shape = {"channels": 8, "depth": 2, "dconv_mode": 0, "t_layers": 1, "t_heads": 2, "nfft": 1024, "segment": "1/4"}
+    model = FilmHTDemucs(FilmConfig(demucs=shape, output="mask", spaces={"clap-mini-1": 256}, condition_channels=8))
+    path = save_model(tmp_path / "own.safetensors", model)
+    backend, name, space, _ = opened(f"htdemucs-film@{path}")
+    assert (name, space, backend.info.segment_seconds) == ("htdemucs-film", "clap-mini-1", 0.25)
 
 
 def test_what_offers_no_module_is_refused(inexportable: Backend) -> None:

@@ -49,7 +49,8 @@ def opened(model: str, space: str = "", offline: bool | None = None) -> tuple[Ba
     Raises as `Separator` does, and OptionError for a space that the backend does not know.
     """
     pool = ModelPool(WeightsStore(offline), Precision("float32", torch.device("cpu")))
-    entry = pool.catalog().backend(str(pool.open_backend(model)))
+    key = str(pool.open_backend(model))  # before the catalog, to which it adds a "name@file"
+    entry = pool.catalog().backend(key)
     if space and space not in entry.spec.spaces:
         raise OptionError(f"--space {space}: '{entry.name}' knows {', '.join(entry.spec.spaces) or 'none'}.")
     space = space or next(iter(entry.spec.spaces), "")
