@@ -190,9 +190,5 @@ def _disk() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (_unisep, _python, _packages, _devices, _plugins, _weights, _answers, _ffmpeg, _disk)
-COUNTED = {
-    _python: "",
-    _packages: "",
-    _plugins: "plugins",
-    _weights: "weights",
-}  # one line in brief, or none where all is well
+# In brief they are one line, or none where all is well.
+COUNTED = {_python: "", _packages: "", _plugins: "plugins", _weights: "weights"}

@@ -120,7 +120,9 @@ class Backend(ABC):
         """Return a module for other runtimes, and the size of the vectors it is asked with, None for fixed sources.
 
         Of a mixture `[batch, channels, samples]` as long as a segment it makes sources; of that and queries `[n, size]` sources
-        and presence `[batch, n]`: what `separate` makes, by steps that do not depend on values. Override to let `unisep export` write it.
+        and presence `[batch, n]`: what `separate` makes, by steps that do not depend on values. That of a `LiveBackend` maps one hop,
+        takes the tensors of a state behind all this and gives the next ones so; `module.initial(n)` returns the first, all zeros.
+        Where queries count they are the first axis. Override to let `unisep export` write it.
         """
         raise BackendError(f"{type(self).__name__} cannot be exported: it offers no module for other runtimes.")
 

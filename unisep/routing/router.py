@@ -110,8 +110,7 @@ def _insisting(
             yield backend, None, replace(request, backend=backend.key, route="fixed")
     encoders = catalog.encoders if parsed is None or parsed.modalities else [None]
     for backend in backends:
-        is_offered = not backend.spec.only_by_name or backend.weights != "none"  # it may want weights of the caller's
-        for encoder in encoders if backend.spec.spaces and is_offered else ():
+        for encoder in encoders if backend.spec.spaces and not backend.spec.only_by_name else ():
             key = None if encoder is None else encoder.key
             yield backend, encoder, replace(request, query_backend=backend.key, encoder=key, route="conditioned")
 

@@ -38,7 +38,7 @@ class Specialist:
     def title(self) -> str:
         """How a plan names it."""
         level = f", {self.level_db:.1f} dB" if self.level_db > -math.inf else ""
-        return f"'{self.stem}' of '{self.backend.name}' ({self.backend.spec.licence or 'licence not stated'}{level})"
+        return f"'{self.stem}' of '{self.backend.name}' ({self.backend.licence}{level})"
 
 
 def concept_of(text: str, catalog: Catalog) -> Concept | None:

@@ -20,7 +20,7 @@ from unisep.ensemble.assembly import Assembly, assemble
 from unisep.ensemble.definition import Ensemble, as_ensemble
 from unisep.errors import FAILURES, OptionError, WeightsError, arg
 from unisep.files.paths import is_there
-from unisep.plugins.backend import Backend
+from unisep.plugins.backend import Backend, LiveBackend
 from unisep.plugins.encoder import QueryEncoder
 from unisep.plugins.loading import backend_view, load_backend, load_encoder
 from unisep.plugins.plugin import Plugin
@@ -140,9 +140,10 @@ class ModelPool:
             raise OptionError(f"{arg('backend', backend)} is incomplete. Write '{name}@./file'.")
         entry = replace(entry, place=place, weights="local")
         self.use_weights(entry.key, existing(os.path.expanduser(place), "backend").resolve())
-        info = self.backend(entry, ProgressReporter()).info
+        loaded = self.backend(entry, ProgressReporter())
+        info, live = loaded.info, isinstance(loaded, LiveBackend)
         spaces = () if info.sources else info.spaces or entry.spec.spaces
-        spec = replace(entry.spec, stems=info.sources, spaces=spaces, reads_files=False)
+        spec = replace(entry.spec, stems=info.sources, spaces=spaces, live=live, reads_files=False)
         self._own_backends[entry.key] = replace(entry, spec=spec)
         return entry.key
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from unisep import Backend, BackendInfo, LiveBackend, Output
 from unisep.errors import EmbeddingError, OptionError, WeightsError
@@ -85,10 +85,55 @@ class CausalBackend(LiveBackend):
         targets, _, after = self.model.hear(hops, state.conditions, state.model, state.less)
         return targets[0], LiveState(state.conditions, state.less, after)
 
+    def exportable(self) -> tuple[nn.Module, int]:
+        """Return a module of one hop, queries and a state, and the size of the queries."""
+        return _Hop(self.model, self.space), self.model.config.spaces[self.space]
+
     def _conditions(self, queries: Tensor, negatives: Tensor | None) -> tuple[Tensor, list[int]]:
         """Return conditions `[1, n, q]` of the queries, then of what is excluded, and from which queries that is."""
         asked, less = with_excluded(queries, negatives)
         return self.model.conditions(asked.to(self.model.analysis), self.space)[None], less
+
+
+class _Hop(nn.Module):
+    """Maps a hop `[1, c, 1024]`, vectors `[n, d]` and a state to targets `[1, n, c, 1024]`, presence so far `[1, n]` and the next state.
+
+    The tensors of a state: those of `CausalState`, memories as `[items or n, k, h]`; then what presence is told from, summed
+    `[n, d]`, and the number of hops `[1, 1]`.
+    """
+
+    def __init__(self, model: CausalFilm, space: str) -> None:
+        super().__init__()
+        self.model, self.space = model, space
+
+    def initial(self, n_queries: int) -> list[Tensor]:
+        """Return the tensors before the first hop."""
+        model = self.model
+        state, like = model.initial_state(1, n_queries), model.analysis
+        seen = like.new_zeros(n_queries, model.config.features)
+        return [*_as_tensors(state, n_queries), seen, like.new_zeros(1, 1)]
+
+    def forward(self, mixture: Tensor, queries: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        conditions = self.model.conditions(queries, self.space)[None]
+        *kept, seen, n_hops = tensors
+        targets, features, after = self.model.hear(mixture, conditions, _as_state(kept, self.model.config.n_first))
+        seen, n_hops = seen + features[:, 0], n_hops + 1
+        presence = torch.sigmoid(self.model.presence_of(seen / n_hops, conditions))
+        return targets, presence, *_as_tensors(after, queries.shape[0]), seen, n_hops
+
+
+def _as_tensors(state: CausalState, n_queries: int) -> list[Tensor]:
+    """Return what is remembered with the queries, where they count, along the first axis."""
+    first = [each for memory in state.first for each in memory]
+    after = [rearrange(each, "1 (n k) h -> n k h", n=n_queries) for memory in state.after for each in memory]
+    return [state.heard, state.total, state.weight, *first, *after, state.tail]
+
+
+def _as_state(tensors: list[Tensor], n_first: int) -> CausalState:
+    heard, total, weight, *memories, tail = tensors
+    flat = [rearrange(each, "n k h -> 1 (n k) h") for each in memories]
+    pairs = tuple(zip(flat[::2], flat[1::2], strict=True))
+    return CausalState(heard, total, weight, pairs[:n_first], pairs[n_first:], tail)
 
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:

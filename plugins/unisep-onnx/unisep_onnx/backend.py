@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from unisep import Backend, BackendInfo, Output
+from unisep import Backend, BackendInfo, LiveBackend, Output
 from unisep.errors import BackendError, OptionError, PluginError, WeightsError
 
 from .description import Description, read
@@ -26,23 +27,12 @@ class ExportedBackend(Backend):
 
     def __init__(self, network: Network, description: Description) -> None:
         self._network, self.description = network, description
-        self.info = BackendInfo(
-            sources=description.sources,
-            sample_rate_hz=description.sample_rate_hz,
-            channels=description.channels,
-            segment_seconds=description.segment_samples / description.sample_rate_hz,
-            normalisation=description.normalisation,
-            spaces=(description.space,) if description.space else (),
-        )
+        self.info = _info(description, description.segment_samples / description.sample_rate_hz)
 
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
         """Return sources, and presence for queries; a mixture shorter than a segment lies in the middle of silence."""
         self.check_input(mixture, queries, negatives, self.description.query_dim)
-        if negatives is not None and bool(negatives.any()):
-            raise BackendError(
-                "An exported model cannot leave a sound out of another. Ask without `exclude`, or ask the model it was made from, "
-                f"'{self.description.name}'."
-            )
+        _leaves_nothing_out(negatives, self.description)
         n_samples = mixture.shape[-1]
         missing = self.description.segment_samples - n_samples
         before = missing // 2
@@ -52,6 +42,87 @@ class ExportedBackend(Backend):
         outputs = self._network({name: _as_array(value) for name, value in inputs.items()})
         tensors = [torch.from_numpy(array).to(mixture.device) for array in outputs]
         return Output(tensors[0][..., before : before + n_samples], tensors[1] if len(tensors) > 1 else None)
+
+
+@dataclass(frozen=True)
+class LiveState:
+    """The query vectors `[n, dim]`, if any, and what the model remembers."""
+
+    queries: Tensor | None
+    tensors: tuple[Tensor, ...]
+
+
+class ExportedLive(LiveBackend):
+    """A live backend that computes hops by a network in another runtime, on the CPU."""
+
+    def __init__(self, network: Network, description: Description) -> None:
+        self._network, self.description = network, description
+        self.hop_samples, self.latency_samples = description.segment_samples, description.latency_samples or 0
+        self.info = _info(description)
+
+    def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
+        """Return sources in step with the mixture, and presence for queries: what comes live, hop by hop."""
+        self.check_input(mixture, queries, negatives, self.description.query_dim)
+        n_samples, late = mixture.shape[-1], self.latency_samples
+        padded = F.pad(mixture, (0, late + -(n_samples + late) % self.hop_samples))
+        answers = [self._heard(self.open(queries, negatives), item) for item in padded]
+        sources = torch.stack([sources for sources, _, _ in answers])[..., late:][..., :n_samples]
+        presences = [presence for _, presence, _ in answers if presence is not None]
+        return Output(sources, torch.stack(presences) if presences else None)
+
+    def open(self, queries: Tensor | None = None, negatives: Tensor | None = None) -> LiveState:
+        """Return the state before the first hop. Raise BackendError for what is to be left out."""
+        like = torch.zeros(1, self.info.channels, 1)
+        self.check_input(like, queries, negatives, self.description.query_dim)
+        _leaves_nothing_out(negatives, self.description)
+        n_queries = 1 if queries is None else len(queries)
+        shapes = [(n_queries, *each.shape[1:]) if each.per_query else each.shape for each in self.description.state]
+        return LiveState(queries, tuple(torch.zeros(shape) for shape in shapes))
+
+    def push(self, state: LiveState, block: Tensor) -> tuple[Tensor, LiveState]:
+        """Return the sources of a latency before, and the next state."""
+        sources, _, after = self._heard(state, block)
+        return sources, after
+
+    def _heard(self, state: LiveState, block: Tensor) -> tuple[Tensor, Tensor | None, LiveState]:
+        """Return sources of a block, presence of all that was heard, for queries, and the next state."""
+        fixed = {} if state.queries is None else {"queries": _as_array(state.queries)}
+        kept = [_as_array(tensor) for tensor in state.tensors]
+        sources: list[NDArray[np.float32]] = []
+        presence = None
+        for hop in block.split(self.hop_samples, dim=-1):
+            names = {f"state_{index}": array for index, array in enumerate(kept)}
+            first, *kept = self._network({"mixture": _as_array(hop[None]), **fixed, **names})
+            sources.append(first[0])
+            if fixed:
+                presence, *kept = kept
+        tensors = tuple(torch.from_numpy(array) for array in kept)
+        found = torch.from_numpy(np.concatenate(sources, axis=-1)).to(block.device)
+        return found, None if presence is None else torch.from_numpy(presence)[0], LiveState(state.queries, tensors)
+
+
+def backend_of(network: Network, description: Description) -> ExportedBackend | ExportedLive:
+    """Return the backend that a file describes."""
+    return (ExportedBackend if description.latency_samples is None else ExportedLive)(network, description)
+
+
+def _info(description: Description, segment_seconds: float | None = None) -> BackendInfo:
+    return BackendInfo(
+        sources=description.sources,
+        sample_rate_hz=description.sample_rate_hz,
+        channels=description.channels,
+        segment_seconds=segment_seconds,
+        normalisation=description.normalisation,
+        spaces=(description.space,) if description.space else (),
+    )
+
+
+def _leaves_nothing_out(negatives: Tensor | None, description: Description) -> None:
+    if negatives is not None and bool(negatives.any()):
+        raise BackendError(
+            "An exported model cannot leave a sound out of another. Ask without `exclude`, or ask the model it was made from, "
+            f"'{description.name}'."
+        )
 
 
 def _as_array(tensor: Tensor) -> NDArray[np.float32]:
@@ -78,7 +149,7 @@ def _load(opened: Callable[[bytes], Network], weights: Path | None, dtype: torch
         )
     content, description = read(weights)
     try:
-        return ExportedBackend(opened(content), description)
+        return backend_of(opened(content), description)
     except (RuntimeError, ValueError, TypeError) as error:  # what the two runtimes raise for a graph they cannot build
         raise WeightsError(f"{weights} cannot be opened by this runtime: {str(error).strip()[:500]}.") from error
 

@@ -25,10 +25,18 @@ _STANDARD = {"", "ai.onnx"}
 _Name = Annotated[str, Field(min_length=1, max_length=150)]
 
 
+class StateTensor(BaseModel, frozen=True, extra="forbid"):
+    """A tensor that a live model takes and gives back: its shape for one query, and whether its first axis is the queries."""
+
+    shape: Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 20)], ...], Field(min_length=1, max_length=6)]
+    per_query: bool = False
+
+
 class Description(BaseModel, frozen=True, extra="forbid"):
     """The facts of an exported model, written into its file as JSON; they mean what they mean in `BackendInfo`.
 
     A file gives either `sources`, or answers queries of `query_dim` values in `space`; `segment_samples` is the one length it takes.
+    A live model takes hops of that length, one recording at a time, gives what came `latency_samples` before, and has a `state`, which begins with zeros.
     """
 
     format: Literal[1] = 1
@@ -39,6 +47,8 @@ class Description(BaseModel, frozen=True, extra="forbid"):
     sample_rate_hz: Annotated[int, Field(ge=1_000, le=768_000)]
     channels: Annotated[int, Field(ge=1, le=2)]
     segment_samples: Annotated[int, Field(ge=1, le=1 << 25)]
+    latency_samples: Annotated[int, Field(ge=0, le=1 << 25)] | None = None
+    state: Annotated[tuple[StateTensor, ...], Field(max_length=256)] = ()
     normalisation: Literal["none", "song"] = "none"
     precision: Literal["float32", "float16", "int8"] = "float32"
     licence: Annotated[str, Field(max_length=300)] = "not stated"
@@ -81,6 +91,8 @@ def _description(path: Path, model: onnx.ModelProto) -> Description:
         raise WeightsError(f"{path} says of itself what cannot be right: {reasons(error):.500}.") from error
     if bool(description.sources) == bool(description.space) or bool(description.space) != bool(description.query_dim):
         raise WeightsError(f"{path} must give either sources, or a space and the size of its vectors.")
+    if bool(description.state) != (description.latency_samples is not None):
+        raise WeightsError(f"{path} must be live, with a latency and a state, or have neither.")
     return description
 
 
@@ -136,11 +148,15 @@ def _is_whole(tensor: onnx.TensorProto) -> bool:
 
 def _misshapen(graph: onnx.GraphProto, description: Description) -> str:
     """Return which input or output is not as the description has it, or ""."""
-    shape = [None, description.channels, description.segment_samples]
+    n_items = 1 if description.state else None  # a state is one recording's
+    shape = [n_items, description.channels, description.segment_samples]
     inputs: dict[str, list[int | None]] = {"mixture": shape}
-    outputs: dict[str, list[int | None]] = {"sources": [None, len(description.sources) or None, *shape[1:]]}
+    outputs: dict[str, list[int | None]] = {"sources": [n_items, len(description.sources) or None, *shape[1:]]}
     if description.query_dim:
-        inputs["queries"], outputs["presence"] = [None, description.query_dim], [None, None]
+        inputs["queries"], outputs["presence"] = [None, description.query_dim], [n_items, None]
+    for index, tensor in enumerate(description.state):
+        of_one = [None if tensor.per_query else tensor.shape[0], *tensor.shape[1:]]
+        inputs[f"state_{index}"] = outputs[f"next_{index}"] = of_one
     for kind, values, expected in (("inputs", graph.input, inputs), ("outputs", graph.output, outputs)):
         if [value.name for value in values] != list(expected):
             return f"its {kind} are not {' and '.join(expected)}"

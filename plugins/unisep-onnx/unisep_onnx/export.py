@@ -17,20 +17,20 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import unisep
-from unisep import Backend
+from unisep import Backend, LiveBackend
 from unisep.engine.device import Precision
 from unisep.errors import BackendError, OptionError, UnisepError
 from unisep.progress import ProgressReporter
 from unisep.session.models import ModelPool
 from unisep.weights.store import WeightsStore
 
-from .backend import onnxruntime_network
-from .description import KEY, MAX_BYTES, Description, described
+from .backend import ExportedBackend, ExportedLive, backend_of, onnxruntime_network
+from .description import KEY, MAX_BYTES, Description, StateTensor, described
 from .real import InverseByProducts, RealProgram
 
 OPSET = 18
 TOLERANCE = 1e-4  # of the peak
-_N_BATCH, _N_QUERIES = 2, 3
+_N_BATCH, _N_QUERIES, _N_HOPS = 2, 3, 12
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,19 @@ def opened(model: str, space: str = "", offline: bool | None = None) -> tuple[Ba
 
 
 def describe(backend: Backend, name: str, space: str, licence: str) -> Description:
-    """Return the facts of a backend that is to be exported. Raises BackendError for one that takes any length."""
-    info, (_, query_dim) = backend.info, backend.exportable()
-    if info.segment_samples is None:
+    """Return the facts of a backend that is to be exported. Raises BackendError for one that takes any length, and is not live."""
+    info, (module, query_dim) = backend.info, backend.exportable()
+    length, latency, state = info.segment_samples, None, tuple[StateTensor, ...]()
+    if isinstance(backend, LiveBackend):
+        length, latency = backend.hop_samples, backend.latency_samples
+        pairs = zip(module.initial(1), module.initial(2), strict=True)  # type: ignore[operator]
+        state = tuple(StateTensor(shape=tuple(one.shape), per_query=one.shape != two.shape) for one, two in pairs)
+    if length is None:
         raise BackendError(f"'{name}' has no segment, and an exported model takes one length. It cannot be exported.")
     return Description(
         name=name, sources=info.sources, space=space if query_dim else "", query_dim=query_dim,
-        sample_rate_hz=info.sample_rate_hz, channels=info.channels, segment_samples=info.segment_samples,
-        normalisation=info.normalisation, licence=licence, made_with=f"unisep {unisep.__version__}",
+        sample_rate_hz=info.sample_rate_hz, channels=info.channels, segment_samples=length, latency_samples=latency,
+        state=state, normalisation=info.normalisation, licence=licence, made_with=f"unisep {unisep.__version__}",
     )  # fmt: skip
 
 
@@ -75,38 +80,43 @@ def as_onnx(backend: Backend, description: Description) -> Exported:
     Raises:
         BackendError: It offers no module, holds steps that ONNX cannot express, or the file gives other results.
     """
-    inputs = example(description)
+    module = _module(backend)
+    inputs = _traced_with(description)
+    outputs = ["sources", *(["presence"] if description.query_dim else [])]
+    outputs += [f"next_{index}" for index in range(len(description.state))]
     with _quietly(), _refused(description.name):
-        program = _traced(RealProgram(_traced(_module(backend), inputs).module()), inputs, starred=True)
+        program = _traced(RealProgram(_traced(module, inputs, description).module()), inputs, description, starred=True)
         translated = torch.onnx.export(
-            program, dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=list(inputs), output_names=["sources", "presence"][: len(inputs)],
-        )  # fmt: skip
+            program, dynamo=True, opset_version=OPSET, verbose=False, input_names=list(inputs), output_names=outputs
+        )
         assert translated is not None
         DeduplicateInitializersPass(size_limit=MAX_BYTES)(translated.model)
         content = described(translated.model_proto, description)
-    arrays = {name: value.numpy() for name, value in inputs.items()}
     with _refused(description.name):
-        outputs = [torch.from_numpy(array) for array in onnxruntime_network(content)(arrays)]
-    return Exported(content, description, *_checked(backend, inputs, outputs))
+        largest_error, agreement = _checked(backend, backend_of(onnxruntime_network(content), description))
+    return Exported(content, description, largest_error, agreement)
 
 
 def as_torch_export(backend: Backend, description: Description) -> Exported:
     """Return the backend as a file of `torch.export`; raises as `as_onnx` does."""
-    inputs, file = example(description), io.BytesIO()
+    inputs, file = _traced_with(description), io.BytesIO()
     with _quietly(), _refused(description.name):
-        program = _traced(_module(backend), inputs)
+        program = _traced(_module(backend), inputs, description)
         torch.export.save(program, file, extra_files={KEY: description.model_dump_json()})
+
+    def network(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
         with torch.no_grad():
-            outputs = program.module()(*inputs.values())
-    results = list(outputs) if isinstance(outputs, tuple) else [outputs]
-    return Exported(file.getvalue(), description, *_checked(backend, inputs, results))
+            results = program.module()(*(torch.from_numpy(arrays[name]) for name in inputs))
+        return [each.numpy() for each in (results if isinstance(results, tuple) else [results])]
+
+    return Exported(file.getvalue(), description, *_checked(backend, backend_of(network, description)))
 
 
 def example(description: Description) -> dict[str, Tensor]:
     """Return a mixture of noise and chords at the level of music, and random queries, always the same."""
     generator = torch.Generator().manual_seed(0)
-    shape = (_N_BATCH, description.channels, description.segment_samples)
+    n_samples = description.segment_samples * (1 if description.latency_samples is None else _N_HOPS)
+    shape = (_N_BATCH, description.channels, n_samples)
     seconds = torch.arange(shape[-1]) / description.sample_rate_hz
     pitches = 55.0 * 2 ** torch.arange(5)
     chord = torch.sin(2 * torch.pi * pitches[:, None] * seconds).mean(0) * (1 - seconds % 0.5)
@@ -114,6 +124,18 @@ def example(description: Description) -> dict[str, Tensor]:
     if description.query_dim:
         vectors = torch.randn(_N_QUERIES, description.query_dim, generator=generator)
         inputs["queries"] = nn.functional.normalize(vectors, dim=1)
+    return inputs
+
+
+def _traced_with(description: Description) -> dict[str, Tensor]:
+    """Return inputs of a module by their names: an example, or of a live model its first hop and a state."""
+    inputs = example(description)
+    if description.latency_samples is None:
+        return inputs
+    inputs["mixture"] = inputs["mixture"][:1, :, : description.segment_samples]
+    for index, tensor in enumerate(description.state):
+        n_first = _N_QUERIES if tensor.per_query else tensor.shape[0]
+        inputs[f"state_{index}"] = torch.zeros(n_first, *tensor.shape[1:])
     return inputs
 
 
@@ -127,27 +149,39 @@ def _module(backend: Backend) -> nn.Module:
     return backend.exportable()[0].eval().requires_grad_(False)
 
 
-def _traced(module: nn.Module, inputs: dict[str, Tensor], *, starred: bool = False) -> ExportedProgram:
+def _traced(
+    module: nn.Module, inputs: dict[str, Tensor], description: Description, *, starred: bool = False
+) -> ExportedProgram:
     """Trace a module for batches, and numbers of queries, of any size. With a gradient kept, models take no short cuts."""
-    dynamic: tuple[Any, ...] = tuple({0: Dim.DYNAMIC} for _ in inputs)
+    n_queries = {0: Dim("n_queries")} if description.query_dim else {}
+    dynamic: dict[str, Any] = {"mixture": {0: Dim.DYNAMIC} if description.latency_samples is None else {}}
+    dynamic["queries"] = n_queries
+    for index, tensor in enumerate(description.state):
+        dynamic[f"state_{index}"] = n_queries if tensor.per_query else {}
+    shapes: tuple[Any, ...] = tuple(dynamic[name] for name in inputs)
     with torch.enable_grad(), InverseByProducts():
-        shapes = (dynamic,) if starred else dynamic
+        if starred:
+            shapes = (shapes,)
+        elif description.state:  # the module takes a state as its last, starred argument
+            n_fixed = len(shapes) - len(description.state)
+            shapes = (*shapes[:n_fixed], shapes[n_fixed:])
         return torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes)
 
 
-def _checked(backend: Backend, inputs: dict[str, Tensor], outputs: list[Tensor]) -> tuple[float, float]:
+def _checked(backend: Backend, exported: ExportedBackend | ExportedLive) -> tuple[float, float]:
     """Return the largest error, as a part of the peak, and the agreement in dB. Raises BackendError where it is too large."""
+    inputs = example(exported.description)
     with torch.inference_mode():
-        expected = backend.separate(*inputs.values())
+        expected, given = (each.separate(*inputs.values()) for each in (backend, exported))
     peak = float(expected.sources.abs().max())
-    error = float((outputs[0] - expected.sources).abs().max()) / peak
-    if expected.presence is not None:
-        error = max(error, float((outputs[1] - expected.presence).abs().max()))
+    error = float((given.sources - expected.sources).abs().max()) / peak
+    if expected.presence is not None and given.presence is not None:
+        error = max(error, float((given.presence - expected.presence).abs().max()))
     if not error <= TOLERANCE:
         raise BackendError(
             f"The exported model differs by {error:.1e} of the peak, more than {TOLERANCE:.0e}: no file was written."
         )
-    return error, agreement_db(expected.sources.numpy(), outputs[0].numpy())
+    return error, agreement_db(expected.sources.numpy(), given.sources.numpy())
 
 
 @contextmanager
