@@ -12,7 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unisep.cli.arguments import Parser, common_options, named, named_file, names
+from unisep.cli.arguments import Parser, add_questions, common_options
 from unisep.cli.console import Console, columns
 from unisep.errors import OptionError
 
@@ -41,17 +41,7 @@ def parser() -> argparse.ArgumentParser:
         "output device, or from standard input to standard output. The targets are heard; the rest, if you turn it up.",
         epilog=KEYS,
     )  # fmt: skip
-    add = parser.add_argument_group("what to isolate").add_argument
-    several: dict[str, Any] = {"action": "append", "default": []}
-    add("-q", "--query", **several, type=named, metavar="[NAME=]TEXT", help="a sound by its name; repeatable")
-    add(
-        "--query-audio",
-        **several,
-        type=named_file,
-        metavar="[NAME=]FILE",
-        help="a sound by an example clip; repeatable",
-    )
-    add("--stems", type=names, metavar="A,B", help="only these of the fixed stems")
+    add_questions(parser)
     add = parser.add_argument_group("sound").add_argument
     add("--list-devices", action="store_true", help="list the devices, and end")
     add("--input", type=_device, metavar="DEVICE", help="number or part of the name (default: the system's)")
@@ -89,8 +79,10 @@ def _run(arguments: Namespace, console: Console) -> int:
 
         rate_hz = rate_hz or device.default_rate_hz(arguments.input)
     from unisep import Separator
+    from unisep.cli.questions import questions
     from unisep_live.mixer import Mixer
 
+    asked: Any = questions(arguments)
     options = {
         name: getattr(arguments, name) for name in ("backend", "query_backend", "encoder", "weights", "query_weights")
     }
@@ -99,7 +91,7 @@ def _run(arguments: Namespace, console: Console) -> int:
     ) as separator:
         margin = 0 if arguments.raw and arguments.margin is None else arguments.margin
         with separator.live(
-            _queries(arguments), sample_rate_hz=rate_hz, channels=arguments.channels, block_samples=arguments.block,
+            asked, sample_rate_hz=rate_hz, channels=arguments.channels, block_samples=arguments.block,
             margin_blocks=margin, stems=arguments.stems,
         ) as live:  # fmt: skip
             milliseconds = [1000 * n / rate_hz for n in (live.latency_samples, live.algorithmic_latency_samples)]
@@ -147,12 +139,6 @@ def _through_devices(live: Live, mixer: Mixer, arguments: Namespace, rate_hz: in
             device.run(live, mixer, arguments.input, arguments.output, rate_hz, shape, is_going_on)
         except KeyboardInterrupt:
             pass  # the usual way to end it
-
-
-def _queries(arguments: Namespace) -> list[Any] | None:
-    queries = [{"text": text, "name": name} for name, text in arguments.query]
-    queries += [{"audio": path, "name": name} for name, path in arguments.query_audio]
-    return [{key: value for key, value in query.items() if value is not None} for query in queries] or None
 
 
 def _list_devices(console: Console) -> int:
