@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn.functional import normalize
-from unisep_film.band_core import BandHTDemucs
 from unisep_film.checkpoints import from_htdemucs
 from unisep_film.config import FilmConfig
 from unisep_film.film import FiLM
@@ -23,25 +22,17 @@ MASK = FilmConfig(
     output="mask", bands=((512, 1), (512, 2)), spaces=SPACES, condition_channels=16,
 )  # fmt: skip
 
-BANDS = FilmConfig(
-    demucs={"bottom_channels": 16, "t_layers": 2, "t_heads": 2, "t_layer_scale_init": 1.0, "use_train_segment": False,
-            "segment": "1"},
-    output="mask", spaces=SPACES, condition_channels=16,
-    band_split={"features": 8, "n_first": 1, "n_after": 2, "hidden_time": 8, "hidden_bands": 8, "hidden_mask": 8},
-)  # fmt: skip
-FAMILY = ("spectrogram", "mask", "bands")
+SHAPE = {"features": 8, "n_first": 1, "n_after": 2, "hidden_time": 8, "hidden_bands": 8, "hidden_mask": 8}
+REFINED = FilmConfig.model_validate(MASK.model_dump() | {"refiner": SHAPE})
 
 
-def made(output: str, separator: HTDemucs) -> FilmHTDemucs:
-    """A new model of the family; one with bands hears its transformer, which a new one does not."""
+def refined_model() -> FilmHTDemucs:
+    """A model whose second stage listens to the first, which a new one does not."""
     torch.manual_seed(0)
-    if output == "spectrogram":
-        return from_htdemucs(separator, SPACES).eval()
-    model = FilmHTDemucs(MASK if output == "mask" else BANDS).eval()
-    if isinstance(model.core, BandHTDemucs):
-        torch.nn.init.normal_(model.core.up.weight, std=0.3)
-        for layer in model.core.head.last:
-            torch.nn.init.normal_(layer, std=0.3)
+    model = FilmHTDemucs(REFINED).eval()
+    assert model.refiner is not None
+    for layer in (*model.refiner.first_stage.per_band, *model.refiner.head.last):
+        torch.nn.init.normal_(layer, std=0.3)
     return model
 
 
@@ -104,13 +95,14 @@ def test_the_mixing_weights_sum_the_stems(separator: HTDemucs, mixture: torch.Te
     assert (targets[:, 0] - expected).abs().max() / expected.abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("output", FAMILY)
+@pytest.mark.parametrize("output", ["spectrogram", "mask"])
 def test_every_film_layer_changes_the_target(separator: HTDemucs, mixture: torch.Tensor, output: str) -> None:
-    model = made(output, separator)
+    torch.manual_seed(0)
+    model = (from_htdemucs(separator, SPACES) if output == "spectrogram" else FilmHTDemucs(MASK)).eval()
     films = [(name, module) for name, module in model.named_modules() if isinstance(module, FiLM)]
     n_layers, depth, n_decoders = len(model.film_tokens), 4, model.core.n_decoders
     assert n_layers == 2 * model.config.separator.t_layers
-    assert len(films) - n_layers == (2 * 2 + 1 if output == "bands" else 2 * depth * n_decoders)
+    assert len(films) == n_layers + 2 * depth * n_decoders
     with torch.inference_mode():
         plain, _ = model(mixture, model.conditions(queries(1), "toy-1"))
         for name, film in films:
@@ -118,17 +110,16 @@ def test_every_film_layer_changes_the_target(separator: HTDemucs, mixture: torch
             changed, _ = model(mixture, model.conditions(queries(1), "toy-1"))
             film.reset()
             # The last time-branch layer of a mask model has no decoder to reach, only the presence head.
-            heard = not (output != "spectrogram" and name == f"film_tokens.{n_layers - 1}")
+            heard = not (output == "mask" and name == f"film_tokens.{n_layers - 1}")
             assert ((changed - plain).abs().max() > 1e-6) == heard, name
 
 
-@pytest.mark.parametrize("output", FAMILY)
+@pytest.mark.parametrize("output", ["spectrogram", "mask"])
 def test_encoders_run_once_however_many_queries(separator: HTDemucs, mixture: torch.Tensor, output: str) -> None:
-    model = made(output, separator)
+    model = (from_htdemucs(separator, SPACES) if output == "spectrogram" else FilmHTDemucs(MASK)).eval()
     calls: list[tuple[int, ...]] = []
     core = model.core.demucs if output == "spectrogram" else model.core
-    encoders = [*core.before, *core.wave] if output == "bands" else [*core.encoder, *core.tencoder]
-    watched = [*encoders, core.crosstransformer.layers[0], core.crosstransformer.layers_t[0]]
+    watched = [*core.encoder, *core.tencoder, core.crosstransformer.layers[0], core.crosstransformer.layers_t[0]]
     for layer in watched:
         layer.register_forward_hook(lambda module, args, out: calls.append(tuple(args[0].shape)))
     with torch.inference_mode():
@@ -138,9 +129,10 @@ def test_encoders_run_once_however_many_queries(separator: HTDemucs, mixture: to
     assert all(shape[0] == 2 for shape in calls), "encoders and first layer see the batch, not batch x queries"
 
 
-@pytest.mark.parametrize("output", ["mask", "bands"])
-def test_many_queries_equal_one_by_one(separator: HTDemucs, mixture: torch.Tensor, output: str) -> None:
-    model = made(output, separator)
+@pytest.mark.parametrize("config", [MASK, REFINED], ids=["one stage", "refined"])
+def test_many_queries_equal_one_by_one(mixture: torch.Tensor, config: FilmConfig) -> None:
+    torch.manual_seed(0)
+    model = refined_model() if config.refiner else FilmHTDemucs(config).eval()
     randomise_film(model)
     with torch.inference_mode():
         conditions = model.conditions(queries(3), "toy-1")
@@ -204,7 +196,7 @@ def test_features_do_not_depend_on_level() -> None:
     torch.testing.assert_close(features(bins), features(bins * 100), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [MASK, BANDS], ids=["mask", "bands"])
+@pytest.mark.parametrize("config", [MASK, REFINED], ids=["one stage", "refined"])
 @pytest.mark.parametrize("n_samples", [1, 1000, 44100])
 def test_silence_in_finite_out(config: FilmConfig, n_samples: int) -> None:
     model = FilmHTDemucs(config).eval()
@@ -214,7 +206,46 @@ def test_silence_in_finite_out(config: FilmConfig, n_samples: int) -> None:
     assert targets.abs().max() < 1e-6 and targets.shape == (1, 1, 2, n_samples)
 
 
-def test_bands_go_with_one_window() -> None:
-    for wrong in ({"output": "spectrogram"}, {"demucs": {"nfft": 2048}}, {"bands": ((2048, 1),)}):
-        with pytest.raises(ValueError, match="band_split goes with"):
-            FilmConfig(**(BANDS.model_dump() | wrong))
+def test_a_refiner_keeps_what_it_is_told_to_keep_and_presence_is_of_the_first_stage(mixture: torch.Tensor) -> None:
+    model = refined_model()
+    first = FilmHTDemucs(MASK).eval()
+    first.load_state_dict({name: v for name, v in model.state_dict().items() if not name.startswith("refiner.")})
+    assert model.refiner is not None
+    with torch.inference_mode():
+        conditions = model.conditions(queries(2), "toy-1")
+        wanted, logits = first(mixture, conditions)
+        refined, same = model(mixture, conditions)
+        assert torch.equal(same, logits) and (refined - wanted).abs().max() > 1e-2
+        model.refiner.kept.fill_(30)
+        kept, _ = model(mixture, conditions)
+    torch.testing.assert_close(kept, wanted, rtol=0, atol=0.1)  # noise loses the bin at half the rate
+    assert (kept - wanted).square().mean() < 1e-3 * wanted.square().mean()
+
+
+def test_every_film_of_a_refiner_changes_the_target_and_its_first_blocks_run_once(mixture: torch.Tensor) -> None:
+    model = refined_model()
+    assert model.refiner is not None
+    films = [module for module in model.refiner.modules() if isinstance(module, FiLM)]
+    assert len(films) == 2 * 2 + 1
+    calls: list[int] = []
+    model.refiner.before[0].register_forward_hook(lambda module, args, out: calls.append(args[0].shape[0]))
+    with torch.inference_mode():
+        plain, _ = model(mixture, model.conditions(queries(5), "toy-1"))
+        assert calls == [2]
+        for film in films:
+            torch.nn.init.normal_(film.scale.bias)
+            changed, _ = model(mixture, model.conditions(queries(5), "toy-1"))
+            film.reset()
+            assert (changed - plain).abs().max() > 1e-6
+
+
+def test_presence_gates_what_is_refined(mixture: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    model = FilmHTDemucs(REFINED.model_copy(update={"gated": True})).eval()
+    with torch.inference_mode():
+        conditions = model.conditions(queries(1), "toy-1")
+        model.gate.bias.fill_(30.0)
+        loud, _ = model(mixture, conditions)
+        model.gate.bias.fill_(-30.0)
+        quiet, _ = model(mixture, conditions)
+    assert loud.abs().max() > 0.1 and quiet.abs().max() < 1e-9

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .config import BandShape
 from .film import FiLM
-from .mask import COMPRESSION, merge_bins, polar_mask, split_bins
+from .mask import COMPRESSION, merge_bins, split_bins
 
 N_BINS = 2048  # of a window; the highest, at half the rate, is left out
 MERGED = ((512, 1), (512, 2), (1024, 4))  # from low to high: bins, and how many count as one
@@ -105,11 +105,12 @@ class Block(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Features, and what they began as, to one complex mask."""
+    """Features, and what they began as, to the parts of a mask: log-odds of the magnitude, angle, and what else is asked for."""
 
-    def __init__(self, shape: BandShape, channels: int, condition_channels: int) -> None:
+    def __init__(self, shape: BandShape, channels: int, condition_channels: int, n_parts: int = 2) -> None:
         super().__init__()
-        d, hidden, n_out = 2 * shape.features, shape.hidden_mask, 2 * channels
+        self.n_parts = n_parts
+        d, hidden, n_out = 2 * shape.features, shape.hidden_mask, n_parts * channels
         self.norm, self.film = nn.LayerNorm(d), FiLM(condition_channels, d)
         self.per_band = nn.Parameter(torch.randn(N_BANDS, d, hidden) * d**-0.5)
         self.bias = nn.Parameter(torch.zeros(N_BANDS, 1, hidden))
@@ -119,7 +120,7 @@ class MaskHead(nn.Module):
         self.last_bias = nn.ParameterList(nn.Parameter(torch.zeros(n, 1, width * n_out)) for n, width in _BANDS)
 
     def forward(self, x: Tensor, began: Tensor, condition: Tensor) -> Tensor:
-        """Return the mask `[r, c, f, t]` of features `[r, t, k, d]` and what they began as, of the same shape."""
+        """Return the parts `[p, r, c, f, t]` of features `[r, t, k, d]` and what they began as, of the same shape."""
         n_rows = x.shape[0]
         joined = torch.cat([x, began.to(x)], dim=-1)
         x = rearrange(filmed(self.norm(joined), self.film, condition), "r t k d -> k (r t) d")
@@ -129,8 +130,7 @@ class MaskHead(nn.Module):
             rearrange((torch.bmm(group, layer) + bias).float(), "k (r t) (w o) -> r o (k w) t", r=n_rows, w=width)
             for group, layer, bias, (_, width) in groups
         ]
-        odds, angle = rearrange(split_bins(torch.cat(parts, dim=2), MERGED), "r (c p) f t -> p r c f t", p=2)
-        return polar_mask(odds, angle)
+        return rearrange(split_bins(torch.cat(parts, dim=2), MERGED), "r (c p) f t -> p r c f t", p=self.n_parts)
 
 
 def filmed(x: Tensor, film: FiLM | None, condition: Tensor | None) -> Tensor:

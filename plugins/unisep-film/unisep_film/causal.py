@@ -31,6 +31,7 @@ from .bands import N_BANDS, N_BINS, BandSplit, Block, MaskHead, Memory, banded
 from .config import BandShape, Width
 from .exclusion import bins_without
 from .film import Projectors
+from .mask import polar_mask
 
 HOP_SAMPLES = 1024
 WINDOW_SAMPLES = 4 * HOP_SAMPLES
@@ -184,7 +185,7 @@ class CausalFilm(nn.Module):
         x, first = _through(self.core.blocks, began, state.first, None)
         x, began, bins = (repeat(part, "b ... -> (b n) ...", n=n_queries) for part in (x, began, bins))
         x, after = _through(self.blocks, x, state.after, flat)
-        mask = self.head(x, began, flat)
+        mask = polar_mask(*self.head(x, began, flat))
         bins, x = (rearrange(part, "(b n) ... -> b n ...", n=n_queries) for part in (bins * mask, x))
         if less:
             bins[:, less] = bins_without(bins[:, less], bins[:, n_targets:])

@@ -46,10 +46,10 @@ class FilmConfig(BaseModel):
     output: "spectrogram" puts out every source's spectrogram and waveform, as HT Demucs does, and
         mixes them; "mask" multiplies the mixture's spectrogram by one complex mask.
     bands: for "mask", (bins, merged) from low to high: groups of `merged` neighbouring bins count as one.
-    band_split: for "mask", recurrent blocks over bands in place of the U-Net; `demucs` then shapes the cross-transformer.
     spaces: embedding spaces the model understands, with the length of their vectors.
     condition_channels: width of the vector that all FiLM layers read.
     gated: whether presence turns the output down: a sound that is not there is silenced as a whole.
+    refiner: a second stage, which hears the mixture and the target of the first (`unisep_film.refiner`).
     calibration: for spaces whose presence was compared with what is there: a scale and a bias of its log-odds, and a
         direction whose product with the query vector is added. It changes no target.
 
@@ -62,10 +62,10 @@ class FilmConfig(BaseModel):
     demucs: dict[str, Any] = Field(default_factory=dict)
     output: Literal["spectrogram", "mask"] = "spectrogram"
     bands: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
-    band_split: BandShape | None = None
     spaces: dict[str, PositiveInt]
     condition_channels: PositiveInt = 256
     gated: bool = False
+    refiner: BandShape | None = None
     calibration: dict[str, tuple[Annotated[float, Field(ge=-1000, le=1000)], ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -84,8 +84,6 @@ class FilmConfig(BaseModel):
                 raise ValueError(f"calibration of {space!r:.80}: 2 numbers and one for each of the space are needed")
         if shape.t_layers < 1:
             raise ValueError("t_layers must be 1 or more: the query enters after the first transformer layer")
-        if self.band_split and (self.output != "mask" or self.bands or shape.nfft != 4096):
-            raise ValueError('band_split goes with output="mask", nfft=4096 and no bands')
         n_bins = shape.nfft // 2
         if self.output == "mask" and self.bands:
             if sum(n for n, _ in self.bands) != n_bins or any(n % merged for n, merged in self.bands):

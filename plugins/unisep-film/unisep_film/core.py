@@ -17,13 +17,9 @@ class Core(nn.Module, ABC):
     of its layers a batch may grow to n items for each encoded one, laid out "(b n)".
 
     n_decoders: 2 where the time branch has a decoder of its own, else 1.
-    bottom_channels: of both bottoms where the decoders take them.
-    film_widths: channels at each layer of a decoder that is to hear the query, from the bottom up.
     """
 
     n_decoders: int
-    bottom_channels: int
-    film_widths: tuple[int, ...]
 
     @property
     @abstractmethod
@@ -43,10 +39,5 @@ class Core(nn.Module, ABC):
         """Both bottoms with as many channels as the decoders take."""
 
     @abstractmethod
-    def decode(
-        self, x: Tensor, xt: Tensor, encoded: Any, mix: Tensor, condition: Tensor, before_layer: tuple[BeforeLayer, ...]
-    ) -> Tensor:
-        """Targets `[(b n), c, l]`; `mix [(b n), s]` weighs the sources; one `before_layer` a decoder.
-
-        A core whose decoder has FiLMs of its own gives them `condition [(b n), k]`, and has no `film_widths`.
-        """
+    def decode(self, x: Tensor, xt: Tensor, encoded: Any, mix: Tensor, before_layer: tuple[BeforeLayer, ...]) -> Tensor:
+        """Targets `[(b n), c, l]`; `mix [(b n), s]` weighs the sources; one `before_layer` a decoder."""

@@ -52,7 +52,6 @@ class MaskHTDemucs(Core):
         self.nfft = config.separator.nfft
         self.config = core = config.core_config()
         heard, widths = core.audio_channels, core.encoder_channels
-        self.bottom_channels, self.film_widths = widths[-1], widths[::-1]
         self.encoder, self.tencoder, self.decoder = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for index, width in enumerate(widths):
             above = widths[index - 1] if index else 0
@@ -101,9 +100,8 @@ class MaskHTDemucs(Core):
         return rearrange(flat, "b c (f t) -> b c f t", f=x.shape[2]), xt
 
     def decode(
-        self, x: Tensor, xt: Tensor, encoded: MaskEncoded, mix: Tensor, condition: Tensor,
-        before_layer: tuple[BeforeLayer, ...],
-    ) -> Tensor:  # fmt: skip
+        self, x: Tensor, xt: Tensor, encoded: MaskEncoded, mix: Tensor, before_layer: tuple[BeforeLayer, ...]
+    ) -> Tensor:
         """Targets `[(b n), c, l]` from the bottom of the frequency branch; `mix [(b n), 1]` is their gain.
 
         The time branch `xt` has been heard through the cross-transformer and has no decoder.

@@ -14,11 +14,11 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
-from .band_core import BandHTDemucs
 from .config import FilmConfig
 from .core import Core
 from .film import FiLM, Projectors
 from .mask import MaskHTDemucs
+from .refiner import Heard, Refiner
 from .stems import StemsHTDemucs
 
 N_BRANCHES = 2  # frequency and time
@@ -36,14 +36,14 @@ class FilmHTDemucs(nn.Module):
         super().__init__()
         self.config = config
         shape, k = config.separator, config.condition_channels
-        self.core: Core = _core(config)
+        self.core: Core = MaskHTDemucs(config) if config.output == "mask" else StemsHTDemucs(shape)
         self.projectors = Projectors(config.spaces, k)
-        tokens, widths = shape.transformer_channels, self.core.film_widths * self.core.n_decoders
+        tokens, widths = shape.transformer_channels, shape.encoder_channels[::-1] * self.core.n_decoders
         self.film_tokens = nn.ModuleList(FiLM(k, tokens) for _ in range(N_BRANCHES * shape.t_layers))
         self.film_inputs = nn.ModuleList(FiLM(k, width) for width in widths)
         self.film_skips = nn.ModuleList(FiLM(k, width) for width in widths)
         self.mix = nn.Linear(k, len(shape.sources))
-        self.presence = nn.Sequential(nn.Linear(4 * self.core.bottom_channels + k, k), nn.GELU(), nn.Linear(k, 1))
+        self.presence = nn.Sequential(nn.Linear(4 * widths[0] + k, k), nn.GELU(), nn.Linear(k, 1))
         self.presence_of_level = nn.Linear(1, 1)
         nn.init.ones_(self.presence_of_level.weight)  # even odds at 15 dB below the mixture
         nn.init.constant_(self.presence_of_level.bias, 1.5)
@@ -51,6 +51,7 @@ class FilmHTDemucs(nn.Module):
             self.gate = nn.Linear(1, 1)
             nn.init.ones_(self.gate.weight)
             nn.init.constant_(self.gate.bias, 2.0)  # 1 dB down at even odds
+        self.refiner = Refiner(config.refiner, shape.audio_channels, k) if config.refiner else None
         self.forget_query()
 
     def forget_query(self, source: str | None = None) -> None:
@@ -80,16 +81,17 @@ class FilmHTDemucs(nn.Module):
         """
         transformer, encoded = self.core.transformer, self.core.encode(mixture)
         tokens = transformer.layer(0, *transformer.begin(*self.core.widened(encoded.x, encoded.xt)))
+        heard = self.refiner.hear(mixture) if self.refiner else None
         together = torch.is_grad_enabled() or mixture.device.type != "cpu"
         parts = [conditions] if together else conditions.split(1, dim=1)
-        answers = [self._answered(mixture, encoded, tokens, some) for some in parts]
+        answers = [self._answered(mixture, encoded, tokens, heard, some) for some in parts]
         if len(answers) == 1:
             return answers[0]
         targets, logits = zip(*answers, strict=True)
         return torch.cat(targets, dim=1), torch.cat(logits, dim=1)
 
     def _answered(
-        self, mixture: Tensor, encoded: Any, tokens: tuple[Tensor, Tensor], conditions: Tensor
+        self, mixture: Tensor, encoded: Any, tokens: tuple[Tensor, Tensor], heard: Heard | None, conditions: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Targets and presence as `forward` gives them, from what all queries share."""
         n_samples, n_queries = mixture.shape[-1], conditions.shape[1]
@@ -99,9 +101,11 @@ class FilmHTDemucs(nn.Module):
         films = tuple(
             partial(self._film_decoder, condition=condition, branch=branch) for branch in range(self.core.n_decoders)
         )
-        targets = self.core.decode(x, xt, encoded, self.mix(condition), condition, films)
+        targets = self.core.decode(x, xt, encoded, self.mix(condition), films)
         targets = rearrange(targets, "(b n) c l -> b n c l", n=n_queries)[..., :n_samples]
         logits = logits + self._presence_of_level(targets, mixture)
+        if self.refiner is not None and heard is not None:
+            targets = self.refiner(heard, targets, condition)
         return targets * self._gain(logits), logits
 
     def _gain(self, logits: Tensor) -> Tensor | float:
@@ -144,9 +148,3 @@ class FilmHTDemucs(nn.Module):
         pooled = [reduce(branch, "b c s -> b c", how) for branch in (flat, xt) for how in ("mean", "max")]
         out: Tensor = self.presence(torch.cat([*pooled, condition], dim=1))
         return out[:, 0]
-
-
-def _core(config: FilmConfig) -> Core:
-    if config.output == "spectrogram":
-        return StemsHTDemucs(config.separator)
-    return BandHTDemucs(config) if config.band_split else MaskHTDemucs(config)

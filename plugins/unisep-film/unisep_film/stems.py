@@ -25,7 +25,6 @@ class StemsHTDemucs(Core):
     def __init__(self, config: HTDemucsConfig) -> None:
         super().__init__()
         self.demucs = HTDemucs(config)
-        self.bottom_channels, self.film_widths = config.encoder_channels[-1], config.encoder_channels[::-1]
 
     def encode(self, mixture: Tensor) -> Encoded:
         """Both encoders' outputs for `mixture [b, c, l]`, padded to the training segment when not training."""
@@ -46,9 +45,8 @@ class StemsHTDemucs(Core):
         return self.demucs.narrowed(x, xt)
 
     def decode(
-        self, x: Tensor, xt: Tensor, encoded: Encoded, mix: Tensor, condition: Tensor,
-        before_layer: tuple[BeforeLayer, ...],
-    ) -> Tensor:  # fmt: skip
+        self, x: Tensor, xt: Tensor, encoded: Encoded, mix: Tensor, before_layer: tuple[BeforeLayer, ...]
+    ) -> Tensor:
         """Targets `[(b n), c, l]`; `mix [(b n), s]` weighs the sources.
 
         Sources are mixed before the inverse transform, which is linear: one transform a target, not one a source.

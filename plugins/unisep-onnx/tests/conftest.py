@@ -58,10 +58,9 @@ def film() -> Backend:
     )
 
 
-def film_of_bands() -> Backend:
-    demucs = {"bottom_channels": 8, "t_layers": 2, "t_heads": 2, "segment": "1/8", "t_layer_scale_init": 1.0}
+def film_refined() -> Backend:
     bands = {"features": 4, "n_first": 1, "n_after": 1, "hidden_time": 4, "hidden_bands": 4, "hidden_mask": 4}
-    config = FilmConfig(demucs=demucs, output="mask", band_split=bands, spaces={SPACE: 6}, condition_channels=8)
+    config = FilmConfig(demucs=MASK, output="mask", refiner=bands, spaces={SPACE: 6}, condition_channels=8)
     return FilmBackend(drawn(FilmHTDemucs(config)))
 
 
@@ -94,7 +93,7 @@ def spleeter() -> Backend:
 
 MODELS: dict[str, Callable[[], Backend]] = {
     function.__name__: function
-    for function in (htdemucs, film, film_of_bands, film_of_stems, band_split, mel_band, spleeter)
+    for function in (htdemucs, film, film_of_stems, film_refined, band_split, mel_band, spleeter)
 }
 
 

@@ -19,9 +19,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
-from unisep_film.causal import CausalConfig, CausalFilm
+from unisep_film.causal import CausalConfig
 from unisep_film.checkpoints import load_model, read_model, save_model
-from unisep_film.config import BandShape, FilmConfig
+from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs
 from unisep_htdemucs.checkpoints import build_model, read_checkpoint
 from unisep_htdemucs.config import HTDemucsConfig
@@ -170,6 +170,36 @@ def test_a_start_from_film_weights_is_that_model(tmp_path: Path) -> None:
     assert not changed(donor.state_dict(), run)
 
 
+def test_a_refiner_is_trained_behind_weights_that_stay(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "donor.safetensors", donor := FilmHTDemucs(MASK), torch.float32)
+    shape = {"features": 8, "n_first": 1, "n_after": 1, "hidden_time": 8, "hidden_bands": 8, "hidden_mask": 8}
+    given = written(
+        tmp_path,
+        start={"film": str(path)},
+        model={"refiner": shape},
+        mix={"batch": 2},
+        optimizer="muon",
+        warmup_steps=1,
+    )
+    run = QueryModelRun(Recipe.read(given), tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    run.restore()
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.train_step(a_batch())
+    moved = changed(before, run)
+    assert moved and all(name.startswith("refiner.") for name in moved)
+    assert all(torch.equal(before[name], value) for name, value in donor.state_dict().items())
+    run.save()
+    again = QueryModelRun(Recipe.read(given), tmp_path / "run")
+    again.restore()
+    assert again.step == 1
+    again.train_step(a_batch())
+    refined = save_model(tmp_path / "refined.safetensors", again.averaged(), torch.float32)
+    further = QueryModelRun(Recipe.read(written(tmp_path, start={"film": str(refined)})), tmp_path / "further")
+    further.restore()
+    assert not changed(again.averaged().state_dict(), further)
+
+
 def test_a_start_from_film_weights_can_learn_another_space(tmp_path: Path) -> None:
     donor = FilmHTDemucs(MASK)
     path = save_model(tmp_path / "donor.safetensors", donor, torch.float32)
@@ -191,40 +221,14 @@ def test_a_run_does_not_begin_with_weights_of_another_shape_than_it_read(tmp_pat
         QueryModelRun(recipe, tmp_path / "run").restore()
 
 
-def test_a_start_from_a_causal_model_looks_back_as_it_does(tmp_path: Path) -> None:
-    """Blocks give what the causal ones give, until the layers backwards in time are listened to."""
-    torch.manual_seed(5)
-    donor = CausalFilm(CausalConfig.model_validate(CAUSAL))
-    path = save_model(tmp_path / "causal.safetensors", donor, torch.float32)
-    demucs = {"bottom_channels": 8, "t_layers": 1, "t_heads": 2, "samplerate": RATE_HZ, "segment": "1"}
-    of_bands = {name: CAUSAL[name] for name in BandShape.model_fields}
-    shape = {"demucs": demucs, "output": "mask", "spaces": SPACES, "condition_channels": 16, "band_split": of_bands}
-    recipe = Recipe.read(written(tmp_path, start={"causal": str(path)}, model=shape))
-    run = QueryModelRun(recipe, tmp_path)
-    run.restore()
-    x, condition = torch.randn(2, 5, 32, 8), torch.randn(2, 16)
-    core = run.model.core
-    with torch.inference_mode():
-        for ours, theirs in zip([*core.before, *core.after], [*donor.core.blocks, *donor.blocks], strict=True):
-            torch.testing.assert_close(ours(x, condition)[0], theirs(x, condition)[0])
-        torch.testing.assert_close(core.head(x, x, condition), donor.head(x, x, condition))
-    query = normalize(torch.randn(1, 1, 16), dim=-1)
-    torch.testing.assert_close(run.model.conditions(query, "toy-1"), donor.conditions(query, "toy-1"))
-    other = Recipe.read(
-        written(tmp_path, start={"causal": str(path)}, model=shape | {"band_split": of_bands | {"hidden_time": 4}})
-    )
-    with pytest.raises(OptionError, match="of the shape of the causal one"):
-        QueryModelRun(other, tmp_path / "other").restore()
-
-
 def test_starts_that_make_no_sense_are_refused(htdemucs: Path, tmp_path: Path) -> None:
     film = save_model(tmp_path / "film.safetensors", FilmHTDemucs(MASK))
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"start": {"htdemucs": str(htdemucs), "film": str(film)}}, OptionError, "start from one of"),
+        ({"start": {"htdemucs": str(htdemucs), "film": str(film)}}, OptionError, "not from both"),
         ({"start": {"htdemucs": str(htdemucs)}}, OptionError, "needs model.spaces"),
         ({"start": {"htdemucs": str(htdemucs)}, "model": {"spaces": SPACES, "output": "mask"}}, OptionError, "output"),
         ({"start": {"film": str(film)}, "model": {"condition_channels": 8}}, OptionError, "condition_channels"),
-        ({"start": {"film": str(film)}, "model": {"demucs": {"t_layers": 3}}}, OptionError, "demucs. Leave that out; only spaces"),
+        ({"start": {"film": str(film)}, "model": {"demucs": {"t_layers": 3}}}, OptionError, "demucs. Leave that out; only refiner, spaces"),
         ({"start": {"htdemucs": str(htdemucs)}, "model": {"demucs": {"t_layers": 3}}}, OptionError, "demucs"),
         ({"start": {"film": str(tmp_path / "none")}}, WeightsError, "cannot be read"),
         ({"start": {"htdemucs": str(film)}, "model": {"spaces": SPACES}}, WeightsError, "not for"),
@@ -262,7 +266,7 @@ def test_every_recipe_of_the_package_can_be_read(tmp_path: Path) -> None:
     """Those that go on from a run's weights are read with the embedded ones in their place."""
     recipes = sorted((Path(str(resources.files("unisep_train"))) / "recipes").glob("*.json"))
     embedded = Path(str(resources.files("unisep_film"))) / "weights" / "unisep_film.safetensors"
-    assert len(recipes) == 7
+    assert len(recipes) == 8
     for path in recipes:
         written = json.loads(path.read_text())
         if "start" in written:
@@ -276,7 +280,7 @@ def test_every_recipe_of_the_package_can_be_read(tmp_path: Path) -> None:
 def test_the_recipe_of_one_run_makes_the_embedded_model() -> None:
     recipe = Recipe.read(Path(str(resources.files("unisep_train"))) / "recipes" / "embedded-anew.json")
     weights = Path(str(resources.files("unisep_film"))) / "weights" / "unisep_film.safetensors"
-    assert recipe.model == load_model(weights).config.model_copy(update={"calibration": {}})
+    assert recipe.model == load_model(weights).config.model_copy(update={"calibration": {}, "refiner": None})
     assert recipe.start == Start()
 
 

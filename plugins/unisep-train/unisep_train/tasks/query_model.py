@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unisep_film.causal import CausalConfig, CausalFilm
 from unisep_film.config import FilmConfig
-from unisep_film.film import FiLM
 from unisep_film.model import FilmHTDemucs
 
 from unisep.errors import OptionError
@@ -165,9 +164,9 @@ class QueryModelRun(Learner[FilmHTDemucs | CausalFilm, QueryBatch]):
         if self._wrapped is None or with_separator != self._with_separator:
             self._with_separator = with_separator
             self.model.core.requires_grad_(with_separator)
-            for module in self.model.core.modules():
-                if isinstance(module, FiLM):
-                    module.requires_grad_(True)
+            if isinstance(self.model, FilmHTDemucs) and self.model.refiner:
+                self.model.requires_grad_(False)  # what is refined stays as it is
+                self.model.refiner.requires_grad_(True)
             self._wrapped = self.place.averaging(_Conditioned(self.model, self.recipe.space))
         return self._wrapped
 

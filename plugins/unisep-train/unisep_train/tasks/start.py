@@ -1,4 +1,4 @@
-"""What a run begins with: the weights of an HT Demucs, those of another query model, or nothing."""
+"""What a run begins with: the weights of an HT Demucs, those of another FiLM model, or nothing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any, Self
 
 import torch
 from pydantic import BaseModel, model_validator
-from torch import nn
-from unisep_film.checkpoints import from_htdemucs, load_model, read_model
+from unisep_film.checkpoints import from_htdemucs, load_model
 from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs
 from unisep_htdemucs.checkpoints import build_model, read_checkpoint
@@ -22,18 +21,17 @@ class Start(BaseModel, frozen=True, extra="forbid"):
     Attributes:
         htdemucs: a checkpoint of HT Demucs (.safetensors or .th). Encoders, transformer and decoders are kept; until
             trained, the target of every query is the mean of its sources.
-        film: weights of a FiLM HT Demucs. A projector of an embedding space they do not know is new.
-        causal: weights of a causal model, for one with `band_split` of the same shape: it begins by looking back only.
+        film: weights of a FiLM HT Demucs. A projector of an embedding space they do not know is new, and so is a refiner
+            that they do not have.
     """
 
     htdemucs: Path | None = None
     film: Path | None = None
-    causal: Path | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if sum(path is not None for path in (self.htdemucs, self.film, self.causal)) > 1:
-            raise ValueError("start from one of `htdemucs`, `film` and `causal`")
+        if self.htdemucs and self.film:
+            raise ValueError("start from `htdemucs` or from `film`, not from both")
         return self
 
 
@@ -46,7 +44,7 @@ def model_at_start(start: Start, shape: dict[str, Any]) -> dict[str, Any]:
     """
     if (path := start.film or start.htdemucs) is None:
         return shape
-    free = {"spaces"} if start.film else {"spaces", "condition_channels"}
+    free = {"spaces", "refiner"} if start.film else {"spaces", "condition_channels"}
     if fixed := set(shape) - free:
         raise OptionError(
             f"The recipe starts from weights, which fix the model's {', '.join(sorted(fixed))}. Leave that out; only "
@@ -66,8 +64,6 @@ def begin(model: FilmHTDemucs, start: Start) -> None:
         model.load_state_dict(_around_htdemucs(start.htdemucs, model.config).state_dict())
     elif start.film is not None:
         _continue(model, load_model(start.film))
-    elif start.causal is not None:
-        _look_ahead(model, read_model(start.causal))
 
 
 def _around_htdemucs(checkpoint: Path, shape: FilmConfig) -> FilmHTDemucs:
@@ -77,40 +73,14 @@ def _around_htdemucs(checkpoint: Path, shape: FilmConfig) -> FilmHTDemucs:
 
 def _continue(model: FilmHTDemucs, donor: FilmHTDemucs) -> None:
     """Copy all of `donor`, but projectors only of the spaces that both know. Raises OptionError for another shape."""
-    if donor.config.model_copy(update={"spaces": model.config.spaces}) != model.config:
+    update = {"spaces": model.config.spaces, "refiner": donor.config.refiner or model.config.refiner}
+    if donor.config.model_copy(update=update) != model.config:
         raise OptionError(
             "The model in `start.film` has another shape than the recipe's. Bring the file it was read from."
         )
     own, given = (each.state_dict().items() for each in (model, donor))
-    projectors = {name: value for name, value in own if name.startswith("projectors.")}
-    model.load_state_dict(projectors | {name: value for name, value in given if not name.startswith("projectors.")})
+    is_own = ("projectors.",) if donor.refiner else ("projectors.", "refiner.")
+    kept = {name: value for name, value in own if name.startswith(is_own)}
+    model.load_state_dict(kept | {name: value for name, value in given if not name.startswith("projectors.")})
     for space in set(model.config.spaces) & set(donor.config.spaces):
         model.projectors.of(space).load_state_dict(donor.projectors.of(space).state_dict())
-
-
-@torch.no_grad()
-def _look_ahead(model: FilmHTDemucs, donor: nn.Module) -> None:
-    """Copy what a causal model knows. Backwards in time the layers begin as forwards, and are not listened to yet.
-
-    Raises OptionError when the shapes differ.
-    """
-    own = model.state_dict()
-    for name, value in donor.state_dict().items():
-        if name.startswith("presence."):
-            continue  # it reads another place
-        place = _place_of(name)
-        if place.endswith("from_time.weight") and place in own:
-            value = torch.cat([value, torch.zeros_like(value)], dim=1)
-        if place not in own or own[place].shape != value.shape:
-            raise OptionError("`start.causal` goes with a model with `band_split` of the shape of the causal one.")
-        own[place].copy_(value)
-        if ".lstm_time." in place:
-            own[f"{place}_reverse"].copy_(value)
-
-
-def _place_of(name: str) -> str:
-    """Return where a causal model's parameter belongs in a model of bands."""
-    for part, place in {"core.blocks.": "core.before.", "blocks.": "core.after.", "head.": "core.head."}.items():
-        if name.startswith(part):
-            return place + name.removeprefix(part)
-    return name
