@@ -115,7 +115,7 @@ def separate_catalogue(
     With `resume`, what is done with the same request, models and options is skipped, and what failed is left; with
     `retry="failed"` that is repeated. `address` is the cluster's, "auto" on one of its machines; without it that in
     RAY_ADDRESS, or Ray on this machine. Work begins once `min_workers` are ready; `max_workers` are asked of Ray and its
-    autoscaler, without it as many as have room now. A recording is given up once `attempts` workers have died of it.
+    autoscaler, without it as many as have room now. A recording is given up once `attempts` workers have died that had it alone.
     `plugins` are paths that are there on every machine. `on_row` is called with each row and how far it all is, and about
     once a second with None.
 

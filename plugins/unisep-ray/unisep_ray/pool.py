@@ -55,7 +55,7 @@ class Resources:
         n_min: Begin once so many are ready.
         n_max: Ask for so many; None for as many as the cluster has room for now.
         n_beside: How many tasks a worker has in hand.
-        n_attempts: How many workers may die of one task, which the last of them had alone.
+        n_attempts: How many workers may die that have one task alone in hand.
     """
 
     n_gpus: float = 0.0
@@ -108,7 +108,7 @@ class Pool:
         self._stage, self._run, self._n_made = stage, uuid4().hex[:6], 0
         self._workers: list[_Worker] = []
         self._refs: dict[Any, tuple[_Worker, Any]] = {}  # task None: the start
-        self._attempts: dict[int, int] = {}
+        self._deaths: dict[int, list[bool]] = {}  # of workers that had a task: whether they had nothing else
         self._n_failed_starts = self.n_lost = 0
         self._is_ours = connect(address)
 
@@ -225,16 +225,20 @@ class Pool:
         except RayTaskError as error:
             if task is None:
                 raise self._start_error(error.cause) from None
-            return Outcome(task, error=error.cause, n_attempts=self._attempts.pop(id(task), 0) + 1)
+            return Outcome(task, error=error.cause, n_attempts=self._attempts_at(task))
         except RayError as error:
             return self._died(worker, task, error, again, was_alone)
         if task is None:
             worker.is_ready, self._n_failed_starts = True, 0
             return None
-        return Outcome(task, value, n_attempts=self._attempts.pop(id(task), 0) + 1)
+        return Outcome(task, value, n_attempts=self._attempts_at(task))
+
+    def _attempts_at(self, task: Any) -> int:
+        """Return how many workers had a task that has come to its end."""
+        return len(self._deaths.pop(id(task), [])) + 1
 
     def _died(self, worker: _Worker, task: Any, error: RayError, again: deque[Any], was_alone: bool) -> Outcome | None:
-        """Replace a worker, and have its task tried again, unless too many died of it, the last with nothing else in hand."""
+        """Replace a worker, and have its task tried again, unless too many died with nothing else in hand: of others it may be innocent."""
         if worker in self._workers:
             self._workers.remove(worker)
             with suppress(Exception):
@@ -246,12 +250,13 @@ class Pool:
             self._add_worker()
         if task is None:
             return None
-        self._attempts[id(task)] = n_attempts = self._attempts.get(id(task), 0) + 1
-        if n_attempts < self._resources.n_attempts or not was_alone:
+        deaths = self._deaths.setdefault(id(task), [])
+        deaths.append(was_alone)
+        if sum(deaths) < self._resources.n_attempts:
             again.append(task)
             return None
-        message = f"Workers died {n_attempts} times while they had this in hand: {_reason(error)}"
-        return Outcome(task, error=BackendError(message), n_attempts=self._attempts.pop(id(task)))
+        message = f"Workers died {sum(deaths)} times while they had this alone in hand: {_reason(error)}"
+        return Outcome(task, error=BackendError(message), n_attempts=len(self._deaths.pop(id(task))))
 
     @staticmethod
     def _start_error(cause: Exception) -> Exception:
