@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from unisep import Backend, BackendInfo, Output
-from unisep.errors import WeightsError
 
-from .checkpoints import load_model
+from .checkpoints import found, load_model
 from .exclusion import with_excluded, without
 from .model import FilmHTDemucs
 
@@ -94,9 +93,4 @@ class _Targets(nn.Module):
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
     """Load the backend with the weights in a file, or in a folder that holds `unisep_film.safetensors`."""
-    if weights is None:
-        raise WeightsError("FiLM HT Demucs needs weights: a file, or the folder of the embedded ones.")
-    file = weights / WEIGHTS_FILE if weights.is_dir() else weights
-    if not file.is_file():
-        raise WeightsError(f"{file} does not exist. Leave the weights out to use the embedded ones.")
-    return FilmBackend(load_model(file, device, dtype).requires_grad_(False))
+    return FilmBackend(load_model(found(weights, WEIGHTS_FILE), device, dtype).requires_grad_(False))

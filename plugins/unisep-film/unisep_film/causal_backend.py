@@ -13,7 +13,7 @@ from unisep import Backend, BackendInfo, LiveBackend, Output
 from unisep.errors import EmbeddingError, OptionError, WeightsError
 
 from .causal import HOP_SAMPLES, LATENCY_SAMPLES, CausalFilm, CausalState
-from .checkpoints import read_model
+from .checkpoints import found, read_model
 from .exclusion import with_excluded
 
 CAUSAL_WEIGHTS_FILE = "unisep_film_causal.safetensors"
@@ -138,11 +138,9 @@ def _as_state(tensors: list[Tensor], n_first: int) -> CausalState:
 
 def load(*, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Backend:
     """Load a causal model from its file, or from a folder that holds `unisep_film_causal.safetensors`."""
-    if weights is None:
-        raise WeightsError("The causal query model needs weights: a file, or the folder of the embedded ones.")
     if dtype != torch.float32:
         raise OptionError("The causal query model computes in float32 only: use precision='float32'.")
-    model = read_model(weights / CAUSAL_WEIGHTS_FILE if weights.is_dir() else weights, device, dtype)
+    model = read_model(found(weights, CAUSAL_WEIGHTS_FILE), device, dtype)
     if not isinstance(model, CausalFilm):
         raise WeightsError(
             f"{weights} holds another model of this family, which is not causal: leave query_backend out."

@@ -73,6 +73,16 @@ def read_model(
     return filled(path, make, state, lambda _, value: value.to(device, dtype), "the config in it").to(device)
 
 
+def found(weights: Path | None, name: str) -> Path:
+    """Return the file to read: the one given, or that of the `name` in the folder given. Raises WeightsError for none."""
+    if weights is None:
+        raise WeightsError("This query model needs weights: a file, or the folder of the embedded ones.")
+    file = weights / name if weights.is_dir() else weights
+    if not file.is_file():
+        raise WeightsError(f"{file} does not exist. Leave the weights out to use the embedded ones.")
+    return file
+
+
 def from_htdemucs(separator: HTDemucs, spaces: dict[str, int], condition_channels: int = 256) -> FilmHTDemucs:
     """Build a new model around `separator`, of which it keeps every parameter; until trained it hears no query."""
     config = FilmConfig(
