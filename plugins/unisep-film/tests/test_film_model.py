@@ -22,19 +22,6 @@ MASK = FilmConfig(
     output="mask", bands=((512, 1), (512, 2)), spaces=SPACES, condition_channels=16,
 )  # fmt: skip
 
-SHAPE = {"features": 8, "n_first": 1, "n_after": 2, "hidden_time": 8, "hidden_bands": 8, "hidden_mask": 8}
-REFINED = FilmConfig.model_validate(MASK.model_dump() | {"refiner": SHAPE})
-
-
-def refined_model() -> FilmHTDemucs:
-    """A model whose second stage listens to the first, which a new one does not."""
-    torch.manual_seed(0)
-    model = FilmHTDemucs(REFINED).eval()
-    assert model.refiner is not None
-    for layer in (*model.refiner.first_stage.per_band, *model.refiner.head.last):
-        torch.nn.init.normal_(layer, std=0.3)
-    return model
-
 
 @pytest.fixture(scope="module")
 def separator() -> HTDemucs:
@@ -129,10 +116,8 @@ def test_encoders_run_once_however_many_queries(separator: HTDemucs, mixture: to
     assert all(shape[0] == 2 for shape in calls), "encoders and first layer see the batch, not batch x queries"
 
 
-@pytest.mark.parametrize("config", [MASK, REFINED], ids=["one stage", "refined"])
-def test_many_queries_equal_one_by_one(mixture: torch.Tensor, config: FilmConfig) -> None:
-    torch.manual_seed(0)
-    model = refined_model() if config.refiner else FilmHTDemucs(config).eval()
+def test_many_queries_equal_one_by_one(mixture: torch.Tensor) -> None:
+    model = FilmHTDemucs(MASK).eval()
     randomise_film(model)
     with torch.inference_mode():
         conditions = model.conditions(queries(3), "toy-1")
@@ -196,56 +181,9 @@ def test_features_do_not_depend_on_level() -> None:
     torch.testing.assert_close(features(bins), features(bins * 100), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [MASK, REFINED], ids=["one stage", "refined"])
-@pytest.mark.parametrize("n_samples", [1, 1000, 44100])
-def test_silence_in_finite_out(config: FilmConfig, n_samples: int) -> None:
-    model = FilmHTDemucs(config).eval()
+def test_silence_in_finite_out() -> None:
+    model = FilmHTDemucs(MASK).eval()
     with torch.inference_mode():
-        targets, logits = model(torch.zeros(1, 2, n_samples), model.conditions(queries(1, n_batch=1), "toy-1"))
+        targets, logits = model(torch.zeros(1, 2, 44100), model.conditions(queries(1, n_batch=1), "toy-1"))
     assert torch.isfinite(targets).all() and torch.isfinite(logits).all()
-    assert targets.abs().max() < 1e-6 and targets.shape == (1, 1, 2, n_samples)
-
-
-def test_a_refiner_keeps_what_it_is_told_to_keep_and_presence_is_of_the_first_stage(mixture: torch.Tensor) -> None:
-    model = refined_model()
-    first = FilmHTDemucs(MASK).eval()
-    first.load_state_dict({name: v for name, v in model.state_dict().items() if not name.startswith("refiner.")})
-    assert model.refiner is not None
-    with torch.inference_mode():
-        conditions = model.conditions(queries(2), "toy-1")
-        wanted, logits = first(mixture, conditions)
-        refined, same = model(mixture, conditions)
-        assert torch.equal(same, logits) and (refined - wanted).abs().max() > 1e-2
-        model.refiner.kept.fill_(30)
-        kept, _ = model(mixture, conditions)
-    torch.testing.assert_close(kept, wanted, rtol=0, atol=0.1)  # noise loses the bin at half the rate
-    assert (kept - wanted).square().mean() < 1e-3 * wanted.square().mean()
-
-
-def test_every_film_of_a_refiner_changes_the_target_and_its_first_blocks_run_once(mixture: torch.Tensor) -> None:
-    model = refined_model()
-    assert model.refiner is not None
-    films = [module for module in model.refiner.modules() if isinstance(module, FiLM)]
-    assert len(films) == 2 * 2 + 1
-    calls: list[int] = []
-    model.refiner.before[0].register_forward_hook(lambda module, args, out: calls.append(args[0].shape[0]))
-    with torch.inference_mode():
-        plain, _ = model(mixture, model.conditions(queries(5), "toy-1"))
-        assert calls == [2]
-        for film in films:
-            torch.nn.init.normal_(film.scale.bias)
-            changed, _ = model(mixture, model.conditions(queries(5), "toy-1"))
-            film.reset()
-            assert (changed - plain).abs().max() > 1e-6
-
-
-def test_presence_gates_what_is_refined(mixture: torch.Tensor) -> None:
-    torch.manual_seed(0)
-    model = FilmHTDemucs(REFINED.model_copy(update={"gated": True})).eval()
-    with torch.inference_mode():
-        conditions = model.conditions(queries(1), "toy-1")
-        model.gate.bias.fill_(30.0)
-        loud, _ = model(mixture, conditions)
-        model.gate.bias.fill_(-30.0)
-        quiet, _ = model(mixture, conditions)
-    assert loud.abs().max() > 0.1 and quiet.abs().max() < 1e-9
+    assert targets.abs().max() < 1e-6

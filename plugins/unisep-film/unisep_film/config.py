@@ -16,29 +16,6 @@ from unisep.errors import WeightsError
 _DEMUCS_FIELDS = {field.name for field in dataclasses.fields(HTDemucsConfig)}
 
 
-Width = Annotated[int, Field(ge=1, le=4096)]
-Depth = Annotated[int, Field(ge=1, le=64)]
-
-
-class BandShape(BaseModel):
-    """The shape of band-split blocks (`unisep_film.bands`).
-
-    features: of each band, in all blocks.
-    n_first, n_after: blocks before the query enters, and after.
-    hidden_time, hidden_bands: of the recurrent layers.
-    hidden_mask: of the layer before the mask.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    features: Width = 64
-    n_first: Depth = 2
-    n_after: Depth = 3
-    hidden_time: Width = 96
-    hidden_bands: Width = 64
-    hidden_mask: Width = 128
-
-
 class FilmConfig(BaseModel):
     """The shape of one model: an HT Demucs, what it puts out, and how it listens to a query.
 
@@ -49,7 +26,6 @@ class FilmConfig(BaseModel):
     spaces: embedding spaces the model understands, with the length of their vectors.
     condition_channels: width of the vector that all FiLM layers read.
     gated: whether presence turns the output down: a sound that is not there is silenced as a whole.
-    refiner: a second stage, which hears the mixture and the target of the first (`unisep_film.refiner`).
     calibration: for spaces whose presence was compared with what is there: a scale and a bias of its log-odds, and a
         direction whose product with the query vector is added. It changes no target.
 
@@ -65,7 +41,6 @@ class FilmConfig(BaseModel):
     spaces: dict[str, PositiveInt]
     condition_channels: PositiveInt = 256
     gated: bool = False
-    refiner: BandShape | None = None
     calibration: dict[str, tuple[Annotated[float, Field(ge=-1000, le=1000)], ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")

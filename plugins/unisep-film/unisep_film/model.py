@@ -18,7 +18,6 @@ from .config import FilmConfig
 from .core import Core
 from .film import FiLM, Projectors
 from .mask import MaskHTDemucs
-from .refiner import Heard, Refiner
 from .stems import StemsHTDemucs
 
 N_BRANCHES = 2  # frequency and time
@@ -51,7 +50,6 @@ class FilmHTDemucs(nn.Module):
             self.gate = nn.Linear(1, 1)
             nn.init.ones_(self.gate.weight)
             nn.init.constant_(self.gate.bias, 2.0)  # 1 dB down at even odds
-        self.refiner = Refiner(config.refiner, shape.audio_channels, k) if config.refiner else None
         self.forget_query()
 
     def forget_query(self, source: str | None = None) -> None:
@@ -81,17 +79,16 @@ class FilmHTDemucs(nn.Module):
         """
         transformer, encoded = self.core.transformer, self.core.encode(mixture)
         tokens = transformer.layer(0, *transformer.begin(*self.core.widened(encoded.x, encoded.xt)))
-        heard = self.refiner.hear(mixture) if self.refiner else None
         together = torch.is_grad_enabled() or mixture.device.type != "cpu"
         parts = [conditions] if together else conditions.split(1, dim=1)
-        answers = [self._answered(mixture, encoded, tokens, heard, some) for some in parts]
+        answers = [self._answered(mixture, encoded, tokens, some) for some in parts]
         if len(answers) == 1:
             return answers[0]
         targets, logits = zip(*answers, strict=True)
         return torch.cat(targets, dim=1), torch.cat(logits, dim=1)
 
     def _answered(
-        self, mixture: Tensor, encoded: Any, tokens: tuple[Tensor, Tensor], heard: Heard | None, conditions: Tensor
+        self, mixture: Tensor, encoded: Any, tokens: tuple[Tensor, Tensor], conditions: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Targets and presence as `forward` gives them, from what all queries share."""
         n_samples, n_queries = mixture.shape[-1], conditions.shape[1]
@@ -104,8 +101,6 @@ class FilmHTDemucs(nn.Module):
         targets = self.core.decode(x, xt, encoded, self.mix(condition), films)
         targets = rearrange(targets, "(b n) c l -> b n c l", n=n_queries)[..., :n_samples]
         logits = logits + self._presence_of_level(targets, mixture)
-        if self.refiner is not None and heard is not None:
-            targets = self.refiner(heard, targets, condition)
         return targets * self._gain(logits), logits
 
     def _gain(self, logits: Tensor) -> Tensor | float:

@@ -58,12 +58,6 @@ def film() -> Backend:
     )
 
 
-def film_refined() -> Backend:
-    bands = {"features": 4, "n_first": 1, "n_after": 1, "hidden_time": 4, "hidden_bands": 4, "hidden_mask": 4}
-    config = FilmConfig(demucs=MASK, output="mask", refiner=bands, spaces={SPACE: 6}, condition_channels=8)
-    return FilmBackend(drawn(FilmHTDemucs(config)))
-
-
 def film_of_stems() -> Backend:
     shape = {**MASK, "sources": ["drums", "bass"], "use_train_segment": True}
     return FilmBackend(drawn(FilmHTDemucs(FilmConfig(demucs=shape, spaces={SPACE: 6}, condition_channels=16))))
@@ -92,8 +86,7 @@ def spleeter() -> Backend:
 
 
 MODELS: dict[str, Callable[[], Backend]] = {
-    function.__name__: function
-    for function in (htdemucs, film, film_of_stems, film_refined, band_split, mel_band, spleeter)
+    function.__name__: function for function in (htdemucs, film, film_of_stems, band_split, mel_band, spleeter)
 }
 
 

@@ -170,36 +170,6 @@ def test_a_start_from_film_weights_is_that_model(tmp_path: Path) -> None:
     assert not changed(donor.state_dict(), run)
 
 
-def test_a_refiner_is_trained_behind_weights_that_stay(tmp_path: Path) -> None:
-    path = save_model(tmp_path / "donor.safetensors", donor := FilmHTDemucs(MASK), torch.float32)
-    shape = {"features": 8, "n_first": 1, "n_after": 1, "hidden_time": 8, "hidden_bands": 8, "hidden_mask": 8}
-    given = written(
-        tmp_path,
-        start={"film": str(path)},
-        model={"refiner": shape},
-        mix={"batch": 2},
-        optimizer="muon",
-        warmup_steps=1,
-    )
-    run = QueryModelRun(Recipe.read(given), tmp_path / "run")
-    (tmp_path / "run").mkdir()
-    run.restore()
-    before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    run.train_step(a_batch())
-    moved = changed(before, run)
-    assert moved and all(name.startswith("refiner.") for name in moved)
-    assert all(torch.equal(before[name], value) for name, value in donor.state_dict().items())
-    run.save()
-    again = QueryModelRun(Recipe.read(given), tmp_path / "run")
-    again.restore()
-    assert again.step == 1
-    again.train_step(a_batch())
-    refined = save_model(tmp_path / "refined.safetensors", again.averaged(), torch.float32)
-    further = QueryModelRun(Recipe.read(written(tmp_path, start={"film": str(refined)})), tmp_path / "further")
-    further.restore()
-    assert not changed(again.averaged().state_dict(), further)
-
-
 def test_a_start_from_film_weights_can_learn_another_space(tmp_path: Path) -> None:
     donor = FilmHTDemucs(MASK)
     path = save_model(tmp_path / "donor.safetensors", donor, torch.float32)
@@ -228,7 +198,7 @@ def test_starts_that_make_no_sense_are_refused(htdemucs: Path, tmp_path: Path) -
         ({"start": {"htdemucs": str(htdemucs)}}, OptionError, "needs model.spaces"),
         ({"start": {"htdemucs": str(htdemucs)}, "model": {"spaces": SPACES, "output": "mask"}}, OptionError, "output"),
         ({"start": {"film": str(film)}, "model": {"condition_channels": 8}}, OptionError, "condition_channels"),
-        ({"start": {"film": str(film)}, "model": {"demucs": {"t_layers": 3}}}, OptionError, "demucs. Leave that out; only refiner, spaces"),
+        ({"start": {"film": str(film)}, "model": {"demucs": {"t_layers": 3}}}, OptionError, "demucs. Leave that out; only spaces"),
         ({"start": {"htdemucs": str(htdemucs)}, "model": {"demucs": {"t_layers": 3}}}, OptionError, "demucs"),
         ({"start": {"film": str(tmp_path / "none")}}, WeightsError, "cannot be read"),
         ({"start": {"htdemucs": str(film)}, "model": {"spaces": SPACES}}, WeightsError, "not for"),
@@ -266,7 +236,7 @@ def test_every_recipe_of_the_package_can_be_read(tmp_path: Path) -> None:
     """Those that go on from a run's weights are read with the embedded ones in their place."""
     recipes = sorted((Path(str(resources.files("unisep_train"))) / "recipes").glob("*.json"))
     embedded = Path(str(resources.files("unisep_film"))) / "weights" / "unisep_film.safetensors"
-    assert len(recipes) == 8
+    assert len(recipes) == 7
     for path in recipes:
         written = json.loads(path.read_text())
         if "start" in written:
@@ -280,7 +250,7 @@ def test_every_recipe_of_the_package_can_be_read(tmp_path: Path) -> None:
 def test_the_recipe_of_one_run_makes_the_embedded_model() -> None:
     recipe = Recipe.read(Path(str(resources.files("unisep_train"))) / "recipes" / "embedded-anew.json")
     weights = Path(str(resources.files("unisep_film"))) / "weights" / "unisep_film.safetensors"
-    assert recipe.model == load_model(weights).config.model_copy(update={"calibration": {}, "refiner": None})
+    assert recipe.model == load_model(weights).config.model_copy(update={"calibration": {}})
     assert recipe.start == Start()
 
 

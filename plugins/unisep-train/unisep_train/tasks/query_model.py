@@ -164,9 +164,6 @@ class QueryModelRun(Learner[FilmHTDemucs | CausalFilm, QueryBatch]):
         if self._wrapped is None or with_separator != self._with_separator:
             self._with_separator = with_separator
             self.model.core.requires_grad_(with_separator)
-            if isinstance(self.model, FilmHTDemucs) and self.model.refiner:
-                self.model.requires_grad_(False)  # what is refined stays as it is
-                self.model.refiner.requires_grad_(True)
             self._wrapped = self.place.averaging(_Conditioned(self.model, self.recipe.space))
         return self._wrapped
 

@@ -21,8 +21,7 @@ class Start(BaseModel, frozen=True, extra="forbid"):
     Attributes:
         htdemucs: a checkpoint of HT Demucs (.safetensors or .th). Encoders, transformer and decoders are kept; until
             trained, the target of every query is the mean of its sources.
-        film: weights of a FiLM HT Demucs. A projector of an embedding space they do not know is new, and so is a refiner
-            that they do not have.
+        film: weights of a FiLM HT Demucs. A projector of an embedding space they do not know is new.
     """
 
     htdemucs: Path | None = None
@@ -44,7 +43,7 @@ def model_at_start(start: Start, shape: dict[str, Any]) -> dict[str, Any]:
     """
     if (path := start.film or start.htdemucs) is None:
         return shape
-    free = {"spaces", "refiner"} if start.film else {"spaces", "condition_channels"}
+    free = {"spaces"} if start.film else {"spaces", "condition_channels"}
     if fixed := set(shape) - free:
         raise OptionError(
             f"The recipe starts from weights, which fix the model's {', '.join(sorted(fixed))}. Leave that out; only "
@@ -73,14 +72,12 @@ def _around_htdemucs(checkpoint: Path, shape: FilmConfig) -> FilmHTDemucs:
 
 def _continue(model: FilmHTDemucs, donor: FilmHTDemucs) -> None:
     """Copy all of `donor`, but projectors only of the spaces that both know. Raises OptionError for another shape."""
-    update = {"spaces": model.config.spaces, "refiner": donor.config.refiner or model.config.refiner}
-    if donor.config.model_copy(update=update) != model.config:
+    if donor.config.model_copy(update={"spaces": model.config.spaces}) != model.config:
         raise OptionError(
             "The model in `start.film` has another shape than the recipe's. Bring the file it was read from."
         )
     own, given = (each.state_dict().items() for each in (model, donor))
-    is_own = ("projectors.",) if donor.refiner else ("projectors.", "refiner.")
-    kept = {name: value for name, value in own if name.startswith(is_own)}
-    model.load_state_dict(kept | {name: value for name, value in given if not name.startswith("projectors.")})
+    projectors = {name: value for name, value in own if name.startswith("projectors.")}
+    model.load_state_dict(projectors | {name: value for name, value in given if not name.startswith("projectors.")})
     for space in set(model.config.spaces) & set(donor.config.spaces):
         model.projectors.of(space).load_state_dict(donor.projectors.of(space).state_dict())
