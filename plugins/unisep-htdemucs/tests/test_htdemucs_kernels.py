@@ -69,6 +69,24 @@ def test_transposed_convolutions_equal_torchs(dims: int) -> None:
     assert near(out, convolution(x)) and out.is_contiguous()
 
 
+@pytest.mark.parametrize("with_autocast", [False, True])
+@pytest.mark.parametrize("channels", [2, 4, 8, 12, 16, 48])
+def test_strided_convolutions_of_any_width_are_right_in_bfloat16(channels: int, with_autocast: bool) -> None:
+    """AMX processors gave noise for 8 and 12 channels."""
+    if not kernels.computes_bfloat16():
+        pytest.skip("this processor does not compute in bfloat16")
+    torch.manual_seed(0)
+    line, plane = nn.Conv1d(channels, 16, 8, 4, 2), nn.Conv2d(channels, 16, (8, 1), (4, 1), (2, 0))
+    for convolution, x in ((line, torch.randn(1, channels, 3308)), (plane, torch.randn(1, channels, 256, 26))):
+        with torch.inference_mode():
+            exact = convolution(x)
+            with torch.autocast("cpu", torch.bfloat16, enabled=with_autocast):
+                module = convolution if with_autocast else convolution.bfloat16()
+                rounded = kernels.strided(module, x if with_autocast else x.bfloat16())
+        assert rounded.dtype == torch.bfloat16
+        assert float((rounded.float() - exact).norm() / exact.norm()) < 0.02
+
+
 @pytest.mark.parametrize("most_scores", [1, kernels._MOST_SCORES])
 def test_attention_that_learns_in_bfloat16_agrees_with_float32(
     monkeypatch: pytest.MonkeyPatch, most_scores: int

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import HTDemucsConfig
-from .kernels import by_frequency, pointwise, transposed
+from .kernels import by_frequency, pointwise, strided, transposed
 
 
 class LayerScale(nn.Module):
@@ -154,7 +154,7 @@ class EncoderLayer(nn.Module):
         """Map `[b, c, f, t]` to `[b, c, f/stride, t]`, or `[b, c, t]` to `[b, c, ceil(t/stride)]`."""
         if not self.over_frequency:
             x = F.pad(x, (0, -x.shape[-1] % self.stride))
-        y = F.gelu(self.norm1(self.conv(x)))
+        y = F.gelu(self.norm1(strided(self.conv, x)))
         if self.in_parts:
             return by_frequency(self._refined, y, self.n_widest, self.context)
         return self._refined(y)

@@ -124,6 +124,7 @@ def fit_projection(sounds: Tensor, everything: Tensor, n_dims: int) -> Projectio
     mean = sounds.mean(0)
     covariance = torch.stack([(x - mean).T @ (x - mean) / len(x) for x in (sounds, everything)]).mean(0)
     _, axes = torch.linalg.eigh(covariance)
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()  # else the processor chooses
     return Projection(mean, axes[:, -n_dims:].flip(1))
 
 
