@@ -54,7 +54,7 @@ def strided(convolution: nn.Module, x: Tensor) -> Tensor:
     By AMX the oneDNN in torch 2.13 gives numbers that have nothing to do with the input for 4 to 14 channels and kernels of 8
     and more.
     """
-    in_bfloat16 = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    in_bfloat16 = (torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype) == torch.bfloat16
     if isinstance(convolution, nn.Conv1d | nn.Conv2d) and 2 < convolution.in_channels < 16 and in_bfloat16 and x.is_cpu:
         convolve = F.conv1d if isinstance(convolution, nn.Conv1d) else F.conv2d
         bias = None if convolution.bias is None else convolution.bias.float()

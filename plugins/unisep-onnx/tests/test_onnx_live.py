@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch.nn.functional import normalize
 from unisep_film.causal import CausalConfig, CausalFilm
 from unisep_film.causal_backend import CausalBackend
 from unisep_onnx.backend import ExportedLive, load_onnx
-from unisep_onnx.description import read
+from unisep_onnx.description import described, read
 from unisep_onnx.export import Exported, as_onnx, as_torch_export, describe
 from unisep_onnx.smaller import smaller
 
@@ -99,22 +99,13 @@ def test_half_the_bits_keep_in_step_and_eight_are_refused(causal: CausalBackend,
         smaller(exported, causal, "int8")
 
 
-def _without_state(exported: Exported) -> Exported:
-    return exported.description.model_copy(update={"state": exported.description.state[:-1]})  # type: ignore[return-value]
-
-
-def _without_latency(exported: Exported) -> Exported:
-    return exported.description.model_copy(update={"latency_samples": None})  # type: ignore[return-value]
-
-
-@pytest.mark.parametrize(("change", "reason"), [(_without_state, "inputs are not"), (_without_latency, "must be live")])
+@pytest.mark.parametrize(("field", "reason"), [("state", "inputs are not"), ("latency_samples", "must be live")])
 def test_a_file_whose_state_is_not_what_it_says_is_refused(
-    exported: Exported, tmp_path: Path, change: Callable[..., object], reason: str
+    exported: Exported, tmp_path: Path, field: str, reason: str
 ) -> None:
-    import onnx
-    from unisep_onnx.description import described
-
+    wrong = {"state": exported.description.state[:-1], "latency_samples": None}[field]
     path = tmp_path / "wrong.onnx"
-    path.write_bytes(described(onnx.load_model_from_string(exported.content), change(exported)))  # type: ignore[arg-type]
+    description = exported.description.model_copy(update={field: wrong})
+    path.write_bytes(described(onnx.load_model_from_string(exported.content), description))
     with pytest.raises(WeightsError, match=reason):
         read(path)

@@ -103,7 +103,7 @@ class ExportedLive(LiveBackend):
 
 def backend_of(network: Network, description: Description) -> ExportedBackend | ExportedLive:
     """Return the backend that a file describes."""
-    return (ExportedBackend if description.latency_samples is None else ExportedLive)(network, description)
+    return (ExportedLive if description.is_live else ExportedBackend)(network, description)
 
 
 def _info(description: Description, segment_seconds: float | None = None) -> BackendInfo:

@@ -54,6 +54,11 @@ class Description(BaseModel, frozen=True, extra="forbid"):
     licence: Annotated[str, Field(max_length=300)] = "not stated"
     made_with: Annotated[str, Field(max_length=300)] = ""
 
+    @property
+    def is_live(self) -> bool:
+        """Whether it takes hops and a state."""
+        return self.latency_samples is not None
+
 
 def described(model: onnx.ModelProto, description: Description) -> bytes:
     """Return the file of `model` with its description inside, and without what the exporter notes of places in the source."""
@@ -91,7 +96,7 @@ def _description(path: Path, model: onnx.ModelProto) -> Description:
         raise WeightsError(f"{path} says of itself what cannot be right: {reasons(error):.500}.") from error
     if bool(description.sources) == bool(description.space) or bool(description.space) != bool(description.query_dim):
         raise WeightsError(f"{path} must give either sources, or a space and the size of its vectors.")
-    if bool(description.state) != (description.latency_samples is not None):
+    if bool(description.state) != description.is_live:
         raise WeightsError(f"{path} must be live, with a latency and a state, or have neither.")
     return description
 
@@ -148,7 +153,7 @@ def _is_whole(tensor: onnx.TensorProto) -> bool:
 
 def _misshapen(graph: onnx.GraphProto, description: Description) -> str:
     """Return which input or output is not as the description has it, or ""."""
-    n_items = 1 if description.state else None  # a state is one recording's
+    n_items = 1 if description.is_live else None  # a state is one recording's
     shape = [n_items, description.channels, description.segment_samples]
     inputs: dict[str, list[int | None]] = {"mixture": shape}
     outputs: dict[str, list[int | None]] = {"sources": [n_items, len(description.sources) or None, *shape[1:]]}

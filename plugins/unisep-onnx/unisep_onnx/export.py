@@ -80,12 +80,12 @@ def as_onnx(backend: Backend, description: Description) -> Exported:
     Raises:
         BackendError: It offers no module, holds steps that ONNX cannot express, or the file gives other results.
     """
-    module = _module(backend)
     inputs = _traced_with(description)
     outputs = ["sources", *(["presence"] if description.query_dim else [])]
     outputs += [f"next_{index}" for index in range(len(description.state))]
     with _quietly(), _refused(description.name):
-        program = _traced(RealProgram(_traced(module, inputs, description).module()), inputs, description, starred=True)
+        complex_program = _traced(_module(backend), inputs, description).module()
+        program = _traced(RealProgram(complex_program), inputs, description, starred=True)
         translated = torch.onnx.export(
             program, dynamo=True, opset_version=OPSET, verbose=False, input_names=list(inputs), output_names=outputs
         )
@@ -115,7 +115,7 @@ def as_torch_export(backend: Backend, description: Description) -> Exported:
 def example(description: Description) -> dict[str, Tensor]:
     """Return a mixture of noise and chords at the level of music, and random queries, always the same."""
     generator = torch.Generator().manual_seed(0)
-    n_samples = description.segment_samples * (1 if description.latency_samples is None else _N_HOPS)
+    n_samples = description.segment_samples * (_N_HOPS if description.is_live else 1)
     shape = (_N_BATCH, description.channels, n_samples)
     seconds = torch.arange(shape[-1]) / description.sample_rate_hz
     pitches = 55.0 * 2 ** torch.arange(5)
@@ -130,9 +130,8 @@ def example(description: Description) -> dict[str, Tensor]:
 def _traced_with(description: Description) -> dict[str, Tensor]:
     """Return inputs of a module by their names: an example, or of a live model its first hop and a state."""
     inputs = example(description)
-    if description.latency_samples is None:
-        return inputs
-    inputs["mixture"] = inputs["mixture"][:1, :, : description.segment_samples]
+    if description.is_live:
+        inputs["mixture"] = inputs["mixture"][:1, :, : description.segment_samples]
     for index, tensor in enumerate(description.state):
         n_first = _N_QUERIES if tensor.per_query else tensor.shape[0]
         inputs[f"state_{index}"] = torch.zeros(n_first, *tensor.shape[1:])
@@ -154,15 +153,14 @@ def _traced(
 ) -> ExportedProgram:
     """Trace a module for batches, and numbers of queries, of any size. With a gradient kept, models take no short cuts."""
     n_queries = {0: Dim("n_queries")} if description.query_dim else {}
-    dynamic: dict[str, Any] = {"mixture": {0: Dim.DYNAMIC} if description.latency_samples is None else {}}
-    dynamic["queries"] = n_queries
+    dynamic: dict[str, Any] = {"mixture": {} if description.is_live else {0: Dim.DYNAMIC}, "queries": n_queries}
     for index, tensor in enumerate(description.state):
         dynamic[f"state_{index}"] = n_queries if tensor.per_query else {}
     shapes: tuple[Any, ...] = tuple(dynamic[name] for name in inputs)
     with torch.enable_grad(), InverseByProducts():
         if starred:
             shapes = (shapes,)
-        elif description.state:  # the module takes a state as its last, starred argument
+        elif description.is_live:  # the module takes a state as its last, starred argument
             n_fixed = len(shapes) - len(description.state)
             shapes = (*shapes[:n_fixed], shapes[n_fixed:])
         return torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes)

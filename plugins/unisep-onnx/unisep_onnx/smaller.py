@@ -44,7 +44,7 @@ def smaller(exported: Exported, backend: Backend, precision: str, recordings: Se
         BackendError: What is left agrees by less than 10 dB, or int8 of a live model, whose state would drift.
         AudioFileError: A recording cannot be read.
     """
-    if precision == "int8" and exported.description.state:
+    if precision == "int8" and exported.description.is_live:
         raise BackendError("A live model is not exported in int8: what it remembers would drift. Use float16.")
     model = onnx.load_model_from_string(exported.content)
     description = exported.description.model_copy(update={"precision": precision})

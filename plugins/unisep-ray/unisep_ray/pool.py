@@ -238,7 +238,7 @@ class Pool:
         return len(self._deaths.pop(id(task), [])) + 1
 
     def _died(self, worker: _Worker, task: Any, error: RayError, again: deque[Any], was_alone: bool) -> Outcome | None:
-        """Replace a worker, and have its task tried again, unless too many died with nothing else in hand: of others it may be innocent."""
+        """Replace a worker, and have its task tried again, until too many have died with nothing else in hand."""
         if worker in self._workers:
             self._workers.remove(worker)
             with suppress(Exception):
