@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 BEATS_PER_BAR = 4
+HUMAN_SECONDS = 0.008  # between when a note is meant and when it is played, as a standard deviation
 
 
 def table(name: str) -> dict[str, Any]:
@@ -329,6 +330,19 @@ def _with_rests(notes: list[Note], score: Score, probability: float, rng: np.ran
     plays = rng.random(n_blocks) >= probability
     plays[rng.integers(n_blocks)] = True
     return [note for note in notes if plays[int(note.start_beats // (2 * BEATS_PER_BAR))]]
+
+
+def humanised(part: Part, score: Score, rng: np.random.Generator) -> Part:
+    """Return the part as another take has it: every note a little early or late, louder or softer."""
+    beats = HUMAN_SECONDS * score.tempo_bpm / 60
+    notes = (
+        replace(
+            note, start_beats=max(0.0, note.start_beats + rng.normal(0, beats)),
+            velocity=int(np.clip(note.velocity + rng.normal(0, 5), 20, 127)),
+        )
+        for note in part.notes
+    )  # fmt: skip
+    return replace(part, notes=tuple(notes))
 
 
 def drum_parts(score: Score, rng: np.random.Generator) -> list[Part]:

@@ -9,7 +9,8 @@ the soundfont is Debian's `fluidr3mono-gm-soundfont` (MIT). An interrupted run c
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -20,10 +21,12 @@ from numpy.typing import NDArray
 from unisep.errors import DatasetError
 from unisep_train.data.store import PartWriter
 from unisep_train.mixing import sounds
-from unisep_train.rendering.scores import Part, Score, arrange, new_score
+from unisep_train.rendering.effects import AMPLIFIER_GAINS_DB, Stem, amplify, double_track, drive, reverb, swell
+from unisep_train.rendering.kits import Kit, is_kit
+from unisep_train.rendering.scores import Part, Score, arrange, humanised, new_score
+from unisep_train.rendering.synthesizer import Patch
 
 log = logging.getLogger(__name__)
-Stem = NDArray[np.float32]  # [samples, channels]
 Event = tuple[Any, ...]  # a sample from the start, the synthesizer's method to call there, what comes after the channel
 
 SYNTH_RATE_HZ = 44100
@@ -33,6 +36,8 @@ WHEEL_CENTRE, WHEEL_PER_SEMITONE = 8192, 4096
 TAIL_SECONDS = 1.5
 # Brings a kit, as the soundfont plays it, to the level of the other parts.
 KIT_GAIN_DB = 8.0
+CLEAN_GUITAR = 27  # a program: what an amplifier is fed
+SYNTHESIZERS = frozenset({38, 39, 62, 63, *range(80, 96)})  # programs
 DRIVE_PROBABILITY, COLOUR_PROBABILITY, REVERB_PROBABILITY = 0.12, 0.4, 0.3
 DEFAULT_SOUNDFONT = Path("/usr/share/sounds/sf3/FluidR3Mono_GM.sf3")
 
@@ -90,6 +95,63 @@ def play(synth: Synth, part: Part, score: Score, rng: np.random.Generator, secon
     return sound[:, :1] if np.array_equal(sound[:, 0], sound[:, 1]) else sound
 
 
+@dataclass(frozen=True)
+class Band:
+    """Who plays a song besides the soundfont.
+
+    Attributes:
+        kits: recorded drum kits, or soundfonts of drums; each song is played on one of them or on the soundfont's.
+        amplified: share of the electric guitars that go through an amplifier; half of the distorted ones are double-tracked.
+        synthesized: share of the synthesizers, and of the synth basses, that the synthesizer plays.
+    """
+
+    kits: Sequence[Kit | Synth] = ()
+    amplified: float = 0.0
+    synthesized: float = 0.0
+
+    def take(
+        self, synth: Synth, part: Part, score: Score, rng: np.random.Generator, of_song: np.random.Generator
+    ) -> Stem | None:
+        """Return the part as the band plays it, or None where the soundfont does; `of_song` is the same for all its parts."""
+        number = int(of_song.integers(len(self.kits) + 1))
+        if part.is_drums and number:
+            kit = self.kits[number - 1]
+            if isinstance(kit, Synth):
+                # Soundfonts of one kit have one kick drum.
+                keyed = tuple(replace(note, key=36 if note.key == 35 else note.key) for note in part.notes)
+                return play(kit, replace(part, program=0, notes=keyed), score, rng)
+            hits = [(first, key, velocity) for first, _, key, velocity in _timed(part, score)]
+            return kit.play(hits, _n_samples(score), of_song)
+        if part.program in AMPLIFIER_GAINS_DB and rng.random() < self.amplified:
+            return self._amplified(synth, part, score, rng)
+        if part.program in SYNTHESIZERS and rng.random() < self.synthesized:
+            role = "bass" if part.four_stem == "bass" else part.role
+            return Patch.drawn(role, rng).play(_timed(part, score), _n_samples(score), SYNTH_RATE_HZ, rng)
+        return None
+
+    @staticmethod
+    def _amplified(synth: Synth, part: Part, score: Score, rng: np.random.Generator) -> Stem:
+        gain_db = rng.uniform(*AMPLIFIER_GAINS_DB[part.program])
+        is_double = gain_db > 15 and part.role != "lead" and rng.random() < 0.5
+        guitar = replace(part, program=CLEAN_GUITAR if gain_db > 8 else part.program)
+        takes = [
+            amplify(play(synth, humanised(guitar, score, rng), score, rng), SYNTH_RATE_HZ, gain_db, rng)
+            for _ in range(1 + is_double)
+        ]
+        return double_track(takes[0], takes[1], rng) if is_double else takes[0]
+
+
+def _n_samples(score: Score) -> int:
+    return round((score.seconds(score.n_beats) + TAIL_SECONDS) * SYNTH_RATE_HZ)
+
+
+def _timed(part: Part, score: Score) -> Iterator[tuple[int, int, int, int]]:
+    """Yield first sample, end, key and velocity of each note."""
+    for note in part.notes:
+        start, end = (round(score.seconds(note.start_beats + n) * SYNTH_RATE_HZ) for n in (0, note.n_beats))
+        yield start, end, note.key, note.velocity
+
+
 def _events(part: Part, score: Score, rate_hz: int, rng: np.random.Generator) -> Iterator[Event]:
     for note in part.notes:
         start, end = (round(score.seconds(note.start_beats + n) * rate_hz) for n in (0, note.n_beats))
@@ -101,36 +163,6 @@ def _events(part: Part, score: Score, rate_hz: int, rng: np.random.Generator) ->
         for tick in np.arange(0.0, score.seconds(score.n_beats), 0.025):
             wheel = WHEEL_CENTRE + round(WHEEL_PER_SEMITONE * depth * float(np.sin(2 * np.pi * vibrato_hz * tick)))
             yield round(tick * rate_hz), "pitchbend", wheel
-
-
-def reverb(stem: Stem, sample_rate_hz: int, decay_seconds: float, wet_db: float, rng: np.random.Generator) -> Stem:
-    """Put the stem in a room, in stereo: decaying noise, `decay_seconds` to -60 dB, different left and right."""
-    n_room = max(round(decay_seconds * sample_rate_hz), 64)
-    envelope = 10.0 ** (-3.0 * np.arange(n_room) / n_room)
-    room = rng.standard_normal((n_room, 2)) * envelope[:, None]
-    # A room swallows treble: a short moving average of the noise does as much.
-    room[1:] = 0.6 * room[1:] + 0.4 * room[:-1]
-    room *= 10.0 ** (wet_db / 20) / np.sqrt(np.square(room).sum(axis=0))
-    delay = round(rng.uniform(0.005, 0.03) * sample_rate_hz)
-    n_fft = sounds.fast_length(len(stem) + n_room + delay)
-    spectrum = np.fft.rfft(stem, n_fft, axis=0) * np.fft.rfft(room.astype(np.float32), n_fft, axis=0)
-    wet = np.fft.irfft(spectrum, n_fft, axis=0)[: len(stem) - delay]
-    out = np.repeat(stem, 2, axis=1) if stem.shape[1] == 1 else stem.copy()
-    out[delay:] += wet.astype(np.float32)
-    return out
-
-
-def drive(stem: Stem, amount: float) -> Stem:
-    """Pass the stem through a soft clipper; `amount` is how far its peak goes beyond the knee."""
-    peak = float(np.abs(stem).max(initial=0.0)) or 1.0
-    return (np.tanh(stem * (amount / peak)) * (peak / np.tanh(amount))).astype(np.float32)
-
-
-def swell(stem: Stem, sample_rate_hz: int, range_db: float, rng: np.random.Generator) -> Stem:
-    """Change the stem's level slowly within +-`range_db`, with a new aim every two seconds."""
-    points = np.linspace(0, len(stem), len(stem) // (2 * sample_rate_hz) + 2)
-    curve_db = np.interp(np.arange(len(stem)), points, rng.uniform(-range_db, range_db, len(points)))
-    return stem * (10.0 ** (curve_db / 20)).astype(np.float32)[:, None]
 
 
 def finish(stem: Stem, part: Part, room_seconds: float, rng: np.random.Generator) -> Stem:
@@ -150,7 +182,8 @@ def finish(stem: Stem, part: Part, room_seconds: float, rng: np.random.Generator
 
 def render(
     store: Path, *, soundfont: Path = DEFAULT_SOUNDFONT, songs: int = 280, valid: int = 24, seconds: float = 24.0,
-    seed: int = 0, first: int = 0, part: str = "rendered", rate_hz: int = SYNTH_RATE_HZ,
+    seed: int = 0, first: int = 0, part: str = "rendered", rate_hz: int = SYNTH_RATE_HZ, licence: str = "MIT",
+    kits: list[Path] | None = None, amplified: float = 0.0, synthesized: float = 0.0,
 ) -> int:  # fmt: skip
     """Write the stems of all songs into a part of a store, but for those written earlier; return their number.
 
@@ -164,20 +197,31 @@ def render(
         first: number of the first song; a further part of a store goes on where the last one ended.
         part: name of the part inside the store.
         rate_hz: sample rate of the store in Hz.
+        licence: of the soundfont (SPDX), and of the kits.
+        kits: drum kits of Hydrogen (folders) and soundfonts of drums; a song takes one of them or the soundfont's own.
+        amplified: share of the electric guitars that are played through an amplifier.
+        synthesized: share of the synthesizers that are not the soundfont's.
     """
     synth = Synth(soundfont, SYNTH_RATE_HZ, fading_seconds=0.2)
+    loaded = [
+        Kit(path, SYNTH_RATE_HZ) if is_kit(path) else Synth(path, SYNTH_RATE_HZ, fading_seconds=0.2)
+        for path in kits or []
+    ]
+    band = Band(loaded, amplified, synthesized)
     n_written = 0
     with PartWriter(store, part, rate_hz, str(soundfont.resolve())) as writer:
         for index in range(first, first + songs):
             split = "valid" if index >= first + songs - valid else "train"
-            n_written += _render_song(index, seed, seconds, split, writer, synth)
+            n_written += _render_song(index, seed, seconds, split, writer, synth, band, licence)
             if (index - first) % 25 == 24:
                 log.info("%d of %d songs", index - first + 1, songs)
     log.info("%d stems written to %s", n_written, store / part)
     return n_written
 
 
-def _render_song(index: int, seed: int, seconds: float, split: str, writer: PartWriter, synth: Synth) -> int:
+def _render_song(
+    index: int, seed: int, seconds: float, split: str, writer: PartWriter, synth: Synth, band: Band, licence: str
+) -> int:
     song, (score, parts) = f"render-{index:04d}", song_parts(index, seed, seconds)
     room_seconds = float(np.random.default_rng((seed, index, 999)).uniform(0.3, 2.0))
     n_written = 0
@@ -186,14 +230,18 @@ def _render_song(index: int, seed: int, seconds: float, split: str, writer: Part
         if f"{song}/{name}" in writer.done:
             continue
         rng = np.random.default_rng((seed, index, number))
-        stem = finish(play(synth, part, score, rng), part, room_seconds, rng)
+        # Draws of their own: without a band, a song is what it was before there were any.
+        taken = band.take(
+            synth, part, score, *(np.random.default_rng((seed, index, *more)) for more in ((number, 1), (998,)))
+        )
+        stem = finish(play(synth, part, score, rng) if taken is None else taken, part, room_seconds, rng)
         if sounds.level_db(stem) < -80:
             continue
         if writer.sample_rate_hz != SYNTH_RATE_HZ:
             stem = soxr.resample(stem, SYNTH_RATE_HZ, writer.sample_rate_hz, quality="HQ")
         writer.add(
             np.ascontiguousarray(stem), id=f"{song}/{name}", kind="rendered", song=song, stem=name, label=part.label,
-            synonyms=part.synonyms, family=part.family, four_stem=part.four_stem, split=split, licence="MIT",
+            synonyms=part.synonyms, family=part.family, four_stem=part.four_stem, split=split, licence=licence,
             source_rate_hz=SYNTH_RATE_HZ,
         )  # fmt: skip
         n_written += 1
