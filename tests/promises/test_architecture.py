@@ -1,4 +1,4 @@
-"""The house as the blueprint draws it: few rooms, imports that point down, modules of a readable length."""
+"""The structure of the package: few subpackages, imports that point down, modules of a readable length."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import pytest
 import unisep
 
 ROOT = Path(unisep.__file__).parent
-# From the ground up: a room imports from those before it, and never from those after it.
+# From the ground up: a subpackage imports from those before it, and never from those after it.
 ORDER = [
     "errors", "notebook", "audio", "progress", "picture",
     "plugins", "files", "weights", "query", "routing", "engine", "ensemble",
     "separation", "session", "live", "separator", "testing", "cli", "__main__",
 ]  # fmt: skip
-MAX_MODULES_AT_THE_ROOT, MAX_ROOMS, MAX_MODULES_IN_A_ROOM = 9, 11, 9
+MAX_MODULES_AT_THE_ROOT, MAX_PACKAGES, MAX_MODULES_IN_A_PACKAGE = 9, 11, 9
 MAX_LINES, MAX_LINES_OF_A_FUNCTION, MAX_LINES_IN_ALL = 600, 40, 13_757
 STEPS_UP = {"audio": {"files"}}  # Audio.save, when it is called
 NO_NOUNS = {"asked", "each", "found", "given", "made", "own", "said", "told"}
 FORBIDDEN = {"transformers", "torchaudio", "demucs", "torchvision"}
 FILES = sorted(ROOT.rglob("*.py"))
-ROOMS = sorted({path.parent for path in FILES} - {ROOT})
+PACKAGES = sorted({path.parent for path in FILES} - {ROOT})
 
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
@@ -44,7 +44,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def rooms_imported(path: Path) -> set[str]:
+def packages_imported(path: Path) -> set[str]:
     homes = {name: home.removeprefix("unisep.").split(".")[0] for name, home in unisep._HOME.items()}
     parts = {name.split(".")[1] for name in imported(path) if name.startswith("unisep.")}
     return {homes.get(part, part) for part in parts} - {"__version__"}
@@ -52,24 +52,24 @@ def rooms_imported(path: Path) -> set[str]:
 
 @each_file
 def test_imports_point_down(path: Path) -> None:
-    room = room_of(path)
-    if room == "__init__":  # the names of the package are looked up on first use
+    package = package_of(path)
+    if package == "__init__":  # the names of the package are looked up on first use
         return
-    above = {other for other in rooms_imported(path) if ORDER.index(other) > ORDER.index(room)} - STEPS_UP.get(
-        room, set()
+    above = {other for other in packages_imported(path) if ORDER.index(other) > ORDER.index(package)} - STEPS_UP.get(
+        package, set()
     )
-    assert not above, f"{room} must not import {above}: it stands above"
+    assert not above, f"{package} must not import {above}: it stands above"
 
 
 def test_the_core_stays_small() -> None:
     assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in FILES) <= MAX_LINES_IN_ALL
 
 
-def test_few_rooms_and_few_modules_in_each() -> None:
+def test_few_packages_and_few_modules_in_each() -> None:
     assert len(list(ROOT.glob("*.py"))) <= MAX_MODULES_AT_THE_ROOT
-    assert len(ROOMS) <= MAX_ROOMS
-    for room in ROOMS:
-        assert len([path for path in room.glob("*.py") if path.name != "__init__.py"]) <= MAX_MODULES_IN_A_ROOM
+    assert len(PACKAGES) <= MAX_PACKAGES
+    for package in PACKAGES:
+        assert len([path for path in package.glob("*.py") if path.name != "__init__.py"]) <= MAX_MODULES_IN_A_PACKAGE
 
 
 @each_file

@@ -50,8 +50,8 @@ def test_the_page_lists_the_steps_in_their_order(walk: list[str], called: list[s
 
 def test_every_room_on_the_way_is_on_the_page(called: list[str]) -> None:
     leaves = {"audio", "progress", "errors", "plugins", "separation", "testing"}
-    rooms = {name.split(".")[0] for name in called} - leaves
-    assert rooms <= {name.split(".")[0] for walk in WALKS for name in walk} | {"weights"}
+    packages = {name.split(".")[0] for name in called} - leaves
+    assert packages <= {name.split(".")[0] for walk in WALKS for name in walk} | {"weights"}
 
 
 def test_the_walk_of_a_query_is_short() -> None:
