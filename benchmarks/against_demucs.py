@@ -7,8 +7,8 @@
 A *segment* is the model alone, on 7.8 s; a *song* of four minutes goes through both programs' separators (25 % overlap, no
 shifts); a *folder* of files is separated from disk to disk, loading and writing included. The weights are random: speed does
 not depend on their values; LayerScales are drawn from 0.25-0.75, so that agreement means something. Every round runs everyone
-once, and a ratio is the median of the rounds' ratios, which a busy machine disturbs least. Where onnxruntime and
-OpenVINO are installed (with onnx and onnxscript), they compute the same segment.
+once, and a ratio is the median of the rounds' ratios, which a busy machine disturbs least. On a CPU, onnxruntime and OpenVINO
+compute the same segment, from the file of `unisep export`.
 
 `of_the_limit` is the arithmetic of the segments over what a large matrix product did in the same precision between the same
 rounds: what is left up to 1 went into everything that is no product, and into products of small shapes.
@@ -29,7 +29,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from competitors import DTYPES, LOADS, QUERY, REFERENCE, Scene, auto_precision, competitors, precision_of, precisions
+from competitors import (
+    DTYPES,
+    LOADS,
+    QUERY,
+    REFERENCE,
+    RUNTIMES,
+    Scene,
+    auto_precision,
+    competitors,
+    precision_of,
+    precisions,
+)
 from measuring import (
     RATE_HZ,
     agreement_db,
@@ -41,7 +52,6 @@ from measuring import (
     product_flops_per_second,
     ratio_of,
 )
-from runtimes import RUNTIMES
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from unisep_htdemucs.backend import HTDemucsBackend, load_htdemucs

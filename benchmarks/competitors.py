@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import torch
 from demucs.api import Separator as Demucs
 from measuring import RATE_HZ, has_fast, noise
 from numpy.typing import NDArray
-from runtimes import segment_runs
 from torch import Tensor
 from unisep_htdemucs.backend import HTDemucsBackend, load_htdemucs
+from unisep_onnx.backend import ExportedBackend, onnxruntime_network, openvino_network
+from unisep_onnx.export import Exported, as_onnx, describe
 from weights import STEMS
 
 from unisep import Audio, Separator
@@ -30,6 +31,7 @@ Run = Callable[[], Sources | None]
 Maker = Callable[[], Run]
 LOADS = ("segment", "song", "folder")
 REFERENCE, QUERY = "demucs", "unisep text query"
+RUNTIMES = {"onnxruntime": onnxruntime_network, "openvino": openvino_network}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -68,12 +70,7 @@ def competitors(load: str, scene: Scene, only: str = "") -> dict[str, Run]:
     A call does the load once, and returns the four sources if it is one song.
     """
     makers = {"segment": _segment, "song": _song, "folder": _folder}[load](scene)
-    runs = {name: make() for name, make in makers.items() if only in ("", name)}
-    if load == "segment" and scene.device == "cpu" and not only:
-        ours, mixture = _backend(scene, "float32").model, _mixture(scene)
-        others = segment_runs(ours, mixture, scene.place)
-        runs |= {name: partial(_of_model, lambda _, run=run: run(), mixture) for name, run in others.items()}  # type: ignore[misc]
-    return runs
+    return {name: make() for name, make in makers.items() if only in ("", name)}
 
 
 def _segment(scene: Scene) -> dict[str, Maker]:
@@ -86,7 +83,19 @@ def _segment(scene: Scene) -> dict[str, Maker]:
         backend = _backend(scene, precision)
         return partial(_of_model, lambda x: backend.separate(x).sources, mixture)
 
-    return {REFERENCE: demucs, **_ours(scene, unisep)}
+    def exported(runtime: str) -> Run:
+        file = _exported(scene)
+        backend = ExportedBackend(RUNTIMES[runtime](file.content, torch.get_num_threads()), file.description)
+        return partial(_of_model, lambda x: backend.separate(x).sources, mixture)
+
+    others = RUNTIMES if scene.device == "cpu" else ()
+    return {REFERENCE: demucs, **_ours(scene, unisep), **{name: partial(exported, name) for name in others}}
+
+
+@cache
+def _exported(scene: Scene) -> Exported:
+    backend = _backend(scene, "float32")
+    return as_onnx(backend, describe(backend, "htdemucs", "", "not stated"))
 
 
 def _song(scene: Scene) -> dict[str, Maker]:

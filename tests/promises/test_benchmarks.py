@@ -38,6 +38,8 @@ def test_everyone_does_every_load_and_agrees(tmp_path: Path) -> None:
     assert figures["loads"]["segment"]["gflop"] == pytest.approx(
         0.67958, rel=1e-4
     )  # demucs's own model, counted so too
+    of_runtimes = [figures["loads"]["segment"]["results"][name] for name in ("onnxruntime", "openvino")]
+    assert all(values["agreement_db"] > 80 and values["ratio_to_demucs"] > 0 for values in of_runtimes)
     assert "unisep text query" in figures["loads"]["song"]["results"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,9 +113,27 @@ def test_a_file_answers_queries_of_its_space(written: Callable[[str], Path], exp
         separator.separate(song, query=Embedding(vector, "other-1"))
 
 
-def test_leaving_out_is_refused(written: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("name", ["film", "film_of_stems"])
+def test_what_is_left_out_is_what_torch_leaves_out(name: str, export: Export, written: Callable[[str], Path]) -> None:
+    original, loaded = export(name)[0], load_onnx(weights=written(name), device=CPU, dtype=torch.float32)
+    mixture = torch.randn(2, 2, original.info.segment_samples or 0, generator=torch.Generator().manual_seed(3))
+    queries, negatives = torch.eye(6)[:3], torch.eye(6)[3:] * torch.tensor([[1.0], [0.0], [1.0]])
+    expected, given = (each.separate(mixture, queries, negatives) for each in (original, loaded))
+    assert given.sources.shape == expected.sources.shape
+    assert float((given.sources - expected.sources).abs().max()) < TOLERANCE * float(expected.sources.abs().max())
+    assert given.presence is not None and expected.presence is not None
+    torch.testing.assert_close(given.presence, expected.presence, rtol=0, atol=1e-4)
+    whole = loaded.separate(mixture, queries).sources
+    assert torch.allclose(given.sources[:, 1], whole[:, 1], atol=1e-6)
+    assert all(given.sources[:, row].square().sum() < 0.9 * whole[:, row].square().sum() for row in (0, 2))
+
+
+def test_leaving_out_without_what_it_needs_says_what_to_install(
+    written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = load_onnx(weights=written("film"), device=CPU, dtype=torch.float32)
-    with pytest.raises(BackendError, match="cannot leave a sound out"):
+    monkeypatch.setitem(sys.modules, "unisep_film.exclusion", None)
+    with pytest.raises(PluginError, match="pip install unisep-film"):
         backend.separate(torch.randn(1, 2, 1000), torch.eye(6)[:1], torch.eye(6)[1:2])
 
 

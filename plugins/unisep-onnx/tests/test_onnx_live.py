@@ -76,6 +76,15 @@ class TestExportedLive(LiveContract):
         return load_onnx(weights=self.path, device=CPU, dtype=torch.float32)
 
 
+def test_a_live_file_leaves_nothing_out_and_says_so(file: Path) -> None:
+    backend = load_onnx(weights=file, device=CPU, dtype=torch.float32)
+    assert isinstance(backend, ExportedLive)
+    with pytest.raises(BackendError, match="cannot leave a sound out"):
+        backend.open(torch.eye(6)[:1], torch.eye(6)[1:2])
+    with pytest.raises(BackendError, match="'causal'"):
+        backend.separate(torch.randn(1, 2, 1024), torch.eye(6)[:1], torch.eye(6)[1:2])
+
+
 def test_a_live_session_asks_a_file(file: Path) -> None:
     vector = Embedding(np.eye(6, dtype=np.float32)[0], "toy-1")
     song = noise(0.5, 44_100)

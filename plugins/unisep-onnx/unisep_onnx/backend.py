@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,21 @@ class ExportedBackend(Backend):
         self.info = _info(description, description.segment_samples / description.sample_rate_hz)
 
     def separate(self, mixture: Tensor, queries: Tensor | None = None, negatives: Tensor | None = None) -> Output:
-        """Return sources, and presence for queries; a mixture shorter than a segment lies in the middle of silence."""
+        """Return sources, and presence for queries; a mixture shorter than a segment lies in the middle of silence.
+
+        What a negative names is isolated in the same run, and taken from the target as `unisep_film.exclusion` does.
+        """
         self.check_input(mixture, queries, negatives, self.description.query_dim)
-        _leaves_nothing_out(negatives, self.description)
+        if queries is None or negatives is None or not negatives.any():
+            return self._answered(mixture, queries)
+        exclusion, n_queries = _exclusion(), len(queries)
+        asked, rows = exclusion.with_excluded(queries, negatives)
+        output = self._answered(mixture, asked)
+        targets, excluded = output.sources[:, :n_queries], output.sources[:, n_queries:]
+        targets[:, rows] = exclusion.without(targets[:, rows], excluded)
+        return Output(targets, None if output.presence is None else output.presence[:, :n_queries])
+
+    def _answered(self, mixture: Tensor, queries: Tensor | None) -> Output:
         n_samples = mixture.shape[-1]
         missing = self.description.segment_samples - n_samples
         before = missing // 2
@@ -74,7 +87,11 @@ class ExportedLive(LiveBackend):
         """Return the state before the first hop. Raise BackendError for what is to be left out."""
         like = torch.zeros(1, self.info.channels, 1)
         self.check_input(like, queries, negatives, self.description.query_dim)
-        _leaves_nothing_out(negatives, self.description)
+        if negatives is not None and negatives.any():
+            raise BackendError(
+                "An exported live model cannot leave a sound out of another. Ask without `exclude`, or ask the model it was "
+                f"made from, '{self.description.name}'."
+            )
         n_queries = 1 if queries is None else len(queries)
         shapes = [(n_queries, *each.shape[1:]) if each.per_query else each.shape for each in self.description.state]
         return LiveState(queries, tuple(torch.zeros(shape) for shape in shapes))
@@ -117,12 +134,11 @@ def _info(description: Description, segment_seconds: float | None = None) -> Bac
     )
 
 
-def _leaves_nothing_out(negatives: Tensor | None, description: Description) -> None:
-    if negatives is not None and bool(negatives.any()):
-        raise BackendError(
-            "An exported model cannot leave a sound out of another. Ask without `exclude`, or ask the model it was made from, "
-            f"'{description.name}'."
-        )
+def _exclusion() -> Any:
+    try:
+        return import_module("unisep_film.exclusion")
+    except ImportError as error:
+        raise PluginError("Leaving a sound out needs unisep-film. Run: pip install unisep-film") from error
 
 
 def _as_array(tensor: Tensor) -> NDArray[np.float32]:
@@ -154,10 +170,10 @@ def _load(opened: Callable[[bytes], Network], weights: Path | None, dtype: torch
         raise WeightsError(f"{weights} cannot be opened by this runtime: {str(error).strip()[:500]}.") from error
 
 
-def onnxruntime_network(content: bytes) -> Network:
-    """Return an ONNX file as a function, run by onnxruntime in the thread that calls it."""
+def onnxruntime_network(content: bytes, n_threads: int = 1) -> Network:
+    """Return an ONNX file as a function, run by onnxruntime. One thread is enough for unisep, which computes segments side by side."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # unisep computes segments side by side
+    options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
     options.log_severity_level = 4  # what matters is raised
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -166,14 +182,14 @@ def onnxruntime_network(content: bytes) -> Network:
     return lambda inputs: session.run(None, inputs)  # type: ignore[no-any-return]
 
 
-def openvino_network(content: bytes) -> Network:
+def openvino_network(content: bytes, n_threads: int = 1) -> Network:
     """Return an ONNX file as a function, run by OpenVINO in float32. Raises PluginError where it is not installed."""
     try:
         import openvino
     except ImportError as error:
         raise PluginError("OpenVINO is not installed. Run: pip install 'unisep-onnx[openvino]'") from error
     core: Any = openvino.Core()
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": n_threads}
     model = core.compile_model(core.read_model(content), "CPU", options)
 
     def network(inputs: dict[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
