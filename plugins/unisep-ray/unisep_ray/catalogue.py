@@ -28,7 +28,7 @@ from unisep_ray.station import Job, Station
 from unisep_ray.storage import PARTIAL, Folder
 
 _SAME_FOR_ALL = ("PluginError", "WeightsError", "DownloadError")  # no recording would fare better than the first
-_N_BESIDE_CPU, _N_BESIDE_GPU = 2, 4  # recordings that a worker has in hand
+_N_BESIDE_CPU, _N_BESIDE_GPU = 2, 8  # recordings that a worker has in hand
 _CLASH = OptionError(
     "Its results would have the same names as those of another recording. Give it a name in a list, or tell them apart with "
     "--filename '{folder}/{track}/{stem}.{ext}'."
@@ -114,7 +114,8 @@ def separate_catalogue(
     question = {"query": parsed, "stems": stems, "route": route}
     separator.setdefault("threads", max(1, round(num_cpus_per_worker)))
     basis = deciding_options(Namespace(**separator, **writing, stems=stems, route=route), parsed)
-    job = Job(Folder(str(destination)), separator, question, writing, basis, n_beside, retry is not None)
+    retries, batches = retry is not None, num_gpus_per_worker > 0
+    job = Job(Folder(str(destination)), separator, question, writing, basis, n_beside, retries, batches)
     driver = _Driver(str(source), job, template, resume or retry is not None, on_row or (lambda row, summary: None))
     return driver.run(resources, address, plugins)
 

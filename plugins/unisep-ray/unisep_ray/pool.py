@@ -217,8 +217,10 @@ class Pool:
         try:
             value = ray.get(ref)
         except RayTaskError as error:
+            if task is None and isinstance(error.cause, UnisepError):
+                raise error.cause from None
             if task is None:
-                raise _start_error(error.cause) from None
+                raise BackendError(f"A worker does not start: {error.cause!r}") from None
             task.error = error.cause
         except RayError as error:
             return self._died(worker, task, " ".join(str(error).split())[:300])
@@ -247,10 +249,6 @@ class Pool:
         n_alone = task.n_attempts - 1
         task.error = BackendError(f"Workers died {n_alone} times while they had this alone in hand: {reason}")
         return task
-
-
-def _start_error(cause: Exception) -> Exception:
-    return cause if isinstance(cause, UnisepError) else BackendError(f"A worker does not start: {cause!r}")
 
 
 def spread(

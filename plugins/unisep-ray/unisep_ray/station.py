@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +22,7 @@ from uuid import uuid4
 import unisep
 from unisep.cli.console import describe
 from unisep.cli.questions import deciding_options
+from unisep.engine.device import Options, find_device
 from unisep.errors import AudioFileError, Cancelled, OptionError, UnisepError
 from unisep.files.paths import check_recordings_stay
 from unisep.query.parsed import parse_queries
@@ -28,6 +30,7 @@ from unisep.query.query import Query
 from unisep.separation import SeparatedFiles
 from unisep.separator import Separator
 from unisep.weights.hashes import sha256_of
+from unisep_ray.batching import Batching
 from unisep_ray.ledger import Row
 from unisep_ray.recordings import Recording
 from unisep_ray.storage import PARTIAL, Folder, etag, storing
@@ -46,6 +49,7 @@ class Job:
         basis: All that decides a result beside models and what a row asks, as plain values.
         n_beside: How many recordings a worker has in hand; one of them is fetched or stored while others are separated.
         retries_failed: Whether what failed in an earlier run is tried again.
+        batches: Whether recordings share the calls of a backend, as is quick on a GPU.
     """
 
     destination: Folder
@@ -55,6 +59,7 @@ class Job:
     basis: Mapping[str, Any]
     n_beside: int = 2
     retries_failed: bool = False
+    batches: bool = False
 
 
 class Station:
@@ -66,6 +71,9 @@ class Station:
         self._computing = threading.Semaphore(max(1, job.n_beside - 1))
         self._separator = Separator(**job.separator)
         self._separator.provenance(**job.question)
+        if job.batches:
+            options = Options(find_device(job.separator.get("device", "auto")))
+            self._separator._pool.wrap = partial(Batching, n_most=options.n_at_once)
         _remove_left_behind()
 
     def stop(self) -> None:
