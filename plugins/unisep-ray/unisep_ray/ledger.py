@@ -209,16 +209,21 @@ def _write(folder: Folder, part: str, table: pa.Table, waits_for_room: bool = Fa
     folder.write(part, buffer.getvalue(), waits_for_room=waits_for_room)
 
 
+def is_alive(pid: int) -> bool:
+    """Tell whether there is a process of this number on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is somebody else's
+    return True
+
+
 def _is_over(holder: dict[str, Any]) -> bool:
     """Tell whether a lease has ended, by the clock, or because its process on this machine has."""
-    if holder["expires"] >= time.time() and holder["host"] == platform.node():
-        try:
-            os.kill(holder["pid"], 0)
-        except ProcessLookupError:
-            return True
-        except OSError:  # of somebody else
-            return False
-    return bool(holder["expires"] < time.time())
+    is_here = holder["host"] == platform.node()
+    return bool(holder["expires"] < time.time() or (is_here and not is_alive(holder["pid"])))
 
 
 def _described(holder: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ from unisep.separation import SeparatedFiles
 from unisep.separator import Separator
 from unisep.weights.hashes import sha256_of
 from unisep_ray.batching import Batching
-from unisep_ray.ledger import Row
+from unisep_ray.ledger import Row, is_alive
 from unisep_ray.recordings import Recording
 from unisep_ray.storage import PARTIAL, Folder, etag, storing
 
@@ -194,5 +194,5 @@ def _remove_left_behind() -> None:
     """Remove what workers that died have left on this machine."""
     for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
         pid = folder.name.removeprefix(SCRATCH).partition("-")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
+        if pid.isdigit() and not is_alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)

@@ -50,7 +50,7 @@ class Folder:
 
     def __init__(self, url: str) -> None:
         try:
-            self.fs, self.root = fsspec.url_to_fs(str(url), use_listings_cache=False)
+            self.fs, self.root = fsspec.url_to_fs(str(url))
         except (ImportError, ValueError, OSError) as error:
             raise OptionError(f"{str(url)!r:.300} cannot be opened: {error}") from error
         self.root = self.root.rstrip("/")
@@ -66,6 +66,7 @@ class Folder:
 
     def info(self, place: str = "") -> dict[str, Any] | None:
         """Return what is known of a file or folder now, or None where there is none."""
+        self.fs.invalidate_cache()
         try:
             return dict(_again(lambda: self.fs.info(self.path(place))))
         except (FileNotFoundError, NotADirectoryError):
@@ -110,6 +111,7 @@ class Folder:
 
     def remove(self, place: str) -> None:
         """Remove a file, or all files of a folder, if there are any."""
+        self.fs.invalidate_cache()
         for path in _again(lambda: self.fs.find(self.path(place))):  # `rm` would take "[1]" in a name for a pattern
             with suppress(FileNotFoundError):
                 _again(partial(self.fs.rm_file, path))
@@ -125,6 +127,7 @@ class Folder:
 
     def walk(self, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield each file below a folder that is not hidden, in order; one folder at a time is held in memory."""
+        self.fs.invalidate_cache()
         listed = _again(lambda: self.fs.ls(self.path(place), detail=True))
         for entry in sorted(listed, key=lambda entry: str(entry["name"])):
             path = str(entry["name"]).rstrip("/")
