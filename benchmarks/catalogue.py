@@ -63,18 +63,22 @@ def cluster(*nodes: int) -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    small: dict[str, Any] = {"object_store_memory": 100 * 2**20}
-    ray_cluster: Any = Cluster(
-        initialize_head=True,
-        shutdown_at_exit=False,
-        head_node_args={"num_cpus": 0, "include_dashboard": False, **small},
-    )
-    ray_cluster.nodes = [ray_cluster.add_node(num_cpus=n_cores, **small) for n_cores in nodes]
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 * 2**20}
+    ray_cluster: Any = Cluster(initialize_head=True, shutdown_at_exit=False, head_node_args=head)
+    ray_cluster.nodes = [added_node(ray_cluster, n_cores) for n_cores in nodes]
     try:
         yield ray_cluster
     finally:
         ray.shutdown()
         ray_cluster.shutdown()
+
+
+def added_node(ray_cluster: Any, n_cores: int, n_tries: int = 5) -> Any:
+    """Return a node that is added to a cluster. On a busy machine it may take longer than the half minute that Ray waits."""
+    for _ in range(n_tries - 1):
+        with suppress(Exception):
+            return ray_cluster.add_node(num_cpus=n_cores, object_store_memory=100 * 2**20)
+    return ray_cluster.add_node(num_cpus=n_cores, object_store_memory=100 * 2**20)
 
 
 # faults
@@ -158,7 +162,7 @@ class Trouble(threading.Thread):
         node = self._rng.choice(self._nodes.nodes)  # from this thread, which Ray's hooks at exit would not allow
         self._nodes.nodes.remove(node)
         self._nodes.remove_node(node, allow_graceful=False)
-        self._nodes.nodes.append(self._nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20))
+        self._nodes.nodes.append(added_node(self._nodes, 1))
 
     def _restart(self) -> None:
         self._s3.restart(self._rng.uniform(0.5, 3.0))

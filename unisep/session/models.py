@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -47,12 +47,14 @@ class ModelPool:
     Attributes:
         own_weights: files or folders of the caller, by the key of the entry that loads them.
         store: the weights on this machine.
+        wrap: returns what is used in place of a backend that is ready.
     """
 
     def __init__(self, store: WeightsStore, precision: Precision, plugins: tuple[Plugin, ...] = ()) -> None:
         """Start empty, with `plugins` of this Separator alone beside those that are installed."""
         self.own_weights: dict[str, Path] = {}
         self.store = store
+        self.wrap: Callable[[Backend], Backend] = lambda backend: backend
         self._plugins = plugins
         self._maps = MapStore()
         self._precision = precision
@@ -89,13 +91,11 @@ class ModelPool:
 
     def meaning(self, text: str) -> Meaning | None:
         """Return what a text means by the vectors of the first encoder that can tell and is here; None where none can."""
-        encoders = [entry for entry in self.catalog().usable_encoders() if entry.spec.same_meaning and entry.is_here]
-        if not encoders:
+        encoders = (entry for entry in self.catalog().usable_encoders() if entry.spec.same_meaning and entry.is_here)
+        if (entry := next(encoders, None)) is None:
             return None
-        encoder = self.encoder(encoders[0], ProgressReporter())
-        words = self._once(
-            self._words, encoders[0].key, lambda: in_one_thread(partial(Words, encoder, encoders[0].spec.same_meaning))
-        )
+        make = partial(Words, self.encoder(entry, ProgressReporter()), entry.spec.same_meaning)
+        words = self._once(self._words, entry.key, lambda: in_one_thread(make))
         return in_one_thread(partial(words.meaning, text))
 
     def provenance(self, route: Route) -> dict[str, str]:
@@ -209,7 +209,7 @@ class ModelPool:
                 return self._ensembles[entry.key].backend(stems, member)
             return backend_view(entry.name, self.backend(entry, reporter, on_cpu=on_cpu), space, stems)
 
-        return self._once(self._views, (entry.key, space, stems, on_cpu), view)
+        return self._once(self._views, (entry.key, space, stems, on_cpu), lambda: self.wrap(view()))
 
     def encoder(self, entry: EncoderEntry, reporter: ProgressReporter) -> QueryEncoder:
         """Return the loaded encoder; its weights are downloaded if they are missing.
@@ -265,12 +265,11 @@ class ModelPool:
         if failures:
             warnings.warn(f"Closing failed: {'; '.join(failures)}. All others are closed.", stacklevel=3)
 
-    def _once(self, loaded: dict, key: object, load: Callable[[], T]) -> T:
+    def _once(self, loaded: dict[Any, T], key: object, load: Callable[[], T]) -> T:
         with self._lock:
             if key not in loaded:
                 loaded[key] = load()
-            model: T = loaded[key]
-            return model
+            return loaded[key]
 
     def _sha256(self, entry: BackendEntry | EncoderEntry) -> str:
         path = self.own_weights.get(entry.key)

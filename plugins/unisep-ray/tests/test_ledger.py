@@ -122,16 +122,22 @@ def test_a_place_that_takes_no_files_is_refused(tmp_path: Path) -> None:
         Lease(Folder(f"{tmp_path}/file/below"))
 
 
-def test_rows_wait_while_a_place_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
+def test_rows_wait_while_a_place_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
+    folder, calls = Folder(str(tmp_path)), []
+
+    def full(path: str, content: bytes) -> None:
+        calls.append(path)
         raise OSError(28, "No space left on device")
 
-    ledger = Ledger(Folder(str(tmp_path)))
+    ledger = Ledger(folder)
     ledger.add(row("a"))
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "write", full)
-        ledger.flush()
+        patch.setattr(folder.fs, "pipe_file", full)
+        patch.setattr(ledgers, "_SECONDS", 0.0)
+        ledger.flush_if_due()
+        assert len(calls) == 1
         with pytest.raises(DiskSpaceError, match="ledger"):
             ledger.close()
+        assert len(calls) == 5  # at the end there is no later: room is waited for
     ledger.close()
     assert states(tmp_path) == {"a": "done"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from unisep_ray import storage
 from unisep_ray.catalogue import separate_catalogue
 from unisep_ray.recordings import Recording, recordings
-from unisep_ray.station import Job, Station
+from unisep_ray.station import SCRATCH, Job, Station
 from unisep_ray.storage import Folder
 
 from unisep.cli import main
@@ -56,7 +58,7 @@ def test_results_are_those_of_separate_byte_for_byte(songs: Path, tmp_path: Path
     rows = [worker.separate(recording, None) for recording in recordings(str(songs), Folder(str(tmp_path / "two")))]
     assert sorted(row["state"] for row in rows) == ["done"] * 3 + ["failed"]
     assert files_in(tmp_path / "two") == files_in(tmp_path / "one") != {}
-    assert not list(worker._scratch.parent.glob(f"{worker._scratch.name}*"))
+    assert not list(Path(tempfile.gettempdir()).glob(f"{SCRATCH}{os.getpid()}-*"))
 
 
 def test_a_store_gets_what_a_folder_gets(s3: Any, songs: Path, tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_what_failed_is_left_unless_it_is_to_be_tried_again(songs: Path, tmp_pat
     [
         (Recording("/nowhere.wav"), "AudioFileError"),
         (Recording("nonsense://x.wav"), "OptionError"),
-        (Recording("x", problem="OptionError: no"), "OptionError"),
+        (Recording("x", problem=OptionError("no")), "OptionError"),
         (Recording("SONG", stems=("nothing",)), "OptionError"),
         (Recording("SONG", query=("a", "b"), example="/clip.wav"), "OptionError"),
         (Recording("SONG", query=(" ",)), "QueryError"),

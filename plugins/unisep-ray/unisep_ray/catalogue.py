@@ -11,7 +11,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,18 @@ from unisep.files.formats import checked_subtype, find_format
 from unisep.files.paths import DEFAULT_TEMPLATE, Template
 from unisep.query.parsed import ParsedQuery, parse_queries
 from unisep.query.query import QueryLike
-from unisep_ray.ledger import PARTIAL, Lease, Ledger, Row
-from unisep_ray.pool import Outcome, Pool, Resources
+from unisep_ray.ledger import Lease, Ledger, Row, digest
+from unisep_ray.pool import Pool, Resources, Task
 from unisep_ray.recordings import Recording, recordings
 from unisep_ray.station import Job, Station
-from unisep_ray.storage import Folder
+from unisep_ray.storage import PARTIAL, Folder
 
 _SAME_FOR_ALL = ("PluginError", "WeightsError", "DownloadError")  # no recording would fare better than the first
-_N_BESIDE_CPU, _N_BESIDE_GPU = 2, 4
+_N_BESIDE_CPU, _N_BESIDE_GPU = 2, 8  # recordings that a worker has in hand
+_CLASH = OptionError(
+    "Its results would have the same names as those of another recording. Give it a name in a list, or tell them apart with "
+    "--filename '{folder}/{track}/{stem}.{ext}'."
+)
 
 
 @dataclass
@@ -67,45 +70,18 @@ class Summary:
         return self.seconds / n_computed * max(0, self.n_total - n_computed - self.n_skipped)
 
 
-_CLASH = (
-    "OptionError: Its results would have the same names as those of another recording. Give it a name in a list, or tell "
-    "them apart with --filename '{folder}/{track}/{stem}.{ext}'."
-)
 OnRow = Callable[[Row | None, Summary], None]
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
-    recording: Recording
-    place: str
-    former: Row | None
-
-
 def separate_catalogue(
-    source: str | Path,
-    destination: str | Path,
-    query: QueryLike | tuple[ParsedQuery, ...] | None = None,
-    *,
-    stems: str | Sequence[str] | None = None,
-    route: str = "auto",
-    filename: str = DEFAULT_TEMPLATE,
-    format: str | None = None,
-    subtype: str | None = None,
-    bitrate_kbps: int | None = None,
-    headroom_db: float = 0.0,
-    tags: bool = True,
-    resume: bool = False,
-    retry: str | None = None,
-    address: str | None = None,
-    num_gpus_per_worker: float = 0.0,
-    num_cpus_per_worker: float = 1.0,
-    min_workers: int = 1,
-    max_workers: int | None = None,
-    attempts: int = 3,
-    plugins: Sequence[str] = (),
-    on_row: OnRow | None = None,
+    source: str | Path, destination: str | Path, query: QueryLike | tuple[ParsedQuery, ...] | None = None, *,
+    stems: str | Sequence[str] | None = None, route: str = "auto", filename: str = DEFAULT_TEMPLATE,
+    format: str | None = None, subtype: str | None = None, bitrate_kbps: int | None = None, headroom_db: float = 0.0,
+    tags: bool = True, resume: bool = False, retry: str | None = None, address: str | None = None,
+    num_gpus_per_worker: float = 0.0, num_cpus_per_worker: float = 1.0, min_workers: int = 1,
+    max_workers: int | None = None, attempts: int = 3, plugins: Sequence[str] = (), on_row: OnRow | None = None,
     **separator: Any,
-) -> Summary:
+) -> Summary:  # fmt: skip
     """Separate every recording of a folder or a list, on a Ray cluster; what fails is in the ledger with its error.
 
     `source` is a folder, or a list in Parquet, CSV or JSON lines with `path`, and optionally `query`, `stems`, `example` and
@@ -125,9 +101,11 @@ def separate_catalogue(
     """
     if retry not in (None, "failed"):
         raise OptionError(f"retry={retry!r}: there is only 'failed'.")
-    template, known = Template(filename), None if format is None else find_format(Path(), format)
-    if known is not None:
-        checked_subtype(known, subtype)
+    template = Template(filename)
+    if format is not None:
+        checked_subtype(find_format(Path(), format), subtype)
+    n_beside = _N_BESIDE_GPU if num_gpus_per_worker else _N_BESIDE_CPU
+    resources = Resources(num_gpus_per_worker, num_cpus_per_worker, min_workers, max_workers, n_beside, attempts)
     writing = {
         "filename": filename, "format": format, "subtype": subtype, "bitrate_kbps": bitrate_kbps,
         "headroom_db": headroom_db, "tags": tags,
@@ -135,27 +113,32 @@ def separate_catalogue(
     parsed = None if query is None else parse_queries(query)
     question = {"query": parsed, "stems": stems, "route": route}
     separator.setdefault("threads", max(1, round(num_cpus_per_worker)))
-    options = {**separator, **writing, "stems": stems, "route": route}
-    n_beside = _N_BESIDE_GPU if num_gpus_per_worker else _N_BESIDE_CPU
-    resources = Resources(num_gpus_per_worker, num_cpus_per_worker, min_workers, max_workers, n_beside, attempts)
-    basis = deciding_options(Namespace(**options), parsed)
-    job = Job(Folder(str(destination)), separator, question, writing, basis, n_beside, retry is not None)
-    driver = _Driver(str(source), job, template, resume or retry is not None, on_row)
+    basis = deciding_options(Namespace(**separator, **writing, stems=stems, route=route), parsed)
+    retries, batches = retry is not None, num_gpus_per_worker > 0
+    job = Job(Folder(str(destination)), separator, question, writing, basis, n_beside, retries, batches)
+    driver = _Driver(str(source), job, template, resume or retry is not None, on_row or (lambda row, summary: None))
     return driver.run(resources, address, plugins)
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    recording: Recording
+    place: str
+    former: Row | None
 
 
 class _Driver:
     """One run over a catalogue."""
 
-    def __init__(self, source: str, job: Job, template: Template, resumes: bool, on_row: OnRow | None) -> None:
-        self._source, self._job, self._template, self._resumes = source, job, template, resumes
-        self._destination, self._on_row = job.destination, on_row or (lambda row, summary: None)
+    def __init__(self, source: str, job: Job, template: Template, resumes: bool, on_row: OnRow) -> None:
+        self._job, self._template, self._resumes, self._on_row = job, template, resumes, on_row
+        self._destination, self._recordings = job.destination, partial(recordings, source, job.destination)
         self._summary, self._started = Summary(), time.monotonic()
+        if next(self._recordings(), None) is None:  # raises for what cannot be read
+            raise OptionError(f"There is no recording in {source}.")
 
     def run(self, resources: Resources, address: str | None, plugins: Sequence[str]) -> Summary:
         """Separate all, and return what came of it."""
-        if next(recordings(self._source, self._destination), None) is None:  # raises for what cannot be read
-            raise OptionError(f"There is no recording in {self._source}.")
         with ExitStack() as stack:
             lease = Lease(self._destination)
             stack.callback(lease.release)
@@ -169,67 +152,60 @@ class _Driver:
             self._tidy()
             stack.callback(ledger.close)
             threading.Thread(target=self._count, daemon=True).start()
-            make = partial(_station, self._job)
+            make = partial(Station, self._job)
             pool = stack.enter_context(Pool(make, resources, address=address, stage="separate", plugins=plugins))
             try:
-                for outcome in pool.map(_separate, self._tasks(ledger)):
-                    self._take(outcome, ledger, pool)
+                for task in pool.map(_separate, self._items(ledger)):
+                    self._summary.n_workers, self._summary.n_workers_lost = pool.n_ready, pool.n_lost
+                    self._tell(None if task is None else self._record(task, ledger))
                     lease.check()
                     ledger.flush_if_due()
             except BaseException:
-                for outcome in pool.stop(Station.stop):
-                    if outcome.value["state"] == "done":
-                        self._record(outcome, ledger)
+                for task in pool.stop(Station.stop):
+                    if task.value["state"] == "done":
+                        self._record(task, ledger)
                 raise
         self._tell(None)
         return self._summary
 
-    def _tasks(self, ledger: Ledger) -> Iterator[_Task]:
+    def _items(self, ledger: Ledger) -> Iterator[_Item]:
         """Yield each recording once, those with clashing names as ones that cannot be separated."""
         taken: dict[bytes, bytes] = {}
-        for number, recording in enumerate(recordings(self._source, self._destination)):
+        for number, recording in enumerate(self._recordings()):
             source = Path("/", recording.folder_name, recording.file_name)
             place = self._template.place(source, ["stem"], "ext")["stem"].as_posix()
-            what, key = _digest(f"{recording.url}\n{recording.question}"), _digest(place.casefold())
-            if recording.problem:
+            key, content = digest(place.casefold()), digest(f"{recording.url}\n{recording.question}")
+            if recording.problem is not None:
                 place = f"row {number}"
             elif key not in taken:
-                taken[key] = what
-            elif taken[key] == what:
+                taken[key] = content
+            elif taken[key] == content:
                 continue  # it is there twice
             else:
                 place, recording = f"{place} of {recording.url}", replace(recording, problem=_CLASH)
-            former = ledger.former(place) if self._resumes else None
-            yield _Task(recording, place, former)
+            yield _Item(recording, place, ledger.former(place) if self._resumes else None)
 
-    def _take(self, outcome: Outcome | None, ledger: Ledger, pool: Pool) -> None:
-        """Record and tell what came of a recording, or that nothing did."""
-        self._summary.n_workers, self._summary.n_workers_lost = pool.n_ready, pool.n_lost
-        if outcome is None:
-            return self._tell(None)
-        self._tell(self._record(outcome, ledger))
-
-    def _record(self, outcome: Outcome, ledger: Ledger) -> Row:
+    def _record(self, task: Task, ledger: Ledger) -> Row:
         """Return the row of what came of a recording, once it is counted and in the ledger."""
-        task: _Task = outcome.task
-        row = outcome.value
-        if outcome.error is not None:
-            error = {"error_type": type(outcome.error).__name__, "error": str(outcome.error)}
-            row = {"recording": task.recording.url, "question": task.recording.question, "state": "failed", **error}
-        row |= {"place": task.place, "attempts": outcome.n_attempts, "finished": datetime.now(UTC)}
-        state = row["state"]
+        recording, row = task.item.recording, task.value
+        if task.error is not None:
+            error = {"error_type": type(task.error).__name__, "error": str(task.error)}
+            row = {"recording": recording.url, "question": recording.question, "state": "failed", **error}
+        row = {**row, "place": task.item.place, "attempts": task.n_attempts, "finished": datetime.now(UTC)}
+        summary, state = self._summary, row["state"]
         if state == "failed":
-            nothing_done = not (self._summary.n_done or self._summary.n_skipped or task.recording.question)
+            nothing_done = not (summary.n_done or summary.n_skipped or recording.question)
             if row["error_type"] in _SAME_FOR_ALL and nothing_done:
                 raise getattr(errors, row["error_type"])(row["error"])
-            self._summary.errors[row["error_type"]] += 1
-        self._summary.n_done += state == "done"
-        self._summary.n_failed += state == "failed"
-        self._summary.n_skipped += state == "skipped"
-        self._summary.audio_seconds += row.get("audio_seconds") or 0.0 if state == "done" else 0.0
+            summary.errors[row["error_type"]] += 1
+        if state == "done":
+            summary.audio_seconds += row["audio_seconds"]
+        summary.n_done += state == "done"
+        summary.n_failed += state == "failed"
+        summary.n_skipped += state == "skipped"
         if state != "skipped":
             ledger.add(row)
-        return dict(row)
+        return row
 
     def _tell(self, row: Row | None) -> None:
         self._summary.seconds = time.monotonic() - self._started
@@ -237,7 +213,7 @@ class _Driver:
 
     def _count(self) -> None:
         with suppress(Exception):  # what cannot be read is told by the run itself
-            self._summary.n_total = sum(1 for _ in recordings(self._source, self._destination))
+            self._summary.n_total = sum(1 for _ in self._recordings())
 
     def _tidy(self) -> None:
         """Remove what workers that died have left in the destination."""
@@ -246,15 +222,5 @@ class _Driver:
             self._destination.abort_uploads(PARTIAL)
 
 
-def _station(job: Job) -> Station:
-    station = Station(job)
-    station.check()
-    return station
-
-
-def _separate(station: Station, task: _Task) -> Row:
-    return station.separate(task.recording, task.former)
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode(errors="surrogatepass"), digest_size=12).digest()
+def _separate(station: Station, item: _Item) -> Row:
+    return station.separate(item.recording, item.former)

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from unisep_ray.ledger import Row
 
 _SHOWN_SECONDS = 0.5
-_SEPARATOR = (
-    "backend", "query_backend", "encoder", "weights", "query_weights", "licences", "device", "precision", "seed", "shifts",
-    "cascade", "offline",
+_SAME_NAMES = (  # as arguments of `separate_catalogue`
+    "filename", "format", "subtype", "stems", "route", "resume", "retry", "attempts", "min_workers", "max_workers",
+    "num_gpus_per_worker", "num_cpus_per_worker", "backend", "query_backend", "encoder", "weights", "query_weights",
+    "licences", "device", "precision", "seed", "shifts", "cascade", "offline",
 )  # fmt: skip
 _FLAGS = {**FLAGS, "num_gpus_per_worker": "--num-gpus-per-worker", "address": "--ray"}
 
@@ -76,21 +77,23 @@ def catalogue(arguments: argparse.Namespace, console: Console) -> int:
 
     if arguments.strict_plugins:
         os.environ["UNISEP_PLUGINS_STRICT"] = "1"  # for the workers of a Ray that is started here, too
-    names = ("filename", "format", "subtype", "stems", "route", "resume", "retry", "attempts", "min_workers", "max_workers",
-             "num_gpus_per_worker", "num_cpus_per_worker", *_SEPARATOR)  # fmt: skip
-    options: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in _SAME_NAMES}
     if arguments.threads is not None:
         options["threads"] = arguments.threads
-    tell = _Teller(console, sys.stdout)
+    teller = _Teller(console, sys.stdout)
     with redirect_stdout(sys.stderr):  # Ray speaks, too
         summary = separate_catalogue(
             arguments.source, arguments.destination, questions(arguments), bitrate_kbps=arguments.bitrate,
             headroom_db=arguments.headroom, tags=not arguments.no_tags, overlap_fraction=arguments.overlap,
-            segment_seconds=arguments.segment, address=arguments.ray, on_row=tell,
+            segment_seconds=arguments.segment, address=arguments.ray, on_row=teller.tell,
             plugins=[str(path.absolute()) for path in arguments.plugin], **options,
         )  # fmt: skip
-    tell.event("end", **_values(summary))
-    console.lines(columns(_table(summary)))
+    teller.event("end", **_values(summary))
+    counts = {"done": summary.n_done, "skipped": summary.n_skipped, "failed": summary.n_failed}
+    counts |= {f"  {name}": count for name, count in summary.errors.most_common()}
+    hours = {"hours of audio": f"{summary.audio_seconds / 3600:.2f}", "time": duration(summary.seconds)}
+    lost = {"hours an hour": f"{summary.speed:.1f}", "workers lost": summary.n_workers_lost}
+    console.lines(columns([(name, str(value)) for name, value in {**counts, **hours, **lost}.items()]))
     return 1 if summary.n_failed else 0
 
 
@@ -100,12 +103,13 @@ class _Teller:
     def __init__(self, console: Console, stdout: TextIO) -> None:
         self._console, self._stdout, self._last = console, stdout, 0.0
 
-    def __call__(self, row: Row | None, summary: Summary) -> None:
+    def tell(self, row: Row | None, summary: Summary) -> None:
+        """Tell of a row, and now and then how far it all is."""
         if row is not None:
             shown = ("recording", "outputs", "audio_seconds", "seconds", "node", "attempts", "error_type", "error")
             self.event(row["state"], **{name: row[name] for name in shown if row.get(name) is not None})
-        if row is not None and row["state"] == "failed":
-            self._console.note(f"unisep: failed: {row['recording']}: {row['error']}")
+            if row["state"] == "failed":
+                self._console.note(f"unisep: failed: {row['recording']}: {row['error']}")
         if time.monotonic() - self._last >= _SHOWN_SECONDS:
             self._last = time.monotonic()
             if row is None:
@@ -130,18 +134,6 @@ def progress_line(summary: Summary) -> str:
     )
 
 
-def _table(summary: Summary) -> list[tuple[str, str]]:
-    rows = [("done", str(summary.n_done)), ("skipped", str(summary.n_skipped)), ("failed", str(summary.n_failed))]
-    rows += [(f"  {name}", str(count)) for name, count in summary.errors.most_common()]
-    rows += [("hours of audio", f"{summary.audio_seconds / 3600:.2f}"), ("time", duration(summary.seconds))]
-    return [*rows, ("hours an hour", f"{summary.speed:.1f}"), ("workers lost", str(summary.n_workers_lost))]
-
-
 def _values(summary: Summary) -> dict[str, Any]:
-    values = {
-        **vars(summary),
-        "errors": dict(summary.errors),
-        "speed": summary.speed,
-        "seconds_left": summary.seconds_left,
-    }
+    values = {**vars(summary), "speed": summary.speed, "seconds_left": summary.seconds_left}
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}

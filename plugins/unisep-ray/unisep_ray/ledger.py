@@ -8,9 +8,10 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import Any
 from uuid import uuid4
@@ -18,13 +19,11 @@ from uuid import uuid4
 import pyarrow as pa
 from pyarrow import parquet
 
-from unisep.errors import OptionError
-from unisep_ray.storage import Folder, storage_error
+from unisep.errors import OptionError, UnisepError
+from unisep_ray.storage import HOME, Folder, storing
 
-HOME = ".unisep"
-PARTIAL = f"{HOME}/partial"
 _PARTS, _LEASE = f"{HOME}/ledger", f"{HOME}/lease.json"
-_N_ROWS, _SECONDS = 500, 10.0  # of a part
+_N_ROWS, _SECONDS, _LEAST_SECONDS = 500, 10.0, 1.0  # of a part
 _MAX_WAITING = 10_000  # rows that a place which is full, or away, may keep waiting
 LEASE_SECONDS = 60.0
 SCHEMA = pa.schema(
@@ -52,85 +51,65 @@ class Ledger:
         self._folder = folder
         self._rows: list[Row] = []
         self._last = time.monotonic()
-        self._part = lru_cache(4)(self._read)
+        self._part = lru_cache(4)(partial(_read, folder))
         self._index: dict[bytes, tuple[str, int]] = {}
-        self._superseded: dict[str, set[int]] = {}
-        for part in self._parts():
-            for number, place in enumerate(self._part(part)["place"].to_pylist()):
-                self._note(place, part, number)
+        self._superseded: dict[str, set[int]] = defaultdict(set)
+        for part in _parts(folder):
+            self._note(part, self._part(part)["place"].to_pylist())
 
     def __len__(self) -> int:
         return len(self._index)
 
     def former(self, place: str) -> Row | None:
         """Return the row of a place, as an earlier run wrote it."""
-        part, number = self._index.get(_key(place), ("", 0))
+        part, number = self._index.get(digest(place), ("", 0))
         return self._part(part).slice(number, 1).to_pylist()[0] if part else None
 
     def add(self, row: Row) -> None:
         """Keep a row until it is written with others."""
         self._rows.append(row)
-        if len(self._rows) >= _N_ROWS:
-            self.flush_if_due(1.0)
 
-    def flush_if_due(self, seconds: float = _SECONDS) -> None:
-        """Write the rows that wait as a part, if the last one is old enough."""
-        if time.monotonic() - self._last >= seconds:
+    def flush_if_due(self) -> None:
+        """Write the rows that wait as a part, if they are many or old. Where that fails they wait on, unless they are too many."""
+        waited_seconds = time.monotonic() - self._last
+        if waited_seconds < (_LEAST_SECONDS if len(self._rows) >= _N_ROWS else _SECONDS):
+            return
+        try:
             self.flush()
+        except UnisepError:
+            if len(self._rows) >= _MAX_WAITING:
+                raise
 
-    def flush(self, *, may_wait: bool = True) -> None:
-        """Write the rows that wait as a part. Where that fails they go on waiting, if they may and are not too many."""
+    def flush(self, *, waits_for_room: bool = False) -> None:
+        """Write the rows that wait as a part."""
         self._last = time.monotonic()
         if not self._rows:
             return
         part = f"{_PARTS}/{time.time_ns():020d}-{uuid4().hex[:8]}.parquet"
-        try:
-            self._write(part, pa.Table.from_pylist(self._rows, SCHEMA))
-        except Exception as error:
-            if may_wait and len(self._rows) < _MAX_WAITING:
-                return
-            raise storage_error(error, f"The ledger of {self._folder} cannot be written") from error
-        for number, row in enumerate(self._rows):
-            self._note(row["place"], part, number)
+        with storing(f"The ledger of {self._folder} cannot be written"):
+            _write(self._folder, part, pa.Table.from_pylist(self._rows, SCHEMA), waits_for_room)
+        self._note(part, [row["place"] for row in self._rows])
         self._rows = []
 
     def close(self) -> None:
         """Write what waits, and take out the rows that later ones have taken the place of."""
-        self.flush(may_wait=False)
-        for part, numbers in self._superseded.items():
-            table = self._part(part)
-            kept = table.filter(pa.array([number not in numbers for number in range(table.num_rows)]))
-            if kept.num_rows:
-                self._write(part, kept)
-            else:
-                self._folder.remove(part)
-        self._superseded = {}
+        self.flush(waits_for_room=True)
+        with suppress(Exception):  # they do no harm
+            for part, numbers in self._superseded.items():
+                table = self._part(part)
+                kept = table.filter(pa.array([number not in numbers for number in range(table.num_rows)]))
+                if kept.num_rows:
+                    _write(self._folder, part, kept)
+                else:
+                    self._folder.remove(part)
 
-    def rows(self) -> Iterator[Row]:
-        """Yield the rows that count."""
-        for part in self._parts():
-            for number, row in enumerate(self._part(part).to_pylist()):
-                if self._index.get(_key(row["place"])) == (part, number):
-                    yield row
-
-    def _note(self, place: str, part: str, number: int) -> None:
-        former, former_number = self._index.get(_key(place), ("", 0))
-        if former:
-            self._superseded.setdefault(former, set()).add(former_number)
-        self._index[_key(place)] = part, number
-
-    def _parts(self) -> list[str]:
-        if self._folder.info(_PARTS) is None:
-            return []
-        return sorted(f"{_PARTS}/{name}" for name, _ in _below(self._folder) if name.endswith(".parquet"))
-
-    def _read(self, part: str) -> pa.Table:
-        return parquet.read_table(io.BytesIO(self._folder.read(part)), schema=SCHEMA)
-
-    def _write(self, part: str, table: pa.Table) -> None:
-        buffer = io.BytesIO()
-        parquet.write_table(table, buffer)
-        self._folder.write(part, buffer.getvalue(), through=f"{PARTIAL}/{uuid4().hex}")
+    def _note(self, part: str, places: Iterable[str]) -> None:
+        for number, place in enumerate(places):
+            key = digest(place)
+            if key in self._index:
+                former, former_number = self._index[key]
+                self._superseded[former].add(former_number)
+            self._index[key] = part, number
 
 
 def read_ledger(destination: str) -> pa.Table:
@@ -139,7 +118,10 @@ def read_ledger(destination: str) -> pa.Table:
     Raises:
         OptionError: There is no such place.
     """
-    return pa.Table.from_pylist(list(Ledger(Folder(destination)).rows()), SCHEMA)
+    folder = Folder(destination)
+    table = pa.concat_tables([SCHEMA.empty_table(), *(_read(folder, part) for part in _parts(folder))])
+    last = {place: number for number, place in enumerate(table["place"].to_pylist())}
+    return table.take(pa.array(sorted(last.values()), pa.int64()))
 
 
 class Lease:
@@ -149,14 +131,10 @@ class Lease:
     """
 
     def __init__(self, folder: Folder, seconds: float = LEASE_SECONDS) -> None:
-        self._folder, self._seconds = folder, seconds
-        self.id, self._stopped, self._other = uuid4().hex, threading.Event(), ""
-        try:
+        self._folder, self._seconds, self._id = folder, seconds, uuid4().hex
+        self._stopped, self._other = threading.Event(), ""
+        with storing(f"{folder} cannot be written to", OptionError):
             self._acquire()
-        except OptionError:
-            raise
-        except Exception as error:
-            raise OptionError(f"{folder} cannot be written to: {type(error).__name__}: {error}") from error
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
 
@@ -175,63 +153,78 @@ class Lease:
     def _acquire(self) -> None:
         while not self._folder.create(_LEASE, self._content()):
             holder = self._holder()
-            if not holder:
-                time.sleep(1.0)  # it may be about to be written
-                holder = self._holder()
-            if holder.get("id") == self.id:  # an earlier try got through
+            if holder["id"] == self._id:  # an earlier try got through
                 return
-            if holder and not _is_over(holder):
-                left = max(0.0, holder["expires"] - time.time())
+            if not _is_over(holder):
                 raise OptionError(
-                    f"{self._folder} belongs to another driver: {_described(holder)}. Wait for its end, or for {left:.0f} s "
-                    "after it died."
+                    f"{self._folder} belongs to another driver: {_described(holder)}. Wait for its end, or for "
+                    f"{holder['expires'] - time.time():.0f} s after it died."
                 )
             self._folder.remove(_LEASE)
-        if self._holder().get("id") != self.id:
+        if self._holder()["id"] != self._id:
             raise OptionError(f"Another driver has just taken {self._folder}.")
 
     def _content(self) -> bytes:
-        mine = {"id": self.id, "host": platform.node(), "pid": os.getpid(), "expires": time.time() + self._seconds}
+        mine = {"id": self._id, "host": platform.node(), "pid": os.getpid(), "expires": time.time() + self._seconds}
         return json.dumps(mine).encode()
 
     def _holder(self) -> dict[str, Any]:
-        with suppress(FileNotFoundError, ValueError, TypeError):
-            holder = json.loads(self._folder.read(_LEASE))
-            return {**holder, "expires": float(holder["expires"]), "pid": int(holder["pid"])}
-        return {}
+        """Return who has the lease; with the id "" one that is over, where it makes no sense even a second later."""
+        for wait_seconds in (1.0, 0.0):  # it may be about to be written
+            with suppress(FileNotFoundError, KeyError, TypeError, ValueError):
+                holder = json.loads(self._folder.read(_LEASE))
+                kinds = {"id": str, "host": str, "pid": int, "expires": float}
+                return {name: kind(holder[name]) for name, kind in kinds.items()}
+            time.sleep(wait_seconds)
+        return {"id": "", "host": "", "pid": 0, "expires": 0.0}
 
     def _renew(self) -> None:
         while not self._stopped.wait(self._seconds / 4):
             with suppress(Exception):  # the store is away for longer; what counts is who has the lease then
                 holder = self._holder()
-                if holder and holder.get("id") != self.id:
+                if holder["id"] not in ("", self._id):
                     self._other = _described(holder)
                     return
-                self._folder.write(_LEASE, self._content(), through=f"{PARTIAL}/{uuid4().hex}")
+                self._folder.write(_LEASE, self._content())
+
+
+def digest(text: str) -> bytes:
+    """Return what stands for a text in memory, in a few bytes."""
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=12).digest()
+
+
+def _parts(folder: Folder) -> list[str]:
+    if folder.info(_PARTS) is None:
+        return []
+    return [place for place, _ in folder.walk(_PARTS) if place.endswith(".parquet")]
+
+
+def _read(folder: Folder, part: str) -> pa.Table:
+    return parquet.read_table(io.BytesIO(folder.read(part)), schema=SCHEMA)
+
+
+def _write(folder: Folder, part: str, table: pa.Table, waits_for_room: bool = False) -> None:
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    folder.write(part, buffer.getvalue(), waits_for_room=waits_for_room)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether there is a process of this number on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is somebody else's
+    return True
 
 
 def _is_over(holder: dict[str, Any]) -> bool:
     """Tell whether a lease has ended, by the clock, or because its process on this machine has."""
-    if holder["expires"] < time.time():
-        return True
-    if holder.get("host") != platform.node():
-        return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+    is_here = holder["host"] == platform.node()
+    return bool(holder["expires"] < time.time() or (is_here and not is_alive(holder["pid"])))
 
 
 def _described(holder: dict[str, Any]) -> str:
-    return f"process {holder.get('pid')} on {holder.get('host')}"
-
-
-def _below(folder: Folder) -> Iterator[tuple[str, dict[str, Any]]]:
-    return Folder(f"{folder}/{_PARTS}").walk()
-
-
-def _key(place: str) -> bytes:
-    return blake2b(place.encode(errors="surrogatepass"), digest_size=12).digest()
+    return f"process {holder['pid']} on {holder['host']}"

@@ -34,9 +34,8 @@ class Actor:
 
     def start(self) -> None:
         """Load what is held."""
-        if self._held is None:
-            self._using.__enter__()  # as long as the process lives
-            self._held = self._make()
+        self._using.__enter__()  # as long as the process lives
+        self._held = self._make()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return what a function returns that takes what is held and `arguments`."""
@@ -75,53 +74,52 @@ class Resources:
 
 
 @dataclass(eq=False)
+class Task:
+    """An item, and in the end what came of it: a value, or the error that it ended with.
+
+    Attributes:
+        n_attempts: How many workers have had it. All but the first had nothing else in hand.
+    """
+
+    item: Any
+    value: Any = None
+    error: Exception | None = None
+    n_attempts: int = 0
+
+
+@dataclass(eq=False)
 class _Worker:
     handle: Any
     is_ready: bool = False
-    tasks: set[Any] = field(default_factory=set)
-    is_alone: bool = False  # with a task that a worker died of
+    tasks: list[Task] = field(default_factory=list)
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a task: a value, or the error that it ended with; `n_attempts` counts workers that had it."""
-
-    task: Any
-    value: Any = None
-    error: Exception | None = None
-    n_attempts: int = 1
+    def kill(self) -> None:
+        with suppress(Exception):  # it is dead
+            ray.kill(self.handle)
 
 
 class Pool:
     """A number of actors. Use as a context manager; at its end they are gone."""
 
     def __init__(
-        self,
-        make: Callable[[], Any],
-        resources: Resources,
-        *,
-        address: str | None,
-        stage: str,
-        plugins: Sequence[str] = (),
-    ) -> None:
+        self, make: Callable[[], Any], resources: Resources, *, address: str | None, stage: str, plugins: Sequence[str] = ()
+    ) -> None:  # fmt: skip
         self._make, self._resources, self._plugins = make, resources, tuple(plugins)
         self._stage, self._run, self._n_made = stage, uuid4().hex[:6], 0
         self._workers: list[_Worker] = []
-        self._refs: dict[Any, tuple[_Worker, Any]] = {}  # task None: the start
-        self._deaths: dict[int, list[bool]] = {}  # of workers that had a task: whether they had nothing else
+        self._refs: dict[Any, tuple[_Worker, Task | None]] = {}  # None: the start
+        self._suspects: deque[Task] = deque()
         self._n_failed_starts = self.n_lost = 0
         self._is_ours = connect(address)
 
     def __enter__(self) -> Pool:
-        n_max = self._resources.n_max or self._room()
-        for _ in range(max(n_max, self._resources.n_min)):
+        for _ in range(max(self._resources.n_max or self._room(), self._resources.n_min)):
             self._add_worker()
         return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
-            with suppress(Exception):
-                ray.kill(worker.handle)
+            worker.kill()
         if self._is_ours:
             ray.shutdown()
 
@@ -130,75 +128,77 @@ class Pool:
         """How many workers have loaded what they hold."""
         return sum(worker.is_ready for worker in self._workers)
 
-    def map(self, function: Callable[..., Any], tasks: Iterable[Any]) -> Iterator[Outcome | None]:
-        """Yield what comes of each task, as it comes, and None whenever nothing came for a second.
+    def map(self, function: Callable[..., Any], items: Iterable[Any]) -> Iterator[Task | None]:
+        """Yield a task for each item as it is done, and None whenever nothing was for a second.
 
-        Tasks are taken from the iterable only as workers have hands free. A task that a worker died of is tried again by
+        Items are taken from the iterable only as workers have hands free. One that a worker died of is tried again by
         a worker that has nothing else in hand. Raises what workers raise as they start.
         """
-        waiting, again, is_over = iter(tasks), deque[Any](), False
-        has_begun = False
+        waiting, has_begun = map(Task, items), False
         while True:
             has_begun = has_begun or self.n_ready >= self._resources.n_min
-            while has_begun and (worker := self._free_worker()) is not None:
-                if again and worker.tasks:
-                    break  # until one has nothing in hand
-                if again:
-                    self._give(worker, function, again.popleft(), is_alone=True)
-                    continue
-                task = None if is_over else next(waiting, None)
-                if task is None:
-                    is_over = True
-                    break
-                self._give(worker, function, task)
-            if is_over and not again:
+            if has_begun and self._hand_out(function, waiting):
                 self._dismiss_idle()
                 if not self._refs:
                     return
-            done, _ = ray.wait(list(self._refs), num_returns=1, timeout=1.0)
+            done, _ = ray.wait(list(self._refs), timeout=1.0)
             if not done:
                 yield None
             for ref in done:
-                outcome = self._taken(ref, again)
-                if outcome is not None:
-                    yield outcome
+                if (task := self._taken(ref)) is not None:
+                    yield task
 
-    def stop(self, function: Callable[[Any], Any]) -> list[Outcome]:
-        """Call a function of every worker beside what it does, wait a little, and return what came to its end all the same."""
-        refs, outcomes = [ref for ref, (_, task) in self._refs.items() if task is not None], []
+    def stop(self, function: Callable[[Any], Any]) -> list[Task]:
+        """Call a function of every worker beside what it does, wait a little, and return what was done all the same."""
+        running, tasks = {ref: task for ref, (_, task) in self._refs.items() if task is not None}, []
         with suppress(Exception):
             for worker in self._workers:
                 if worker.is_ready:
                     worker.handle.call.remote(function)
-            done, _ = ray.wait(refs, num_returns=len(refs), timeout=_STOP_SECONDS)
+            done, _ = ray.wait(list(running), num_returns=len(running), timeout=_STOP_SECONDS)
             for ref in done:
                 with suppress(Exception):  # what was stopped, most likely
-                    outcomes.append(Outcome(self._refs[ref][1], ray.get(ref)))
-        return outcomes
+                    running[ref].value = ray.get(ref)
+                    tasks.append(running[ref])
+        return tasks
 
     def _room(self) -> int:
         """Return how many workers the cluster has room for now."""
         there, needed = ray.cluster_resources(), {"CPU": self._resources.n_cpus, "GPU": self._resources.n_gpus}
-        rooms = [int(there.get(name, 0.0) // n) for name, n in needed.items() if n > 0]
-        if not min(rooms, default=1):
+        n_workers = min((int(there.get(name, 0.0) // n) for name, n in needed.items() if n > 0), default=1)
+        if not n_workers:
             raise OptionError(f"The cluster has no room for a worker that needs {needed}. It has {there}.")
-        return min(rooms, default=1)
+        return n_workers
 
     def _add_worker(self) -> None:
         self._n_made += 1
-        options = {
-            "name": f"unisep-{self._stage}-{self._run}-{self._n_made}", "num_cpus": self._resources.n_cpus,
-            "num_gpus": self._resources.n_gpus, "max_concurrency": self._resources.n_beside + 1, "max_restarts": 0,
-        }  # fmt: skip
-        worker = _Worker(ray.remote(Actor).options(**options).remote(self._make, self._plugins))
+        actor = ray.remote(Actor).options(
+            name=f"unisep-{self._stage}-{self._run}-{self._n_made}", num_cpus=self._resources.n_cpus,
+            num_gpus=self._resources.n_gpus, max_concurrency=self._resources.n_beside + 1,
+        )  # fmt: skip
+        worker = _Worker(actor.remote(self._make, self._plugins))
         self._workers.append(worker)
         self._refs[worker.handle.start.options(name="load").remote()] = worker, None
+
+    def _hand_out(self, function: Callable[..., Any], waiting: Iterator[Task]) -> bool:
+        """Give tasks to workers with hands free, suspects first. Tell whether there is none left to give."""
+        while (worker := self._free_worker()) is not None:
+            if self._suspects and worker.tasks:
+                return False  # until one has nothing in hand
+            task = self._suspects.popleft() if self._suspects else next(waiting, None)
+            if task is None:
+                return True
+            task.n_attempts += 1
+            worker.tasks.append(task)
+            self._refs[worker.handle.call.options(name=self._stage).remote(function, task.item)] = worker, task
+        return False
 
     def _free_worker(self) -> _Worker | None:
         """Return a worker with hands free, one with the least to do."""
         able = [
             worker for worker in self._workers
-            if worker.is_ready and not worker.is_alone and len(worker.tasks) < self._resources.n_beside
+            if worker.is_ready and len(worker.tasks) < self._resources.n_beside
+            and all(task.n_attempts == 1 for task in worker.tasks)
         ]  # fmt: skip
         return min(able, key=lambda worker: len(worker.tasks), default=None)
 
@@ -207,60 +207,48 @@ class Pool:
         for worker in [worker for worker in self._workers if not worker.tasks]:
             self._workers.remove(worker)
             self._refs = {ref: pair for ref, pair in self._refs.items() if pair[0] is not worker}
-            with suppress(Exception):
-                ray.kill(worker.handle)
+            worker.kill()
 
-    def _give(self, worker: _Worker, function: Callable[..., Any], task: Any, *, is_alone: bool = False) -> None:
-        ref = worker.handle.call.options(name=self._stage).remote(function, task)
-        worker.is_alone = is_alone
-        worker.tasks.add(ref)
-        self._refs[ref] = worker, task
-
-    def _taken(self, ref: Any, again: deque[Any]) -> Outcome | None:
+    def _taken(self, ref: Any) -> Task | None:
+        """Return the task that is done, or None: a worker is ready, or died, and its task is tried again."""
         worker, task = self._refs.pop(ref)
-        was_alone, worker.is_alone = worker.is_alone, False
-        worker.tasks.discard(ref)
+        if task is not None:
+            worker.tasks.remove(task)
         try:
             value = ray.get(ref)
         except RayTaskError as error:
+            if task is None and isinstance(error.cause, UnisepError):
+                raise error.cause from None
             if task is None:
-                raise self._start_error(error.cause) from None
-            return Outcome(task, error=error.cause, n_attempts=self._attempts_at(task))
+                raise BackendError(f"A worker does not start: {error.cause!r}") from None
+            task.error = error.cause
         except RayError as error:
-            return self._died(worker, task, error, again, was_alone)
-        if task is None:
-            worker.is_ready, self._n_failed_starts = True, 0
-            return None
-        return Outcome(task, value, n_attempts=self._attempts_at(task))
+            return self._died(worker, task, " ".join(str(error).split())[:300])
+        else:
+            if task is None:
+                worker.is_ready, self._n_failed_starts = True, 0
+            else:
+                task.value = value
+        return task
 
-    def _attempts_at(self, task: Any) -> int:
-        """Return how many workers had a task that has come to its end."""
-        return len(self._deaths.pop(id(task), [])) + 1
-
-    def _died(self, worker: _Worker, task: Any, error: RayError, again: deque[Any], was_alone: bool) -> Outcome | None:
+    def _died(self, worker: _Worker, task: Task | None, reason: str) -> Task | None:
         """Replace a worker, and have its task tried again, until too many have died with nothing else in hand."""
-        if worker in self._workers:
+        if worker in self._workers:  # not yet told by another of its tasks
             self._workers.remove(worker)
-            with suppress(Exception):
-                ray.kill(worker.handle)
+            worker.kill()
             self.n_lost += 1
             self._n_failed_starts += not worker.is_ready
             if self._n_failed_starts > _N_STARTS:
-                raise BackendError(f"Workers die as they start: {_reason(error)}")
+                raise BackendError(f"Workers die as they start: {reason}")
             self._add_worker()
         if task is None:
             return None
-        deaths = self._deaths.setdefault(id(task), [])
-        deaths.append(was_alone)
-        if sum(deaths) < self._resources.n_attempts:
-            again.append(task)
+        if task.n_attempts <= self._resources.n_attempts:
+            self._suspects.append(task)
             return None
-        message = f"Workers died {sum(deaths)} times while they had this alone in hand: {_reason(error)}"
-        return Outcome(task, error=BackendError(message), n_attempts=len(self._deaths.pop(id(task))))
-
-    @staticmethod
-    def _start_error(cause: Exception) -> Exception:
-        return cause if isinstance(cause, UnisepError) else BackendError(f"A worker does not start: {cause!r}")
+        n_alone = task.n_attempts - 1
+        task.error = BackendError(f"Workers died {n_alone} times while they had this alone in hand: {reason}")
+        return task
 
 
 def spread(
@@ -272,28 +260,17 @@ def spread(
     Raises:
         Exception: The first error, in the order of the items.
     """
+    early: dict[int, Task] = {}
+    n_given = 0
     with Pool(make, resources or Resources(), address=address, stage=stage, plugins=plugins) as pool:
-        early: dict[int, Outcome] = {}
-        number = 0
-        for outcome in pool.map(_numbered(function), enumerate(items)):
-            if outcome is not None:
-                early[outcome.task[0]] = outcome
-            while number in early:
-                outcome = early.pop(number)
-                if outcome.error is not None:
-                    raise outcome.error
-                yield outcome.value
-                number += 1
-
-
-@dataclass(frozen=True)
-class _numbered:
-    """Calls a function with the item of a pair of number and item."""
-
-    function: Callable[[Any, Any], Any]
-
-    def __call__(self, held: Any, task: tuple[int, Any]) -> Any:
-        return self.function(held, task[1])
+        for task in pool.map(lambda held, item: function(held, item[1]), enumerate(items)):
+            if task is not None:
+                early[task.item[0]] = task
+            while (following := early.pop(n_given, None)) is not None:
+                if following.error is not None:
+                    raise following.error
+                yield following.value
+                n_given += 1
 
 
 def connect(address: str | None) -> bool:
@@ -312,9 +289,3 @@ def connect(address: str | None) -> bool:
     except Exception as error:  # of many kinds
         raise OptionError(f"Ray cannot be reached at {place!r}, or started: {error}") from error
     return True
-
-
-def _reason(error: RayError) -> str:
-    """Return the first sentences of what Ray tells."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:300]

@@ -5,19 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from unisep import errors
+from pyarrow import parquet
+
 from unisep.errors import AudioFileError, OptionError, OverwriteError, UnisepError
 from unisep.files.formats import READ_SUFFIXES
 from unisep.files.paths import safe_name
-from unisep_ray.storage import Folder
+from unisep_ray.storage import Folder, storing
 
-COLUMNS = ("path", "query", "stems", "example", "name")
 _LISTS = (".parquet", ".csv", ".jsonl")
+_COLUMNS = ("path", "query", "stems", "example", "name")
 _BATCH_ROWS = 1024
 
 
@@ -31,7 +31,7 @@ class Recording:
         stems: Fixed stems to give.
         example: Where a clip of such a sound is.
         name: What takes the place of its own name in the names of results.
-        problem: Why it cannot be separated, as a list's row tells; "" for none.
+        problem: Why it cannot be separated, where that is known from the list.
     """
 
     url: str
@@ -39,13 +39,7 @@ class Recording:
     stems: tuple[str, ...] = ()
     example: str = ""
     name: str = ""
-    problem: str = ""
-
-    def check(self) -> None:
-        """Raise the problem, if there is one."""
-        if self.problem:
-            name, _, message = self.problem.partition(": ")
-            raise getattr(errors, name)(message)
+    problem: UnisepError | None = None
 
     @property
     def file_name(self) -> str:
@@ -74,115 +68,91 @@ def recordings(source: str, destination: Folder) -> Iterator[Recording]:
     Raises:
         OptionError: A source that is not there, cannot be read, or is no list with a column `path`.
     """
-    place = Folder(source)
-    try:
+    place, results = Folder(source), f"{destination}/"
+    with storing(f"{source!r:.300} cannot be read", OptionError):
         info = place.info()
-    except Exception as error:
-        raise OptionError(f"{source!r:.300} cannot be read: {type(error).__name__}: {error}") from error
-    if info is None:
-        raise OptionError(f"There is nothing at {source!r:.300}. Give a folder of recordings, or a list of them.")
-    if info["type"] == "directory":
-        yield from _in_folder(place, str(destination))
-        return
-    if not source.lower().endswith(_LISTS):
-        raise OptionError(f"{source!r:.300} is no folder, and no list whose name ends in {', '.join(_LISTS)}.")
-    try:
-        for row in _rows(place, source.lower()):
-            yield _recording(row, str(place).rpartition("/")[0], str(destination))
-    except UnisepError:
-        raise
-    except Exception as error:  # of pyarrow, of decoding
-        raise OptionError(f"{source!r:.300} cannot be read as a list: {type(error).__name__}: {error}") from error
+        if info is None:
+            raise OptionError(f"There is nothing at {source!r:.300}. Give a folder of recordings, or a list of them.")
+        if info["type"] != "directory":
+            yield from (_recording(row, str(place).rpartition("/")[0], results) for row in _rows(place))
+            return
+        if f"{place}/".startswith(results):
+            raise OptionError(f"The results would be among the recordings of {place}. Choose another destination.")
+        for below, _ in place.walk():
+            url = f"{place}/{below}"
+            if f".{below.rpartition('.')[2].lower()}" in READ_SUFFIXES and not url.startswith(results):
+                yield Recording(url)
 
 
-def _in_folder(place: Folder, destination: str) -> Iterator[Recording]:
-    if f"{place}/".startswith(f"{destination}/"):
-        raise OptionError(f"The results would be among the recordings of {place}. Choose another destination.")
-    for below, _ in place.walk():
-        url = f"{place}/{below}"
-        is_audio = f".{below.rpartition('.')[2].lower()}" in READ_SUFFIXES
-        if is_audio and not url.startswith(f"{destination}/"):
-            yield Recording(url)
-
-
-def _rows(place: Folder, name: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of a list, some at a time."""
+def _rows(place: Folder) -> Iterator[Any]:
+    """Yield the rows of a list, some at a time, as dicts; what is no JSON, as it is."""
+    name = place.root.lower()
+    if not name.endswith(_LISTS):
+        raise OptionError(f"{place} is no folder, and no list whose name ends in {', '.join(_LISTS)}.")
     with place.fs.open(place.root, "rb") as file:
         if name.endswith(".parquet"):
-            from pyarrow import parquet
-
             table = parquet.ParquetFile(file)
-            _check_columns(table.schema_arrow.names)
-            wanted = [column for column in COLUMNS if column in table.schema_arrow.names]
-            for batch in table.iter_batches(_BATCH_ROWS, columns=wanted):
+            columns = _checked_columns(table.schema_arrow.names)
+            for batch in table.iter_batches(_BATCH_ROWS, columns=columns):
                 yield from batch.to_pylist()
         elif name.endswith(".csv"):
             reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""))
-            _check_columns(reader.fieldnames or ())
+            _checked_columns(reader.fieldnames or ())
             yield from reader
         else:
-            for line in file:
-                if line.strip():
-                    yield _json_row(line)
+            yield from (_from_json(line) for line in file if line.strip())
 
 
-def _check_columns(columns: Any) -> None:
+def _checked_columns(columns: Any) -> list[str]:
     if "path" not in columns:
         raise OptionError(f"The list has no column 'path', only {', '.join(map(repr, columns)) or 'none'}.")
+    return [column for column in _COLUMNS if column in columns]
 
 
-def _json_row(line: bytes) -> Mapping[str, Any]:
+def _from_json(line: bytes) -> Any:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        return {"path": line.decode(errors="replace").strip()[:300], "problem": f"The line is no JSON: {error}."}
-    if not isinstance(row, dict):
-        return {"path": str(row)[:300], "problem": "The line is no JSON object with a path."}
-    return row
+        return json.loads(line)
+    except ValueError:
+        return line.decode(errors="replace").strip()
 
 
-def _recording(row: Mapping[str, Any], folder: str, destination: str) -> Recording:
+def _recording(row: Any, folder: str, results: str) -> Recording:
     """Return the recording of a row, with a problem where the row makes no sense."""
-    written = row.get("path")
     try:
-        if row.get("problem"):
-            raise OptionError(str(row["problem"]))
-        path, name, example = (_text(row, key) for key in ("path", "name", "example"))
+        if not isinstance(row, dict):
+            raise OptionError("The line is no JSON object with a path.")
+        path, name, example = (_text(row.get(key), key) for key in ("path", "name", "example"))
+        query, stems = _texts(row, "query"), _texts(row, "stems")
         if not path:
             raise AudioFileError("The row has no path.")
-        query, stems = _texts(row, "query"), _texts(row, "stems")
         if name and safe_name(name) != name:
             raise OptionError(f"The name {name!r:.200} is no file name. Write it as {safe_name(name)!r}, say.")
         if stems and (query or example):
             raise OptionError("A row has stems, or else a query and an example.")
         stems = tuple(part.strip() for stem in stems for part in stem.split(","))
         recording = Recording(_resolved(path, folder), query, stems, _resolved(example, folder), name)
-        if f"{recording.url}/".startswith(f"{destination}/"):
+        if f"{recording.url}/".startswith(results):
             raise OverwriteError(f"{path} is in the destination, where results would replace it.")
         return recording
     except UnisepError as error:
-        return Recording(str(written)[:1000], problem=f"{type(error).__name__}: {error}")
+        written = row.get("path") if isinstance(row, dict) else row
+        return Recording(str(written)[:1000], problem=error)
 
 
 def _resolved(path: str, folder: str) -> str:
     """Return a path of a list; one that is relative starts at the list's folder."""
-    if not path or "://" in path or path.startswith("/"):
-        return path
-    return f"{folder}/{path}"
+    return path if not path or "://" in path or path.startswith("/") else f"{folder}/{path}"
 
 
-def _text(row: Mapping[str, Any], key: str) -> str:
-    value = row.get(key)
+def _texts(row: dict[str, Any], key: str) -> tuple[str, ...]:
+    values = row.get(key)
+    texts = [_text(value, key) for value in (values if isinstance(values, list) else [values])]
+    return tuple(filter(None, texts))
+
+
+def _text(value: Any, key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str) or "\0" in value:
         raise OptionError(f"{key} is {value!r:.100}, and no text.")
     return value
-
-
-def _texts(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value = row.get(key)
-    parts = value if isinstance(value, list) else [value]
-    if any(isinstance(part, float) and math.isnan(part) for part in parts):
-        raise OptionError(f"{key} is NaN, and no text. Leave it empty.")
-    return tuple(text for part in parts if (text := _text({key: part}, key)))

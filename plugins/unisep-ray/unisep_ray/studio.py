@@ -51,7 +51,7 @@ class RayWorker(Worker):
             self._handle = ray.remote(Actor).options(**options).remote(make, self._made_of["plugins"])
             try:
                 await self._handle.start.remote()
-                self._pid = await self._handle.call.remote(_pid)
+                self._pid = await self._handle.call.remote(lambda held: os.getpid())
             except Exception as error:
                 self.kill()
                 raise WorkerCrashed(f"The worker does not start: {error}") from None
@@ -89,10 +89,6 @@ class RayWorker(Worker):
             if waiting is not None and not waiting.done():
                 reason = " ".join(str(error).split())[:300]
                 waiting.set_exception(WorkerCrashed(f"The worker that computed this ended: {reason}"))
-
-
-def _pid(held: Separating) -> int:
-    return os.getpid()
 
 
 def _answers(held: Separating, call: dict[str, Any]) -> Iterator[dict[str, Any]]:
