@@ -5,8 +5,11 @@ import { copyFileSync, existsSync, mkdirSync } from "node:fs";
 
 const folder = process.argv[2] ?? "dist";
 const runtime = "node_modules/onnxruntime-web/dist";
-const parts = ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"];
-const page = ["index.html", "page.js", "separate.js", "wordpiece.js"];
+const parts = [
+  "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm",
+  "ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm",
+];
+const page = ["index.html", "page.js", "client.js", "worker.js", "separate.js", "wordpiece.js"];
 
 mkdirSync(folder, { recursive: true });
 for (const file of parts) copyFileSync(`${runtime}/${file}`, `${folder}/${file}`);

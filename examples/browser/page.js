@@ -1,16 +1,11 @@
 // What the page's controls do.
 
-import { Separator, decoded, wav } from "./separate.js";
+import { SAMPLE_RATE_HZ, decoded, separate, wav } from "./client.js";
 
 const [drop, file, form, text, status, results] = ["drop", "file", "form", "text", "status", "results"].map((id) =>
   document.getElementById(id),
 );
 let recording = null;
-const loading = Separator.load();
-loading.then(
-  () => say("Ready. Nothing that you drop here leaves this page."),
-  (error) => say(`The models cannot be loaded: ${error.message}`),
-);
 
 function say(sentence) {
   status.textContent = sentence;
@@ -18,17 +13,16 @@ function say(sentence) {
 
 async function take(chosen) {
   try {
-    const { sampleRateHz } = await loading;
-    recording = { name: chosen.name, channels: await decoded(await chosen.arrayBuffer(), sampleRateHz) };
-    say(`${chosen.name}: ${(recording.channels[0].length / sampleRateHz).toFixed(1)} s`);
+    recording = { name: chosen.name, channels: await decoded(chosen) };
+    say(`${chosen.name}: ${(recording.channels[0].length / SAMPLE_RATE_HZ).toFixed(1)} s`);
   } catch {
     recording = null;
     say(`${chosen.name} cannot be decoded by this browser.`);
   }
 }
 
-function show(name, channels, sampleRateHz) {
-  const url = URL.createObjectURL(wav(channels, sampleRateHz));
+function show(name, channels) {
+  const url = URL.createObjectURL(wav(channels));
   const [section, title, player, link] = ["section", "h2", "audio", "a"].map((tag) => document.createElement(tag));
   title.textContent = name;
   Object.assign(player, { controls: true, src: url });
@@ -48,19 +42,25 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   if (!recording) return say("Drop a recording first.");
   if (!/[\p{L}\p{N}]/u.test(text.value)) return say("Write what to listen for, such as piano.");
-  const separator = await loading;
   const button = form.querySelector("button");
   button.disabled = true;
+  say("Loading the models ...");
   try {
-    const began = performance.now();
-    const told = (part) => say(`${Math.round(100 * part)} %`);
-    const { target, rest, presence } = await separator.separate(recording.channels, text.value, told);
+    let began;
+    const onProgress = (part) => {
+      began ??= performance.now();
+      say(`${Math.round(100 * part)} %`);
+    };
+    const { targets, rest, presence } = await separate(recording.channels, [text.value], { onProgress });
     const seconds = (performance.now() - began) / 1000;
-    const times = recording.channels[0].length / separator.sampleRateHz / seconds;
+    const times = recording.channels[0].length / SAMPLE_RATE_HZ / seconds;
+    const present = Math.max(...presence[0].map((part) => part[2]));
     results.replaceChildren();
-    show(text.value, target, separator.sampleRateHz);
-    show("rest", rest, separator.sampleRateHz);
-    say(`Done in ${seconds.toFixed(1)} s, ${times.toFixed(2)} times real time. Presence ${Math.max(...presence).toFixed(2)}`);
+    show(text.value, targets[0]);
+    show("rest", rest);
+    say(`Done in ${seconds.toFixed(1)} s, ${times.toFixed(2)} times real time. Presence ${present.toFixed(2)}`);
+  } catch (error) {
+    say(`This did not work: ${error.message}`);
   } finally {
     button.disabled = false;
   }

@@ -33,12 +33,13 @@ TEXTS = [
     "ﬁddle №5",
 ]
 SEPARATE = """async ([bytes, text]) => {
-  const { Separator } = await import("./separate.js");
+  const { separate } = await import("./client.js");
   const all = new Float32Array(Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0)).buffer);
-  const separator = (window.kept ??= await Separator.load());
-  const began = performance.now();
   const half = all.length / 2;
-  const { target, rest, presence } = await separator.separate([all.subarray(0, half), all.subarray(half)], text);
+  let began;
+  const onProgress = () => (began ??= performance.now());
+  const song = [all.subarray(0, half), all.subarray(half)];
+  const { targets: [target], rest, presence: [presence] } = await separate(song, [text], { onProgress });
   const seconds = (performance.now() - began) / 1000;
   const packed = (parts) => parts.map((part) => {
     let letters = "";
@@ -113,6 +114,36 @@ def test_the_page_gives_what_python_gives(tab: Any) -> None:
     assert np.abs(unpacked(found["target"]) + unpacked(found["rest"]) - song.samples).max() < 1e-6
     assert len(found["presence"]) == 2
     print(f"{found['seconds']:.1f} s for 8 s: {8 / found['seconds']:.2f} times real time")
+
+
+@pytest.mark.parametrize(("error", "is_taken"), [(0.0, True), (0.1, False)])
+def test_webgpu_goes_on_only_where_it_agrees(tab: Any, error: float, is_taken: bool) -> None:
+    """With stand-ins for the models: one halves what it hears, the other does so on another device, with an error."""
+    script = """async (error) => {
+      const { Separator } = await import("./separate.js");
+      const calls = [];
+      const halver = (name, error) => ({
+        inputMetadata: [{ name: "mixture", shape: [1, 2, 400] }],
+        run: async ({ mixture }) => {
+          calls.push(name);
+          return { sources: { data: mixture.data.map((x) => x / 2 + error) }, presence: { data: [1] } };
+        },
+      });
+      const separator = new Separator({
+        ort: { Tensor: class { constructor(type, data, dims) { Object.assign(this, { data, dims }); } } },
+        model: halver("wasm", 0),
+        textTower: { run: async () => ({ vector: { data: [1] } }) },
+        tokens: { encode: () => [1] },
+        openOnGpu: async () => halver("webgpu", error),
+      });
+      const noise = () => Float32Array.from({ length: 1000 }, Math.random);
+      const song = [noise(), noise()];
+      const { targets: [target], rest } = await separator.separate(song, ["half"]);
+      const worst = Math.max(...target.flatMap((part, index) => [...part.map((x, at) => Math.abs(x - rest[index][at]))]));
+      return [calls, worst];
+    }"""
+    calls, worst = tab.evaluate(script, error)
+    assert calls == ["wasm", "webgpu", *["webgpu" if is_taken else "wasm"] * 3] and worst < 1e-6
 
 
 def test_texts_become_the_tokens_and_vectors_of_python(tab: Any) -> None:

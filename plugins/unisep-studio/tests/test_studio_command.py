@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 from unisep_studio import command
-from unisep_studio.settings import Settings, default_data
+from unisep_studio.settings import IN_TAB_FILES, Settings, default_data
 
 from unisep import plugins
 from unisep.cli import main
@@ -77,6 +77,17 @@ def test_a_token_can_come_from_the_environment(started, monkeypatch):
 )
 def test_wrong_options_are_refused(words, started):
     assert main(["serve", *words]) == 2 and not started
+
+
+def test_a_folder_for_the_tab_is_whole(started, tmp_path, capsys):
+    for name in IN_TAB_FILES[1:]:
+        (tmp_path / name).touch()
+    assert main(["studio", "--no-open", "--in-tab", str(tmp_path)]) == 2 and not started
+    said = capsys.readouterr().err
+    assert f"--in-tab {tmp_path} has no {IN_TAB_FILES[0]}. Build it in examples/browser" in said
+    (tmp_path / IN_TAB_FILES[0]).touch()
+    assert main(["studio", "--no-open", "--in-tab", str(tmp_path)]) == 0 and started[0].in_tab == tmp_path
+    assert main(["serve", "--in-tab", str(tmp_path)]) == 2, "it has no page"
 
 
 def test_a_server_that_others_reach_needs_a_token(tmp_path):

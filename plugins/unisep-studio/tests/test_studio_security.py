@@ -9,7 +9,7 @@ import httpx2 as httpx
 import pytest
 from unisep_studio.app import create_app
 from unisep_studio.security import COOKIE, MAX_BODY_BYTES, cookie_of
-from unisep_studio.settings import Settings
+from unisep_studio.settings import IN_TAB_FILES, Settings
 
 TOKEN, OTHER = "a token of sixteen letters", "another token of sixteen"
 OPEN_PATHS = ("/docs", "/openapi.json", "/v1/session", "/")
@@ -117,7 +117,7 @@ def test_nothing_is_told_without_a_token(guarded, path, headers):
 
 def test_what_holds_no_data_is_open(guarded):
     assert [answer(guarded, path=path).status_code for path in OPEN_PATHS] == [200] * len(OPEN_PATHS)
-    assert answer(guarded, path="/v1/session").json() == {"needs_token": True, "is_in": False}
+    assert answer(guarded, path="/v1/session").json() == {"needs_token": True, "is_in": False, "in_tab": False}
 
 
 def test_a_token_lets_in_by_header_and_by_cookie(guarded, local):
@@ -130,7 +130,7 @@ def test_a_token_lets_in_by_header_and_by_cookie(guarded, local):
     assert answer(guarded, headers=headers).status_code == 200
     assert answer(guarded, path="/v1/session", headers=headers).json()["is_in"]
     assert answer(guarded, "POST", "/v1/session", json={"token": "wrong"}).status_code == 401
-    assert answer(local, path="/v1/session").json() == {"needs_token": False, "is_in": True}
+    assert answer(local, path="/v1/session").json() == {"needs_token": False, "is_in": True, "in_tab": False}
 
 
 def test_a_cookie_does_not_serve_other_origins(guarded):
@@ -158,6 +158,25 @@ def test_headers_keep_pages_and_data_in_their_place(local):
     for response in (page, data, answer(local, path="/docs"), answer(local, path="/v1/nothing")):
         assert response.headers["x-content-type-options"] == "nosniff" and response.headers["x-frame-options"] == "DENY"
         assert response.headers["referrer-policy"] == "no-referrer"
+
+
+def test_only_the_worker_of_the_tab_may_compile(local, tmp_path):
+    for name in IN_TAB_FILES:
+        (tmp_path / name).write_text(name)
+    offering = Settings(tmp_path / "data", has_page=True, in_tab=tmp_path)
+    page, worker = answer(offering, path="/"), answer(offering, path="/in-tab/worker.js")
+    assert worker.text == "worker.js" and worker.headers["content-type"].startswith("text/javascript")
+    assert answer(offering, path="/v1/session").json()["in_tab"]
+    name = "content-security-policy"
+    plain = answer(local, path="/").headers[name]
+    assert page.headers[name] == plain, "the page's own rules stay"
+    assert worker.headers[name] == plain.replace("script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'")
+    for response in (page, worker):
+        assert response.headers["cross-origin-embedder-policy"] == "require-corp", "for threads"
+    assert answer(offering, path="/in-tab/../data/lock").status_code == 404
+    without = answer(local, path="/in-tab/worker.js")
+    assert without.status_code == 404 and without.headers[name] == plain
+    assert "cross-origin-embedder-policy" not in without.headers
 
 
 def test_errors_nobody_foresaw_are_told_in_json(local, caplog):

@@ -50,6 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_exception_handler(error, handler)
     app.add_middleware(_Counting, server=server)
     app.add_middleware(Guard, settings=settings)
+    if settings.in_tab:
+        app.mount("/in-tab", StaticFiles(directory=settings.in_tab))
     if settings.has_page:
         app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app

@@ -32,6 +32,8 @@ def studio(words: list[str]) -> int:
     """Run `unisep studio` with these words after it."""
     parser = _parser("studio", "Separate in the browser, on this machine.")
     parser.add_argument("--no-open", action="store_true", help="do not open the browser")
+    in_tab = "offer to separate short clips in the tab, without an upload, by what examples/browser builds in FOLDER"
+    parser.add_argument("--in-tab", type=Path, metavar="FOLDER", help=in_tab)
     arguments = parser.parse_args(words)
     return _run(arguments, not arguments.no_open)
 
@@ -41,7 +43,8 @@ def settings_of(arguments: Namespace, *, has_page: bool) -> Settings:
     given = [*arguments.token, *filter(None, [os.environ.get(TOKEN_VARIABLE)])]
     values = {
         "data": arguments.data or default_data(), "host": arguments.host, "port": arguments.port, "has_page": has_page,
-        "hosts": tuple(arguments.allow_host), "origins": tuple(arguments.allow_origin), "n_workers": arguments.workers,
+        "in_tab": arguments.in_tab, "hosts": tuple(arguments.allow_host), "origins": tuple(arguments.allow_origin),
+        "n_workers": arguments.workers,
         "device": arguments.device, "precision": arguments.precision, "threads": arguments.threads,
         "offline": arguments.offline, "plugins": tuple(map(str, arguments.plugin)), "ray": arguments.ray,
         "max_upload_bytes": round(arguments.max_upload * 1e6), "max_seconds": arguments.max_minutes * 60,
@@ -94,6 +97,7 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     add("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
     add("-j", "--threads", type=int, metavar="N", help="segments computed at once on the CPU (default: one a core)")
     add("--offline", action="store_true", help="never download weights")
+    parser.set_defaults(in_tab=None)  # an option of `studio` alone
     return parser
 
 

@@ -280,8 +280,8 @@ class Server:
 
     async def session(self, request: Request) -> SessionAnswer:
         """Tell whether this server needs a token, and whether this request has one."""
-        needs_token = bool(self.settings.tokens)
-        return SessionAnswer(needs_token=needs_token, is_in=not needs_token or bool(request.state.owner))
+        is_in = not self.settings.tokens or bool(request.state.owner)
+        return self._session_answer(is_in)
 
     async def log_in(self, body: TokenBody, request: Request) -> Response:
         """Take the token of a page and answer with a cookie, so that the browser sends it along."""
@@ -290,7 +290,7 @@ class Server:
         ]
         if not tokens:
             raise Refusal(401, "TokenError", "This is not a token of this server.")
-        response = JSONResponse(SessionAnswer(needs_token=True, is_in=True).model_dump())
+        response = JSONResponse(self._session_answer(True).model_dump())
         response.set_cookie(
             COOKIE, cookie_of(tokens[0]), httponly=True, samesite="strict", secure=request.url.scheme == "https"
         )
@@ -313,6 +313,10 @@ class Server:
     async def start(self) -> RedirectResponse:
         """Lead to the reference."""
         return RedirectResponse("/docs")
+
+    def _session_answer(self, is_in: bool) -> SessionAnswer:
+        settings = self.settings
+        return SessionAnswer(needs_token=bool(settings.tokens), is_in=is_in, in_tab=settings.in_tab is not None)
 
     def _recording(self, id: str, owner: str) -> Recording:
         return _found(self.store.recording(id, owner), "recording", id)

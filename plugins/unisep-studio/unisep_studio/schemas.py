@@ -200,10 +200,11 @@ class StrongerAnswer(_Model):
 
 
 class SessionAnswer(_Model):
-    """Whether this request was let in, and whether a token is needed here at all."""
+    """Whether this request was let in, whether a token is needed here at all, and whether pages can separate by themselves."""
 
     needs_token: bool
     is_in: bool
+    in_tab: bool
 
 
 Question = dict[str, Any]

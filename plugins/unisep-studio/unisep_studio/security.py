@@ -28,6 +28,7 @@ _PAGE_CSP = (
     "connect-src 'self'; font-src 'self'; worker-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
+_IN_TAB_CSP = _PAGE_CSP.replace("script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'")  # of its worker alone
 _DATA_CSP = "default-src 'none'; frame-ancestors 'none'; sandbox"
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -74,9 +75,11 @@ class Guard:
                 answer = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     answer.setdefault(name, value)
-                answer.setdefault("Content-Security-Policy", _PAGE_CSP if is_page else _DATA_CSP)
+                answer.setdefault("Content-Security-Policy", self._csp(scope["path"]) if is_page else _DATA_CSP)
                 if not is_page:
                     answer.setdefault("Cache-Control", "private, no-cache")
+                elif self._settings.in_tab:
+                    answer.setdefault("Cross-Origin-Embedder-Policy", "require-corp")  # which browsers give threads for
                 if is_allowed_origin:
                     answer["Access-Control-Allow-Origin"] = str(origin)
                     answer["Access-Control-Expose-Headers"] = "Content-Range, Content-Disposition, Retry-After"
@@ -97,6 +100,10 @@ class Guard:
             await send_refusal(refusal, send_with_headers)
             return
         await self._app(scope, receive, send_with_headers)
+
+    def _csp(self, path: str) -> str:
+        """Return the rules for a page, or a worker: they go by the answer that brings its script."""
+        return _IN_TAB_CSP if self._settings.in_tab and path.startswith("/in-tab/") else _PAGE_CSP
 
     def _check_host(self, headers: Headers) -> None:
         """Refuse other names than ours, which a page elsewhere could have pointed here (DNS rebinding)."""

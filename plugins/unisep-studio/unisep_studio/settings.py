@@ -11,6 +11,11 @@ from pathlib import Path
 from unisep.errors import OptionError
 
 MIN_TOKEN_LETTERS = 16
+IN_TAB_FILES = (
+    "client.js", "worker.js", "separate.js", "wordpiece.js", "film.onnx", "text.onnx", "vocab.txt",
+    "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm",
+    "ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class Settings:
         tokens: one for each user; without any, whoever reaches the loopback address is the one user.
         hosts: names that the `Host` header may hold, beside localhost and addresses.
         origins: of pages elsewhere that may call the API ("https://example.org").
+        in_tab: folder that examples/browser builds, for pages that separate by themselves; None for none.
         max_upload_bytes, max_seconds: of one recording.
         quota_bytes: of recordings and results together; the least recently used go first.
         keep_seconds: how long they stay without being used.
@@ -37,6 +43,7 @@ class Settings:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     has_page: bool = False
+    in_tab: Path | None = None
     n_workers: int = 1
     device: str = "auto"
     precision: str = "auto"
@@ -61,6 +68,10 @@ class Settings:
             raise OptionError(f"--workers {self.n_workers}: give 1 or more.")
         if min(self.max_upload_bytes, self.max_seconds, self.quota_bytes, self.keep_seconds) <= 0:
             raise OptionError("--max-upload, --max-minutes, --disk and --keep are above 0.")
+        folder = self.in_tab
+        if folder and (missing := [name for name in IN_TAB_FILES if not (folder / name).is_file()]):
+            built = "Build it in examples/browser of unisep: npm install --ignore-scripts && npm run build"
+            raise OptionError(f"--in-tab {folder} has no {', '.join(missing)}. {built}")
 
     @property
     def is_loopback(self) -> bool:

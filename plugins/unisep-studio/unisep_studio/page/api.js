@@ -43,7 +43,7 @@ export const concepts = () => json("GET", "/v1/concepts");
 export const models = () => json("GET", "/v1/models");
 export const recording = (id) => json("GET", `/v1/recordings/${id}`);
 export const deleteRecording = (id) => request("DELETE", `/v1/recordings/${id}`);
-export const separate = (body) => json("POST", "/v1/separations", body);
+export const separate = (recording, body) => json("POST", "/v1/separations", { recording: recording.id, ...body });
 export const separation = (id) => json("GET", `/v1/separations/${id}`);
 export const cancel = (id) => json("DELETE", `/v1/separations/${id}`);
 export const deleteSeparation = (id) => request("DELETE", `/v1/separations/${id}`);
@@ -84,7 +84,7 @@ function nextStream() {
 }
 
 /** Follow a separation until its end. `onEvent` gets each event; returns a function that stops listening. */
-export function watch(id, onEvent, onEnd) {
+export function watch({ id }, onEvent, onEnd) {
   let source = null;
   const stop = () => {
     if (source) nStreams--;

@@ -113,7 +113,7 @@ export class Ask {
 
   async #send(queries) {
     try {
-      const shared = this.#shared();
+      const shared = this.studio.isInTab ? {} : this.#shared();
       const query = queries?.map((item) => ({ ...item, ...shared })) ?? null;
       if (!(await this.studio.separate({ query, options: this.options() }))) return;
       if (!queries) return;

@@ -44,8 +44,8 @@ export class Job {
     if (this.answer.state === "done" || this.answer.state === "failed" || this.answer.state === "cancelled")
       this.#ended(this.answer);
     else
-      this.stopWatching = api.watch(
-        this.id,
+      this.stopWatching = this.studio.separator.watch(
+        this.answer,
         (event) => this.#tell(event),
         (answer) => this.#ended(answer),
       );
@@ -85,7 +85,7 @@ export class Job {
   async #cancel() {
     this.cancel.disabled = true;
     try {
-      const answer = await api.cancel(this.id);
+      const answer = await this.studio.separator.cancel(this.id);
       this.stopWatching?.();
       this.#ended(answer);
     } catch (error) {
@@ -116,11 +116,12 @@ export class Job {
     const targets = this.answer.files.filter((file) => file.kind === "target");
     this.lanes = this.answer.files.map((file) => {
       const index = targets.indexOf(file);
-      const query = index < 0 ? null : this.queries[index] || { text: file.name };
+      const query = index < 0 || this.studio.isInTab ? null : this.queries[index] || { text: file.name };
       return new Lane(this.studio, this, file, index < 0 ? "rest" : index % N_COLOURS, query);
     });
     this.body.append(...this.lanes.map((lane) => lane.element));
-    this.#addActions();
+    if (this.studio.isInTab) this.actions.append(this.#removeButton());
+    else this.#addActions();
     const isMuted = this.studio.jobs.at(-1) !== this; // the newest results are heard
     this.lanes.forEach((lane) => (lane.draw(), lane.load(isMuted)));
     say(TEXTS.done(this.lanes.map((lane) => lane.title)));
@@ -148,7 +149,7 @@ export class Job {
 
   #forget() {
     this.studio.forget(this);
-    api.deleteSeparation(this.id).catch(() => {}); // gone already
+    if (!this.studio.isInTab) api.deleteSeparation(this.id).catch(() => {}); // gone already
   }
 
   #addActions() {

@@ -17,8 +17,8 @@ export class Lane {
     Object.assign(this, { studio, job, file, query, id: `${job.id}/${file.name}` });
     this.title = file.kind === "rest" ? TEXTS.rest : file.name;
     const { recording } = studio;
-    const path = `/v1/separations/${job.id}/peaks/${encodeURIComponent(file.name)}`;
-    this.peaks = new Peaks(path, recording.sample_rate_hz, recording.n_samples, () => this.draw());
+    const sound = file.buffer ?? `/v1/separations/${job.id}/peaks/${encodeURIComponent(file.name)}`;
+    this.peaks = new Peaks(sound, recording.sample_rate_hz, recording.n_samples, () => this.draw());
     this.wave = el("canvas", { class: "picture" });
     this.strip = new Strip(studio.view, studio.player, "", this.wave);
     this.presence = el("canvas", {
@@ -48,7 +48,8 @@ export class Lane {
     const { player } = this.studio;
     const { context } = player;
     try {
-      const buffer = await player.decode(await api.bytes(api.filePath(this.file, "wav")));
+      const fetched = async () => player.decode(await api.bytes(api.filePath(this.file, "wav")));
+      const buffer = this.file.buffer ?? (await fetched());
       if (player.context !== context || !this.element.isConnected) return; // another recording was opened meanwhile
       player.add(this.id, buffer, { isMuted });
       this.element.classList.add("ready");
@@ -61,6 +62,7 @@ export class Lane {
 
   remove() {
     if (this.track) this.studio.player.remove(this.id);
+    if (this.file.buffer) URL.revokeObjectURL(this.file.url);
     this.element.remove();
   }
 
@@ -124,7 +126,7 @@ export class Lane {
   }
 
   setFormat(format) {
-    this.save.href = api.filePath(this.file, format);
+    this.save.href = this.file.buffer ? this.file.url : api.filePath(this.file, format);
     this.save.download = `${this.title.replace(/[/\\:*?"<>|]/g, "_")}.${format}`;
   }
 
@@ -179,6 +181,7 @@ export class Lane {
 
   /** Name the models that would answer better after a download. */
   async #addBetter(note) {
+    if (this.file.buffer) return; // nothing of it leaves this tab
     const text = [this.query?.text || this.file.name].flat()[0];
     const models = await api.recommend(text).catch(() => []);
     if (!models.length) return;

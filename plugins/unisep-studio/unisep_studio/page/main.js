@@ -8,6 +8,7 @@ import { listenToKeys } from "./keys.js";
 import { openMix } from "./mix.js";
 import { MIXTURE, Player } from "./player.js";
 import { drawSpectrogram } from "./spectrum.js";
+import * as tab from "./tab.js";
 import { TEXTS } from "./texts.js";
 import { Peaks, Strip, View, drawRuler, drawWaveform } from "./waveform.js";
 
@@ -41,9 +42,10 @@ class Studio {
         history.replaceState(null, "", location.pathname);
         await api.logIn(decodeURIComponent(token)).catch(showError);
       }
-      const { is_in: isIn } = await api.session();
+      const { is_in: isIn, in_tab: canBeInTab } = await api.session();
       byId("token-form").hidden = isIn;
       byId("source").hidden = !isIn;
+      byId("in-tab-choice").hidden = !canBeInTab;
       if (!isIn) return;
       await this.ask.load();
       await this.#restore();
@@ -70,6 +72,7 @@ class Studio {
   }
 
   #remember() {
+    if (this.isInTab) return history.replaceState(null, "", location.pathname); // gone with the tab
     const jobs = this.jobs.map((job) => job.id).join(",");
     history.replaceState(null, "", `#${this.recording.id}${jobs ? `/${jobs}` : ""}`);
   }
@@ -80,14 +83,16 @@ class Studio {
     showError(null);
     const bar = byId("upload");
     bar.hidden = false;
+    bar.removeAttribute("value");
     byId("drop").classList.add("busy");
     try {
-      const recording = await api.upload(file, name, (fraction) => {
+      const told = (fraction) => {
         bar.value = fraction;
         say(TEXTS.uploading(Math.round(100 * fraction)));
         if (fraction >= 1) bar.removeAttribute("value");
-      });
-      await this.show(recording);
+      };
+      const isInTab = byId("in-tab").checked;
+      await this.show(isInTab ? await tab.open(file, name) : await api.upload(file, name, told));
       this.#remember();
     } catch (error) {
       showError(error);
@@ -107,11 +112,12 @@ class Studio {
     this.view.addEventListener("select", () => this.#selected());
     byId("name").textContent = recording.name;
     byId("facts").textContent = `${clock(recording.seconds, 0)} · ${TEXTS.facts(recording)}`;
-    byId("open-slot").append(byId("file").closest("label"));
+    byId("open-slot").append(byId("file").closest("label"), byId("in-tab-choice"));
+    document.body.classList.toggle("in-tab", this.isInTab);
     byId("drop").hidden = true;
     for (const id of ["opened", "ask", "transport"]) byId(id).hidden = false;
-    const path = `/v1/recordings/${recording.id}/peaks`;
-    this.peaks = new Peaks(path, recording.sample_rate_hz, recording.n_samples, () => this.#drawOverview());
+    const sound = recording.buffer ?? `/v1/recordings/${recording.id}/peaks`;
+    this.peaks = new Peaks(sound, recording.sample_rate_hz, recording.n_samples, () => this.#drawOverview());
     this.wave = el("canvas", { class: "picture main" });
     this.ruler = el("canvas", { class: "ruler" });
     this.strip = new Strip(this.view, this.player, TEXTS.overview, this.wave);
@@ -126,19 +132,31 @@ class Studio {
 
   async #loadMixture(recording) {
     const { context } = this.player;
-    const buffer = await this.player.decode(await api.bytes(api.audioPath(recording.id, "wav")));
+    const fetched = async () => this.player.decode(await api.bytes(api.audioPath(recording.id, "wav")));
+    const buffer = recording.buffer ?? (await fetched());
     if (this.player.context !== context) return; // another was opened meanwhile
-    const isConverted = !recording.name.toLowerCase().endsWith(".wav"); // into integers, softer where they would clip
-    this.player.add(MIXTURE, buffer, { scale: isConverted ? Math.max(1, this.recordingPeak) : 1 });
+    const isAsItWas = recording.buffer || recording.name.toLowerCase().endsWith(".wav");
+    const scale = isAsItWas ? 1 : Math.max(1, this.recordingPeak); // converted to integers, softer where they would clip
+    this.player.add(MIXTURE, buffer, { scale });
     this.#drawOverview();
   }
 
   // separations
 
-  /** Ask the server; returns whether it took the question. */
+  /** Whether the recording is in this tab alone; the server has nothing of it then. */
+  get isInTab() {
+    return Boolean(this.recording?.buffer);
+  }
+
+  /** Who separates it: `api` or `tab`. */
+  get separator() {
+    return this.isInTab ? tab : api;
+  }
+
+  /** Ask the server, or this tab; returns whether it took the question. */
   async separate(body) {
     showError(null);
-    this.#addJob(await api.separate({ recording: this.recording.id, ...body }));
+    this.#addJob(await this.separator.separate(this.recording, body));
     this.#remember();
     return true;
   }
@@ -254,7 +272,8 @@ class Studio {
   }
 
   likeThis() {
-    if (this.view.selection) this.ask.addRange(this.view.selection.map((seconds) => Math.round(1000 * seconds) / 1000));
+    const { selection } = this.view;
+    if (selection && !this.isInTab) this.ask.addRange(selection.map((seconds) => Math.round(1000 * seconds) / 1000));
   }
 
   #wire() {
@@ -310,7 +329,8 @@ class Studio {
 
   /** A file dropped on the question is an example; anywhere else it is opened. */
   #takeDrops() {
-    const area = (event) => (this.recording && byId("ask").contains(event.target) ? byId("ask") : byId("source"));
+    const takesExamples = () => this.recording && !this.isInTab;
+    const area = (event) => byId(takesExamples() && byId("ask").contains(event.target) ? "ask" : "source");
     const clear = () => [byId("ask"), byId("source")].forEach((element) => element.classList.remove("over"));
     document.addEventListener("dragover", (event) => {
       event.preventDefault();

@@ -10,7 +10,7 @@ export function openMix(studio) {
   const format = el(
     "select",
     { "aria-label": TEXTS.format },
-    ...["wav", "flac", "mp3"].map((name) => el("option", {}, name)),
+    ...(studio.isInTab ? ["wav"] : ["wav", "flac", "mp3"]).map((name) => el("option", {}, name)),
   );
   const save = el("button", { type: "button", class: "primary" }, TEXTS.save);
   const close = el("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, TEXTS.close);

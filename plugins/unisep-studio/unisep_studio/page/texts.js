@@ -12,6 +12,11 @@ export const TEXTS = {
   dropHelp: "It stays on the machine that runs this server.",
   choose: "Recording",
   demo: "Try the demo song",
+  inTab: "In this tab, no upload, up to 30 s",
+  isInTab: "in this tab",
+  tooLong: (name, seconds) => `${name} has ${Math.round(seconds)} s. In this tab, up to 30 s can be separated.`,
+  wordsAlone: "In this tab, only words can be asked for. Remove the examples.",
+  reserved: (name) => `“${name}” is what a result of its own is called. Use other words.`,
   uploading: (percent) => (percent < 100 ? `Uploading, ${percent} %` : "Reading the file"),
   facts: (recording) =>
     [
@@ -28,8 +33,8 @@ export const TEXTS = {
   clear: "Clear",
   query: "What to isolate",
   queryPlaceholder: "electric guitar, singing voice, rain …",
-  queryHelp:
-    "Enter or a comma adds another sound, Enter again starts. Or drag on the waveform and press “More like this”.",
+  queryHelp: "Enter or a comma adds another sound, Enter again starts.",
+  queryHelpExample: "Or drag on the waveform and press “More like this”.",
   isolate: "Isolate",
   stems: "Four stems",
   more: "More options",

@@ -47,12 +47,25 @@ export class View extends EventTarget {
   }
 }
 
-/** The peaks of one file. */
+/** Return lowest and highest sample of a part of an AudioBuffer, for each peak of a level. */
+export function peaksOf(buffer, level, start = 0, stop = buffer.length) {
+  const nSamples = FINEST_SAMPLES * 4 ** level;
+  const channels = Array.from({ length: buffer.numberOfChannels }, (_, index) => buffer.getChannelData(index));
+  const pairs = [];
+  for (let first = start; first < stop; first += nSamples) {
+    const parts = channels.map((channel) => channel.subarray(first, Math.min(first + nSamples, stop)));
+    const extreme = (of) => of(...parts.map((part) => part.reduce((most, sample) => of(most, sample))));
+    pairs.push([extreme(Math.min), extreme(Math.max)]);
+  }
+  return pairs;
+}
+
+/** The peaks of one file of the server, by the path to them, or of an AudioBuffer. */
 export class Peaks {
   #tiles = new Map();
 
-  constructor(path, rateHz, nSamples, onNews) {
-    Object.assign(this, { path, rateHz, nSamples, onNews });
+  constructor(sound, rateHz, nSamples, onNews) {
+    Object.assign(this, { sound, rateHz, nSamples, onNews });
   }
 
   /** Return lowest and highest sample for each of `width` columns; null where they are still on their way. */
@@ -81,15 +94,19 @@ export class Peaks {
     if (!this.#tiles.has(key)) {
       this.#tiles.set(key, null);
       const nSamples = TILE_PEAKS * FINEST_SAMPLES * 4 ** level;
-      api
-        .peaks(this.path, level, number * nSamples, Math.min((number + 1) * nSamples, this.nSamples))
-        .then((answer) => {
-          this.#tiles.set(key, answer.peaks);
+      this.#fetch(level, number * nSamples, Math.min((number + 1) * nSamples, this.nSamples))
+        .then((peaks) => {
+          this.#tiles.set(key, peaks);
           this.onNews();
         })
         .catch(() => this.#tiles.delete(key));
     }
     return this.#tiles.get(key);
+  }
+
+  async #fetch(level, start, stop) {
+    if (typeof this.sound !== "string") return peaksOf(this.sound, level, start, stop);
+    return (await api.peaks(this.sound, level, start, stop)).peaks;
   }
 }
 
