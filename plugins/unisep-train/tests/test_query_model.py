@@ -282,10 +282,17 @@ def test_a_causal_model_learns_by_the_same_trainer(tmp_path: Path, optimizer: st
     assert torch.equal(read(a_batch().mixture, conditions)[0], model(a_batch().mixture, conditions)[0])
 
 
-def test_a_causal_model_starts_from_nothing(tmp_path: Path) -> None:
-    start = {"film": str(tmp_path / "weights.safetensors")}
+def test_a_causal_model_goes_on_from_weights_of_its_own(tmp_path: Path) -> None:
+    donor = QueryModelRun(Recipe.read(written(tmp_path, model=CAUSAL)), tmp_path / "donor")
+    weights = save_model(tmp_path / "causal.safetensors", donor.model, torch.float32)
+    recipe = Recipe.read(written(tmp_path, start={"film": str(weights)}, seed=7))
+    assert isinstance(recipe.model, CausalConfig)
+    run = QueryModelRun(recipe, tmp_path / "run")
+    assert changed(donor.model.state_dict(), run)
+    run.begin()
+    assert not changed(donor.model.state_dict(), run)
     with pytest.raises((ValueError, OptionError, WeightsError)):
-        Recipe.read(written(tmp_path, model=CAUSAL, start=start))
+        Recipe.read(written(tmp_path, model=CAUSAL, start={"htdemucs": str(weights)}))
 
 
 # A run

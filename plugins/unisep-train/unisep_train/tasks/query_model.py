@@ -39,7 +39,7 @@ class Recipe(BaseRecipe):
     """All that decides what a run learns; saved beside its checkpoint and never changed after.
 
     Attributes:
-        model: the shape of a FiLM HT Demucs, or with `"causal": true` that of a causal model, which starts from nothing.
+        model: the shape of a FiLM HT Demucs, or with `"causal": true` that of a causal model.
         start: the weights the first step begins with; nothing by default.
         teacher: always null, as runs of older versions have it.
         conditioning_steps: in the first so many steps only what hears the query is trained (FiLMs, projectors, source
@@ -60,8 +60,8 @@ class Recipe(BaseRecipe):
     def _fits_its_model(self) -> Self:
         if len(self.model.spaces) != 1:
             raise ValueError("training takes queries of one embedding space: give `model.spaces` one entry")
-        if isinstance(self.model, CausalConfig) and self.start != Start():
-            raise ValueError("a causal model starts from nothing: leave out `start`")
+        if isinstance(self.model, CausalConfig) and self.start.htdemucs:
+            raise ValueError("a causal model cannot start from `htdemucs`")
         n_channels = self.model.separator.audio_channels
         if self.mix.n_channels != n_channels:
             raise ValueError(f"mix.n_channels is {self.mix.n_channels}, and the model hears {n_channels}")
@@ -126,8 +126,7 @@ class QueryModelRun(Learner[FilmHTDemucs | CausalFilm, QueryBatch]):
 
     def begin(self) -> None:
         """Give the model the weights that the recipe names."""
-        if isinstance(self.model, FilmHTDemucs):
-            begin(self.model, self.recipe.start)
+        begin(self.model, self.recipe.start)
 
     def train_step(self, batch: QueryBatch) -> Figures:
         """Make one update; return the parts of the loss, and which targets were there, for the log."""

@@ -1,4 +1,4 @@
-"""What a run begins with: the weights of an HT Demucs, those of another FiLM model, or nothing."""
+"""What a run begins with: the weights of an HT Demucs, those of another query model, or nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any, Self
 
 import torch
 from pydantic import BaseModel, model_validator
-from unisep_film.checkpoints import from_htdemucs, load_model
+from unisep_film.causal import CausalFilm
+from unisep_film.checkpoints import from_htdemucs, read_model
 from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs
 from unisep_htdemucs.checkpoints import build_model, read_checkpoint
@@ -21,7 +22,7 @@ class Start(BaseModel, frozen=True, extra="forbid"):
     Attributes:
         htdemucs: a checkpoint of HT Demucs (.safetensors or .th). Encoders, transformer and decoders are kept; until
             trained, the target of every query is the mean of its sources.
-        film: weights of a FiLM HT Demucs. A projector of an embedding space they do not know is new.
+        film: weights of a FiLM HT Demucs, or of a causal model. A projector of an embedding space they do not know is new.
     """
 
     htdemucs: Path | None = None
@@ -50,19 +51,20 @@ def model_at_start(start: Start, shape: dict[str, Any]) -> dict[str, Any]:
             f"{', '.join(sorted(free))} can be chosen there."
         )
     if start.film:
-        return load_model(path).config.model_dump() | shape
+        return read_model(path).config.model_dump() | shape
     if "spaces" not in shape:
         raise OptionError('A start from HT Demucs needs model.spaces: {"<embedding space>": <length of vectors>}.')
     return _around_htdemucs(path, FilmConfig.model_validate(shape)).config.model_dump()
 
 
 @torch.no_grad()
-def begin(model: FilmHTDemucs, start: Start) -> None:
+def begin(model: FilmHTDemucs | CausalFilm, start: Start) -> None:
     """Give the model the weights it starts from; without any it stays as it was made."""
     if start.htdemucs is not None:
+        assert isinstance(model, FilmHTDemucs)
         model.load_state_dict(_around_htdemucs(start.htdemucs, model.config).state_dict())
     elif start.film is not None:
-        _continue(model, load_model(start.film))
+        _continue(model, read_model(start.film))
 
 
 def _around_htdemucs(checkpoint: Path, shape: FilmConfig) -> FilmHTDemucs:
@@ -70,7 +72,7 @@ def _around_htdemucs(checkpoint: Path, shape: FilmConfig) -> FilmHTDemucs:
     return from_htdemucs(separator, dict(shape.spaces), shape.condition_channels)
 
 
-def _continue(model: FilmHTDemucs, donor: FilmHTDemucs) -> None:
+def _continue(model: FilmHTDemucs | CausalFilm, donor: FilmHTDemucs | CausalFilm) -> None:
     """Copy all of `donor`, but projectors only of the spaces that both know. Raises OptionError for another shape."""
     if donor.config.model_copy(update={"spaces": model.config.spaces}) != model.config:
         raise OptionError(
