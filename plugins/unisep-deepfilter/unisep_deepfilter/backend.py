@@ -63,10 +63,10 @@ class DeepFilterNetBackend(LiveBackend):
 
     def push(self, state: LiveState, block: Tensor) -> tuple[Tensor, LiveState]:
         """Return speech and noise of the frames in `block [2, n * 480]`, 30 ms old, and the state after them."""
-        speech, enhancer = self.enhancer.push(block.clone(), state.enhancer)
+        speech, enhancer = self.enhancer.push(block, state.enhancer)
         heard = torch.cat([state.heard, block], dim=1)
         sources = torch.stack([speech, heard[:, : block.shape[1]] - speech])
-        return sources, LiveState(enhancer, heard[:, block.shape[1] :].clone())
+        return sources, LiveState(enhancer, heard[:, block.shape[1] :])
 
     def _speech(self, rows: Tensor) -> Tensor:
         """Return the speech in `rows [r, samples]`, in step with them."""

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from einops import einsum, rearrange, repeat
+from einops import repeat
 from torch import Tensor
 
 from unisep.errors import AudioError
@@ -23,7 +23,6 @@ N_BINS = FRAME_SAMPLES + 1
 _LOOKAHEAD_FRAMES = 2
 # Of the running means of features: one second.
 _DECAY = 0.99
-_MEAN_BLOCK_FRAMES = 100
 # Where running means begin, from the lowest band or bin to the highest.
 _FIRST_LEVELS_DB = (-60.0, -90.0)
 _FIRST_MAGNITUDES = (1e-3, 1e-4)
@@ -82,14 +81,17 @@ class FrameEnhancer:
     latency_samples = (1 + _LOOKAHEAD_FRAMES) * FRAME_SAMPLES
 
     def __init__(self, network: DeepFilterNet) -> None:
+        network.fold()
         self.network = network
         place = next(network.parameters()).device
-        widths = band_widths()
-        sides = torch.repeat_interleave(torch.arange(N_BANDS), torch.tensor(widths))
-        spread = torch.nn.functional.one_hot(sides, N_BANDS).float()
+        widths = torch.tensor(band_widths())
+        bands = torch.repeat_interleave(torch.arange(N_BANDS), widths)
+        means = torch.nn.functional.one_hot(bands, N_BANDS) / widths
         self._window = _window().to(place)
-        self._spread = spread.to(place)
-        self._means = (spread / torch.tensor(widths)).to(place)
+        self._analysis = self._window / (2 * FRAME_SAMPLES)
+        self._synthesis = self._window * (2 * FRAME_SAMPLES)
+        self._means = means.to(place)
+        self._high_bands = bands[N_FILTERED_BINS:].to(place)
 
     def initial_state(self, n_rows: int) -> EnhancerState:
         """Return the state before the first frame, for `n_rows` channels that are enhanced apart from each other."""
@@ -130,38 +132,35 @@ class FrameEnhancer:
                 f"Got frames of shape {tuple(frames.shape)}; this state takes [{len(state.frame)}, n x {FRAME_SAMPLES}]."
             )
         with torch.no_grad():
-            spectra = self._analysed(frames, state.frame)
-            bands, levels_db = self._band_features(spectra, state.levels_db)
-            bins, magnitudes = _bin_features(spectra[..., :N_FILTERED_BINS], state.magnitudes)
+            signal = torch.cat([state.frame, frames], dim=1)
+            windows = signal.unfold(1, 2 * FRAME_SAMPLES, FRAME_SAMPLES) * self._analysis
+            spectra = torch.fft.rfft(windows)
+            powers = torch.view_as_real(spectra).square().sum(dim=-1)
+            bands, levels_db = self._band_features(powers, state.levels_db)
+            means = _running_mean(powers[..., :N_FILTERED_BINS].sqrt(), state.magnitudes)
+            bins = spectra[..., :N_FILTERED_BINS] / means.clamp(min=_SMALLEST).sqrt_()
             gains, filters, network = self.network(bands, bins, state.network)
             seen = torch.cat([state.spectra, spectra], dim=1)
             speech, tail = self._synthesised(self._filtered(seen, gains, filters), state.tail)
         after = EnhancerState(
-            frame=frames[:, -FRAME_SAMPLES:],
+            frame=signal[:, -FRAME_SAMPLES:],
             tail=tail,
             levels_db=levels_db,
-            magnitudes=magnitudes,
+            magnitudes=means[:, -1],
             spectra=seen[:, 1 - FILTER_FRAMES :],
             network=network,
         )
         return speech, after
 
-    def _analysed(self, frames: Tensor, before: Tensor) -> Tensor:
-        """Return a spectrum `[r, t, 481]` for each frame with the one before it."""
-        signal = torch.cat([before, frames], dim=1)
-        windows = signal.unfold(1, 2 * FRAME_SAMPLES, FRAME_SAMPLES) * self._window
-        return torch.fft.rfft(windows) / (2 * FRAME_SAMPLES)
-
     def _synthesised(self, spectra: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Return samples `[r, t * 480]` by overlap-add, and what is to be added to the next frame."""
-        windows = torch.fft.irfft(spectra * (2 * FRAME_SAMPLES), 2 * FRAME_SAMPLES) * self._window
+        windows = torch.fft.irfft(spectra, 2 * FRAME_SAMPLES) * self._synthesis
         first, second = windows.split(FRAME_SAMPLES, dim=-1)
-        shifted = torch.cat([rearrange(tail, "r samples -> r 1 samples"), second[:, :-1]], dim=1)
-        return rearrange(first + shifted, "r t samples -> r (t samples)"), second[:, -1]
+        shifted = torch.cat([tail[:, None], second[:, :-1]], dim=1)
+        return (first + shifted).flatten(1), second[:, -1]
 
-    def _band_features(self, spectra: Tensor, mean_db: Tensor) -> tuple[Tensor, Tensor]:
+    def _band_features(self, powers: Tensor, mean_db: Tensor) -> tuple[Tensor, Tensor]:
         """Return levels of bands above their running mean `[r, t, 32]`, and the mean after the last frame."""
-        powers = torch.view_as_real(spectra).square().sum(dim=-1)
         levels_db = 10 * torch.log10(powers @ self._means + 1e-10)
         means_db = _running_mean(levels_db, mean_db)
         return (levels_db - means_db) / _LEVEL_RANGE_DB, means_db[:, -1]
@@ -169,10 +168,10 @@ class FrameEnhancer:
     def _filtered(self, spectra: Tensor, gains: Tensor, filters: Tensor) -> Tensor:
         """Return the spectra of speech `[r, t, 481]`, two frames behind the newest ones of `spectra [r, 4 + t, 481]`."""
         around = spectra[..., :N_FILTERED_BINS].unfold(1, FILTER_FRAMES, 1)
-        low = einsum(around, filters, "r t f n, r t f n -> r t f")
+        low = (around * filters).sum(dim=-1)
         n_frames = gains.shape[1]
         centre = spectra[:, FILTER_FRAMES - 1 - _LOOKAHEAD_FRAMES :][:, :n_frames, N_FILTERED_BINS:]
-        return torch.cat([low, centre * (gains @ self._spread[N_FILTERED_BINS:].T)], dim=-1)
+        return torch.cat([low, centre * gains[..., self._high_bands]], dim=-1)
 
 
 def band_widths() -> list[int]:
@@ -196,23 +195,13 @@ def band_widths() -> list[int]:
     return [*widths[:-1], N_BINS - sum(widths[:-1])]
 
 
-def _bin_features(bins: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Return bins over the root of their running mean magnitude, and that mean after the last frame."""
-    means = _running_mean(torch.view_as_real(bins).square().sum(dim=-1).sqrt(), mean)
-    return bins / means.clamp(min=_SMALLEST).sqrt(), means[:, -1]
-
-
 def _running_mean(values: Tensor, mean: Tensor) -> Tensor:
     """Return for each of `values [r, t, f]` the mean of it and those before it, which count less the older they are."""
     means = []
-    for block in values.split(_MEAN_BLOCK_FRAMES, dim=1):
-        frames = torch.arange(block.shape[1], device=values.device)
-        ages = rearrange(frames, "t -> t 1") - frames
-        weights = torch.tril((1 - _DECAY) * _DECAY**ages)
-        earlier = rearrange(_DECAY ** (frames + 1), "t -> t 1") * rearrange(mean, "r f -> r 1 f")
-        means.append(einsum(weights, block, "t past, r past f -> r t f") + earlier)
-        mean = means[-1][:, -1]
-    return torch.cat(means, dim=1)
+    for value in values.unbind(dim=1):
+        mean = torch.lerp(value, mean, _DECAY)
+        means.append(mean)
+    return torch.stack(means, dim=1)
 
 
 def _window() -> Tensor:

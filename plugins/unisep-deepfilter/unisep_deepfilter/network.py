@@ -4,7 +4,7 @@ It looks at features of a spectrogram, frame by frame, and gives two things: gai
 a complex filter over five frames. Every layer that looks back in time takes its past and returns it, so that any number
 of frames at a time gives the same.
 
-Legend: r rows (channels of a batch), c channels of the network, t frames, f bins or bands, g groups.
+Legend: r rows (channels of a batch), t frames, f bins or bands, c channels of the network, the last axis, g groups.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ N_FILTERED_BINS = 96
 FILTER_FRAMES = 5
 _CONV_CHANNELS = 64
 _HIDDEN = 256
+_N_VALUES = 2 * FILTER_FRAMES
 _EMBEDDING = _CONV_CHANNELS * N_BANDS // 4
 
 
 @dataclass(frozen=True)
 class NetworkState:
-    """What the network remembers of the frames before: past inputs of convolutions, and hidden states."""
+    """What the network remembers of the frames before.
+
+    bands, bins: past inputs of convolutions. paths: their shares in filters to come. The others are hidden states.
+    """
 
     bands: Tensor
     bins: Tensor
@@ -39,9 +43,9 @@ class NetworkState:
     def initial(n_rows: int, like: Tensor) -> NetworkState:
         """Return the state before the first frame, on the device of `like`."""
         return NetworkState(
-            bands=like.new_zeros(n_rows, 1, 2, N_BANDS),
-            bins=like.new_zeros(n_rows, 2, 2, N_FILTERED_BINS),
-            paths=like.new_zeros(n_rows, _CONV_CHANNELS, FILTER_FRAMES - 1, N_FILTERED_BINS),
+            bands=like.new_zeros(n_rows, 2, N_BANDS),
+            bins=like.new_zeros(n_rows, 2, N_FILTERED_BINS, 2),
+            paths=like.new_zeros(n_rows, FILTER_FRAMES - 1, N_FILTERED_BINS, FILTER_FRAMES, _N_VALUES),
             encoder=like.new_zeros(1, n_rows, _HIDDEN),
             gains=like.new_zeros(2, n_rows, _HIDDEN),
             filters=like.new_zeros(2, n_rows, _HIDDEN),
@@ -61,8 +65,36 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[r, t, n_out]` of `[r, t, n_in]`."""
-        grouped = rearrange(x, "r t (g i) -> r t g i", g=len(self.weight))
-        return rearrange(einsum(grouped, self.weight, "r t g i, g i o -> r t g o"), "r t g o -> r t (g o)")
+        grouped = x.reshape(-1, *self.weight.shape[:2]).transpose(0, 1)
+        return torch.bmm(grouped, self.weight).transpose(0, 1).reshape(*x.shape[:2], -1)
+
+
+class Gru(nn.GRU):
+    """Recurrent layers, without what nn.GRU takes anew for each call."""
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Prepare `hear`."""
+        names = ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
+        self.layers = [
+            tuple(self.get_parameter(f"{name}_l{layer}").t().contiguous() for name in names)
+            for layer in range(self.num_layers)
+        ]
+
+    def hear(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `[r, t, 256]` of the same, and the hidden state `[layers, r, 256]` after it."""
+        hidden_after = []
+        for (weight, bias, weight_back, bias_back), h in zip(self.layers, hidden, strict=True):
+            heard = torch.addmm(bias, x.flatten(0, 1), weight).view(*x.shape[:2], -1)
+            outputs = []
+            for gates, new in zip(*(part.unbind(1) for part in heard.split([2 * _HIDDEN, _HIDDEN], -1)), strict=True):
+                gates_back, new_back = torch.addmm(bias_back, h, weight_back).split([2 * _HIDDEN, _HIDDEN], 1)
+                reset, update = (gates + gates_back).sigmoid_().chunk(2, 1)
+                h = torch.lerp(torch.addcmul(new, reset, new_back).tanh_(), h, update)
+                outputs.append(h)
+            x = torch.stack(outputs, dim=1)
+            hidden_after.append(h)
+        return x, torch.stack(hidden_after)
 
 
 class GroupedGru(nn.Module):
@@ -71,38 +103,112 @@ class GroupedGru(nn.Module):
     def __init__(self, n_layers: int, n_out: int = 0, n_groups: int = 16) -> None:
         super().__init__()
         self.linear_in = GroupedLinear(_EMBEDDING, _HIDDEN, n_groups)
-        self.gru = nn.GRU(_HIDDEN, _HIDDEN, n_layers, batch_first=True)
+        self.gru = Gru(_HIDDEN, _HIDDEN, n_layers)
         self.linear_out = GroupedLinear(_HIDDEN, n_out, n_groups) if n_out else None
 
     def forward(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return `[r, t, n_out]` of `[r, t, 512]`, and the hidden state after it."""
-        x, hidden = self.gru(F.relu(self.linear_in(x)), hidden)
-        return (x if self.linear_out is None else F.relu(self.linear_out(x))), hidden
+        x, hidden = self.gru.hear(self.linear_in(x).relu_(), hidden)
+        return (x if self.linear_out is None else self.linear_out(x).relu_()), hidden
 
 
 class Convolution(nn.Module):
-    """A convolution in groups of channels, then one over channels alone, with ReLU.
+    """A convolution over frames and bins, as a product of a matrix with what lies in its windows.
 
     `kernel` is frames by bins. Nothing is added to frames: the caller gives the past. `stride` halves the bins at 2;
-    `doubles` is its transpose, which doubles them.
+    `doubles` makes it a transposed one, which doubles them: two bins become the two between them.
     """
+
+    def __init__(self, kernel: tuple[int, int], stride: int = 1, doubles: bool = False) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.doubles = kernel, stride, doubles
+
+    def _fold(self, weight: Tensor, bias: Tensor) -> None:
+        """Take `weight [inputs, outputs, frames, bins]` and `bias [outputs]`."""
+        self.n_out = len(bias)
+        if self.doubles:  # bins j and j + 1 give 2 j by the weight in the middle, and 2 j + 1 by both others
+            weight = rearrange(F.pad(weight, (1, 0)), "i o a (b two) -> i two o a b", two=2).flip(-1)
+            weight, bias = weight.flatten(1, 2), bias.repeat(2)
+        self.n_bins = weight.shape[-1]
+        self.matrix, self.summand = rearrange(weight, "i o a b -> (a b i) o").contiguous(), bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[r, t, f, c]` of `[r, t and what lies before, f, c]`."""
+        n_frames, n_bins = self.kernel
+        x = F.pad(x, (0, 0, 0, 1) if self.doubles else (0, 0, n_bins // 2, n_bins // 2))
+        windows = x.unfold(1, n_frames, 1).unfold(2, self.n_bins, self.stride).permute(0, 1, 2, 4, 5, 3)
+        products = torch.addmm(self.summand, windows.reshape(-1, len(self.matrix)), self.matrix)
+        return products.view(*windows.shape[:2], -1, self.n_out)
+
+
+class Full(Convolution):
+    """A convolution of all channels."""
+
+    def __init__(self, n_in: int, n_out: int, kernel: tuple[int, int]) -> None:
+        super().__init__(kernel)
+        self.weight, self.bias = nn.Parameter(torch.empty(n_out, n_in, *kernel)), nn.Parameter(torch.empty(n_out))
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Prepare `forward`."""
+        self._fold(self.weight.transpose(0, 1), self.bias)
+
+
+class Separable(Convolution):
+    """A convolution in groups of channels, then one over channels alone, computed as one; with ReLU."""
 
     def __init__(
         self, n_in: int, n_out: int, kernel: tuple[int, int], n_groups: int, stride: int = 1, doubles: bool = False
     ) -> None:
-        super().__init__()
-        padding = (0, kernel[1] // 2)
-        if doubles:
-            self.depth: nn.Module = nn.ConvTranspose2d(
-                n_in, n_out, kernel, (1, 2), padding, output_padding=(0, 1), groups=n_groups, bias=False
-            )
-        else:
-            self.depth = nn.Conv2d(n_in, n_out, kernel, (1, stride), padding, groups=n_groups, bias=False)
+        super().__init__(kernel, stride, doubles)
+        kind = nn.ConvTranspose2d if doubles else nn.Conv2d
+        self.depth = kind(n_in, n_out, kernel, groups=n_groups, bias=False)
         self.point = nn.Conv2d(n_out, n_out, 1)
 
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Prepare `forward`."""
+        n_groups, axes = self.depth.groups, "(g i) o a b" if self.doubles else "(g o) i a b"
+        depth = rearrange(self.depth.weight, f"{axes} -> g i o a b", g=n_groups)
+        point = rearrange(self.point.weight, "p (g o) 1 1 -> g o p", g=n_groups)
+        self._fold(
+            einsum(depth, point, "g i o a b, g o p -> g i p a b").flatten(0, 1), self.point.get_parameter("bias")
+        )
+
     def forward(self, x: Tensor) -> Tensor:
-        """Return `[r, c, t, f]` of `[r, c, t and what lies before, f]`."""
-        return F.relu(self.point(self.depth(x)))
+        """Return `[r, t, f, c]` of `[r, t and what lies before, f, c]`."""
+        return super().forward(x).relu_()
+
+
+class Paths(Separable):
+    """A convolution over frames alone, which keeps what a frame gives to later ones in place of the frame."""
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Prepare `forward`."""
+        super().fold()
+        self.matrix = rearrange(self.matrix, "(a i) o -> i (a o)", a=self.kernel[0]).contiguous()
+
+    def after(self, x: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `[r, t, f, o]` of `x [r, t, f, c]` and the shares of the frames before, `[r, 4, f, 5, o]`, and those of the last."""
+        n_frames = self.kernel[0]
+        new = (x.flatten(0, 2) @ self.matrix).view(*x.shape[:3], n_frames, self.n_out)
+        shares = torch.cat([shares, new], dim=1)
+        summed = shares.unfold(1, n_frames, 1).diagonal(0, 3, 5).sum(dim=-1)
+        return summed.add_(self.summand).relu_(), shares[:, 1 - n_frames :]
+
+
+class Scale(nn.Module):
+    """A factor and a summand for each channel, with ReLU."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_channels, 1, 1, 1))
+        self.bias = nn.Parameter(torch.empty(n_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[r, t, f, c]` of the same."""
+        return torch.addcmul(self.bias, x, self.weight[:, 0, 0, 0]).relu_()
 
 
 class Encoder(nn.Module):
@@ -111,25 +217,24 @@ class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         c = _CONV_CHANNELS
-        self.erb_conv0 = nn.Conv2d(1, c, (3, 3), padding=(0, 1))
-        self.erb_conv1 = Convolution(c, c, (1, 3), c, stride=2)
-        self.erb_conv2 = Convolution(c, c, (1, 3), c, stride=2)
-        self.erb_conv3 = Convolution(c, c, (1, 3), c)
-        self.df_conv0 = Convolution(2, c, (3, 3), 2)
-        self.df_conv1 = Convolution(c, c, (1, 3), c, stride=2)
+        self.erb_conv0 = Full(1, c, (3, 3))
+        self.erb_conv1 = Separable(c, c, (1, 3), c, stride=2)
+        self.erb_conv2 = Separable(c, c, (1, 3), c, stride=2)
+        self.erb_conv3 = Separable(c, c, (1, 3), c)
+        self.df_conv0 = Separable(2, c, (3, 3), 2)
+        self.df_conv1 = Separable(c, c, (1, 3), c, stride=2)
         self.df_fc_emb = GroupedLinear(c * N_FILTERED_BINS // 2, _EMBEDDING, 32)
         self.emb_gru = GroupedGru(1, _EMBEDDING)
 
     def forward(self, bands: Tensor, bins: Tensor, hidden: Tensor) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         """Return four layers over bands, one over bins, the embedding `[r, t, 512]`, and the hidden state."""
-        e0 = F.relu(self.erb_conv0(bands))
+        e0 = self.erb_conv0(bands[..., None]).relu_()
         e1 = self.erb_conv1(e0)
         e2 = self.erb_conv2(e1)
         e3 = self.erb_conv3(e2)
         c0 = self.df_conv0(bins)
-        from_bins = F.relu(self.df_fc_emb(rearrange(self.df_conv1(c0), "r c t f -> r t (f c)")))
-        embedding = rearrange(e3, "r c t f -> r t (f c)") + from_bins
-        embedding, hidden = self.emb_gru(embedding, hidden)
+        from_bins = self.df_fc_emb(self.df_conv1(c0).flatten(2)).relu_()
+        embedding, hidden = self.emb_gru(e3.flatten(2) + from_bins, hidden)
         return [e0, e1, e2, e3], c0, embedding, hidden
 
 
@@ -140,22 +245,21 @@ class GainDecoder(nn.Module):
         super().__init__()
         c = _CONV_CHANNELS
         self.emb_gru = GroupedGru(2, _EMBEDDING)
-        self.conv3p, self.conv2p, self.conv1p, self.conv0p = (nn.Conv2d(c, c, 1, groups=c) for _ in range(4))
-        self.convt3 = Convolution(c, c, (1, 3), c)
-        self.convt2 = Convolution(c, c, (1, 3), c, doubles=True)
-        self.convt1 = Convolution(c, c, (1, 3), c, doubles=True)
-        self.conv0_out = nn.Conv2d(c, 1, (1, 3), padding=(0, 1))
+        self.conv3p, self.conv2p, self.conv1p, self.conv0p = (Scale(c) for _ in range(4))
+        self.convt3 = Separable(c, c, (1, 3), c)
+        self.convt2 = Separable(c, c, (1, 3), c, doubles=True)
+        self.convt1 = Separable(c, c, (1, 3), c, doubles=True)
+        self.conv0_out = Full(c, 1, (1, 3))
 
     def forward(self, embedding: Tensor, layers: list[Tensor], hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return gains `[r, t, 32]` and the hidden state."""
         e0, e1, e2, e3 = layers
         x, hidden = self.emb_gru(embedding, hidden)
-        x = rearrange(x, "r t (f c) -> r c t f", c=_CONV_CHANNELS)
-        x = self.convt3(F.relu(self.conv3p(e3)) + x)
-        x = self.convt2(F.relu(self.conv2p(e2)) + x)
-        x = self.convt1(F.relu(self.conv1p(e1)) + x)
-        x = self.conv0_out(F.relu(self.conv0p(e0)) + x)
-        return torch.sigmoid(rearrange(x, "r 1 t f -> r t f")), hidden
+        x = self.convt3(self.conv3p(e3) + x.view_as(e3))
+        x = self.convt2(self.conv2p(e2) + x)
+        x = self.convt1(self.conv1p(e1) + x)
+        x = self.conv0_out(self.conv0p(e0) + x)
+        return x[..., 0].sigmoid(), hidden
 
 
 class FilterDecoder(nn.Module):
@@ -163,19 +267,19 @@ class FilterDecoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        n_values = 2 * FILTER_FRAMES
         self.df_gru = GroupedGru(2, n_groups=8)
         self.df_skip = GroupedLinear(_EMBEDDING, _HIDDEN, 16)
-        self.df_convp = Convolution(_CONV_CHANNELS, n_values, (FILTER_FRAMES, 1), 2)
-        self.df_out = GroupedLinear(_HIDDEN, N_FILTERED_BINS * n_values, 16)
+        self.df_convp = Paths(_CONV_CHANNELS, _N_VALUES, (FILTER_FRAMES, 1), 2)
+        self.df_out = GroupedLinear(_HIDDEN, N_FILTERED_BINS * _N_VALUES, 16)
 
     def forward(self, embedding: Tensor, paths: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return complex coefficients `[r, t, 96, 5]`, the oldest frame first, and the hidden state."""
+        """Return complex coefficients `[r, t, 96, 5]`, the oldest frame first, and the hidden state.
+
+        paths: what `df_convp` gives, `[r, t, 96, 10]`.
+        """
         x, hidden = self.df_gru(embedding, hidden)
-        x = torch.tanh(self.df_out(x + self.df_skip(embedding)))
-        x = rearrange(x, "r t (f values) -> r t f values", f=N_FILTERED_BINS)
-        x = x + rearrange(self.df_convp(paths), "r values t f -> r t f values")
-        return torch.view_as_complex(rearrange(x, "r t f (n parts) -> r t f n parts", parts=2).contiguous()), hidden
+        values = self.df_out(x + self.df_skip(embedding)).tanh_().view_as(paths) + paths
+        return torch.view_as_complex(values.unflatten(-1, (FILTER_FRAMES, 2))), hidden
 
 
 class DeepFilterNet(nn.Module):
@@ -187,6 +291,12 @@ class DeepFilterNet(nn.Module):
         self.erb_dec = GainDecoder()
         self.df_dec = FilterDecoder()
 
+    def fold(self) -> None:
+        """Prepare `forward` for the parameters as they are now."""
+        for module in self.modules():
+            if isinstance(module, Full | Separable | Gru):
+                module.fold()
+
     def forward(self, bands: Tensor, bins: Tensor, state: NetworkState) -> tuple[Tensor, Tensor, NetworkState]:
         """Return gains `[r, t, 32]`, complex filters `[r, t, 96, 5]` and the state after these frames.
 
@@ -195,17 +305,16 @@ class DeepFilterNet(nn.Module):
             bins: The lowest bins, complex, `[r, t, 96]`.
             state: What the frames before left.
         """
-        parts = rearrange(torch.view_as_real(bins), "r t f parts -> r parts t f")
-        seen_bands = torch.cat([state.bands, rearrange(bands, "r t f -> r 1 t f")], dim=2)
-        seen_bins = torch.cat([state.bins, parts], dim=2)
+        seen_bands = torch.cat([state.bands, bands], dim=1)
+        seen_bins = torch.cat([state.bins, torch.view_as_real(bins)], dim=1)
         layers, c0, embedding, encoder = self.enc(seen_bands, seen_bins, state.encoder)
-        seen_paths = torch.cat([state.paths, c0], dim=2)
+        paths, shares = self.df_dec.df_convp.after(c0, state.paths)
         gains, gain_hidden = self.erb_dec(embedding, layers, state.gains)
-        filters, filter_hidden = self.df_dec(embedding, seen_paths, state.filters)
+        filters, filter_hidden = self.df_dec(embedding, paths, state.filters)
         after = NetworkState(
-            bands=seen_bands[:, :, -2:],
-            bins=seen_bins[:, :, -2:],
-            paths=seen_paths[:, :, 1 - FILTER_FRAMES :],
+            bands=seen_bands[:, -2:],
+            bins=seen_bins[:, -2:],
+            paths=shares,
             encoder=encoder,
             gains=gain_hidden,
             filters=filter_hidden,

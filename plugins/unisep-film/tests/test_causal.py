@@ -122,18 +122,16 @@ def test_a_batch_and_several_queries_are_what_each_is_alone(model: CausalFilm) -
 
 
 def test_running_means_in_pieces_are_those_of_the_whole() -> None:
-    values = torch.rand(2, 50, 3, dtype=torch.float32)
+    values = torch.rand(50, 2, 3, dtype=torch.float32)
     whole, *_ = running_mean(values, torch.zeros(2, 3), torch.zeros(2, 1))
-    expected = [values[:, : t + 1].flip(1) * 0.99 ** torch.arange(t + 1)[:, None] for t in range(50)]
-    norms = [sum(0.99**age for age in range(t + 1)) for t in range(50)]
-    assert torch.allclose(
-        whole, torch.stack([e.sum(1) / n for e, n in zip(expected, norms, strict=True)], 1), atol=1e-6
-    )
+    ages = 0.99 ** torch.arange(50)[:, None, None]
+    expected = [(values[: t + 1].flip(0) * ages[: t + 1]).sum(0) / ages[: t + 1].sum() for t in range(50)]
+    assert torch.allclose(whole, torch.stack(expected), atol=1e-6)
     total, weight, pieces = torch.zeros(2, 3), torch.zeros(2, 1), []
-    for part in values.split([1, 20, 29], dim=1):
+    for part in values.split([1, 20, 29]):
         mean, total, weight = running_mean(part, total, weight)
         pieces.append(mean)
-    assert torch.allclose(torch.cat(pieces, dim=1), whole, atol=1e-6)
+    assert torch.allclose(torch.cat(pieces), whole, atol=1e-6)
 
 
 def test_the_default_shape_keeps_its_promises(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ once for all queries, and on what enters the mask.
 An analysis window is 4096 samples long and rises slowly, the window of the synthesis covers its last 3072 (as in
 Mauler, Martin 2007): resolution of the one, delay of the other. A hop is 1024 samples.
 
+Frames come first: so a frame, or the bands of one, need no moving about where recurrent layers take them.
+
 Legend: b items of a batch, n queries, r = (b n), c audio channels, t frames, f bins, k bands, d features, q condition channels.
 """
 
@@ -19,7 +21,7 @@ from fractions import Fraction
 from typing import Annotated, Literal
 
 import torch
-from einops import rearrange, reduce, repeat
+from einops import rearrange
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,21 +31,22 @@ from unisep.errors import WeightsError
 
 from .exclusion import bins_without
 from .film import FiLM, Projectors
-from .mask import COMPRESSION, merge_bins, polar_mask, split_bins
+from .mask import COMPRESSION, polar_mask
 
 HOP_SAMPLES = 1024
 WINDOW_SAMPLES = 4 * HOP_SAMPLES
 _N_PARTS = 3  # hops that the window of the synthesis covers
 LATENCY_SAMPLES = (_N_PARTS - 1) * HOP_SAMPLES
 _N_BINS = WINDOW_SAMPLES // 2  # the highest, at half the rate, is left out
-_MERGED = ((512, 1), (512, 2), (1024, 4))  # from low to high: bins, and how many count as one
-_BANDS = ((16, 8), (8, 16), (4, 64), (2, 128), (2, 128))  # bands, and merged bins in each
+_BANDS = ((16, 8), (8, 16), (4, 64), (2, 128), (2, 128))  # from low to high: bands, and merged bins in each
+_MERGED = (1, 1, 1, 2, 4)  # how many bins count as one there
 _N_BANDS = sum(n for n, _ in _BANDS)
 _N_FEATURES = 3  # of a merged bin and channel: compressed magnitude, and it times cosine and sine
 _DECAY = 0.99  # of the running level of each band: 2.3 seconds
 _QUIETEST = 0.05  # compressed: what is below is silence
 
 Memory = tuple[Tensor, Tensor]
+Modulation = tuple[Tensor, Tensor]  # a factor and a summand for each feature, [r, 1, d]
 _Width = Annotated[int, Field(ge=1, le=4096)]
 _Depth = Annotated[int, Field(ge=1, le=64)]
 
@@ -99,8 +102,8 @@ class CausalState:
     """All that is remembered between two calls.
 
     heard: the input that the next window begins with, `[b, c, 3072]`. total, weight: of the running levels, `[b, k]` and
-    `[b, 1]`. first, after: hidden and cell of the recurrent layers over time of each block. tail: what frames add to the next
-    hops, `[r, c, 2, 1024]`.
+    `[b, 1]`. first, after: hidden and cell of the recurrent layers over time of each block. tail: the last frames as they
+    were put out, which lie in the next hops too, `[r, 2, c, 3072]`.
     """
 
     heard: Tensor
@@ -109,6 +112,14 @@ class CausalState:
     first: tuple[Memory, ...]
     after: tuple[Memory, ...]
     tail: Tensor
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Queries as the model takes them: their conditions `[b, n, q]`, and what these make of each FiLM layer, in order."""
+
+    conditions: Tensor
+    modulations: tuple[Modulation, ...]
 
 
 class BandSplit(nn.Module):
@@ -123,26 +134,26 @@ class BandSplit(nn.Module):
         self.band_embedding = nn.Parameter(0.3 * torch.randn(_N_BANDS, config.features))
 
     def forward(self, bins: Tensor, total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features `[b, t, k, d]` of complex `bins [b, c, f, t]`, and the running level after them."""
+        """Return features `[t, b, k, d]` of complex `bins [t, b, c, f]`, and the running level after them."""
+        n_frames, n_items, n_channels = bins.shape[:3]
         magnitude = bins.abs().clamp_min(1e-9)
         loudness = magnitude.pow(COMPRESSION)
         parts = torch.view_as_real(bins) * (loudness / magnitude)[..., None]
-        stacked = rearrange(torch.cat([loudness[..., None], parts], dim=-1), "b c f t p -> b p c f t")
-        merged = rearrange(
-            merge_bins(rearrange(stacked, "b p c f t -> b (p c) f t"), _MERGED), "b (p c) f t -> b p c f t", p=3
-        )
-        groups = merged.split([n * width for n, width in _BANDS], dim=3)
-        banded = [
-            rearrange(group, "b p c (k w) t -> b k t w p c", k=n) for group, (n, _) in zip(groups, _BANDS, strict=True)
-        ]
-        levels = torch.cat([reduce(group[..., 0, :], "b k t w c -> b t k", "mean") for group in banded], dim=2)
-        means, total, weight = running_mean(levels, total, weight)
-        features = []
-        for group, mean, layer in zip(banded, means.split([n for n, _ in _BANDS], dim=2), self.per_band, strict=True):
-            scaled = group / rearrange(mean + _QUIETEST, "b t k -> b k t 1 1 1")
-            flat = rearrange(scaled, "b k t w p c -> k (b t) (w p c)")
-            features.append(rearrange(torch.bmm(flat, layer), "k (b t) d -> b t k d", b=bins.shape[0]))
-        return torch.cat(features, dim=2) + self.band_embedding, total, weight
+        values = torch.cat([loudness[..., None], parts], dim=-1)
+        values = rearrange(values, "t b c f p -> (t b) f (p c)")
+        levels, features = [], []
+        sizes = [n * width * merged for (n, width), merged in zip(_BANDS, _MERGED, strict=True)]
+        for group, (n, width), merged, layer in zip(
+            values.split(sizes, dim=1), _BANDS, _MERGED, self.per_band, strict=True
+        ):
+            if merged > 1:
+                group = group.unflatten(1, (n * width, merged)).mean(dim=2)
+            group = group.unflatten(1, (n, width))
+            levels.append(group[..., :n_channels].mean(dim=(2, 3)))
+            features.append(torch.bmm(group.flatten(2).transpose(0, 1), layer))
+        means, total, weight = running_mean(torch.cat(levels, dim=1).view(n_frames, n_items, -1), total, weight)
+        x = torch.cat(features).transpose(0, 1).unflatten(0, (n_frames, n_items))
+        return x / (means + _QUIETEST)[..., None] + self.band_embedding, total, weight
 
 
 class Block(nn.Module):
@@ -157,20 +168,28 @@ class Block(nn.Module):
         self.norm_time, self.norm_bands = nn.LayerNorm(d), nn.LayerNorm(d)
         self.film_time = FiLM(condition_channels, d) if condition_channels else None
         self.film_bands = FiLM(condition_channels, d) if condition_channels else None
-        self.lstm_time = nn.LSTM(d, config.hidden_time, batch_first=True)
+        self.lstm_time = nn.LSTM(d, config.hidden_time)
         self.lstm_bands = nn.LSTM(d, config.hidden_bands, batch_first=True, bidirectional=True)
         self.from_time = nn.Linear(config.hidden_time, d)
         self.from_bands = nn.Linear(2 * config.hidden_bands, d)
 
-    def forward(self, x: Tensor, memory: Memory | None, condition: Tensor | None = None) -> tuple[Tensor, Memory]:
-        """Return `x [r, t, k, d]` and what is remembered, with `condition [r, q]`."""
-        n_rows, n_frames = x.shape[:2]
-        heard = rearrange(_filmed(self.norm_time(x), self.film_time, condition), "r t k d -> (r k) t d")
-        over_time, memory = self.lstm_time(heard, memory)
-        x = x + rearrange(self.from_time(over_time), "(r k) t d -> r t k d", r=n_rows)
-        heard = rearrange(_filmed(self.norm_bands(x), self.film_bands, condition), "r t k d -> (r t) k d")
-        over_bands, _ = self.lstm_bands(heard)
-        return x + rearrange(self.from_bands(over_bands), "(r t) k d -> r t k d", t=n_frames), memory
+    def forward(self, x: Tensor, memory: Memory, modulations: Sequence[Modulation] = ()) -> tuple[Tensor, Memory]:
+        """Return `x [t, r, k, d]` and what is remembered; with FiLM, `modulations` are those of both layers."""
+        time, bands = modulations or (None, None)
+        over_time, memory = _recurrent(self.lstm_time, _normed(x, self.norm_time, time).flatten(1, 2), memory)
+        x = x + self.from_time(over_time).view(x.shape)
+        frames = _normed(x, self.norm_bands, bands).flatten(0, 1)
+        start = frames.new_zeros(2, frames.shape[0], self.lstm_bands.hidden_size)
+        over_bands, _ = _recurrent(self.lstm_bands, frames, (start, start))
+        return x + self.from_bands(over_bands).view(x.shape), memory
+
+    def modulations(self, conditions: Tensor) -> tuple[Modulation, Modulation]:
+        """Return what `forward` takes for conditions `[r, q]`."""
+        assert self.film_time is not None and self.film_bands is not None
+        return (
+            _modulation(self.norm_time, self.film_time, conditions),
+            _modulation(self.norm_bands, self.film_bands, conditions),
+        )
 
 
 class MaskHead(nn.Module):
@@ -187,18 +206,19 @@ class MaskHead(nn.Module):
         )
         self.last_bias = nn.ParameterList(nn.Parameter(torch.zeros(n, 1, width * n_out)) for n, width in _BANDS)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Return the mask `[r, c, f, t]` of features `[r, t, k, 2 d]`."""
-        n_rows = x.shape[0]  # not its len, which a tracer takes for fixed
-        x = rearrange(_filmed(self.norm(x), self.film, condition), "r t k d -> k (r t) d")
-        x = F.gelu(torch.bmm(x, self.per_band) + self.bias)
-        groups = zip(x.split([n for n, _ in _BANDS]), self.last, self.last_bias, _BANDS, strict=True)
-        parts = [
-            rearrange((torch.bmm(group, layer) + bias).float(), "k (r t) (w o) -> r o (k w) t", r=n_rows, w=width)
-            for group, layer, bias, (_, width) in groups
-        ]
-        odds, angle = rearrange(split_bins(torch.cat(parts, dim=2), _MERGED), "r (c p) f t -> p r c f t", p=2)
-        return polar_mask(odds, angle)
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        """Return the mask `[t, r, c, f]` of features `[t, r, k, 2 d]`."""
+        n_frames, n_rows = x.shape[:2]  # not its len, which a tracer takes for fixed
+        x = _normed(x, self.norm, modulation).flatten(0, 1).transpose(0, 1)
+        x = F.gelu(torch.baddbmm(self.bias, x, self.per_band))
+        parts = []
+        for group, layer, bias, (n, width), merged in zip(
+            x.split([n for n, _ in _BANDS]), self.last, self.last_bias, _BANDS, _MERGED, strict=True
+        ):
+            part = torch.baddbmm(bias, group, layer).transpose(0, 1).reshape(n_frames * n_rows, n * width, 1, -1)
+            parts.append(part.expand(-1, -1, merged, -1).flatten(1, 2))
+        polar = rearrange(torch.cat(parts, dim=1).float(), "(t r) f (c p) -> p t r c f", t=n_frames, p=2)
+        return polar_mask(polar[0], polar[1])
 
 
 class CausalCore(nn.Module):
@@ -233,6 +253,15 @@ class CausalFilm(nn.Module):
         conditions: Tensor = self.projectors.of(space)(queries)
         return conditions
 
+    def asked(self, conditions: Tensor) -> Asked:
+        """Return what `hear` takes for conditions `[b, n, q]`: once, however often it is called."""
+        flat = conditions.flatten(0, 1)
+        modulations: list[Modulation] = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            modulations += block.modulations(flat)
+        return Asked(conditions, (*modulations, _modulation(self.head.norm, self.head.film, flat)))
+
     def forward(self, mixture: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
         """Return targets `[b, n, c, samples]`, in step with the mixture, and presence `[b, n]` in log-odds.
 
@@ -241,7 +270,7 @@ class CausalFilm(nn.Module):
         n_samples = mixture.shape[-1]
         n_hops = math.ceil((n_samples + LATENCY_SAMPLES) / HOP_SAMPLES)
         padded = F.pad(mixture.float(), (0, n_hops * HOP_SAMPLES - n_samples))
-        targets, seen, _ = self.hear(padded, conditions, self.initial_state(*conditions.shape[:2]))
+        targets, seen, _ = self.hear(padded, self.asked(conditions), self.initial_state(*conditions.shape[:2]))
         logits = self.presence_of(seen.mean(dim=1), conditions)
         return targets[..., LATENCY_SAMPLES:][..., :n_samples], logits
 
@@ -265,58 +294,54 @@ class CausalFilm(nn.Module):
             weight=zeros(n_items, 1),
             first=memories(config.n_first, n_items),
             after=memories(config.n_after, n_rows),
-            tail=zeros(n_items * n_queries, config.channels, _N_PARTS - 1, HOP_SAMPLES),
+            tail=zeros(n_items * n_queries, _N_PARTS - 1, config.channels, _N_PARTS * HOP_SAMPLES),
         )
 
     def hear(
-        self, hops: Tensor, conditions: Tensor, state: CausalState, less: Sequence[int] = ()
+        self, hops: Tensor, asked: Asked, state: CausalState, less: Sequence[int] = ()
     ) -> tuple[Tensor, Tensor, CausalState]:
         """Go on with the next hops.
 
         Args:
             hops: `[b, c, t * 1024]` in float32.
-            conditions: `[b, n, q]`.
+            asked: the queries.
             state: as `initial_state` or the last call gave it.
-            less: the targets from which what the last conditions ask for, one each, is taken out, bin by bin.
+            less: the targets from which what the last queries ask for, one each, is taken out, bin by bin.
 
         Returns:
             The targets of `LATENCY_SAMPLES` before, `[b, n, c, t * 1024]`; what the last block gives, `[r, t, d]`; the next
             state. Of what is excluded nothing is returned.
         """
-        n_queries = conditions.shape[1]
+        n_items, n_queries = asked.conditions.shape[:2]
         n_targets = n_queries - len(less)
-        flat = rearrange(conditions, "b n q -> (b n) q")
         signal = torch.cat([state.heard, hops], dim=-1)
         windows = signal.unfold(-1, WINDOW_SAMPLES, HOP_SAMPLES) * self.analysis
-        bins = rearrange(torch.fft.rfft(windows)[..., :_N_BINS], "b c t f -> b c f t")
+        bins = torch.fft.rfft(windows)[..., :_N_BINS].permute(2, 0, 1, 3)
         began, total, weight = self.core.split(bins, state.total, state.weight)
-        x, first = _through(self.core.blocks, began, state.first, None)
-        x, began, bins = (repeat(part, "b ... -> (b n) ...", n=n_queries) for part in (x, began, bins))
-        x, after = _through(self.blocks, x, state.after, flat)
-        mask = self.head(torch.cat([x, began.to(x)], dim=-1), flat)
-        bins, x = (rearrange(part, "(b n) ... -> b n ...", n=n_queries) for part in (bins * mask, x))
+        x, first = _through(self.core.blocks, began, state.first)
+        x, began, bins = (_for_each(part, n_queries) for part in (x, began, bins))
+        x, after = _through(self.blocks, x, state.after, asked.modulations)
+        mask = self.head(torch.cat([x, began.to(x)], dim=-1), asked.modulations[-1])
+        bins = bins * mask
         if less:
-            bins[:, less] = bins_without(bins[:, less], bins[:, n_targets:])
-        bins, x = (rearrange(part[:, :n_targets], "b n ... -> (b n) ...") for part in (bins, x))
+            bins, x = (part.unflatten(1, (n_items, n_queries)) for part in (bins, x))
+            bins[:, :, less] = bins_without(bins[:, :, less], bins[:, :, n_targets:])
+            bins, x = (part[:, :, :n_targets].flatten(1, 2) for part in (bins, x))
         targets, tail = self._synthesised(bins, state.tail)
         heard = signal[..., -(WINDOW_SAMPLES - HOP_SAMPLES) :].clone()
         after_all = CausalState(heard, total, weight, first, after, tail)
-        return (
-            rearrange(targets, "(b n) c l -> b n c l", n=n_targets),
-            reduce(x.float(), "r t k d -> r t d", "mean"),
-            after_all,
-        )
+        return targets.unflatten(0, (n_items, n_targets)), x.float().mean(dim=2).transpose(0, 1), after_all
 
     def _synthesised(self, bins: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """Return samples `[r, c, t * 1024]` by overlap-add, and what is to be added to the next hops."""
-        spectra = F.pad(rearrange(bins, "r c f t -> r c t f"), (0, 1))
-        waves = torch.fft.irfft(spectra, WINDOW_SAMPLES)[..., -_N_PARTS * HOP_SAMPLES :] * self.synthesis
-        parts = rearrange(waves, "r c t (p l) -> p r c t l", p=_N_PARTS)
-        n_frames, most = bins.shape[-1], _N_PARTS - 1
-        hops = F.pad(tail, (0, 0, 0, n_frames))
-        for late, part in enumerate(parts):
-            hops = hops + F.pad(part, (0, 0, late, most - late))
-        return rearrange(hops[:, :, :n_frames], "r c t l -> r c (t l)"), hops[:, :, n_frames:].clone()
+        """Return samples `[r, c, t * 1024]` by overlap-add of `bins [t, r, c, f]`, and what also lies in the next hops."""
+        n_frames = bins.shape[0]
+        waves = torch.fft.irfft(F.pad(bins, (0, 1)), WINDOW_SAMPLES)[..., -_N_PARTS * HOP_SAMPLES :] * self.synthesis
+        waves = torch.cat([tail, waves.transpose(0, 1)], dim=1)
+        parts = waves.split(HOP_SAMPLES, dim=-1)
+        hops = parts[0][:, _N_PARTS - 1 :]
+        for late, part in enumerate(parts[1:], start=1):
+            hops = hops + part[:, _N_PARTS - 1 - late :][:, :n_frames]
+        return hops.transpose(1, 2).flatten(2), waves[:, n_frames:].clone()
 
 
 def windows() -> tuple[Tensor, Tensor]:
@@ -338,32 +363,54 @@ def windows() -> tuple[Tensor, Tensor]:
 
 
 def running_mean(values: Tensor, total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for each of `values [b, t, k]` the mean of it and those before it, which count less the older they are.
+    """Return for each of `values [t, b, k]` the mean of it and those before it, which count less the older they are.
 
     total, weight: sums so far, `[b, k]` and `[b, 1]`; they are returned as they are after the last frame.
     """
-    frames = torch.arange(values.shape[1], device=values.device)
-    ages = rearrange(frames, "t -> t 1") - frames
-    decays = torch.tril(_DECAY ** ages.clamp_min(0))
-    past = rearrange(_DECAY ** (frames + 1), "t -> t 1")
-    # No product of matrices, which would be rounded to bfloat16 in training.
-    recent = reduce(
-        rearrange(decays, "t s -> t s 1") * rearrange(values, "b s k -> b 1 s k"), "b t s k -> b t k", "sum"
+    totals, weights = [], []
+    for value in values:
+        total, weight = torch.add(value, total, alpha=_DECAY), _DECAY * weight + 1
+        totals.append(total)
+        weights.append(weight)
+    return torch.stack(totals) / torch.stack(weights), total, weight
+
+
+def _recurrent(lstm: nn.LSTM, x: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+    """Return what the layer gives and remembers, without its checks, and for one step without setting up a sequence."""
+    weights: list[Tensor] = [weight for direction in lstm.all_weights for weight in direction]
+    if x.shape[0] == 1 and not lstm.batch_first:
+        hidden, cell = torch.lstm_cell(x[0], (memory[0][0], memory[1][0]), *weights)
+        return hidden[None], (hidden[None], cell[None])
+    out, hidden, cell = torch.lstm(
+        x, memory, weights, True, 1, 0.0, lstm.training, lstm.bidirectional, lstm.batch_first
     )
-    totals = recent + past * rearrange(total, "b k -> b 1 k")
-    weights = rearrange(decays.sum(dim=1), "t -> t 1") + past * rearrange(weight, "b 1 -> b 1 1")
-    return totals / weights, totals[:, -1].clone(), weights[:, -1].clone()
+    return out, (hidden, cell)
 
 
 def _through(
-    blocks: nn.ModuleList, x: Tensor, memories: tuple[Memory, ...], condition: Tensor | None
+    blocks: nn.ModuleList, x: Tensor, memories: tuple[Memory, ...], modulations: Sequence[Modulation] = ()
 ) -> tuple[Tensor, tuple[Memory, ...]]:
     after = []
-    for block, memory in zip(blocks, memories, strict=True):
-        x, remembered = block(x, memory, condition)
+    for index, (block, memory) in enumerate(zip(blocks, memories, strict=True)):
+        x, remembered = block(x, memory, modulations[2 * index : 2 * index + 2])
         after.append(remembered)
     return x, tuple(after)
 
 
-def _filmed(x: Tensor, film: FiLM | None, condition: Tensor | None) -> Tensor:
-    return x if film is None or condition is None else film(x, condition, channel_axis=3)
+def _for_each(x: Tensor, n_queries: int) -> Tensor:
+    """Return `[t, (b n), ...]` of `[t, b, ...]`."""
+    return x.unsqueeze(2).expand(-1, -1, n_queries, *x.shape[2:]).flatten(1, 2)
+
+
+def _modulation(norm: nn.LayerNorm, film: FiLM, conditions: Tensor) -> Modulation:
+    """Return what a norm and the FiLM behind it do after standardising, `[r, 1, d]` each, for conditions `[r, q]`."""
+    factor = 1 + film.scale(conditions)[:, None]
+    return norm.weight * factor, norm.bias * factor + film.shift(conditions)[:, None]
+
+
+def _normed(x: Tensor, norm: nn.LayerNorm, modulation: Modulation | None) -> Tensor:
+    """Return `x [t, r, k, d]` with features standardised, then scaled and shifted."""
+    if modulation is None:
+        return norm(x)
+    factor, summand = modulation
+    return torch.addcmul(summand, F.layer_norm(x, x.shape[-1:]), factor)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unisep import Backend, BackendInfo, LiveBackend, Output
 from unisep.errors import EmbeddingError, OptionError, WeightsError
 
-from .causal import HOP_SAMPLES, LATENCY_SAMPLES, CausalFilm, CausalState
+from .causal import HOP_SAMPLES, LATENCY_SAMPLES, Asked, CausalFilm, CausalState
 from .checkpoints import found, read_model
 from .exclusion import with_excluded
 
@@ -22,9 +22,9 @@ _STEP_HOPS = 200  # computed at once: bounds the memory
 
 @dataclass(frozen=True)
 class LiveState:
-    """The conditions of the queries and of what is excluded, `[1, n, q]`, from which it is, and what the model remembers."""
+    """The queries and what is excluded, from which it is, and what the model remembers."""
 
-    conditions: Tensor
+    asked: Asked
     less: list[int]
     model: CausalState
 
@@ -61,9 +61,10 @@ class CausalBackend(LiveBackend):
         n_samples, n_step = mixture.shape[-1], _STEP_HOPS * HOP_SAMPLES
         n_padded = -(-(n_samples + LATENCY_SAMPLES) // HOP_SAMPLES) * HOP_SAMPLES
         padded = torch.nn.functional.pad(mixture.float(), (0, n_padded - n_samples))
+        asked = self.model.asked(conditions)
         state, targets, seen = self.model.initial_state(len(mixture), len(queries), len(less)), [], []
         for hops in padded.split(n_step, dim=-1):
-            target, features, state = self.model.hear(hops, conditions, state, less)
+            target, features, state = self.model.hear(hops, asked, state, less)
             targets.append(target)
             seen.append(features)
         logits = self.model.presence_of(torch.cat(seen, dim=1).mean(dim=1), conditions[:, : len(queries)])
@@ -76,14 +77,13 @@ class CausalBackend(LiveBackend):
         if queries is None or queries.ndim != 2 or queries.shape[1] != dim:
             raise EmbeddingError(f"The causal model answers queries only: give query vectors [queries, {dim}].")
         conditions, less = self._conditions(queries, negatives)
-        return LiveState(conditions, less, self.model.initial_state(1, len(queries), len(less)))
+        return LiveState(self.model.asked(conditions), less, self.model.initial_state(1, len(queries), len(less)))
 
     @torch.inference_mode()
     def push(self, state: LiveState, block: Tensor) -> tuple[Tensor, LiveState]:
         """Return the targets `[queries, channels, samples]` of 46 ms before, and the next state."""
-        hops = rearrange(block, "c l -> 1 c l")
-        targets, _, after = self.model.hear(hops, state.conditions, state.model, state.less)
-        return targets[0], LiveState(state.conditions, state.less, after)
+        targets, _, after = self.model.hear(block[None], state.asked, state.model, state.less)
+        return targets[0], LiveState(state.asked, state.less, after)
 
     def exportable(self) -> tuple[nn.Module, int]:
         """Return a module of one hop, queries and a state, and the size of the queries."""
@@ -116,7 +116,8 @@ class _Hop(nn.Module):
     def forward(self, mixture: Tensor, queries: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         conditions = self.model.conditions(queries, self.space)[None]
         *kept, seen, n_hops = tensors
-        targets, features, after = self.model.hear(mixture, conditions, _as_state(kept, self.model.config.n_first))
+        state = _as_state(kept, self.model.config.n_first)
+        targets, features, after = self.model.hear(mixture, self.model.asked(conditions), state)
         seen, n_hops = seen + features[:, 0], n_hops + 1
         presence = torch.sigmoid(self.model.presence_of(seen / n_hops, conditions))
         return targets, presence, *_as_tensors(after, queries.shape[0]), seen, n_hops
