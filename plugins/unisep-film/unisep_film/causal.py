@@ -30,7 +30,7 @@ from unisep_htdemucs.config import HTDemucsConfig
 from unisep.errors import WeightsError
 
 from .exclusion import bins_without
-from .film import FiLM, Projectors
+from .film import FiLM, PresenceOfLevel, Projectors
 from .mask import COMPRESSION, polar_mask
 
 HOP_SAMPLES = 1024
@@ -245,6 +245,7 @@ class CausalFilm(nn.Module):
         self.blocks = nn.ModuleList(Block(config, q) for _ in range(config.n_after))
         self.head = MaskHead(config)
         self.presence = nn.Sequential(nn.Linear(d + q, q), nn.GELU(), nn.Linear(q, 1))
+        self.presence_of_level = PresenceOfLevel()
         for name, window in zip(("analysis", "synthesis"), windows(), strict=True):
             self.register_buffer(name, window, persistent=False)
 
@@ -275,10 +276,11 @@ class CausalFilm(nn.Module):
         return targets[..., LATENCY_SAMPLES:][..., :n_samples], logits
 
     def presence_of(self, seen: Tensor, conditions: Tensor) -> Tensor:
-        """Return log-odds `[b, n]` of what the last block gives on average, `[r, d]`."""
+        """Return log-odds `[b, n]` of what `hear` gives on average, `[r, d + 1]`."""
+        features, level = seen[:, :-1], seen[:, -1]
         flat = rearrange(conditions, "b n q -> (b n) q")
-        logits = self.presence(torch.cat([seen, flat.to(seen)], dim=1))
-        return rearrange(logits, "(b n) 1 -> b n", n=conditions.shape[1])
+        logits = self.presence(torch.cat([features, flat.to(features)], dim=1))[:, 0]
+        return rearrange(logits + self.presence_of_level(level), "(b n) -> b n", n=conditions.shape[1])
 
     def initial_state(self, n_items: int, n_queries: int, n_excluded: int = 0) -> CausalState:
         """Return the state before the first hop; the queries are more by what is excluded."""
@@ -309,8 +311,8 @@ class CausalFilm(nn.Module):
             less: the targets from which what the last queries ask for, one each, is taken out, bin by bin.
 
         Returns:
-            The targets of `LATENCY_SAMPLES` before, `[b, n, c, t * 1024]`; what the last block gives, `[r, t, d]`; the next
-            state. Of what is excluded nothing is returned.
+            The targets of `LATENCY_SAMPLES` before, `[b, n, c, t * 1024]`; what the last block gives, and the level of the
+            target, `[r, t, d + 1]`; the next state. Of what is excluded nothing is returned.
         """
         n_items, n_queries = asked.conditions.shape[:2]
         n_targets = n_queries - len(less)
@@ -322,15 +324,16 @@ class CausalFilm(nn.Module):
         x, began, bins = (_for_each(part, n_queries) for part in (x, began, bins))
         x, after = _through(self.blocks, x, state.after, asked.modulations)
         mask = self.head(torch.cat([x, began.to(x)], dim=-1), asked.modulations[-1])
-        bins = bins * mask
+        masked = bins * mask
+        seen = torch.cat([x.float().mean(dim=2), _level(masked, bins)], dim=-1)
         if less:
-            bins, x = (part.unflatten(1, (n_items, n_queries)) for part in (bins, x))
-            bins[:, :, less] = bins_without(bins[:, :, less], bins[:, :, n_targets:])
-            bins, x = (part[:, :, :n_targets].flatten(1, 2) for part in (bins, x))
-        targets, tail = self._synthesised(bins, state.tail)
+            masked, seen = (part.unflatten(1, (n_items, n_queries)) for part in (masked, seen))
+            masked[:, :, less] = bins_without(masked[:, :, less], masked[:, :, n_targets:])
+            masked, seen = (part[:, :, :n_targets].flatten(1, 2) for part in (masked, seen))
+        targets, tail = self._synthesised(masked, state.tail)
         heard = signal[..., -(WINDOW_SAMPLES - HOP_SAMPLES) :].clone()
         after_all = CausalState(heard, total, weight, first, after, tail)
-        return targets.unflatten(0, (n_items, n_targets)), x.float().mean(dim=2).transpose(0, 1), after_all
+        return targets.unflatten(0, (n_items, n_targets)), seen.transpose(0, 1), after_all
 
     def _synthesised(self, bins: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Return samples `[r, c, t * 1024]` by overlap-add of `bins [t, r, c, f]`, and what also lies in the next hops."""
@@ -385,6 +388,12 @@ def _recurrent(lstm: nn.LSTM, x: Tensor, memory: Memory) -> tuple[Tensor, Memory
         x, memory, weights, True, 1, 0.0, lstm.training, lstm.bidirectional, lstm.batch_first
     )
     return out, (hidden, cell)
+
+
+def _level(masked: Tensor, bins: Tensor) -> Tensor:
+    """Return the decimal logarithm `[t, r, 1]` of the energy of each frame `[t, r, c, f]` over that of the mixture's; -6 where all is silent."""
+    energy, of_mixture = (torch.view_as_real(part.detach()).square().sum(dim=(-3, -2, -1)) for part in (masked, bins))
+    return torch.log10((energy + 1e-9) / (of_mixture + 1e-3)).clamp(-6, 1)[..., None]
 
 
 def _through(

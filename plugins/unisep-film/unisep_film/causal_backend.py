@@ -99,7 +99,7 @@ class _Hop(nn.Module):
     """Maps a hop `[1, c, 1024]`, vectors `[n, d]` and a state to targets `[1, n, c, 1024]`, presence so far `[1, n]` and the next state.
 
     The tensors of a state: those of `CausalState`, memories as `[items or n, k, h]`; then what presence is told from, summed
-    `[n, d]`, and the number of hops `[1, 1]`.
+    `[n, d + 1]`, and the number of hops `[1, 1]`.
     """
 
     def __init__(self, model: CausalFilm, space: str) -> None:
@@ -110,7 +110,7 @@ class _Hop(nn.Module):
         """Return the tensors before the first hop."""
         model = self.model
         state, like = model.initial_state(1, n_queries), model.analysis
-        seen = like.new_zeros(n_queries, model.config.features)
+        seen = like.new_zeros(n_queries, model.config.features + 1)
         return [*_as_tensors(state, n_queries), seen, like.new_zeros(1, 1)]
 
     def forward(self, mixture: Tensor, queries: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:

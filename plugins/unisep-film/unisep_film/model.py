@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .config import FilmConfig
 from .core import Core
-from .film import FiLM, Projectors
+from .film import FiLM, PresenceOfLevel, Projectors
 from .mask import MaskHTDemucs
 from .stems import StemsHTDemucs
 
@@ -43,9 +43,7 @@ class FilmHTDemucs(nn.Module):
         self.film_skips = nn.ModuleList(FiLM(k, width) for width in widths)
         self.mix = nn.Linear(k, len(shape.sources))
         self.presence = nn.Sequential(nn.Linear(4 * widths[0] + k, k), nn.GELU(), nn.Linear(k, 1))
-        self.presence_of_level = nn.Linear(1, 1)
-        nn.init.ones_(self.presence_of_level.weight)  # even odds at 15 dB below the mixture
-        nn.init.constant_(self.presence_of_level.bias, 1.5)
+        self.presence_of_level = PresenceOfLevel()
         if config.gated:
             self.gate = nn.Linear(1, 1)
             nn.init.ones_(self.gate.weight)
@@ -100,7 +98,7 @@ class FilmHTDemucs(nn.Module):
         )
         targets = self.core.decode(x, xt, encoded, self.mix(condition), films)
         targets = rearrange(targets, "(b n) c l -> b n c l", n=n_queries)[..., :n_samples]
-        logits = logits + self._presence_of_level(targets, mixture)
+        logits = logits + self.presence_of_level(level_of(targets, mixture))
         return targets * self._gain(logits), logits
 
     def _gain(self, logits: Tensor) -> Tensor | float:
@@ -129,17 +127,16 @@ class FilmHTDemucs(nn.Module):
         place = branch * self.config.separator.depth + index
         return self.film_inputs[place](x, condition), self.film_skips[place](skip, condition)
 
-    def _presence_of_level(self, targets: Tensor, mixture: Tensor) -> Tensor:
-        """Return what the targets' energy against the mixture's adds to the log-odds `[b, n]`: what is silent is not there."""
-        energy = reduce(targets.detach().float().square(), "b n c l -> b n", "mean")
-        of_mixture = reduce(mixture.float().square(), "b c l -> b 1", "mean")
-        level = torch.log10((energy + 1e-16) / (of_mixture + 1e-16)).clamp(-6, 1)
-        out: Tensor = self.presence_of_level(level[..., None].to(self.mix.weight.dtype))
-        return out[..., 0].float()
-
     def _presence(self, x: Tensor, xt: Tensor, condition: Tensor) -> Tensor:
         """Log-odds `[(b n)]` that the sound is there: mean and maximum of the bottleneck, and the query."""
         flat = rearrange(x, "b c f t -> b c (f t)")
         pooled = [reduce(branch, "b c s -> b c", how) for branch in (flat, xt) for how in ("mean", "max")]
         out: Tensor = self.presence(torch.cat([*pooled, condition], dim=1))
         return out[:, 0]
+
+
+def level_of(targets: Tensor, mixture: Tensor) -> Tensor:
+    """Return the decimal logarithm `[b, n]` of the energy of `targets [b, n, c, l]` over that of `mixture [b, c, l]`, without gradients."""
+    energy = reduce(targets.detach().float().square(), "b n c l -> b n", "mean")
+    of_mixture = reduce(mixture.float().square(), "b c l -> b 1", "mean")
+    return torch.log10((energy + 1e-16) / (of_mixture + 1e-16)).clamp(-6, 1)
