@@ -145,10 +145,14 @@ def respeed(sound: Sound, n_samples: int) -> Sound:
 
 def colour(sound: Sound, sample_rate_hz: int, rng: np.random.Generator, range_db: float = 6.0) -> Sound:
     """Pass the sound through a smooth random equaliser of five points within +-`range_db`."""
+    points_hz = [60.0, 250.0, 1000.0, 4000.0, 12000.0]
+    return equalise(sound, sample_rate_hz, points_hz, rng.uniform(-range_db, range_db, len(points_hz)))
+
+
+def equalise(sound: Sound, sample_rate_hz: int, points_hz: Sequence[float], gains_db: NDArray[np.float64]) -> Sound:
+    """Filter the sound by a curve of gains through these points, straight over the logarithm of frequency."""
     n_fft = fast_length(sound.shape[1])
     spectrum = np.fft.rfft(sound, n_fft, axis=1)
-    points_hz = np.array([60.0, 250.0, 1000.0, 4000.0, 12000.0])
-    gains_db = rng.uniform(-range_db, range_db, len(points_hz))
     frequencies_hz = np.linspace(0.0, sample_rate_hz / 2, spectrum.shape[1])
     curve_db = np.interp(np.log(frequencies_hz + 1.0), np.log(points_hz), gains_db)
     shaped = spectrum * (10.0 ** (curve_db / 20)).astype(np.float32)

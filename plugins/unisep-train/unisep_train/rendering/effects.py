@@ -52,31 +52,18 @@ def amplify(stem: Stem, sample_rate_hz: int, gain_db: float, rng: np.random.Gene
 
     The clipper is lopsided, as a valve is, and hears little bass; the loudspeaker is a random one with steep edges.
     """
-    mono = _shaped(
-        stem.mean(1), sample_rate_hz, *_points(rng, [(60, -18), (150, -6), (700, 3), (2500, 4), (8000, 0)], 3.0)
-    )
-    loud = np.quantile(np.abs(mono), 0.99) or 1.0
-    hot = soxr.resample(
-        mono * (10 ** (gain_db / 20) / loud), sample_rate_hz, N_OVERSAMPLED * sample_rate_hz, quality="MQ"
-    )
-    bias = rng.uniform(0.0, 0.4)
-    clipped = soxr.resample(
-        np.tanh(hot + bias) - np.tanh(bias), N_OVERSAMPLED * sample_rate_hz, sample_rate_hz, quality="MQ"
-    )
-    high_hz = rng.uniform(3500, 6500)
+    pickup = [(60, -18), (150, -6), (700, 3), (2500, 4), (8000, 0)]
+    mono = _varied(stem.mean(1), sample_rate_hz, pickup, rng)
+    hot = mono * (10 ** (gain_db / 20) / (np.quantile(np.abs(mono), 0.99) or 1.0))
+    hot = soxr.resample(hot, sample_rate_hz, N_OVERSAMPLED * sample_rate_hz, quality="MQ")
+    bias, high_hz = rng.uniform(0.0, 0.4), rng.uniform(3500, 6500)
+    clipped = np.tanh(hot + bias) - np.tanh(bias)
+    clipped = soxr.resample(clipped, N_OVERSAMPLED * sample_rate_hz, sample_rate_hz, quality="MQ")[: len(stem)]
     cabinet = [
-        (40, -30),
-        (90, -2),
-        (200, 0),
-        (500, -1),
-        (1200, 0),
-        (2500, 4),
-        (high_hz, 0),
-        (1.6 * high_hz, -24),
-        (20000, -60),
-    ]
-    out = _shaped(clipped, sample_rate_hz, *_points(rng, cabinet, 3.0))
-    return np.resize(out, (len(stem), 1)).astype(np.float32)
+        (40, -30), (90, -2), (200, 0), (500, -1), (1200, 0), (2500, 4), (high_hz, 0), (1.6 * high_hz, -24), (20000, -60)
+    ]  # fmt: skip
+    out = _varied(clipped, sample_rate_hz, cabinet, rng)
+    return np.pad(out, (0, len(stem) - len(out)))[:, None]
 
 
 def double_track(first: Stem, second: Stem, rng: np.random.Generator) -> Stem:
@@ -86,18 +73,9 @@ def double_track(first: Stem, second: Stem, rng: np.random.Generator) -> Stem:
     return np.stack([left + (1 - width) * right, right + (1 - width) * left], axis=1).astype(np.float32)
 
 
-def _points(
-    rng: np.random.Generator, curve: Sequence[tuple[float, float]], range_db: float
-) -> tuple[list[float], list[float]]:
-    """Return the curve's frequencies in Hz, and its gains in dB moved at random within +-`range_db`."""
-    return [hz for hz, _ in curve], [db + rng.uniform(-range_db, range_db) for _, db in curve]
-
-
-def _shaped(
-    mono: NDArray[np.float32], sample_rate_hz: int, points_hz: list[float], gains_db: list[float]
+def _varied(
+    mono: NDArray[np.float32], sample_rate_hz: int, curve: Sequence[tuple[float, float]], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Filter `mono [samples]` so that its spectrum follows a curve that is straight over the logarithm of frequency."""
-    n_fft = sounds.fast_length(len(mono))
-    frequencies_hz = np.linspace(0.0, sample_rate_hz / 2, n_fft // 2 + 1)
-    curve_db = np.interp(np.log(frequencies_hz + 1.0), np.log(points_hz), gains_db)
-    return np.fft.irfft(np.fft.rfft(mono, n_fft) * 10 ** (curve_db / 20), n_fft)[: len(mono)].astype(np.float32)
+    """Filter `mono [samples]` by a curve of frequencies in Hz and gains in dB, each moved at random within +-3 dB."""
+    points_hz, gains_db = zip(*curve, strict=True)
+    return sounds.equalise(mono[None], sample_rate_hz, points_hz, gains_db + rng.uniform(-3.0, 3.0, len(curve)))[0]

@@ -19,7 +19,7 @@ from unisep.errors import DatasetError
 from unisep_train.data.corpus import decode
 
 DRUMKIT_FILE = "drumkit.xml"
-# What an instrument is called that plays a percussion key of General MIDI; the first that fits is taken.
+# What an instrument is called that plays these percussion keys of General MIDI; of several that fit a song takes one.
 NAMES = {
     (35, 36): r"kick|bass ?drum|thump", (37,): r"stick|rim ?click", (38, 40): r"snare", (39,): r"clap", (54,): r"tambourine",
     (42,): r"(closed|hat).*(closed| cl\b|low|ring)|closed|hi-?hat$", (44,): r"hat.*pedal|pedal hh|\bpd\b", (46,): r"open|\bop\b",
@@ -62,32 +62,27 @@ class Kit:
             raise DatasetError(f"{folder} holds no drum kit of Hydrogen ({error}).") from error
         named = [(row.findtext("name") or "", self._hits(folder, row)) for row in root.iter("instrument")]
         self.instruments = {name: hits for name, hits in named if hits and not _NOT.search(name)}
-        if not (known := self.keys()):
+        self._playing = {key: playing for keys, p in NAMES.items() if (playing := self._named(p)) for key in keys}
+        if not self._playing:
             raise DatasetError(f"No instrument of the drum kit {folder} has a name that is known here.")
-        played = [hit for key in known for name in self.choices(key) for hit in self.instruments[name]]
+        played = [hit for playing in self._playing.values() for name in playing for hit in self.instruments[name]]
         self._gain = LOUDEST_PEAK / max(float(np.abs(hit.samples).max()) * hit.gain for hit in played)
 
     def _hits(self, folder: Path, instrument: ET.Element) -> list[Hit]:
         """Read the layers of an instrument, or its one sample in older kits; files that are missing are left out."""
-        rows = list(instrument.iter("layer")) or [instrument]
-        paths = [folder / (row.findtext("filename") or DRUMKIT_FILE) for row in rows]
-        known = [
-            (row, path) for row, path in zip(rows, paths, strict=True) if path.is_file() and path.name != DRUMKIT_FILE
-        ]
         hits = [
             Hit(decode(path, self.sample_rate_hz), float(row.findtext("max") or 1), float(row.findtext("gain") or 1))
-            for row, path in known
+            for row in list(instrument.iter("layer")) or [instrument]
+            if (file := row.findtext("filename")) and (path := folder / file).is_file()
         ]
         return sorted(hits, key=lambda hit: hit.up_to)
 
-    def choices(self, key: int) -> list[str]:
-        """List the instruments that play a key of General MIDI's percussion."""
-        patterns = [pattern for keys, pattern in NAMES.items() if key in keys]
-        return [name for name in self.instruments if any(re.search(p, name, re.IGNORECASE) for p in patterns)]
+    def _named(self, pattern: str) -> list[str]:
+        return [name for name in self.instruments if re.search(pattern, name, re.IGNORECASE)]
 
     def keys(self) -> frozenset[int]:
-        """Return the percussion keys that the kit has a sound for."""
-        return frozenset(key for keys in NAMES for key in keys if self.choices(key))
+        """Return the percussion keys of General MIDI that the kit has a sound for."""
+        return frozenset(self._playing)
 
     def play(
         self, hits: Iterable[tuple[int, int, int]], n_samples: int, rng: np.random.Generator
@@ -95,19 +90,17 @@ class Kit:
         """Return `[n_samples, 2]` of hits: sample, key, velocity. One instrument plays a key throughout; a hi-hat ends the one before."""
         out = np.zeros((n_samples, 2), dtype=np.float32)
         ordered = sorted(hits)
-        plays = {
-            key: str(rng.choice(self.choices(key)))
-            for key in sorted({key for _, key, _ in ordered})
-            if self.choices(key)
-        }
+        keys = sorted({key for _, key, _ in ordered} & self.keys())
+        plays = {key: str(rng.choice(self._playing[key])) for key in keys}
         for number, (first, key, velocity) in enumerate(ordered):
             if key not in plays or first >= n_samples:
                 continue
             layers = self.instruments[plays[key]]
             hit = next((layer for layer in layers if velocity / 127 <= layer.up_to), layers[-1])
             sound = hit.samples[: n_samples - first] * np.float32(self._gain * hit.gain * (velocity / 127) ** 1.5)
-            if key in HATS and (following := [at for at, other, _ in ordered[number + 1 :] if other in HATS]):
-                sound = self._ended(sound, following[0] - first)
+            following = (at for at, other, _ in ordered[number + 1 :] if other in HATS)
+            if key in HATS and (end := next(following, None)) is not None:
+                sound = self._ended(sound, end - first)
             out[first : first + len(sound)] += sound
         return out
 

@@ -89,9 +89,9 @@ class Synth:
 
 def play(synth: Synth, part: Part, score: Score, rng: np.random.Generator, seconds: float | None = None) -> Stem:
     """Play the part for some seconds, or all of it with a tail: `[samples, 1]` where both channels are the same, else 2."""
-    seconds = score.seconds(score.n_beats) + TAIL_SECONDS if seconds is None else seconds
-    events = _events(part, score, synth.sample_rate_hz, rng)
-    sound = synth.play(part.program, part.is_drums, events, round(seconds * synth.sample_rate_hz))
+    rate_hz = synth.sample_rate_hz
+    n_samples = _n_samples(score, rate_hz) if seconds is None else round(seconds * rate_hz)
+    sound = synth.play(part.program, part.is_drums, _events(part, score, rate_hz, rng), n_samples)
     return sound[:, :1] if np.array_equal(sound[:, 0], sound[:, 1]) else sound
 
 
@@ -141,23 +141,22 @@ class Band:
         return double_track(takes[0], takes[1], rng) if is_double else takes[0]
 
 
-def _n_samples(score: Score) -> int:
-    return round((score.seconds(score.n_beats) + TAIL_SECONDS) * SYNTH_RATE_HZ)
+def _n_samples(score: Score, rate_hz: int = SYNTH_RATE_HZ) -> int:
+    return round((score.seconds(score.n_beats) + TAIL_SECONDS) * rate_hz)
 
 
-def _timed(part: Part, score: Score) -> Iterator[tuple[int, int, int, int]]:
+def _timed(part: Part, score: Score, rate_hz: int = SYNTH_RATE_HZ) -> Iterator[tuple[int, int, int, int]]:
     """Yield first sample, end, key and velocity of each note."""
     for note in part.notes:
-        start, end = (round(score.seconds(note.start_beats + n) * SYNTH_RATE_HZ) for n in (0, note.n_beats))
+        start, end = (round(score.seconds(note.start_beats + n) * rate_hz) for n in (0, note.n_beats))
         yield start, end, note.key, note.velocity
 
 
 def _events(part: Part, score: Score, rate_hz: int, rng: np.random.Generator) -> Iterator[Event]:
-    for note in part.notes:
-        start, end = (round(score.seconds(note.start_beats + n) * rate_hz) for n in (0, note.n_beats))
-        yield start, "noteon", note.key, note.velocity
+    for start, end, key, velocity in _timed(part, score, rate_hz):
+        yield start, "noteon", key, velocity
         # A sample early: of two notes of one key in a row, the first must end before the second starts.
-        yield max(end, start + rate_hz // 100) - 1, "noteoff", note.key
+        yield max(end, start + rate_hz // 100) - 1, "noteoff", key
     if part.sustained and part.role == "lead":
         vibrato_hz, depth = rng.uniform(4.5, 6.5), rng.uniform(0.05, 0.25)
         for tick in np.arange(0.0, score.seconds(score.n_beats), 0.025):
