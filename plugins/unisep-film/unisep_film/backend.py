@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from unisep import Backend, BackendInfo, Output
 
 from .checkpoints import found, load_model
-from .exclusion import with_excluded, without
+from .exclusion import answered
 from .model import FilmHTDemucs
 
 WEIGHTS_FILE = "unisep_film.safetensors"
@@ -48,22 +49,16 @@ class FilmBackend(Backend):
         query of its own, and taken from the target bin by bin (`unisep_film.exclusion`). Gradients are recorded
         where a query asks for them.
         """
-        with torch.inference_mode(not (torch.is_grad_enabled() and queries is not None and queries.requires_grad)):
-            return self._separated(mixture, queries, negatives)
-
-    def _separated(self, mixture: Tensor, queries: Tensor | None, negatives: Tensor | None) -> Output:
         self.check_input(mixture, queries, negatives, self.model.config.spaces[self.space])
         assert queries is not None
-        n_queries = queries.shape[0]
-        asked, rows = with_excluded(queries, negatives)
-        asked = asked.to(mixture.device, self.model.mix.weight.dtype)
-        conditions = self.model.conditions(asked, self.space)
+        with torch.inference_mode(not (torch.is_grad_enabled() and queries.requires_grad)):
+            return answered(partial(self._answer, mixture), queries, negatives)
+
+    def _answer(self, mixture: Tensor, queries: Tensor) -> Output:
+        queries = queries.to(mixture.device, self.model.mix.weight.dtype)
+        conditions = self.model.conditions(queries, self.space)
         targets, logits = self.model(mixture, conditions.expand(mixture.shape[0], *conditions.shape))
-        targets, excluded = targets[:, :n_queries], targets[:, n_queries:]
-        if rows:
-            targets[:, rows] = without(targets[:, rows], excluded)
-        odds = logits[:, :n_queries].float()
-        return Output(targets, presence(odds, asked[:n_queries], self._calibration))
+        return Output(targets, presence(logits.float(), queries, self._calibration))
 
     def exportable(self) -> tuple[nn.Module, int]:
         """Return a module of mixture and queries, which leaves nothing out, and the size of the queries."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from unisep_htdemucs.spectrogram import spectrogram
+
+from unisep import Output
 
 from .mask import analysis_fade, resynthesised
 
@@ -19,6 +23,16 @@ def with_excluded(queries: Tensor, negatives: Tensor | None) -> tuple[Tensor, li
         return queries, []
     rows: list[int] = negatives.any(dim=1).nonzero()[:, 0].tolist()
     return torch.cat([queries, negatives[rows]]), rows
+
+
+def answered(answer: Callable[[Tensor], Output], queries: Tensor, negatives: Tensor | None) -> Output:
+    """Return what `answer` gives for the queries, less what the negatives claim; both are asked in one call."""
+    asked, rows = with_excluded(queries, negatives)
+    output, n_queries = answer(asked), len(queries)
+    targets, excluded = output.sources[:, :n_queries], output.sources[:, n_queries:]
+    if rows:
+        targets[:, rows] = without(targets[:, rows], excluded)
+    return Output(targets, None if output.presence is None else output.presence[:, :n_queries])
 
 
 def without(target: Tensor, excluded: Tensor) -> Tensor:

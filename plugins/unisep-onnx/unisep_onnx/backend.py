@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,7 @@ class ExportedBackend(Backend):
         self.check_input(mixture, queries, negatives, self.description.query_dim)
         if queries is None or negatives is None or not negatives.any():
             return self._answered(mixture, queries)
-        exclusion, n_queries = _exclusion(), len(queries)
-        asked, rows = exclusion.with_excluded(queries, negatives)
-        output = self._answered(mixture, asked)
-        targets, excluded = output.sources[:, :n_queries], output.sources[:, n_queries:]
-        targets[:, rows] = exclusion.without(targets[:, rows], excluded)
-        return Output(targets, None if output.presence is None else output.presence[:, :n_queries])
+        return _exclusion().answered(partial(self._answered, mixture), queries, negatives)  # type: ignore[no-any-return]
 
     def _answered(self, mixture: Tensor, queries: Tensor | None) -> Output:
         n_samples = mixture.shape[-1]
