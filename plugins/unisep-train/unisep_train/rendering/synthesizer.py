@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Self
 
 import numpy as np
@@ -74,18 +75,26 @@ class Patch:
     ) -> NDArray[np.float32]:
         """Return `[n_samples, 2]` of notes: first sample, end, MIDI key, velocity."""
         out = np.zeros((n_samples, 2), dtype=np.float32)
+        tables = cache(lambda key: self._tables(_hz(key), rate_hz))
         for first, end, key, velocity in notes:
             n_note = min(end - first + round(self.release_seconds * rate_hz), n_samples - first)
             if n_note > 0:
                 loud = np.float32((velocity / 127) ** 1.2)
-                out[first : first + n_note] += loud * self._note(key, end - first, n_note, rate_hz, rng)
+                out[first : first + n_note] += loud * self._note(
+                    _hz(key), tables(key), end - first, n_note, rate_hz, rng
+                )
         return out
 
-    def _note(self, key: int, n_held: int, n_note: int, rate_hz: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        pitch_hz = 440.0 * 2 ** ((key - 69) / 12)
+    def _note(
+        self,
+        pitch_hz: float,
+        tables: NDArray[np.float32],
+        n_held: int,
+        n_note: int,
+        rate_hz: int,
+        rng: np.random.Generator,
+    ) -> NDArray[np.float32]:
         seconds = np.arange(n_note, dtype=np.float32) / rate_hz
-        cutoffs_hz = np.geomspace(LOWEST_CUTOFF_HZ, HIGHEST_CUTOFF_HZ, N_CUTOFFS)
-        tables = np.stack([self._table(pitch_hz, cutoff_hz, rate_hz) for cutoff_hz in cutoffs_hz])
         octaves = np.log2(self.cutoff_hz / LOWEST_CUTOFF_HZ) + self.sweep_octaves * np.exp(
             -seconds / self.sweep_seconds
         )
@@ -107,6 +116,11 @@ class Patch:
             out += np.float32(self.sub) * np.sin(np.pi * pitch_hz * seconds, dtype=np.float32)[:, None]
         return out * self._envelope(seconds, n_held / rate_hz)[:, None]
 
+    def _tables(self, pitch_hz: float, rate_hz: int) -> NDArray[np.float32]:
+        """Return one period of a note for each cutoff, `[N_CUTOFFS, N_TABLE]`."""
+        cutoffs_hz = np.geomspace(LOWEST_CUTOFF_HZ, HIGHEST_CUTOFF_HZ, N_CUTOFFS)
+        return np.stack([self._table(pitch_hz, cutoff_hz, rate_hz) for cutoff_hz in cutoffs_hz])
+
     def _table(self, pitch_hz: float, cutoff_hz: float, rate_hz: int) -> NDArray[np.float32]:
         """Return one period `[N_TABLE]` through the filter: 12 dB an octave above its cutoff, and a peak there."""
         n_harmonics = min(int(0.5 * rate_hz / pitch_hz), N_TABLE // 2 - 1)
@@ -126,3 +140,7 @@ class Patch:
         fall = np.exp(-5 * np.maximum(seconds - held_seconds, 0) / self.release_seconds)
         end = np.clip((seconds[-1] - seconds) / 0.002, 0, 1)  # no click where the tail is cut
         return (np.minimum(seconds / self.attack_seconds, 1) * level * fall * end).astype(np.float32)
+
+
+def _hz(key: int) -> float:
+    return float(440.0 * 2 ** ((key - 69) / 12))
