@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from unisep_htdemucs.kernels import computes_bfloat16
 
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the published Newton-Schulz step
 _SMALLEST_SIDE = 8  # of what counts as a matrix
@@ -57,7 +58,8 @@ def orthogonal(updates: Tensor, n_steps: int = 5) -> Tensor:
     """Bring the singular values of `updates [n, rows, columns]` near 1, between 0.7 and 1.2, by Newton-Schulz steps."""
     a, b, c = _COEFFICIENTS
     is_tall = updates.shape[-2] > updates.shape[-1]
-    x = (updates.mT if is_tall else updates).bfloat16()
+    x = updates.mT if is_tall else updates
+    x = x.bfloat16() if x.is_cuda or computes_bfloat16() else x.float()  # a CPU that imitates it takes ten times as long
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(n_steps):
         square = x @ x.mT
