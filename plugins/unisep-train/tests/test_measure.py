@@ -21,6 +21,7 @@ from unisep_film.model import FilmHTDemucs
 from unisep_train.data import corpus
 from unisep_train.data.store import Store
 from unisep_train.measuring import measure
+from unisep_train.measuring.cards import write_table
 from unisep_train.measuring.measure import Figures, grouped
 from unisep_train.measuring.validation import validation_items
 from unisep_train.mixing.config import MixConfig
@@ -81,6 +82,8 @@ def test_a_run_is_measured_and_released_with_its_own_encoder(
     for name in ("weights", "cards"):
         (package / name).mkdir(parents=True)
     (package / "cards" / CARD).write_text('summary = "toy"\n\n[[files]]\n')
+    page = tmp_path / "README.md"
+    page.write_text("# Toy\n\n<!-- figures of htdemucs-film -->\nold\n<!-- end -->\n\nMore.\n")
     words = ["measure", store, run, "--ask", "text", "audio"]
     shipped = package / "weights" / WEIGHTS_FILE
     shipped.write_bytes(b"the old ones")
@@ -98,12 +101,31 @@ def test_a_run_is_measured_and_released_with_its_own_encoder(
     assert not command(*words, "--encoder", f"{__name__}:load", "--release", package)
     said = capsys.readouterr().out
     assert said.count("single: piano") == 2 and said.count('"ask"') == 2
+    assert "old" not in page.read_text() and page.read_text().endswith("<!-- end -->\n\nMore.\n")
     card = tomllib.loads((package / "cards" / CARD).read_text())
     assert card["summary"] == "toy" and card["measured"]["training"]["n_steps"] == 0
     assert load_model(package / "weights" / card["files"][0]["name"]).config == RECIPE.model
     assert not command(*words, "--encoder", f"{__name__}:load", "--release", tmp_path / "my.safetensors")
     assert load_model(tmp_path / "my.safetensors").config == RECIPE.model
     assert not list(tmp_path.glob("*.measured"))
+
+
+def test_the_table_of_a_page_says_what_the_card_says(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("<!-- figures of toy -->\nold\n<!-- end -->\n")
+    of_song = {"n_windows": 8, "si_sdr_gain_db": 6.88, "sdr_db": 8.36, "mixture_sdr_db": 2.43, "presence": 0.9}
+    rows = {"all: voices": of_song, "song: drums": of_song, "remix: hi-hat": of_song, "single: coins": of_song}
+    absent = {"absent": {"n_windows": 39, "level_db": -65.97, "presence": 0.3}, "presence_auc": {"value": 0.96}}
+    write_table(page, "toy", {"text": rows | absent, "audio": absent})
+    write_table(page, "other", {"text": {}})
+    assert page.read_text().splitlines() == [
+        "<!-- figures of toy -->", "",
+        "| | windows | by text | by example | the mixture |", "|---|---:|---:|---:|---:|",
+        "| voices | 8 | 6.9 (8.4) | | 2.4 |", "| drums | 8 | 6.9 (8.4) | | 2.4 |",
+        "| hi-hat (remixed) | 8 | 6.9 (8.4) | | 2.4 |",
+        "| level of what is not there | 39 | -66 | -66 | |", "| presence, ROC-AUC | | 0.96 | 0.96 | |",
+        "", "<!-- end -->",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("output", "channels"), [("mask", 1), ("spectrogram", 2)])

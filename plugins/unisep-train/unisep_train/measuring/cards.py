@@ -21,6 +21,7 @@ from unisep.files.paths import write_whole
 from unisep.weights.hashes import sha256_of
 
 REPORTED = ("n_steps", "n_phrases", "held_out_before", "held_out_wordings", "kept")
+_WAYS = {"audio": "example"}  # how a page calls a way of asking
 CLAP_CARD = Path(str(resources.files("unisep_clap"))) / "data" / "clap-mini.toml"
 
 
@@ -39,6 +40,40 @@ def write_card(
     for name, values in measured.items():
         lines += [f"[measured.{name}]", *_rows(values), ""]
     write_whole(out, (kept + "\n".join(lines[:-1]) + "\n").encode())
+
+
+def write_table(page: Path, name: str, measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    """Write what was measured between the marks `<!-- figures of NAME -->` and `<!-- end -->` of a page; without them it stays.
+
+    measured: for each way of asking, rows as they stand on a card. Rendered and single sounds are left to the card.
+    """
+    begin, end = f"<!-- figures of {name} -->\n", "<!-- end -->"
+    before, mark, after = page.read_text(encoding="utf-8").partition(begin)
+    if not mark or end not in after:
+        return
+    first, *_ = measured.values()
+    lines = [
+        f"| | windows | {' | '.join(f'by {_WAYS.get(way, way)}' for way in measured)} | the mixture |",
+        f"|---|---:|{'---:|' * len(measured)}---:|",
+    ]
+    for row, figures in first.items():
+        group, _, sound = row.rpartition(": ")
+        if group in ("all", "song", "remix"):
+            label, own = sound + " (remixed)" * (group == "remix"), f"{figures['mixture_sdr_db']:z.1f}"
+        elif row in ("absent", "presence_auc"):
+            label, own = {"absent": "level of what is not there"}.get(row, "presence, ROC-AUC"), ""
+        else:
+            continue
+        said = " | ".join(_said(table.get(row, {})) for table in measured.values())
+        lines.append(f"| {label} | {figures.get('n_windows', '')} | {said} | {own} |")
+    table = "\n".join(lines).replace("|  |", "| |") + "\n\n"
+    write_whole(page, (before + begin + "\n" + table + end + after.partition(end)[2]).encode())
+
+
+def _said(figures: Mapping[str, float]) -> str:
+    if "si_sdr_gain_db" in figures:
+        return f"{figures['si_sdr_gain_db']:z.1f} ({figures['sdr_db']:z.1f})"
+    return f"{figures['level_db']:.0f}" if "level_db" in figures else f"{figures.get('value', '')}"
 
 
 def _rows(values: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
     python -m unisep_train measure STORE RUN                                # a table of the run's average
     python -m unisep_train measure STORE RUN --release my.safetensors       # and weights for --query-weights
-    python -m unisep_train measure STORE RUN --release PACKAGE              # or weights and card in a package folder
+    python -m unisep_train measure STORE RUN --release PACKAGE              # or weights, card and table of a package
 
 Every figure is a median over windows. SI-SDR is scale-invariant (arXiv:1811.02508); SDR is the plain energy ratio
 10 log10(|s|^2 / |s - e|^2), for which silence scores 0 dB.
@@ -29,7 +29,7 @@ from unisep_film.model import FilmHTDemucs
 
 from unisep.errors import OptionError
 from unisep_train.data.store import Store
-from unisep_train.measuring.cards import write_card
+from unisep_train.measuring.cards import write_card, write_table
 from unisep_train.measuring.validation import ValidationConfig, ValidationItem, validation_items
 from unisep_train.mixing.queries import EMBEDDED, TextAudioEncoder
 from unisep_train.tasks.query_model import QueryModelRun
@@ -162,7 +162,8 @@ def measure_command(
         run: folder of the run.
         groups: validation groups, by default all.
         ask: by text, as is the default, by audio, or both.
-        release: where the weights go: a .safetensors file, or a package with weights/ and cards/.
+        release: where the weights go: a .safetensors file, or a package with weights/ and cards/, whose README may have
+            a place for the table (`<!-- figures of htdemucs-film -->` to `<!-- end -->`).
         encoder: package.module:function that loads the query encoder.
         encoder_weights: its weights, if not its own.
     """
@@ -199,5 +200,7 @@ def measure_command(
                 for way, table in tables.items()
             }
             write_card(card, card, [file], {"training": training, **stated})
+            if (page := release.parent / "README.md").is_file():
+                write_table(page, card.stem, stated)
     finally:
         candidate.unlink(missing_ok=True)

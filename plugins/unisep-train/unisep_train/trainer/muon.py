@@ -59,7 +59,9 @@ def orthogonal(updates: Tensor, n_steps: int = 5) -> Tensor:
     a, b, c = _COEFFICIENTS
     is_tall = updates.shape[-2] > updates.shape[-1]
     x = updates.mT if is_tall else updates
-    x = x.bfloat16() if x.is_cuda or computes_bfloat16() else x.float()  # a CPU that imitates it takes ten times as long
+    x = (
+        x.bfloat16() if x.is_cuda or computes_bfloat16() else x.float()
+    )  # a CPU that imitates it takes ten times as long
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(n_steps):
         square = x @ x.mT
