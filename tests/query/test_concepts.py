@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import tomllib
 from collections import Counter
 from importlib.resources import files
@@ -13,7 +14,7 @@ KINDS = {"voice", "speech", "drums", "instrument", "everyday", "nature", "animal
 
 @pytest.fixture(scope="module")
 def concepts() -> dict[str, Any]:
-    return tomllib.loads(files("unisep.query").joinpath("concepts.toml").read_text("utf-8"))
+    return json.loads(files("unisep.query").joinpath("concepts.json").read_text("utf-8"))
 
 
 def test_there_are_enough_concepts_and_wordings_a_third_of_them_held_out(concepts: dict[str, Any]) -> None:

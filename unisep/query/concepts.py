@@ -1,8 +1,11 @@
-"""Concepts: the sounds that people ask for, and the words they have for them, as concepts.toml beside this module lists."""
+"""Concepts: the sounds that people ask for, and the words they have for them, as concepts.json beside this module lists.
+
+A wording stands under one concept only, the one most people mean by it: "bass drum" is the kick drum.
+"""
 
 from __future__ import annotations
 
-import tomllib
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +17,8 @@ class Concept:
     """A sound by its standard name.
 
     kind: "voice", "speech", "drums", "instrument", "everyday", "nature", "animal", "machine" or "effect". within: names of
-    the next wider concepts. stem: the fixed stem that is this sound as a whole, or "". wordings: what else people call it.
+    the next wider concepts. stem: the fixed stem that is this sound as a whole, or "". wordings: what people call it, the name
+    first.
     held_out: wordings for measuring how well words are understood; never looked up, and kept from training.
     """
 
@@ -37,7 +41,7 @@ class Meaning:
 @cache
 def concepts() -> dict[str, Concept]:
     """Return all concepts by name."""
-    tables: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    tables: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
     frozen: dict[str, dict[str, Any]] = {
         name: {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
         for name, table in tables.items()

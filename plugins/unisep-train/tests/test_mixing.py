@@ -7,8 +7,6 @@ import json
 import pickle
 import re
 import shutil
-import tomllib
-from importlib import resources
 
 import numpy as np
 import pytest
@@ -23,6 +21,7 @@ from unisep_train.mixing.config import UNCHANGED, MixConfig
 from unisep_train.mixing.examples import COMPLEMENTS, ExampleStream, Sampler, phrase
 
 from unisep.errors import DatasetError, OptionError
+from unisep.query.concepts import concepts
 
 RATE_HZ = 8000
 SECONDS = 6
@@ -450,14 +449,13 @@ def test_prompts_name_what_they_ask_for():
 
 
 def test_wordings_of_a_concept_are_asked_for_and_those_held_out_never():
-    table = tomllib.loads(resources.files("unisep.query").joinpath("concepts.toml").read_text(encoding="utf-8"))
-    rng, concept = np.random.default_rng(0), table["male singing"]
-    texts = {phrase("male singing", rng, wording_probability=1.0) for _ in range(300)}
-    assert texts == set(concept["wordings"]) and texts.isdisjoint(concept["held_out"])
+    rng, concept = np.random.default_rng(0), concepts()["male singing"]
+    texts = {phrase("male singing", rng, wording_probability=1.0) for _ in range(600)}
+    assert texts == set(concept.wordings) and texts.isdisjoint(concept.held_out)
     texts = [phrase("male singing", rng, wording_probability=0.3) for _ in range(300)]
-    others = set(concept["wordings"]) - {"male singing", *vocabulary.SPELLINGS["male singing"]}
+    others = set(concept.wordings) - {"male singing", *vocabulary.SPELLINGS["male singing"]}
     assert 0.1 < np.mean([text in others for text in texts]) < 0.3
-    assert "mermaid song" not in table
+    assert "mermaid song" not in concepts()
     assert "mermaid song" in {phrase("mermaid song", rng, wording_probability=1.0) for _ in range(20)}
 
 

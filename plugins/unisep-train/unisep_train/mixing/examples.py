@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import tomllib
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib import resources
+from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from unisep_evaluate import vocabulary
 
 from unisep.errors import DatasetError
+from unisep.query.concepts import concepts
 from unisep_train.data.catalogue import Catalog
 from unisep_train.data.store import Store
 from unisep_train.mixing import sounds
@@ -34,21 +33,14 @@ BESIDE_MUSIC = {"music": 0.84, "speech": 0.08, "universal": math.inf}
 BESIDE_OTHERS = {"music": 0.4, "speech": 0.2, "universal": math.inf}
 
 
-@cache
-def wordings() -> dict[str, list[str]]:
-    """Return how people ask for a concept, by its name: what unisep's table knows at run time, the name first."""
-    table = resources.files("unisep.query").joinpath("concepts.toml").read_text(encoding="utf-8")
-    return {name: concept["wordings"] for name, concept in tomllib.loads(table).items()}
-
-
 def phrase(
     name: str, rng: np.random.Generator, plain_probability: float = 0.65, wording_probability: float = 0.0
 ) -> str:
     """Draw a prompt for the canonical `name`: mostly the plain name, else a wording, another spelling or a template."""
-    if wording_probability and rng.random() < wording_probability and name in wordings():
-        return wordings()[name][rng.integers(len(wordings()[name]))]
-    known = (name, *vocabulary.SPELLINGS.get(name, ()))
-    text = known[0] if len(known) == 1 or rng.random() < 0.6 else known[rng.integers(1, len(known))]
+    if wording_probability and rng.random() < wording_probability and name in concepts():
+        return (known := concepts()[name].wordings)[rng.integers(len(known))]
+    spellings = (name, *vocabulary.SPELLINGS.get(name, ()))
+    text = name if len(spellings) == 1 or rng.random() < 0.6 else spellings[rng.integers(1, len(spellings))]
     if rng.random() > plain_probability:
         text = TEMPLATES[rng.integers(len(TEMPLATES))].format(text).replace("the the ", "the ")
     return text.capitalize() if rng.random() < 0.07 else text

@@ -23,8 +23,8 @@ from unisep_film.config import FilmConfig
 from unisep_film.model import FilmHTDemucs
 
 from unisep.errors import OptionError
+from unisep.query.concepts import concepts
 from unisep_train.mixing.config import MixConfig, QueryMix
-from unisep_train.mixing.examples import wordings
 from unisep_train.mixing.queries import EMBEDDED, QueryBatch, QueryStream, TextAudioEncoder
 from unisep_train.tasks.start import Start, begin, model_at_start
 from unisep_train.trainer.distributed import Place
@@ -120,7 +120,7 @@ class QueryModelRun(Learner[FilmHTDemucs | CausalFilm, QueryBatch]):
     def hear_wordings(self, encoder: TextAudioEncoder) -> None:
         """Encode the table's wordings and the names that they stand for, if the recipe gives them a weight."""
         if self.recipe.losses.wordings:
-            pairs = [(text, name) for name, texts in wordings().items() for text in texts if text != name]
+            pairs = [(text, name) for name, one in concepts().items() for text in one.wordings if text != name]
             vectors = [F.normalize(encoder.texts(texts), dim=-1) for texts in zip(*pairs, strict=True)]
             self._wordings = torch.stack(vectors).to(self.place.device)
 
