@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -82,14 +84,21 @@ def test_the_mixing_weights_sum_the_stems(separator: HTDemucs, mixture: torch.Te
     assert (targets[:, 0] - expected).abs().max() / expected.abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("film", ["layers", "stream"])
 @pytest.mark.parametrize("output", ["spectrogram", "mask"])
-def test_every_film_layer_changes_the_target(separator: HTDemucs, mixture: torch.Tensor, output: str) -> None:
+def test_every_film_layer_changes_the_target(
+    separator: HTDemucs, mixture: torch.Tensor, output: str, film: Literal["layers", "stream"]
+) -> None:
     torch.manual_seed(0)
-    model = (from_htdemucs(separator, SPACES) if output == "spectrogram" else FilmHTDemucs(MASK)).eval()
+    model = FilmHTDemucs(MASK.model_copy(update={"film": film})).eval()
+    if output == "spectrogram":
+        model = from_htdemucs(separator, SPACES, film=film).eval()
     films = [(name, module) for name, module in model.named_modules() if isinstance(module, FiLM)]
-    n_layers, depth, n_decoders = len(model.film_tokens), 4, model.core.n_decoders
-    assert n_layers == 2 * model.config.separator.t_layers
-    assert len(films) == n_layers + 2 * depth * n_decoders
+    n_layers, depth, n_decoders = model.config.separator.t_layers, 4, model.core.n_decoders
+    n_tokens = 2 * n_layers if film == "stream" else 2 * (2 * (n_layers - 1) + 1)
+    assert len(films) == n_tokens + 2 * depth * n_decoders
+    last = {"film_attention": model.film_attention, "film_feed": model.film_feed, "film_tokens": model.film_tokens}
+    unheard = {f"{name}.{len(layers) - 1}" for name, layers in last.items()}
     with torch.inference_mode():
         plain, _ = model(mixture, model.conditions(queries(1), "toy-1"))
         for name, film in films:
@@ -97,8 +106,25 @@ def test_every_film_layer_changes_the_target(separator: HTDemucs, mixture: torch
             changed, _ = model(mixture, model.conditions(queries(1), "toy-1"))
             film.reset()
             # The last time-branch layer of a mask model has no decoder to reach, only the presence head.
-            heard = not (output == "mask" and name == f"film_tokens.{n_layers - 1}")
-            assert ((changed - plain).abs().max() > 1e-6) == heard, name
+            heard = not (output == "mask" and name in unheard)
+            assert ((changed - plain).abs().max() > 1e-7) == heard, name
+
+
+def test_queries_that_shift_drown_the_sound_on_the_stream_and_not_in_the_layers(mixture: torch.Tensor) -> None:
+    share = {}
+    for film in ("layers", "stream"):
+        torch.manual_seed(0)
+        shape = {**MASK.demucs, "t_layers": 5}
+        model = FilmHTDemucs(MASK.model_copy(update={"demucs": shape, "film": film})).eval()
+        for layer in (*model.film_attention, *model.film_feed, *model.film_tokens):
+            torch.nn.init.normal_(layer.shift.bias, std=2.0)
+        seen: list[torch.Tensor] = []
+        model.core.transformer.layers[-1].register_forward_hook(lambda module, args, out, seen=seen: seen.append(out))
+        with torch.inference_mode():
+            model(mixture, model.conditions(queries(1), "toy-1"))
+        varying = seen[0] - seen[0].mean(dim=1, keepdim=True)
+        share[film] = float(varying.square().mean() / seen[0].square().mean())
+    assert share["layers"] > 16 * share["stream"]
 
 
 @pytest.mark.parametrize("output", ["spectrogram", "mask"])

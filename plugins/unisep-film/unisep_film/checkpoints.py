@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
@@ -83,11 +84,14 @@ def found(weights: Path | None, name: str) -> Path:
     return file
 
 
-def from_htdemucs(separator: HTDemucs, spaces: dict[str, int], condition_channels: int = 256) -> FilmHTDemucs:
+def from_htdemucs(
+    separator: HTDemucs,
+    spaces: dict[str, int],
+    condition_channels: int = 256,
+    film: Literal["layers", "stream"] = "layers",
+) -> FilmHTDemucs:
     """Build a new model around `separator`, of which it keeps every parameter; until trained it hears no query."""
-    config = FilmConfig(
-        demucs=_as_json(separator), output="spectrogram", spaces=spaces, condition_channels=condition_channels
-    )
+    config = FilmConfig(demucs=_as_json(separator), spaces=spaces, condition_channels=condition_channels, film=film)
     model = FilmHTDemucs(config)
     assert isinstance(model.core, StemsHTDemucs)
     model.core.demucs.load_state_dict(separator.state_dict())

@@ -1,8 +1,9 @@
 """FiLM HT Demucs: HT Demucs that listens to a query.
 
-The query's condition acts on the residual stream after every layer of the cross-transformer, in both
-branches, and on the input and the skip connection of every decoder layer: skips carry all that the
-mixture holds past the transformer, so they must hear the query too.
+The query's condition acts in every layer of the cross-transformer after the first, in both branches, on the tokens that
+attention and feed-forward part read, and once on the residual stream behind the last layer (`FilmConfig.film` "layers"; older
+weights have it on the stream behind each). Then it acts on the input and the skip connection of every decoder layer: skips
+carry all that the mixture holds past the transformer, so they must hear the query too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
+from unisep_htdemucs.transformer import AS_THEY_ARE, Reads
 
 from .config import FilmConfig
 from .core import Core
@@ -38,7 +40,10 @@ class FilmHTDemucs(nn.Module):
         self.core: Core = MaskHTDemucs(config) if config.output == "mask" else StemsHTDemucs(shape)
         self.projectors = Projectors(config.spaces, k)
         tokens, widths = shape.transformer_channels, shape.encoder_channels[::-1] * self.core.n_decoders
-        self.film_tokens = nn.ModuleList(FiLM(k, tokens) for _ in range(N_BRANCHES * shape.t_layers))
+        n_inside, n_behind = (shape.t_layers - 1, 1) if config.film == "layers" else (0, shape.t_layers)
+        self.film_attention = nn.ModuleList(FiLM(k, tokens) for _ in range(N_BRANCHES * n_inside))
+        self.film_feed = nn.ModuleList(FiLM(k, tokens) for _ in range(N_BRANCHES * n_inside))
+        self.film_tokens = nn.ModuleList(FiLM(k, tokens) for _ in range(N_BRANCHES * n_behind))
         self.film_inputs = nn.ModuleList(FiLM(k, width) for width in widths)
         self.film_skips = nn.ModuleList(FiLM(k, width) for width in widths)
         self.mix = nn.Linear(k, len(shape.sources))
@@ -114,12 +119,26 @@ class FilmHTDemucs(nn.Module):
         """Both branches `[(b n), c, f, t]`, `[(b n), c, s]` after the transformer, from the tokens of its first layer."""
         transformer = self.core.transformer
         x, xt = (repeat(each, "b s c -> (b n) s c", n=n_queries) if n_queries > 1 else each for each in tokens)
-        for index in range(self.config.separator.t_layers):
+        n_layers = self.config.separator.t_layers
+        first_behind = n_layers - len(self.film_tokens) // N_BRANCHES
+        for index in range(n_layers):
             if index:
-                x, xt = transformer.layer(index, x, xt)
-            film, film_t = self.film_tokens[N_BRANCHES * index], self.film_tokens[N_BRANCHES * index + 1]
-            x, xt = film(x, condition, channel_axis=2), film_t(xt, condition, channel_axis=2)
+                reads = [self._reads(index, branch, condition) for branch in range(N_BRANCHES)]
+                x, xt = transformer.layer(index, x, xt, *reads)
+            if index >= first_behind:
+                film, film_t = self.film_tokens[N_BRANCHES * (index - first_behind) :][:N_BRANCHES]
+                x, xt = film(x, condition, channel_axis=2), film_t(xt, condition, channel_axis=2)
         return self.core.narrowed(*transformer.end(x, xt, n_freqs))
+
+    def _reads(self, index: int, branch: int, condition: Tensor) -> Reads:
+        """Return what the two parts of a transformer layer make of the tokens that they read."""
+        if self.config.film == "stream":
+            return AS_THEY_ARE
+        place = N_BRANCHES * (index - 1) + branch
+        attention, feed = self.film_attention[place], self.film_feed[place]
+        return partial(attention, condition=condition, channel_axis=2), partial(
+            feed, condition=condition, channel_axis=2
+        )
 
     def _film_decoder(
         self, index: int, x: Tensor, skip: Tensor, *, condition: Tensor, branch: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from einops import rearrange, repeat
@@ -18,6 +19,16 @@ from .blocks import LayerScale
 from .config import HTDemucsConfig
 from .kernels import linear
 from .sparse import sparse_attention
+
+Reads = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
+"""What the attention and the feed-forward part of a layer make of the normalised tokens that they read."""
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+AS_THEY_ARE: Reads = _as_it_is, _as_it_is
 
 
 class Attention(nn.Module):
@@ -82,7 +93,7 @@ class TransformerLayer(nn.Module, ABC):
         self.dropout = nn.Dropout(config.t_dropout)
 
     @abstractmethod
-    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+    def forward(self, x: Tensor, other: Tensor, reads: Reads = AS_THEY_ARE) -> Tensor:
         """Apply the layer to `x [b, s, c]`; `other` holds the tokens of the other branch."""
 
     def _feed_forward(self, x: Tensor) -> Tensor:
@@ -104,10 +115,11 @@ class SelfLayer(TransformerLayer):
         super().__init__(config)
         self.self_attn = _attention(config, config.self_sparsity)
 
-    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+    def forward(self, x: Tensor, other: Tensor, reads: Reads = AS_THEY_ARE) -> Tensor:
         """Apply the layer to `x [b, s, c]`; `other` is not looked at."""
-        x = x + self.gamma_1(self.dropout(self.self_attn(self.norm1(x))))
-        x = x + self.gamma_2(self._feed_forward(self.norm2(x)))
+        attends, feeds = reads
+        x = x + self.gamma_1(self.dropout(self.self_attn(attends(self.norm1(x)))))
+        x = x + self.gamma_2(self._feed_forward(feeds(self.norm2(x))))
         out: Tensor = self.norm_out(x)
         return out
 
@@ -120,10 +132,11 @@ class CrossLayer(TransformerLayer):
         self.cross_attn = _attention(config, config.cross_sparsity)
         self.norm3 = nn.LayerNorm(config.transformer_channels)
 
-    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+    def forward(self, x: Tensor, other: Tensor, reads: Reads = AS_THEY_ARE) -> Tensor:
         """Apply the layer to `x [b, s, c]`, which looks at `other [b, s', c]`."""
-        x = x + self.gamma_1(self.dropout(self.cross_attn(self.norm1(x), self.norm2(other))))
-        x = x + self.gamma_2(self._feed_forward(self.norm3(x)))
+        attends, feeds = reads
+        x = x + self.gamma_1(self.dropout(self.cross_attn(attends(self.norm1(x)), self.norm2(other))))
+        x = x + self.gamma_2(self._feed_forward(feeds(self.norm3(x))))
         out: Tensor = self.norm_out(x)
         return out
 
@@ -154,9 +167,11 @@ class CrossTransformer(nn.Module):
         tokens_t = self.norm_in_t(rearrange(xt, "b c s -> b s c"))
         return tokens + self.position_weight * plane, tokens_t + self.position_weight * line
 
-    def layer(self, index: int, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
+    def layer(
+        self, index: int, x: Tensor, xt: Tensor, reads: Reads = AS_THEY_ARE, reads_t: Reads = AS_THEY_ARE
+    ) -> tuple[Tensor, Tensor]:
         """Apply the pair of layers `index` to both streams; each sees the other as it was before."""
-        return self.layers[index](x, xt), self.layers_t[index](xt, x)
+        return self.layers[index](x, xt, reads), self.layers_t[index](xt, x, reads_t)
 
     def end(self, x: Tensor, xt: Tensor, n_freqs: int) -> tuple[Tensor, Tensor]:
         """Return `[b, c, f, t]` and `[b, c, s]` of the tokens."""

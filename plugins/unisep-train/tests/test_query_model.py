@@ -247,10 +247,10 @@ def test_every_recipe_of_the_package_can_be_read(tmp_path: Path) -> None:
         assert (recipe.start == Start()) == (path.stem in ("ablation", "causal", "embedded", "embedded-anew"))
 
 
-def test_the_recipe_of_one_run_makes_the_embedded_model() -> None:
+def test_the_recipe_of_one_run_makes_the_embedded_model_with_film_in_the_layers() -> None:
     recipe = Recipe.read(Path(str(resources.files("unisep_train"))) / "recipes" / "embedded-anew.json")
     weights = Path(str(resources.files("unisep_film"))) / "weights" / "unisep_film.safetensors"
-    assert recipe.model == load_model(weights).config.model_copy(update={"calibration": {}})
+    assert recipe.model == load_model(weights).config.model_copy(update={"calibration": {}, "film": "layers"})
     assert recipe.start == Start()
 
 
