@@ -196,7 +196,7 @@ def test_known_words_are_looked_up_and_held_out_ones_are_not() -> None:
 
 
 def test_vectors_of_clap_mini_match_words_to_stems() -> None:
-    """Measured at the threshold of clap-mini: precision 0.986, recall 0.872."""
+    """Measured at the threshold of clap-mini: precision 0.979, recall 0.916."""
     pool = pytest.importorskip("unisep").Separator()._pool
     phrases = tomllib.loads((Path(__file__).parent / "phrases.toml").read_text(encoding="utf-8"))
     stems = set(phrases) - {"none"}
@@ -210,4 +210,4 @@ def test_vectors_of_clap_mini_match_words_to_stems() -> None:
             n_asked += stem in stems
     assert n_asked == 250
     assert n_right / (n_right + n_wrong) >= 0.95
-    assert n_right / n_asked >= 0.8
+    assert n_right / n_asked >= 0.88

@@ -1,7 +1,4 @@
-"""Concepts: the sounds that people ask for, and the words they have for them, as concepts.json beside this module lists.
-
-A wording stands under one concept only, the one most people mean by it: "bass drum" is the kick drum.
-"""
+"""Concepts: the sounds that people ask for, and the words they have for them, as concepts.json beside this module lists."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ class Concept:
 
     kind: "voice", "speech", "drums", "instrument", "everyday", "nature", "animal", "machine" or "effect". within: names of
     the next wider concepts. stem: the fixed stem that is this sound as a whole, or "". wordings: what people call it, the name
-    first.
+    first; each stands under the one concept that most people mean by it.
     held_out: wordings for measuring how well words are understood; never looked up, and kept from training.
     """
 

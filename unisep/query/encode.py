@@ -131,7 +131,7 @@ class AlignedEncoder(QueryEncoder):
 
 @final
 class Words:
-    """Finds the concept that a text comes near: that with the nearest vector, of its name or, for stems, of its wordings.
+    """Finds the concept that a text comes near: that whose name has the nearest vector.
 
     Args:
         encoder: of text.
@@ -140,10 +140,8 @@ class Words:
 
     def __init__(self, encoder: QueryEncoder, same_meaning: float) -> None:
         self._encoder, self._same_meaning = encoder, same_meaning
-        known = concepts().values()
-        texts = {text: one.name for one in known for text in (one.name, *(one.wordings if one.stem else ()))}
-        self._names = list(texts.values())
-        self._vectors = call_encoder(encoder, "encode_text", encoder.encode_text, list(texts))
+        self._names = list(concepts())
+        self._vectors = call_encoder(encoder, "encode_text", encoder.encode_text, self._names)
         self._meanings: dict[str, Meaning] = {}
 
     def meaning(self, text: str) -> Meaning | None:
@@ -155,7 +153,7 @@ class Words:
                 return None
             cosines = self._vectors @ vector
             order = cosines.argsort(descending=True).tolist()
-            nearest = tuple(dict.fromkeys(self._names[at] for at in order))[:N_NEAREST]
+            nearest = tuple(self._names[at] for at in order[:N_NEAREST])
             is_near = bool(cosines[order[0]] >= self._same_meaning)
             self._meanings[text] = Meaning(nearest[0] if is_near else None, nearest)
         return self._meanings[text]
