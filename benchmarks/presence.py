@@ -40,7 +40,7 @@ from unisep.query.concepts import concepts, named
 from unisep.query.encode import Words
 
 SAME_MEANING, N_BINS, SPACE = 0.7, 10, "clap-mini-1"
-N_WORDINGS, N_RANDOM = 5, 900  # of a concept, of each half
+N_RANDOM = 900  # of each half
 N_PRESENT, N_ABSENT, N_EXAMPLES = 3, 1, 1  # of each window, and one silent and two nonsense ones
 Floats = NDArray[np.float64]
 Question = tuple[str, str, NDArray[np.float32]]  # kind, words, vector
@@ -124,10 +124,9 @@ def with_ones(x: Floats) -> Floats:
 
 @cache
 def vectors_of(half: int | None) -> Floats:
-    """Return vectors of words that name sounds, none of them held out, or of words at random of one half."""
+    """Return vectors of the names of all sounds, or of words at random of one half."""
     encoder = load_mini()
-    sounds = [text for concept in concepts().values() for text in concept.wordings[:N_WORDINGS]]
-    texts = sounds if half is None else nonsense(encoder.tokens.pieces, half, n=N_RANDOM)
+    texts = list(concepts()) if half is None else nonsense(encoder.tokens.pieces, half, n=N_RANDOM)
     return encoder.encode_text(texts).numpy().astype(np.float64)
 
 
@@ -135,7 +134,7 @@ def direction_of_sounds(halves: tuple[int, ...]) -> Floats:
     """Return the direction from words at random to words that name sounds, and its bias."""
     vectors = [vectors_of(half) for half in (None, *halves)]
     is_sound = np.repeat([1.0, 0.0], [len(vectors[0]), sum(map(len, vectors[1:]))])
-    return logistic(np.concatenate(vectors), is_sound, balanced(is_sound), 1e-3)
+    return logistic(np.concatenate(vectors), is_sound, balanced(is_sound), 1e-4)
 
 
 def balanced(y: Floats) -> Floats:

@@ -31,10 +31,10 @@ from unisep.session.prepare import Preparer
 from unisep.session.stream import refuse_excerpt
 
 MAX_CLIPS, LEAST_SECONDS = 10, 0.1
-WINDOW_SECONDS, N_WINDOWS, N_TESTS = 1.5, 12, 6  # mixtures of each half: to tune on, to try with
+WINDOW_SECONDS, N_WINDOWS, N_TESTS = 1.5, 12, 12  # mixtures of each half: to tune on, to try with
 N_PASSES, N_AT_ONCE = 2, 4  # over the windows, so many to a step
 STEP, MOMENTUM = 0.08, 0.6  # of unit vectors; the step shrinks to nothing
-LEAST_GAIN_DB = 0.5  # on clips left out
+LEAST_GAIN_DB = 1.0  # on clips left out
 TARGET_OVER_REST_DB, LEVEL_DB = (-6.0, 6.0), (-28.0, -16.0)
 _FLOOR = 1e-3  # an error 30 dB below the target is good enough
 
