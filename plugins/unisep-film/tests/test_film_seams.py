@@ -81,4 +81,4 @@ def test_seams_are_not_heard() -> None:
 def test_the_measure_hears_seams_without_a_crossfade(index: int) -> None:
     results, edges, elsewhere = separated(0.0)
     assert np.median(clicks(results[index], edges)) > 5 * np.median(clicks(results[index], elsewhere))
-    assert np.median(added_steps_db(0.0)[index]) > 2 * MOST_ADDED_DB
+    assert np.median(added_steps_db(0.0)[index]) > 1.5 * MOST_ADDED_DB
