@@ -47,7 +47,7 @@ def separated(
     separator = Separator(
         query_backend="htdemucs-film", segment_seconds=segment_seconds, overlap_fraction=overlap_fraction, offline=True
     )
-    found = separator.separate(RECORDING, ["electric guitar", "drums"], route="conditioned")
+    found = separator.separate(RECORDING, ["acoustic guitar", "drums"], route="conditioned")
     hop, n_segment = round(hop_seconds * RATE_HZ), round(segment_seconds * RATE_HZ)
     starts = range(hop, found.target.n_samples - n_segment, hop)
     edges = sorted({edge for start in starts for edge in (start, start + n_segment - hop)})
@@ -81,4 +81,4 @@ def test_seams_are_not_heard() -> None:
 def test_the_measure_hears_seams_without_a_crossfade(index: int) -> None:
     results, edges, elsewhere = separated(0.0)
     assert np.median(clicks(results[index], edges)) > 5 * np.median(clicks(results[index], elsewhere))
-    assert np.median(added_steps_db(0.0)[index]) > 1.5 * MOST_ADDED_DB
+    assert np.median(added_steps_db(0.0)[index]) > 2 * MOST_ADDED_DB

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import save_file
@@ -84,14 +83,9 @@ def found(weights: Path | None, name: str) -> Path:
     return file
 
 
-def from_htdemucs(
-    separator: HTDemucs,
-    spaces: dict[str, int],
-    condition_channels: int = 256,
-    film: Literal["layers", "stream"] = "layers",
-) -> FilmHTDemucs:
+def from_htdemucs(separator: HTDemucs, spaces: dict[str, int], condition_channels: int = 256) -> FilmHTDemucs:
     """Build a new model around `separator`, of which it keeps every parameter; until trained it hears no query."""
-    config = FilmConfig(demucs=_as_json(separator), spaces=spaces, condition_channels=condition_channels, film=film)
+    config = FilmConfig(demucs=_as_json(separator), spaces=spaces, condition_channels=condition_channels, film="layers")
     model = FilmHTDemucs(config)
     assert isinstance(model.core, StemsHTDemucs)
     model.core.demucs.load_state_dict(separator.state_dict())

@@ -58,10 +58,8 @@ def orthogonal(updates: Tensor, n_steps: int = 5) -> Tensor:
     """Bring the singular values of `updates [n, rows, columns]` near 1, between 0.7 and 1.2, by Newton-Schulz steps."""
     a, b, c = _COEFFICIENTS
     is_tall = updates.shape[-2] > updates.shape[-1]
-    x = updates.mT if is_tall else updates
-    x = (
-        x.bfloat16() if x.is_cuda or computes_bfloat16() else x.float()
-    )  # a CPU that imitates it takes ten times as long
+    is_fast = not updates.is_cpu or computes_bfloat16()  # a CPU that imitates it takes ten times as long
+    x = (updates.mT if is_tall else updates).to(torch.bfloat16 if is_fast else torch.float32)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(n_steps):
         square = x @ x.mT
