@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import asdict
 from pathlib import Path
+from string import ascii_lowercase
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from unisep.query.concepts import concepts
 from unisep_train.tasks.text_tower import Lesson, TextRecipe, TextRun, batches, embed, measure, write_tower
 
 N_STEPS = 800
-N_KEPT = 20_000  # words, and as many pairs of words, that are to keep their vectors
+N_KEPT = 20_000  # words, as many pairs of words, and half as many letters at random that are to keep their vectors
 
 
 def lesson_of(tower: TextTower, tokens: WordPiece, seed: int) -> Lesson:
@@ -35,9 +36,10 @@ def lesson_of(tower: TextTower, tokens: WordPiece, seed: int) -> Lesson:
     draw = random.Random(seed)
     words = draw.sample(pieces, min(N_KEPT, len(pieces)))
     pairs = [" ".join(draw.choices(pieces, k=2)) for _ in range(N_KEPT)]
+    letters = ["".join(draw.choices(ascii_lowercase, k=draw.randint(3, 9))) for _ in range(N_KEPT // 2)]
     kept = [
         name
-        for name in dict.fromkeys([*vocabulary.TABLE["spellings"], *concepts(), *words, *pairs])
+        for name in dict.fromkeys([*vocabulary.TABLE["spellings"], *concepts(), *words, *pairs, *letters])
         if name not in wordings
     ]
     targets = torch.cat([torch.stack(list(wordings.values())), embed(tower, tokens, kept)])
