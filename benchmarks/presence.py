@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,56 +28,19 @@ import torch
 from measuring import RATE_HZ
 from mixing import Corpus
 from numpy.typing import NDArray
-from scenes import Examples, Scene, in_words, mixed_scenes, nonsense, song_scenes
+from scenes import Examples, mixed_scenes, song_scenes
 from torch.nn import functional as F
-from unisep_clap.mini import MiniEncoder, load_mini
+from unisep_clap.mini import load_mini
 from unisep_film.backend import WEIGHTS_FILE
 from unisep_film.checkpoints import load_model, save_model
+from unisep_train.mixing.scenes import Questions, nonsense
 
-from unisep import Audio
-from unisep.query.concepts import concepts, named
-from unisep.query.encode import Words
+from unisep.query.concepts import concepts
 
-SAME_MEANING, N_BINS, SPACE = 0.7, 10, "clap-mini-1"
+N_BINS, SPACE = 10, "clap-mini-1"
 N_RANDOM = 900  # of each half
-N_PRESENT, N_ABSENT, N_EXAMPLES = 3, 1, 1  # of each window, and one silent and two nonsense ones
+N_ASKED = {"present": 3, "silent": 1, "absent": 1, "nonsense": 2}  # of each window, and by example one of each
 Floats = NDArray[np.float64]
-Question = tuple[str, str, NDArray[np.float32]]  # kind, words, vector
-
-
-class Questions:
-    """Draws what is asked of a scene, and encodes it."""
-
-    def __init__(self, encoder: MiniEncoder, examples: Examples) -> None:
-        self._encoder, self._examples = encoder, examples
-        self._words = Words(encoder, SAME_MEANING)
-        self._nonsense = [iter(nonsense(encoder.tokens.pieces, half)) for half in (0, 1)]
-
-    def of(self, scene: Scene) -> Iterator[Question]:
-        """Yield questions about a scene."""
-        rng = np.random.default_rng(scene.number)
-        present, silent, absent = (
-            rng.permutation(names) for names in (scene.present(), scene.silent(), scene.absent())
-        )
-        drawn = {"present": present[:N_PRESENT], "silent": silent[:1], "absent": absent[:N_ABSENT]}
-        for kind, names in drawn.items():
-            for name in map(str, names):
-                how, text = in_words(concepts().get(name), name, rng)
-                yield f"{kind}, {how}", text, self._of_text(text)
-        for _ in range(2):
-            text = next(self._nonsense[scene.half])
-            yield "nonsense", text, self._of_text(text)
-        for kind, names in (("present", present), ("absent", absent)):
-            clips = (self._examples.clip(str(name), rng) for name in names)
-            for _, clip in zip(
-                range(N_EXAMPLES), (clip for clip in clips if clip is not None and clip.any()), strict=False
-            ):
-                yield f"{kind}, example", "", self._encoder.encode_audio([Audio(clip, RATE_HZ)])[0].numpy()
-
-    def _of_text(self, text: str) -> NDArray[np.float32]:
-        concept = named(text) or getattr(self._words.meaning(text), "concept", None)
-        vectors = self._encoder.encode_text(list(dict.fromkeys([text, concept or text])))
-        return F.normalize(vectors.mean(0), dim=-1).numpy()
 
 
 @torch.inference_mode()
@@ -88,12 +50,15 @@ def ask(folders: list[Path], rows: Path, halves: tuple[int, ...]) -> None:
 
     corpus, encoder = Corpus(folders), load_mini()
     model = load_model(Path(unisep_film.__file__).parent / "weights" / WEIGHTS_FILE)
-    questions, answers = Questions(encoder, Examples(folders)), list[tuple[Any, ...]]()
+    pieces = encoder.tokens.pieces
+    questions = Questions(encoder, Examples(folders).clip, RATE_HZ, N_ASKED, held_out=True)
+    unmeant, answers = [iter(nonsense(pieces, half)) for half in (0, 1)], list[tuple[Any, ...]]()
     scenes = [*song_scenes(corpus, halves), *mixed_scenes(corpus, halves)]
     for number in np.random.default_rng(0).permutation(len(scenes)):
         scene = scenes[number]
-        kinds, texts, vectors = zip(*questions.of(scene), strict=True)
-        conditions = model.conditions(torch.from_numpy(np.stack(vectors))[None], SPACE)
+        asked = questions.of(scene, np.random.default_rng(scene.number), unmeant[scene.half])
+        kinds, _, texts, vectors = zip(*asked, strict=True)
+        conditions = model.conditions(torch.stack(vectors)[None], SPACE)
         log_odds = model(torch.from_numpy(scene.mixture)[None], conditions)[1][0].tolist()
         answers += zip(kinds, texts, vectors, log_odds, [scene.half] * len(kinds), strict=True)
         columns = zip(("kind", "text", "vector", "log_odds", "half"), zip(*answers, strict=True), strict=True)

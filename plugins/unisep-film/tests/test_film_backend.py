@@ -189,13 +189,6 @@ def test_presence_is_calibrated_by_the_numbers_in_the_config_and_targets_stay(fi
     )
 
 
-def test_weights_with_the_former_input_for_negative_queries_are_read(file: Path, backend: FilmBackend) -> None:
-    former = {"projectors.each.0.gate": torch.zeros(16), "projectors.each.0.unwanted.weight": torch.zeros(16, 6)}
-    again = FilmBackend(load_model(rewritten(file, **former)))
-    mixture = torch.randn(1, 2, 9001)
-    assert torch.equal(again.separate(mixture, vectors(1)).sources, backend.separate(mixture, vectors(1)).sources)
-
-
 def test_a_zero_negative_changes_nothing_and_another_only_its_own_row(backend: FilmBackend) -> None:
     mixture = torch.randn(2, 2, 22050, generator=torch.Generator().manual_seed(5))
     plain = backend.separate(mixture, vectors(2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
@@ -21,7 +20,6 @@ from .stems import StemsHTDemucs
 FORMAT = "unisep-film-1"
 CAUSAL_FORMAT = "unisep-film-causal-1"
 MAX_CONFIG_CHARACTERS = 100_000
-_FORMER = re.compile(r"projectors\.each\.\d+\.(gate|unwanted\.weight)")  # of a former input for negative queries
 
 
 def save_model(
@@ -65,7 +63,6 @@ def read_model(
     config = _config(path, metadata)
     if eight_bit.KEY in metadata:
         state = eight_bit.dequantised(path, metadata[eight_bit.KEY], state)
-    state = {name: value for name, value in state.items() if not _FORMER.fullmatch(name)}
 
     def make() -> FilmHTDemucs | CausalFilm:
         return CausalFilm(config) if isinstance(config, CausalConfig) else FilmHTDemucs(config)
@@ -85,7 +82,13 @@ def found(weights: Path | None, name: str) -> Path:
 
 def from_htdemucs(separator: HTDemucs, spaces: dict[str, int], condition_channels: int = 256) -> FilmHTDemucs:
     """Build a new model around `separator`, of which it keeps every parameter; until trained it hears no query."""
-    config = FilmConfig(demucs=_as_json(separator), spaces=spaces, condition_channels=condition_channels, film="layers")
+    config = FilmConfig(
+        demucs=_as_json(separator),
+        spaces=spaces,
+        condition_channels=condition_channels,
+        film="layers",
+        presence="bands",
+    )
     model = FilmHTDemucs(config)
     assert isinstance(model.core, StemsHTDemucs)
     model.core.demucs.load_state_dict(separator.state_dict())

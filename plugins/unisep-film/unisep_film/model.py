@@ -20,6 +20,7 @@ from .config import FilmConfig
 from .core import Core
 from .film import FiLM, PresenceOfLevel, Projectors
 from .mask import MaskHTDemucs
+from .presence import Presence, level_of
 from .stems import StemsHTDemucs
 
 N_BRANCHES = 2  # frequency and time
@@ -47,8 +48,12 @@ class FilmHTDemucs(nn.Module):
         self.film_inputs = nn.ModuleList(FiLM(k, width) for width in widths)
         self.film_skips = nn.ModuleList(FiLM(k, width) for width in widths)
         self.mix = nn.Linear(k, len(shape.sources))
-        self.presence = nn.Sequential(nn.Linear(4 * widths[0] + k, k), nn.GELU(), nn.Linear(k, 1))
-        self.presence_of_level = PresenceOfLevel()
+        self.presence: nn.Module
+        if config.presence == "bands":
+            self.presence = Presence(shape, k)
+        else:
+            self.presence = nn.Sequential(nn.Linear(4 * widths[0] + k, k), nn.GELU(), nn.Linear(k, 1))
+            self.presence_of_level = PresenceOfLevel()
         if config.gated:
             self.gate = nn.Linear(1, 1)
             nn.init.ones_(self.gate.weight)
@@ -97,13 +102,16 @@ class FilmHTDemucs(nn.Module):
         n_samples, n_queries = mixture.shape[-1], conditions.shape[1]
         condition = rearrange(conditions, "b n k -> (b n) k")
         x, xt = self._bottom(tokens, encoded.x.shape[2], condition, n_queries)
-        logits = rearrange(self._presence(x, xt, condition), "(b n) -> b n", n=n_queries)
         films = tuple(
             partial(self._film_decoder, condition=condition, branch=branch) for branch in range(self.core.n_decoders)
         )
         targets = self.core.decode(x, xt, encoded, self.mix(condition), films)
         targets = rearrange(targets, "(b n) c l -> b n c l", n=n_queries)[..., :n_samples]
-        logits = logits + self.presence_of_level(level_of(targets, mixture))
+        if isinstance(self.presence, Presence):
+            logits: Tensor = self.presence(mixture, targets, conditions)
+        else:
+            logits = rearrange(self._presence(x, xt, condition), "(b n) -> b n", n=n_queries)
+            logits = logits + self.presence_of_level(level_of(targets.detach(), mixture))
         return targets * self._gain(logits), logits
 
     def _gain(self, logits: Tensor) -> Tensor | float:
@@ -152,10 +160,3 @@ class FilmHTDemucs(nn.Module):
         pooled = [reduce(branch, "b c s -> b c", how) for branch in (flat, xt) for how in ("mean", "max")]
         out: Tensor = self.presence(torch.cat([*pooled, condition], dim=1))
         return out[:, 0]
-
-
-def level_of(targets: Tensor, mixture: Tensor) -> Tensor:
-    """Return the decimal logarithm `[b, n]` of the energy of `targets [b, n, c, l]` over that of `mixture [b, c, l]`, without gradients."""
-    energy = reduce(targets.detach().float().square(), "b n c l -> b n", "mean")
-    of_mixture = reduce(mixture.float().square(), "b c l -> b 1", "mean")
-    return torch.log10((energy + 1e-16) / (of_mixture + 1e-16)).clamp(-6, 1)

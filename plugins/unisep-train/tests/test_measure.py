@@ -108,6 +108,14 @@ def test_a_run_is_measured_and_released_with_its_own_encoder(
     assert not command(*words, "--encoder", f"{__name__}:load", "--release", tmp_path / "my.safetensors")
     assert load_model(tmp_path / "my.safetensors").config == RECIPE.model
     assert not list(tmp_path.glob("*.measured"))
+    words[2] = tmp_path / "my.safetensors"  # finished weights: what the card says of training stays
+    (package / "cards" / CARD).write_text('summary = "toy"\n\n[[files]]\n\n[measured.training]\nn_steps = 7\n')
+    assert not command(*words, "--encoder", f"{__name__}:load", "--release", package)
+    again = tomllib.loads((package / "cards" / CARD).read_text())
+    assert again["measured"]["training"] == {"n_steps": 7}
+    assert [file["name"] for file in again["files"]] == [WEIGHTS_FILE] and again["measured"]["text"] == card[
+        "measured"
+    ]["text"]
 
 
 def test_the_table_of_a_page_says_what_the_card_says(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Train the models of unisep: `python -m unisep_train COMMAND --help` says what a command takes.
 
 judge and build a store    curate, corpus, render
-train                      train, distil
+train                      train, presence, distil
 look and measure           plot, measure, controls
 clap-mini                  clips, band-powers, text-tower, wordings, audio-tower, release-clap
 """
@@ -22,6 +22,7 @@ COMMANDS = {
     "corpus": "data.corpus:build",
     "render": "rendering.songs:render",
     "train": "tasks.query_model:train_command",
+    "presence": "tasks.presence:presence_command",
     "distil": "tasks.student:distil_command",
     "plot": "measuring.plot:plot",
     "measure": "measuring.measure:measure_command",

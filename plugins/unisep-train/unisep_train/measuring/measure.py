@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -141,25 +142,37 @@ def measured(
     queries: TextAudioEncoder,
     ask: str,
     groups: list[Group] | None,
-    n_steps: int,
+    training: Mapping[str, float],
 ) -> Table:
     """Return the figures of a model by kind and class for one way of asking; print them."""
     items = validation_items(store, windows_for(model), groups)
     table = grouped(measure(model, items, queries, store.sample_rate_hz, ask))
-    print(json.dumps({"ask": ask, "step": n_steps, "presence_auc": table.get("presence_auc", {}).get("value")}))
+    print(json.dumps({"ask": ask, **training, "presence_auc": table.get("presence_auc", {}).get("value")}))
     print_table(table, 40, 7)
     return table
+
+
+def _of_file(weights: Path) -> tuple[FilmHTDemucs | CausalFilm, dict[str, float]]:
+    """Return the model, and nothing of its training: a card that states it keeps what it says."""
+    return read_model(weights), {}
+
+
+def _of_run(folder: Path) -> tuple[FilmHTDemucs | CausalFilm, dict[str, float]]:
+    """Return the average of a run, and how long it was trained."""
+    run = QueryModelRun.saved(folder)
+    hours = run.step * run.recipe.mix.batch_seconds / 3600
+    return run.averaged(), {"n_steps": run.step, "hours_of_mixtures": round(hours, 1)}
 
 
 def measure_command(
     store: str, run: Path, *, groups: list[Group] | None = None, ask: list[Literal["text", "audio"]] | None = None,
     release: Path | None = None, encoder: str = EMBEDDED, encoder_weights: Path | None = None,
 ) -> None:  # fmt: skip
-    """Measure a run, and perhaps release it.
+    """Measure a run or finished weights, and perhaps release them.
 
     Args:
         store: folder made by `corpus`.
-        run: folder of the run.
+        run: folder of the run, or a file of weights.
         groups: validation groups, by default all.
         ask: by text, as is the default, by audio, or both.
         release: where the weights go: a .safetensors file, or a package with weights/ and cards/, whose README may have
@@ -167,13 +180,12 @@ def measure_command(
         encoder: package.module:function that loads the query encoder.
         encoder_weights: its weights, if not its own.
     """
-    measured_run = QueryModelRun.saved(run)
-    model, n_steps = measured_run.averaged(), measured_run.step
+    model, training = _of_file(run) if run.is_file() else _of_run(run)
     queries = TextAudioEncoder.named(encoder, encoder_weights, model.config.spaces)
     opened = Store(store).at_rate(model.config.separator.samplerate)
 
     def tables_of(model: FilmHTDemucs | CausalFilm) -> dict[str, Table]:
-        return {way: measured(model, opened, queries, way, groups, n_steps) for way in ask or ["text"]}
+        return {way: measured(model, opened, queries, way, groups, training) for way in ask or ["text"]}
 
     if not release:
         tables_of(model)
@@ -193,8 +205,8 @@ def measure_command(
         tables = tables_of(read_model(candidate))
         candidate.replace(file)
         if not is_file:
-            hours = n_steps * measured_run.recipe.mix.batch_seconds / 3600
-            training = {"n_steps": n_steps, "hours_of_mixtures": round(hours, 1)}
+            stated_before = tomllib.loads(card.read_text(encoding="utf-8")).get("measured", {})
+            training = training or stated_before.get("training", {})
             stated: dict[str, Table] = {
                 way: {key: row for key, row in table.items() if row.get("n_windows", MIN_WINDOWS) >= MIN_WINDOWS}
                 for way, table in tables.items()

@@ -163,7 +163,11 @@ class QueryModelRun(Learner[FilmHTDemucs | CausalFilm, QueryBatch]):
         if self._wrapped is None or with_separator != self._with_separator:
             self._with_separator = with_separator
             self.model.core.requires_grad_(with_separator)
-            self._wrapped = self.place.averaging(_Conditioned(self.model, self.recipe.space))
+            shape = self.recipe.model
+            # The last layer of the time branch, where no head hears it and a mask is all that is put out.
+            dead_end = isinstance(shape, FilmConfig) and shape.output == "mask" and shape.presence == "bands"
+            module = _Conditioned(self.model, self.recipe.space)
+            self._wrapped = self.place.averaging(module, some_reach_nothing=dead_end)
         return self._wrapped
 
     @classmethod

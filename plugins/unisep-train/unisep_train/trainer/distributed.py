@@ -43,15 +43,16 @@ class Place:
             )
         return range(self.rank * n, (self.rank + 1) * n)
 
-    def averaging(self, module: nn.Module) -> nn.Module:
+    def averaging(self, module: nn.Module, *, some_reach_nothing: bool = False) -> nn.Module:
         """Return the module with gradients averaged over all processes in every backward pass.
 
-        Only parameters that are being trained take part: wrap again when that changes.
+        Only parameters that are being trained take part: wrap again when that changes. `some_reach_nothing`: of those
+        some change no output.
         """
         if self.n_ranks == 1:
             return module
         on_gpu = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=on_gpu)
+        return DistributedDataParallel(module, device_ids=on_gpu, find_unused_parameters=some_reach_nothing)
 
     def gathered(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the values `[n]` of all processes one after another, in the order of their ranks."""
