@@ -17,7 +17,7 @@ from unisep_train.data.catalogue import Catalog
 from unisep_train.data.store import Store
 from unisep_train.mixing.queries import TextAudioEncoder
 from unisep_train.mixing.scenes import Questions, Scene, SceneMixer, in_words, nonsense, tags_of
-from unisep_train.tasks.presence import Heard, fresh_odds, set_gate, teach, weights_of
+from unisep_train.tasks.presence import NAMELESS, Heard, fresh_odds, set_gate, teach, weights_of
 
 from unisep.query.concepts import concepts, named
 
@@ -130,6 +130,8 @@ def test_a_name_that_is_always_there_weighs_little_and_both_halves_the_same() ->
     assert float(weights[present > 0.5].sum()) == pytest.approx(100) == float(weights[present < 0.5].sum())
     assert float(weights[0]) < 0.2 * float(weights[100]), "a guitar that is always there, and a sound that may be"
     assert float(weights[-1]) < 0.1 * float(weights[140]), "never there, and a sound that may be"
+    nonsense_too = weights_of(torch.where(names == 9, NAMELESS, names), present)
+    assert float(nonsense_too[-1]) == pytest.approx(float(nonsense_too[140])), "nonsense counts as what may be there"
 
 
 def test_what_is_absent_was_mostly_present_elsewhere(store: str, encoder: TextAudioEncoder) -> None:

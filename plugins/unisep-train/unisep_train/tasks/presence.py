@@ -38,6 +38,7 @@ N_SCENES = 20  # in a file
 N_ASKED = {"present": 3, "silent": 1, "absent": 3, "nonsense": 1}
 N_EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY, DROPOUT, NOISE = 12, 64, 2e-3, 0.05, 0.2, 0.1
 MOST_UNEVEN, LEAST_WEIGHT = 2.0, 0.05  # of how often a name is there and is not
+NAMELESS = crc32(b"")
 GATE_COSTS_DB, FLOOR_DB, CEILING_DB, SLOPES = 0.2, -60.0, 30.0, (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 
@@ -81,10 +82,8 @@ def listen(
         raise OptionError(
             f"{store} is at {sounds.sample_rate_hz} Hz, and the model in {weights} at {shape.samplerate}."
         )
-    asker, scenes = (
-        load_encoder(encoder, encoder_weights, model.config.spaces),
-        SceneMixer(Catalog(sounds), shape.segment_samples),
-    )
+    asker = load_encoder(encoder, encoder_weights, model.config.spaces)
+    scenes = SceneMixer(Catalog(sounds), shape.segment_samples)
     questions = Questions(asker, scenes.clip, shape.samplerate, N_ASKED, likely=True)
     unmeant = iter(nonsense(load_mini().tokens.pieces, N_WORD_PARTS - 1, n=10_000 + number))
     rows: dict[str, list[Tensor]] = {name: [] for name in Heard._fields}
@@ -138,12 +137,13 @@ def weights_of(names: Tensor, present: Tensor) -> Tensor:
     """Return a weight `[n]` of each question, 1 on average and half of it on what is there.
 
     A name that is there more often than not, or the other way round, weighs less where it is: by itself it is to say little.
+    Nonsense, which names nothing, weighs in full.
     """
     _, index = names.unique(return_inverse=True)
     n_present = torch.zeros(int(index.max()) + 1).index_add_(0, index, present)[index]
     n_absent = torch.bincount(index)[index] - n_present
     ratio = torch.where(present > 0.5, n_absent / n_present, n_present / n_absent)
-    weights = (MOST_UNEVEN * ratio).clamp(LEAST_WEIGHT, 1.0)
+    weights = torch.where(names == NAMELESS, 1.0, (MOST_UNEVEN * ratio).clamp(LEAST_WEIGHT, 1.0))
     is_present = present > 0.5
     half = torch.where(is_present, weights[is_present].sum(), weights[~is_present].sum())
     return weights / half * (len(present) / 2)
