@@ -30,8 +30,9 @@ from unisep_htdemucs.config import HTDemucsConfig
 from unisep.errors import WeightsError
 
 from .exclusion import bins_without
-from .film import FiLM, PresenceOfLevel, Projectors
+from .film import FiLM, Projectors
 from .mask import COMPRESSION, polar_mask
+from .presence import PresenceOfLevel
 
 HOP_SAMPLES = 1024
 WINDOW_SAMPLES = 4 * HOP_SAMPLES

@@ -54,19 +54,6 @@ class FiLM(nn.Module):
         return torch.addcmul(x + shift, x, scale)
 
 
-class PresenceOfLevel(nn.Linear):
-    """What the level of a target against its mixture adds to the log-odds that it is there: what is silent is not."""
-
-    def __init__(self) -> None:
-        super().__init__(1, 1)
-        nn.init.ones_(self.weight)  # even odds at 15 dB below the mixture
-        nn.init.constant_(self.bias, 1.5)
-
-    def forward(self, level: Tensor) -> Tensor:
-        """Log-odds `[...]` of `level [...]`, the decimal logarithm of a ratio of energies."""
-        return super().forward(level[..., None].to(self.weight.dtype))[..., 0].float()
-
-
 class Projectors(nn.Module):
     """One projector for each embedding space the model understands."""
 

@@ -18,9 +18,9 @@ from unisep_htdemucs.transformer import AS_THEY_ARE, Reads
 
 from .config import FilmConfig
 from .core import Core
-from .film import FiLM, PresenceOfLevel, Projectors
+from .film import FiLM, Projectors
 from .mask import MaskHTDemucs
-from .presence import Presence, level_of
+from .presence import Presence, PresenceOfLevel, level_of
 from .stems import StemsHTDemucs
 
 N_BRANCHES = 2  # frequency and time

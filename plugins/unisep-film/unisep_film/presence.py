@@ -12,12 +12,25 @@ from torch.nn import functional as F
 from unisep_htdemucs.config import HTDemucsConfig
 from unisep_htdemucs.spectrogram import spectrogram
 
-from .film import FiLM, PresenceOfLevel
+from .film import FiLM
 
 _N_BANDS = 48  # as wide as the ear's, between these two
 _LOWEST_HZ, _HIGHEST_HZ = 30.0, 20_000.0
 _N_FEATURES = 96
 _QUIETEST = 1e-7  # of the mean power of the mixture
+
+
+class PresenceOfLevel(nn.Linear):
+    """What the level of a target against its mixture adds to the log-odds that it is there: what is silent is not."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        nn.init.ones_(self.weight)  # even odds at 15 dB below the mixture
+        nn.init.constant_(self.bias, 1.5)
+
+    def forward(self, level: Tensor) -> Tensor:
+        """Log-odds `[...]` of `level [...]`, the decimal logarithm of a ratio of energies."""
+        return super().forward(level[..., None].to(self.weight.dtype))[..., 0].float()
 
 
 class Presence(nn.Module):

@@ -152,11 +152,6 @@ def measured(
     return table
 
 
-def _of_file(weights: Path) -> tuple[FilmHTDemucs | CausalFilm, dict[str, float]]:
-    """Return the model, and nothing of its training: a card that states it keeps what it says."""
-    return read_model(weights), {}
-
-
 def _of_run(folder: Path) -> tuple[FilmHTDemucs | CausalFilm, dict[str, float]]:
     """Return the average of a run, and how long it was trained."""
     run = QueryModelRun.saved(folder)
@@ -180,7 +175,7 @@ def measure_command(
         encoder: package.module:function that loads the query encoder.
         encoder_weights: its weights, if not its own.
     """
-    model, training = _of_file(run) if run.is_file() else _of_run(run)
+    model, training = (read_model(run), {}) if run.is_file() else _of_run(run)  # a card keeps what it says of training
     queries = TextAudioEncoder.named(encoder, encoder_weights, model.config.spaces)
     opened = Store(store).at_rate(model.config.separator.samplerate)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, final
 from zlib import crc32
 
@@ -48,7 +49,7 @@ class Scene:
     parts: dict[str, Sound]
     tags: dict[str, frozenset[str]]
 
-    @property
+    @cached_property
     def mixture(self) -> Sound:
         """All parts together."""
         return np.sum(list(self.parts.values()), axis=0, dtype=np.float32)
@@ -60,11 +61,10 @@ class Scene:
 
     def target(self, name: str) -> Sound:
         """Return the sum of the parts that answer to a name."""
-        mixture = self.mixture
         parts = [part for label, part in self.parts.items() if name in self.tags[label]]
-        return np.sum(parts, axis=0, dtype=np.float32) if parts else np.zeros_like(mixture)
+        return np.sum(parts, axis=0, dtype=np.float32) if parts else np.zeros_like(self.mixture)
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """Return what can be asked for: concepts and labels, without what another part may hold unsaid."""
         return sorted(
