@@ -252,10 +252,10 @@ def nonsense(pieces: Sequence[str], part: int, n: int = 300) -> list[str]:
     words = [
         piece for piece in pieces if piece.isalpha() and len(piece) > 3 and crc32(piece.encode()) % N_WORD_PARTS == part
     ]
-    words = [word for word in words if named(word) is None]
+    others = np.array([word for word in words if named(word) is None])  # a choice from a list copies it
     draws = [
         lambda: "".join(rng.choice(list(LETTERS), int(rng.integers(3, 9)))),
-        lambda: str(rng.choice(words)),
-        lambda: " ".join(rng.choice(words, 2)),
+        lambda: str(rng.choice(others)),
+        lambda: " ".join(rng.choice(others, 2)),
     ]
     return [draws[number % 3]() for number in range(n)]
