@@ -53,6 +53,19 @@ def names_by_wording() -> dict[str, str]:
     return names | {name: name for name in concepts()}
 
 
+@cache
+def wider(name: str) -> tuple[str, ...]:
+    """Return the names of all concepts that contain one, from near to far; none for what is no concept.
+
+    >>> wider("snare drum")
+    ('drums', 'percussion')
+    """
+    names = list(concepts()[name].within) if name in concepts() else []
+    for one in names:
+        names += (parent for parent in concepts()[one].within if parent not in names)
+    return tuple(names)
+
+
 def plain(text: str) -> str:
     """Return the text as words are compared: without capitals, spare spaces and a leading "the"."""
     return " ".join(text.casefold().split()).removeprefix("the ")

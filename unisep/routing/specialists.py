@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unisep.query.concepts import Concept, concepts, named, plain
+from unisep.query.concepts import Concept, concepts, named, plain, wider
 from unisep.query.parsed import ParsedQuery
 from unisep.routing.catalog import BackendEntry, Catalog, rank
 from unisep.routing.types import Request
@@ -103,11 +103,8 @@ def _taken_out_for(concept: Concept) -> str:
     """Return the sound that is taken out for a concept, by its own name, that of a wider one, or its kind; "" for none."""
     if concept.kind == "drums":  # as a whole only
         return TAKEN_OUT.get(concept.name, "")
-    names, wider = [concept.name], list(concept.within)
-    while wider:
-        names.append(wider.pop(0))
-        wider += concepts()[names[-1]].within
-    return next((TAKEN_OUT[name] for name in (*names, concept.kind) if name in TAKEN_OUT), "")
+    names = (concept.name, *wider(concept.name), concept.kind)
+    return next((TAKEN_OUT[name] for name in names if name in TAKEN_OUT), "")
 
 
 def _answered(entry: BackendEntry, stem: str) -> set[str]:

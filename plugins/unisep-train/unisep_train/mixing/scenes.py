@@ -17,7 +17,7 @@ from unisep_evaluate import vocabulary
 from unisep_evaluate.metrics import energy_ratio_db
 
 from unisep import Audio, QueryEncoder
-from unisep.query.concepts import Concept, concepts, named
+from unisep.query.concepts import Concept, concepts, named, wider
 from unisep.query.encode import Words
 from unisep_train.data.catalogue import Catalog, unclear
 from unisep_train.mixing import sounds
@@ -30,15 +30,10 @@ N_WORD_PARTS = 3  # of all words, for nonsense
 LETTERS = "asdfghjklqwertyuiopzxcvbnm"
 
 
-def wider(name: str) -> set[str]:
-    """Return a concept and all that contain it."""
-    return {name}.union(*(wider(parent) for parent in concepts()[name].within)) if name in concepts() else {name}
-
-
 def tags_of(label: str, synonyms: Sequence[str] = (), four_stem: str = "none") -> frozenset[str]:
     """Return all names that a sound answers to, those of concepts included."""
-    names = vocabulary.tags(label, synonyms, four_stem) | {label}
-    return frozenset().union(*(wider(named(name) or name) for name in names))
+    names = {named(name) or name for name in vocabulary.tags(label, synonyms, four_stem) | {label}}
+    return frozenset(names).union(*(wider(name) for name in names))
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ class Scene:
         known = frozenset().union(*self.tags.values())
         return [
             one.name for one in concepts().values()
-            if known.isdisjoint(wider(one.name)) and not (self.is_song and one.kind == "effect")
+            if known.isdisjoint((one.name, *wider(one.name))) and not (self.is_song and one.kind == "effect")
             and not self._is_unclear(one.name)
         ]  # fmt: skip
 
