@@ -27,7 +27,7 @@ from unisep.engine.device import Options
 from unisep.testing import mix, noise, tone
 
 RATE_HZ = 44_100
-QUESTIONS = ["electric guitar", {"audio": tone(6_000, 0.3), "exclude": "voice", "name": "bright"}]
+QUESTIONS = ["electric guitar", {"audio": tone(220, 0.3), "exclude": "voice", "name": "tone"}]
 EMBEDDED = {"query_backend": "htdemucs-film", "encoder": "clap-mini", "offline": True, "segment_seconds": 1.0}
 
 

@@ -55,15 +55,9 @@ def names_by_wording() -> dict[str, str]:
 
 @cache
 def wider(name: str) -> tuple[str, ...]:
-    """Return the names of all concepts that contain one, from near to far; none for what is no concept.
-
-    >>> wider("snare drum")
-    ('drums', 'percussion')
-    """
-    names = list(concepts()[name].within) if name in concepts() else []
-    for one in names:
-        names += (parent for parent in concepts()[one].within if parent not in names)
-    return tuple(names)
+    """Return the names of all concepts that contain one, the next first; none for what is no concept."""
+    near = concepts()[name].within if name in concepts() else ()
+    return tuple(dict.fromkeys((*near, *(far for one in near for far in wider(one)))))
 
 
 def plain(text: str) -> str:

@@ -101,10 +101,8 @@ def taken_out(parsed: ParsedQuery, request: Request, catalog: Catalog) -> Specia
 
 def _taken_out_for(concept: Concept) -> str:
     """Return the sound that is taken out for a concept, by its own name, that of a wider one, or its kind; "" for none."""
-    if concept.kind == "drums":  # as a whole only
-        return TAKEN_OUT.get(concept.name, "")
-    names = (concept.name, *wider(concept.name), concept.kind)
-    return next((TAKEN_OUT[name] for name in names if name in TAKEN_OUT), "")
+    wide = () if concept.kind == "drums" else (*wider(concept.name), concept.kind)  # drums as a whole only
+    return next((TAKEN_OUT[name] for name in (concept.name, *wide) if name in TAKEN_OUT), "")
 
 
 def _answered(entry: BackendEntry, stem: str) -> set[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import unisep_film
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 from unisep_film.backend import WEIGHTS_FILE, FilmBackend, load
@@ -187,6 +188,16 @@ def test_presence_is_calibrated_by_the_numbers_in_the_config_and_targets_stay(fi
     assert other is not None and torch.equal(
         other, backend.for_space("toy-2").separate(mixture, vectors(1, 4)).presence
     )
+
+
+def test_weights_of_an_earlier_format_are_refused(file: Path, tmp_path: Path) -> None:
+    """Their presence was told from what the transformer gives, by parameters that are gone."""
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    earlier = tmp_path / "earlier.safetensors"
+    save_file(load_file(file), earlier, metadata | {"format": "unisep-film-1"})
+    with pytest.raises(WeightsError, match=r"format 'unisep-film-1', not 'unisep-film-2'"):
+        load_model(earlier)
 
 
 def test_a_zero_negative_changes_nothing_and_another_only_its_own_row(backend: FilmBackend) -> None:

@@ -17,7 +17,7 @@ from .config import FilmConfig
 from .model import FilmHTDemucs
 from .stems import StemsHTDemucs
 
-FORMAT = "unisep-film-1"
+FORMAT = "unisep-film-2"
 CAUSAL_FORMAT = "unisep-film-causal-1"
 MAX_CONFIG_CHARACTERS = 100_000
 
@@ -82,13 +82,7 @@ def found(weights: Path | None, name: str) -> Path:
 
 def from_htdemucs(separator: HTDemucs, spaces: dict[str, int], condition_channels: int = 256) -> FilmHTDemucs:
     """Build a new model around `separator`, of which it keeps every parameter; until trained it hears no query."""
-    config = FilmConfig(
-        demucs=_as_json(separator),
-        spaces=spaces,
-        condition_channels=condition_channels,
-        film="layers",
-        presence="bands",
-    )
+    config = FilmConfig(demucs=_as_json(separator), spaces=spaces, condition_channels=condition_channels, film="layers")
     model = FilmHTDemucs(config)
     assert isinstance(model.core, StemsHTDemucs)
     model.core.demucs.load_state_dict(separator.state_dict())

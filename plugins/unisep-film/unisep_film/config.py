@@ -27,8 +27,6 @@ class FilmConfig(BaseModel):
     condition_channels: width of the vector that all FiLM layers read.
     film: where the query enters the cross-transformer: in what its layers read, and once behind them, or ("stream", as older
         weights have it) in the residual stream behind each layer, where it drowns the sound (docs/training-history.md).
-    presence: what tells whether the sound is there: a head that hears mixture and target by bands, or ("bottleneck", as older weights
-        have it) the two ends of the transformer, which may have lost the sound.
     gated: whether presence turns the output down: a sound that is not there is silenced as a whole.
     calibration: for spaces whose presence was compared with what is there: a scale and a bias of its log-odds, and a
         direction whose product with the query vector is added. It changes no target.
@@ -45,7 +43,6 @@ class FilmConfig(BaseModel):
     spaces: dict[str, PositiveInt]
     condition_channels: PositiveInt = 256
     film: Literal["layers", "stream"] = "stream"
-    presence: Literal["bands", "bottleneck"] = "bottleneck"
     gated: bool = False
     calibration: dict[str, tuple[Annotated[float, Field(ge=-1000, le=1000)], ...]] = Field(default_factory=dict)
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from einops import rearrange, reduce, repeat
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from unisep_htdemucs.transformer import AS_THEY_ARE, Reads
 
@@ -20,7 +20,7 @@ from .config import FilmConfig
 from .core import Core
 from .film import FiLM, Projectors
 from .mask import MaskHTDemucs
-from .presence import Presence, PresenceOfLevel, level_of
+from .presence import Presence
 from .stems import StemsHTDemucs
 
 N_BRANCHES = 2  # frequency and time
@@ -48,12 +48,7 @@ class FilmHTDemucs(nn.Module):
         self.film_inputs = nn.ModuleList(FiLM(k, width) for width in widths)
         self.film_skips = nn.ModuleList(FiLM(k, width) for width in widths)
         self.mix = nn.Linear(k, len(shape.sources))
-        self.presence: nn.Module
-        if config.presence == "bands":
-            self.presence = Presence(shape, k)
-        else:
-            self.presence = nn.Sequential(nn.Linear(4 * widths[0] + k, k), nn.GELU(), nn.Linear(k, 1))
-            self.presence_of_level = PresenceOfLevel()
+        self.presence = Presence(shape, k)
         if config.gated:
             self.gate = nn.Linear(1, 1)
             nn.init.ones_(self.gate.weight)
@@ -107,11 +102,7 @@ class FilmHTDemucs(nn.Module):
         )
         targets = self.core.decode(x, xt, encoded, self.mix(condition), films)
         targets = rearrange(targets, "(b n) c l -> b n c l", n=n_queries)[..., :n_samples]
-        if isinstance(self.presence, Presence):
-            logits: Tensor = self.presence(mixture, targets, conditions)
-        else:
-            logits = rearrange(self._presence(x, xt, condition), "(b n) -> b n", n=n_queries)
-            logits = logits + self.presence_of_level(level_of(targets.detach(), mixture))
+        logits: Tensor = self.presence(mixture, targets, conditions)
         return targets * self._gain(logits), logits
 
     def _gain(self, logits: Tensor) -> Tensor | float:
@@ -153,10 +144,3 @@ class FilmHTDemucs(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         place = branch * self.config.separator.depth + index
         return self.film_inputs[place](x, condition), self.film_skips[place](skip, condition)
-
-    def _presence(self, x: Tensor, xt: Tensor, condition: Tensor) -> Tensor:
-        """Log-odds `[(b n)]` that the sound is there: mean and maximum of the bottleneck, and the query."""
-        flat = rearrange(x, "b c f t -> b c (f t)")
-        pooled = [reduce(branch, "b c s -> b c", how) for branch in (flat, xt) for how in ("mean", "max")]
-        out: Tensor = self.presence(torch.cat([*pooled, condition], dim=1))
-        return out[:, 0]

@@ -64,12 +64,12 @@ class Presence(nn.Module):
         """
         return self.log_odds(*self.heard(mixture, targets), conditions)
 
-    @torch.no_grad()
     def heard(self, mixture: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what is heard of mixture `[b, t, f]` and targets `[b, n, t, f]`, and the level of the targets `[b, n]`.
 
         All are decimal logarithms of ratios to the mean power of the mixture.
         """
+        targets = targets.detach()  # without no_grad, whose inside is closed to exporters
         powers = [_powers(each.float(), self.nfft) @ self.bands.float() for each in (mixture, targets)]
         mean = powers[0].mean(dim=(1, 2), keepdim=True) + 1e-16
         of_mixture = torch.log10(powers[0] / mean + _QUIETEST)
@@ -95,8 +95,8 @@ def level_of(targets: Tensor, mixture: Tensor) -> Tensor:
 
 def _powers(waveform: Tensor, nfft: int) -> Tensor:
     """Return powers `[..., t, bins]` of `waveform [..., c, l]`, summed over its channels."""
-    parts = torch.view_as_real(spectrogram(waveform, nfft))
-    return parts.square().sum(dim=(-4, -1)).transpose(-1, -2)
+    bins = spectrogram(waveform, nfft)
+    return (bins.real.square() + bins.imag.square()).sum(dim=-3).transpose(-1, -2)
 
 
 def _bands(n_bins: int, rate_hz: int) -> Tensor:

@@ -37,9 +37,10 @@ from unisep_train.mixing.scenes import N_WORD_PARTS, Questions, SceneMixer, nons
 N_SCENES = 20  # in a file
 N_ASKED = {"present": 3, "silent": 1, "absent": 3, "nonsense": 1}
 N_EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY, DROPOUT, NOISE = 12, 64, 2e-3, 0.05, 0.2, 0.1
+BANDS_COST = 0.1  # of their log-odds squared: a sound that is little known is judged by the level of the target
 MOST_UNEVEN, LEAST_WEIGHT = 2.0, 0.05  # of how often a name is there and is not
 NAMELESS = crc32(b"")
-GATE_COSTS_DB, FLOOR_DB, CEILING_DB, SLOPES = 0.2, -60.0, 30.0, (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+GATE_COSTS_DB, FLOOR_DB, CEILING_DB, SLOPES = 0.1, -60.0, 30.0, (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
 class Heard(NamedTuple):
@@ -125,7 +126,9 @@ def teach(head: Presence, heard: Heard, conditions: Tensor, rows: Tensor | None 
             part = slice(first, n_frames - int(torch.randint(n_frames // 2 - first, ())))
             asked = conditions[rows] + noise * torch.randn_like(conditions[rows])
             odds = _odds(head, heard, rows, F.dropout(asked, DROPOUT), part)
+            of_bands = odds - head.of_level(heard.level[rows])
             loss = F.binary_cross_entropy_with_logits(odds, heard.present[rows], weights[rows])
+            loss = loss + BANDS_COST * (weights[rows] * of_bands.square()).mean()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -222,11 +225,9 @@ def presence_command(
     with torch.no_grad():
         conditions = model.conditions(heard.vectors.float(), space)
     head = partial(Presence, model.config.separator, model.config.condition_channels)
-    shape = model.config.model_copy(update={"presence": "bands", "calibration": {}})
-    taught = FilmHTDemucs(shape)
-    taught.load_state_dict(model.state_dict(), strict=False)
-    taught.presence = teach(head(), heard, conditions)
+    model.presence = teach(head(), heard, conditions)
     if model.config.gated:
-        set_gate(taught, heard, fresh_odds(heard, conditions, head))
-    save_model(out, taught)
+        set_gate(model, heard, fresh_odds(heard, conditions, head))
+    model.config = model.config.model_copy(update={"calibration": {}})
+    save_model(out, model)
     print(json.dumps({"scenes": len(heard.mixture), "questions": len(conditions)}))

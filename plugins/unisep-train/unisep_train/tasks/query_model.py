@@ -165,7 +165,7 @@ class QueryModelRun(Learner[FilmHTDemucs | CausalFilm, QueryBatch]):
             self.model.core.requires_grad_(with_separator)
             shape = self.recipe.model
             # The last layer of the time branch, where no head hears it and a mask is all that is put out.
-            dead_end = isinstance(shape, FilmConfig) and shape.output == "mask" and shape.presence == "bands"
+            dead_end = isinstance(shape, FilmConfig) and shape.output == "mask"
             module = _Conditioned(self.model, self.recipe.space)
             self._wrapped = self.place.averaging(module, some_reach_nothing=dead_end)
         return self._wrapped
