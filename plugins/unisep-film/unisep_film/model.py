@@ -84,14 +84,15 @@ class FilmHTDemucs(nn.Module):
         tokens = transformer.layer(0, *transformer.begin(*self.core.widened(encoded.x, encoded.xt)))
         together = torch.is_grad_enabled() or mixture.device.type != "cpu"
         parts = [conditions] if together else conditions.split(1, dim=1)
-        answers = [self._answered(mixture, encoded, tokens, some) for some in parts]
+        powers = self.presence.powers(mixture)
+        answers = [self._answered(mixture, powers, encoded, tokens, some) for some in parts]
         if len(answers) == 1:
             return answers[0]
         targets, logits = zip(*answers, strict=True)
         return torch.cat(targets, dim=1), torch.cat(logits, dim=1)
 
     def _answered(
-        self, mixture: Tensor, encoded: Any, tokens: tuple[Tensor, Tensor], conditions: Tensor
+        self, mixture: Tensor, powers: Tensor, encoded: Any, tokens: tuple[Tensor, Tensor], conditions: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Targets and presence as `forward` gives them, from what all queries share."""
         n_samples, n_queries = mixture.shape[-1], conditions.shape[1]
@@ -102,7 +103,7 @@ class FilmHTDemucs(nn.Module):
         )
         targets = self.core.decode(x, xt, encoded, self.mix(condition), films)
         targets = rearrange(targets, "(b n) c l -> b n c l", n=n_queries)[..., :n_samples]
-        logits: Tensor = self.presence(mixture, targets, conditions)
+        logits: Tensor = self.presence(mixture, targets, conditions, powers)
         return targets * self._gain(logits), logits
 
     def _gain(self, logits: Tensor) -> Tensor | float:

@@ -57,23 +57,28 @@ class Presence(nn.Module):
         )
         self.of_level = PresenceOfLevel()
 
-    def forward(self, mixture: Tensor, targets: Tensor, conditions: Tensor) -> Tensor:
+    def forward(self, mixture: Tensor, targets: Tensor, conditions: Tensor, powers: Tensor | None = None) -> Tensor:
         """Return log-odds `[b, n]` that each query's sound is in `mixture [b, c, l]`.
 
-        targets: `[b, n, c, l]`, as they were isolated; conditions: `[b, n, k]`.
+        targets: `[b, n, c, l]`, as they were isolated; conditions: `[b, n, k]`; powers: of the mixture, where they are known.
         """
-        return self.log_odds(*self.heard(mixture, targets), conditions)
+        return self.log_odds(*self.heard(mixture, targets, powers), conditions)
 
-    def heard(self, mixture: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def heard(self, mixture: Tensor, targets: Tensor, powers: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return what is heard of mixture `[b, t, f]` and targets `[b, n, t, f]`, and the level of the targets `[b, n]`.
 
         All are decimal logarithms of ratios to the mean power of the mixture.
         """
         targets = targets.detach()  # without no_grad, whose inside is closed to exporters
-        powers = [_powers(each.float(), self.nfft) @ self.bands.float() for each in (mixture, targets)]
-        mean = powers[0].mean(dim=(1, 2), keepdim=True) + 1e-16
-        of_mixture = torch.log10(powers[0] / mean + _QUIETEST)
-        return of_mixture, torch.log10(powers[1] / mean[:, None] + _QUIETEST), level_of(targets, mixture)
+        powers = self.powers(mixture) if powers is None else powers
+        mean = powers.mean(dim=(1, 2), keepdim=True) + 1e-16
+        of_mixture = torch.log10(powers / mean + _QUIETEST)
+        return of_mixture, torch.log10(self.powers(targets) / mean[:, None] + _QUIETEST), level_of(targets, mixture)
+
+    def powers(self, waveform: Tensor) -> Tensor:
+        """Return the mean power `[..., t, f]` of each band of `waveform [..., c, l]`, summed over its channels."""
+        bins = spectrogram(waveform.float(), self.nfft)
+        return (bins.real.square() + bins.imag.square()).sum(dim=-3).transpose(-1, -2) @ self.bands.float()
 
     def log_odds(self, mixture: Tensor, targets: Tensor, level: Tensor, conditions: Tensor) -> Tensor:
         """Return log-odds `[b, n]` of what `heard` gives, and conditions `[b, n, k]`."""
@@ -91,12 +96,6 @@ def level_of(targets: Tensor, mixture: Tensor) -> Tensor:
     """Return the decimal logarithm `[b, n]` of the energy of `targets [b, n, c, l]` over that of `mixture [b, c, l]`."""
     energy, of_mixture = targets.float().square().mean(dim=(2, 3)), mixture.float().square().mean(dim=(1, 2))
     return torch.log10((energy + 1e-16) / (of_mixture[:, None] + 1e-16)).clamp(-6, 1)
-
-
-def _powers(waveform: Tensor, nfft: int) -> Tensor:
-    """Return powers `[..., t, bins]` of `waveform [..., c, l]`, summed over its channels."""
-    bins = spectrogram(waveform, nfft)
-    return (bins.real.square() + bins.imag.square()).sum(dim=-3).transpose(-1, -2)
 
 
 def _bands(n_bins: int, rate_hz: int) -> Tensor:
