@@ -35,6 +35,7 @@ from unisep_train.mixing.queries import QueryBatch, QueryStream, TextAudioEncode
 from unisep_train.tasks.query_model import QueryModelRun, Recipe, train
 from unisep_train.tasks.start import Start
 from unisep_train.trainer.distributed import Place, joined
+from unisep_train.trainer.learner import begun
 from unisep_train.trainer.losses import LossWeights
 
 from unisep.errors import DatasetError, OptionError, WeightsError
@@ -313,6 +314,17 @@ def test_a_run_keeps_its_recipe(tmp_path: Path) -> None:
         Recipe.of_run(tmp_path / "run", given)
     with pytest.raises(OptionError, match="--config"):
         Recipe.of_run(tmp_path / "other")
+
+
+def test_numbers_too_small_for_a_float_are_zero_in_a_run_alone(tmp_path: Path) -> None:
+    """Gradients of what reaches nothing yet are such numbers; a CPU takes ten times as long over them."""
+    (tmp_path / "recipe.json").write_text(RECIPE.model_dump_json())
+    small = torch.full((64,), 1e-38)
+    with begun(Recipe, tmp_path / "run", tmp_path / "recipe.json", "cpu", torch.get_num_threads()):
+        assert (small * 0.1).count_nonzero() == 0
+    with pytest.raises(OptionError), begun(Recipe, tmp_path / "none", None, "cpu", torch.get_num_threads()):
+        pass
+    assert (small * 0.1).count_nonzero() == 64
 
 
 def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,8 +203,12 @@ def begun(
 ) -> Iterator[tuple[RecipeT, Place]]:
     """Join the other processes of the run in `folder`; give its recipe, which may be a new one, and this one's place."""
     torch.set_num_threads(threads)
-    with joined(device) as place:
-        if place.is_first:
-            kind.of_run(folder, config)
-        place.wait()
-        yield kind.of_run(folder, config), place
+    torch.set_flush_denormal(True)  # gradients of what changes next to nothing fall below 1e-38, where a CPU is slow
+    try:
+        with joined(device) as place:
+            if place.is_first:
+                kind.of_run(folder, config)
+            place.wait()
+            yield kind.of_run(folder, config), place
+    finally:
+        torch.set_flush_denormal(False)
