@@ -459,6 +459,29 @@ def test_wordings_of_a_concept_are_asked_for_and_those_held_out_never():
     assert "mermaid song" in {phrase("mermaid song", rng, wording_probability=1.0) for _ in range(20)}
 
 
+def test_a_band_without_vocals_accompanies_singing_alone_and_is_never_asked_for(store, source, tmp_path):
+    (tmp_path / "songs").mkdir()
+    soundfile.write(tmp_path / "songs" / "band.wav", tone("dog bark"), RATE_HZ)
+    row = {"path": "songs/band.wav", "kind": "song", "song": "live", "label": "band without vocals"}
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    corpus.build(source, tmp_path / "store", part="one", rate_hz=RATE_HZ)
+    corpus.build(tmp_path, tmp_path / "store", part="two", rate_hz=RATE_HZ)
+    config = MixConfig(**{**vars(PLAIN), "bundle_probability": 1.0, "n_sources": (2, 2), "universal_share": 0.0})
+    stream = ExampleStream(Store(tmp_path / "store"), config)
+    assert [stream.catalogue.names[index] for index in stream.catalogue.bands] == ["band without vocals"]
+    assert Catalog(store).bands == []
+    batches = [stream.batch(step) for step in range(40)]
+    names = [name for batch in batches for name in batch.names]
+    assert "band without vocals" not in names
+    heard = {name: [] for name in names}
+    for batch in batches:
+        for name, mixture in zip(batch.names, batch.mixture, strict=True):
+            heard[name].append(level_at(mixture, "dog bark") > -20)
+    assert 0.2 < np.mean(heard.pop("vocals")) < 0.8
+    assert any(heard.pop("lead vocal"))
+    assert not any(any(of_name) for of_name in heard.values())  # it may hold any of these
+
+
 def test_raised_names_are_drawn_more_often_and_the_rest_of_their_domain_less(store):
     def share(**fields):
         config = MixConfig(**{**vars(PLAIN), "drums_share": 0.0, "vocals_share": 0.0, "bass_share": 0.0, **fields})

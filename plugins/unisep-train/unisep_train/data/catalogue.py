@@ -46,8 +46,17 @@ class Catalog:
     @cached_property
     def songs(self) -> dict[str, list[int]]:
         """Song -> the indices of its stems, of songs with at least two."""
-        songs = _indices([(item.song,) if item.song else () for item in self.items])
-        return {song: stems for song, stems in songs.items() if len(stems) > 1}
+        return {song: stems for song, stems in self._by_song.items() if len(stems) > 1}
+
+    @cached_property
+    def bands(self) -> list[int]:
+        """Whole bands "without" something, of which there is no other stem: they accompany, and are never asked for."""
+        alone = (stems[0] for stems in self._by_song.values() if len(stems) == 1)
+        return [index for index in alone if " without " in self.names[index]]
+
+    @cached_property
+    def _by_song(self) -> dict[str, list[int]]:
+        return _indices([(item.song,) if item.song else () for item in self.items])
 
     @cached_property
     def by_tag(self) -> dict[str, list[int]]:
@@ -64,7 +73,8 @@ class Catalog:
         """music, speech, universal -> the names in it and how often to draw each (rare ones raised)."""
         seconds: dict[str, dict[str, float]] = {"music": {}, "speech": {}, "universal": {}}
         for name, indices in self.by_name.items():
-            if name in vocabulary.MIXED:  # no one asks for it, and it would hide what others ask for
+            # No one asks for it, and it would hide what others ask for.
+            if name in vocabulary.MIXED or set(indices).issubset(self.bands):
                 continue
             domain = self.domain(indices[0])
             seconds[domain][name] = sum(len(self.steps[index]) for index in indices) * ACTIVITY_SECONDS

@@ -227,6 +227,10 @@ class ExampleStream:
     def _bundle(self, name: str, rng: np.random.Generator) -> Sound | None:
         """Draw a window of a song without what answers, or might answer, to `name`: a full accompaniment."""
         catalogue = self.catalogue
+        if catalogue.bands and rng.random() < 0.5:
+            band = catalogue.bands[rng.integers(len(catalogue.bands))]
+            if not catalogue.is_unclear(name, band):
+                return sounds.one_sound(catalogue, band, self.n_samples, self.config.variation, rng)
         song = catalogue.songs[catalogue.draw_song(rng)]
         others = [i for i in song if name not in catalogue.tags[i] and not catalogue.is_unclear(name, i)]
         if not others:
