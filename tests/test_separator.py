@@ -31,6 +31,7 @@ from unisep import (
     hookimpl,
     plugins,
 )
+from unisep.engine.device import cpu_computes_bfloat16
 from unisep.errors import (
     AudioError,
     BackendError,
@@ -387,6 +388,26 @@ def test_a_type_that_the_processor_would_imitate_is_refused(monkeypatch: pytest.
     monkeypatch.setattr("unisep.engine.device.cpu_computes_bfloat16", lambda: False)
     with pytest.raises(OptionError, match="no bfloat16 arithmetic"):
         Separator("toy", precision="bfloat16", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("capability", "has_bf16", "has_amx", "onednn", "expected"),
+    [
+        ("AVX512", False, False, True, False),  # Skylake to Ice Lake: oneDNN says yes and imitates it
+        ("AVX512", True, False, True, True),
+        ("AVX512", False, True, True, True),
+        ("AVX2", False, False, False, False),
+        ("DEFAULT", False, False, True, True),  # ARM with bfloat16
+    ],
+)
+def test_only_instructions_of_its_own_count_as_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, capability: str, has_bf16: bool, has_amx: bool, onednn: bool, expected: bool
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has_amx)
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: onednn)
+    assert cpu_computes_bfloat16() is expected
 
 
 # trust

@@ -60,8 +60,7 @@ class Options:
     def n_at_once(self) -> int:
         """How many segments a backend gets at once: one on the CPU, where more would only cost memory.
 
-        On a GPU as many as its memory has room for, all of it and not what happens to be free, so that the same
-        recording gives the same samples next time.
+        On a GPU as many as all its memory has room for, free or not, so that a recording gives the same samples next time.
         """
         if self.batch_segments is not None:
             return self.batch_segments
@@ -159,7 +158,9 @@ class Precision:
 def cpu_computes_bfloat16() -> bool:
     """Tell whether products in bfloat16 are fast on this processor; elsewhere torch imitates them number by number."""
     try:
-        # Not part of torch's public interface, which has no such question: without it the answer is no.
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        # Private names of torch, without which the answer is no. oneDNN says yes to any AVX-512, and most imitate it.
+        has_own = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        is_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        return has_own if is_avx512 else bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):
         return False

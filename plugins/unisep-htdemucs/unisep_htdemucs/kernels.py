@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unisep.engine.device import cpu_computes_bfloat16
+
 _LARGEST_KEPT = 1 << 23  # numbers in a float32 buffer of 32 MiB, the most that the C library keeps for reuse
 _TILE = 1 << 20  # numbers in a buffer of 4 MiB: a few of these fit in a processor's cache
 _N_ROWS = 448  # queries whose attention scores are computed at once
@@ -31,10 +33,9 @@ def _fast_dtypes() -> tuple[torch.dtype, ...]:
     ones = torch.ones(2, 2)
     try:
         works = torch.equal(_product(ones, ones, None), 2 * ones)
-        has_bfloat16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     except (AttributeError, RuntimeError, TypeError):
         return ()
-    return (torch.float32, torch.bfloat16)[: works * (1 + has_bfloat16)]
+    return (torch.float32, torch.bfloat16)[: works * (1 + cpu_computes_bfloat16())]
 
 
 def computes_bfloat16() -> bool:
