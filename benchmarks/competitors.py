@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 import torch
 from demucs.api import Separator as Demucs
-from measuring import RATE_HZ, has_fast, noise
+from measuring import RATE_HZ, noise
 from numpy.typing import NDArray
 from torch import Tensor
 from unisep_htdemucs.backend import HTDemucsBackend, load_htdemucs
@@ -24,7 +24,7 @@ from weights import STEMS
 
 from unisep import Audio, Separator
 from unisep.cli import main as command_line
-from unisep.engine.device import Precision
+from unisep.engine.device import Precision, cpu_computes_bfloat16
 
 Sources = NDArray[np.float32]
 Run = Callable[[], Sources | None]
@@ -55,8 +55,9 @@ class Scene:
 
 def precisions(device: str) -> list[str]:
     """List float32 and the faster types that the device computes in."""
-    fast = ("bfloat16",) if device == "cpu" else ("bfloat16", "float16")
-    return ["float32", *(name for name in fast if has_fast(DTYPES[name], device))]
+    if device != "cpu":
+        return list(DTYPES)
+    return ["float32", "bfloat16"] if cpu_computes_bfloat16() else ["float32"]
 
 
 def precision_of(name: str) -> str:

@@ -82,17 +82,6 @@ def product_flops_per_second(dtype: torch.dtype, device: str, now: Clock, n: int
     return 2 * n**3 / min(seconds)
 
 
-def has_fast(dtype: torch.dtype, device: str) -> bool:
-    """Tell whether products in `dtype` are at least a quarter as fast as in float32, so worth a measurement.
-
-    A processor without instructions for bfloat16 is a hundred times slower in it, which would take hours.
-    """
-    speed, speed_of_float32 = (
-        product_flops_per_second(kind, device, time.perf_counter, 256) for kind in (dtype, torch.float32)
-    )
-    return speed > speed_of_float32 / 4
-
-
 def most_held_mib() -> float:
     """Return the most memory this process held; on Linux without what its parent held before the start."""
     status = Path("/proc/self/status")
