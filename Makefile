@@ -10,6 +10,7 @@ OUT ?= out
 BIN := $(VENV)/bin
 
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+PEER := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade --target $(VENV)/peers
 PLUGINS := -e plugins/unisep-htdemucs -e plugins/unisep-film -e plugins/unisep-align -e plugins/unisep-evaluate
 MORE_PLUGINS := -e "plugins/unisep-roformer[test]"
 MORE_PLUGINS += -e plugins/unisep-bandsplit -e plugins/unisep-classic -e plugins/unisep-demucs-classic
@@ -51,11 +52,11 @@ test-weights: $(VENV)/.test-ready
 
 ## Tests against packages that depend on other versions than ours, put beside the environment without what they ask for.
 test-plugins: $(VENV)/.test-ready test-plugins-apart
-	$(PIP) --no-deps --upgrade --target $(VENV)/peers/openunmix openunmix==1.3.0
+	$(PEER)/openunmix openunmix==1.3.0
 	PYTHONPATH=$(abspath $(VENV)/peers/openunmix) $(BIN)/python -m pytest plugins/unisep-openunmix/tests
-	$(PIP) --no-deps --upgrade --target $(VENV)/peers/msst msst==0.1.0
+	$(PEER)/msst msst==0.1.0
 	PYTHONPATH=$(abspath $(VENV)/peers/msst) $(BIN)/python -m pytest plugins/unisep-bandsplit/tests
-	$(PIP) --no-deps --upgrade --target $(VENV)/peers/demucs2 demucs==2.0.3
+	$(PEER)/demucs2 demucs==2.0.3
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest plugins/unisep-demucs-classic/tests/test_demucs_v2_parity.py
 
 ## The plugins around torchaudio and laion-clap, in full, in an environment of their own.
