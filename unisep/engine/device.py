@@ -159,8 +159,8 @@ def cpu_computes_bfloat16() -> bool:
     """Tell whether products in bfloat16 are fast on this processor; elsewhere torch imitates them number by number."""
     try:
         # Private names of torch, without which the answer is no. oneDNN says yes to any AVX-512, and most imitate it.
-        has_own = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        is_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        return has_own if is_avx512 else bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        if torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+            return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):
         return False
