@@ -13,7 +13,7 @@ from unisep_train.data.store import Store
 from unisep_train.rendering import effects, scores
 from unisep_train.rendering.kits import Kit, is_kit
 from unisep_train.rendering.scores import BEATS_PER_BAR, INSTRUMENTS, PIECES, arrange
-from unisep_train.rendering.songs import DEFAULT_SOUNDFONT, render, song_parts
+from unisep_train.rendering.songs import DEFAULT_SOUNDFONT, Band, Synth, render, song_parts
 from unisep_train.rendering.synthesizer import Patch
 
 from unisep.errors import DatasetError
@@ -29,6 +29,9 @@ class Tones:
 
     def sfload(self, path):
         return 0
+
+    def sfpreset_name(self, font, bank, program):
+        return "tone" if program < 128 else None
 
     def program_select(self, *chosen):
         self.time = 0
@@ -147,11 +150,11 @@ def test_effects_change_sound_but_not_its_frame():
 
 def test_missing_soundfont_is_named(tmp_path, soundfont):
     with pytest.raises(DatasetError, match="No soundfont"):
-        render(tmp_path, soundfont=tmp_path / "none.sf2")
+        render(tmp_path, soundfont=[tmp_path / "none.sf2"])
 
 
 def test_rendered_songs(tmp_path, soundfont):
-    n_written = render(tmp_path, soundfont=soundfont, songs=2, valid=1, rate_hz=22050, **SONGS)
+    n_written = render(tmp_path, soundfont=[soundfont], songs=2, valid=1, rate_hz=22050, **SONGS)
     store = Store(tmp_path)
     assert n_written == len(store.items) >= 4
     by_song = {}
@@ -165,7 +168,7 @@ def test_rendered_songs(tmp_path, soundfont):
         score, _ = song_parts(int(song.removeprefix("render-")), **SONGS)
         assert stems[0].n_samples / 22050 == pytest.approx(score.seconds(score.n_beats) + 1.5, abs=0.01)
     again = tmp_path / "again"
-    render(again, soundfont=soundfont, songs=2, valid=1, rate_hz=22050, **SONGS)
+    render(again, soundfont=[soundfont], songs=2, valid=1, rate_hz=22050, **SONGS)
     assert (again / "rendered" / "index.jsonl").read_bytes() == (tmp_path / "rendered" / "index.jsonl").read_bytes()
 
 
@@ -251,7 +254,7 @@ def test_the_synthesizer_plays_in_tune_without_aliases_and_ends_with_its_notes(r
 
 def test_a_band_plays_what_it_is_asked_to_and_leaves_the_rest_as_it_was(tmp_path, soundfont):
     kit = write_kit(tmp_path / "kit")
-    frame = {"soundfont": soundfont, "songs": 3, "valid": 0, "rate_hz": 22050, **SONGS}
+    frame = {"soundfont": [soundfont], "songs": 3, "valid": 0, "rate_hz": 22050, **SONGS}
     render(tmp_path / "plain", **frame)
     render(tmp_path / "rich", **frame, kits=[kit, kit, kit], amplified=1.0, synthesized=1.0, licence="CC0-1.0")
     plain, rich = ({item.id: item for item in Store(tmp_path / name).items} for name in ("plain", "rich"))
@@ -265,3 +268,30 @@ def test_a_band_plays_what_it_is_asked_to_and_leaves_the_rest_as_it_was(tmp_path
         )
         changed |= set() if same else {item.family}
     assert changed <= {"drums", "guitar", "synth", "bass"} and "drums" in changed
+
+
+def test_further_soundfonts_play_a_share_of_what_they_have_programs_for(tmp_path, soundfont):
+    class Bass:
+        """A soundfont that has electric basses alone, and plays one tone."""
+
+        sample_rate_hz = 22050
+
+        def has(self, program):
+            return program in (33, 34)
+
+        def play(self, program, is_drums, events, n_samples):
+            assert not is_drums
+            return np.full((n_samples, 2), 0.5, dtype=np.float32)
+
+    synth, basses = Synth(soundfont, 22050), Bass()
+    assert synth.has(33) and not synth.has(128)
+    played = {True: 0, False: 0}
+    for index in range(12):
+        score, parts = song_parts(index, 0, 4.0)
+        for number, part in enumerate(parts):
+            rng = np.random.default_rng((index, number))
+            stem = Band(fonts=[basses]).take(synth, part, score, rng, rng)
+            assert stem is None or (part.program in (33, 34) and np.all(stem == 0.5))
+            if part.program in (33, 34) and not part.is_drums:
+                played[stem is not None] += 1
+    assert min(played.values()) > 0

@@ -65,6 +65,10 @@ class Synth:
         self._synth = tinysoundfont.Synth(samplerate=sample_rate_hz, gain=-6)
         self._soundfont = self._synth.sfload(str(soundfont))
 
+    def has(self, program: int) -> bool:
+        """Tell whether the soundfont has a melodic program."""
+        return self._synth.sfpreset_name(self._soundfont, 0, program) is not None
+
     def play(self, program: int, is_drums: bool, events: Iterable[Event], n_samples: int) -> NDArray[np.float32]:
         """Return `[n_samples, 2]` of what the events make of a program."""
         self._synth.program_select(0, self._soundfont, PERCUSSION_BANK if is_drums else 0, program, is_drums)
@@ -103,11 +107,13 @@ class Band:
         kits: recorded drum kits, or soundfonts of drums; each song is played on one of them or on the soundfont's.
         amplified: share of the electric guitars that go through an amplifier; half of the distorted ones are double-tracked.
         synthesized: share of the synthesizers, and of the synth basses, that the synthesizer plays.
+        fonts: further soundfonts; each that has a part's program is as likely to play it as the first one.
     """
 
     kits: Sequence[Kit | Synth] = ()
     amplified: float = 0.0
     synthesized: float = 0.0
+    fonts: Sequence[Synth] = ()
 
     def take(
         self, synth: Synth, part: Part, score: Score, rng: np.random.Generator, of_song: np.random.Generator
@@ -127,15 +133,20 @@ class Band:
         if part.program in SYNTHESIZERS and rng.random() < self.synthesized:
             role = "bass" if part.four_stem == "bass" else part.role
             return Patch.drawn(role, rng).play(_timed(part, score), _n_samples(score), SYNTH_RATE_HZ, rng)
-        return None
+        font = synth if part.is_drums else self._font(synth, part.program, rng)
+        return None if font is synth else play(font, part, score, rng)
 
-    @staticmethod
-    def _amplified(synth: Synth, part: Part, score: Score, rng: np.random.Generator) -> Stem:
+    def _font(self, first: Synth, program: int, rng: np.random.Generator) -> Synth:
+        able = [first, *(font for font in self.fonts if font.has(program))]
+        return able[rng.integers(len(able))] if self.fonts else first
+
+    def _amplified(self, synth: Synth, part: Part, score: Score, rng: np.random.Generator) -> Stem:
         gain_db = rng.uniform(*AMPLIFIER_GAINS_DB[part.program])
         is_double = gain_db > 15 and part.role != "lead" and rng.random() < 0.5
         guitar = replace(part, program=CLEAN_GUITAR if gain_db > 8 else part.program)
+        font = self._font(synth, guitar.program, rng)
         takes = [
-            amplify(play(synth, humanised(guitar, score, rng), score, rng), SYNTH_RATE_HZ, gain_db, rng)
+            amplify(play(font, humanised(guitar, score, rng), score, rng), SYNTH_RATE_HZ, gain_db, rng)
             for _ in range(1 + is_double)
         ]
         return double_track(takes[0], takes[1], rng) if is_double else takes[0]
@@ -180,7 +191,7 @@ def finish(stem: Stem, part: Part, room_seconds: float, rng: np.random.Generator
 
 
 def render(
-    store: Path, *, soundfont: Path = DEFAULT_SOUNDFONT, songs: int = 280, valid: int = 24, seconds: float = 24.0,
+    store: Path, *, soundfont: list[Path] | None = None, songs: int = 280, valid: int = 24, seconds: float = 24.0,
     seed: int = 0, first: int = 0, part: str = "rendered", rate_hz: int = SYNTH_RATE_HZ, licence: str = "MIT",
     kits: list[Path] | None = None, amplified: float = 0.0, synthesized: float = 0.0,
 ) -> int:  # fmt: skip
@@ -188,7 +199,7 @@ def render(
 
     Args:
         store: folder of the training store.
-        soundfont: a General MIDI soundfont.
+        soundfont: a General MIDI soundfont, and perhaps further ones: each plays a share of what it has a program for.
         songs: number of songs.
         valid: how many of them, the last ones, are for validation.
         seconds: about the length of a song.
@@ -196,19 +207,20 @@ def render(
         first: number of the first song; a further part of a store goes on where the last one ended.
         part: name of the part inside the store.
         rate_hz: sample rate of the store in Hz.
-        licence: of the soundfont (SPDX), and of the kits.
+        licence: of the soundfonts (SPDX), and of the kits.
         kits: drum kits of Hydrogen (folders) and soundfonts of drums; a song takes one of them or the soundfont's own.
         amplified: share of the electric guitars that are played through an amplifier.
         synthesized: share of the synthesizers that are not the soundfont's.
     """
-    synth = Synth(soundfont, SYNTH_RATE_HZ, fading_seconds=0.2)
+    paths = soundfont or [DEFAULT_SOUNDFONT]
+    synth, *fonts = (Synth(path, SYNTH_RATE_HZ, fading_seconds=0.2) for path in paths)
     loaded = [
         Kit(path, SYNTH_RATE_HZ) if is_kit(path) else Synth(path, SYNTH_RATE_HZ, fading_seconds=0.2)
         for path in kits or []
     ]
-    band = Band(loaded, amplified, synthesized)
+    band = Band(loaded, amplified, synthesized, fonts)
     n_written = 0
-    with PartWriter(store, part, rate_hz, str(soundfont.resolve())) as writer:
+    with PartWriter(store, part, rate_hz, ", ".join(str(path.resolve()) for path in paths)) as writer:
         for index in range(first, first + songs):
             split = "valid" if index >= first + songs - valid else "train"
             n_written += _render_song(index, seed, seconds, split, writer, synth, band, licence)
