@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -213,11 +214,9 @@ def render(
         synthesized: share of the synthesizers that are not the soundfont's.
     """
     paths = soundfont or [DEFAULT_SOUNDFONT]
-    synth, *fonts = (Synth(path, SYNTH_RATE_HZ, fading_seconds=0.2) for path in paths)
-    loaded = [
-        Kit(path, SYNTH_RATE_HZ) if is_kit(path) else Synth(path, SYNTH_RATE_HZ, fading_seconds=0.2)
-        for path in kits or []
-    ]
+    opened = partial(Synth, sample_rate_hz=SYNTH_RATE_HZ, fading_seconds=0.2)
+    synth, *fonts = map(opened, paths)
+    loaded = [Kit(path, SYNTH_RATE_HZ) if is_kit(path) else opened(path) for path in kits or []]
     band = Band(loaded, amplified, synthesized, fonts)
     n_written = 0
     with PartWriter(store, part, rate_hz, ", ".join(str(path.resolve()) for path in paths)) as writer:
